@@ -1,0 +1,143 @@
+"""Segment, type and count the blood cells of a smear.
+
+>>> import napari_bloodcell as nb
+>>> result = nb.analyse("smear.jpg")  # doctest: +SKIP
+>>> result.counts  # doctest: +SKIP
+{'RBC': 412, 'WBC': 3, 'platelet': 17}
+
+Names are loaded when they are first used: importing the package loads neither torch nor Qt nor napari.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_bloodcell.classify import Classification, classify, iter_classify
+    from napari_bloodcell.counting import Counting, count, iter_count
+    from napari_bloodcell.errors import (
+        BloodCellError,
+        DeviceError,
+        DownloadError,
+        InputError,
+        InputWarning,
+        ModelError,
+        OutputError,
+        SettingsError,
+        TrainingError,
+    )
+    from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
+    from napari_bloodcell.pipeline import SmearResult, analyse, iter_analyse
+    from napari_bloodcell.progress import drain
+    from napari_bloodcell.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
+    from napari_bloodcell.recipes import read_recipe
+    from napari_bloodcell.segment import Segmentation, iter_segment, segment
+    from napari_bloodcell.smear import Plane, read_plane
+    from napari_bloodcell.store import StoredResult, read_result, write_result
+    from napari_bloodcell.train import Training, iter_train, train
+
+    __version__: str
+
+__all__ = [
+    "BloodCellError",
+    "Calibration",
+    "CellClassifier",
+    "CellMask",
+    "Classification",
+    "ClassifyParams",
+    "CountParams",
+    "Counting",
+    "DeviceError",
+    "DownloadError",
+    "InputError",
+    "InputWarning",
+    "MaskGenerator",
+    "ModelError",
+    "OutputError",
+    "Plane",
+    "Progress",
+    "Recipe",
+    "SegmentParams",
+    "Segmentation",
+    "SettingsError",
+    "SmearResult",
+    "StoredResult",
+    "TrainParams",
+    "Training",
+    "TrainingError",
+    "__version__",
+    "analyse",
+    "classify",
+    "count",
+    "drain",
+    "iter_analyse",
+    "iter_classify",
+    "iter_count",
+    "iter_segment",
+    "iter_train",
+    "read_plane",
+    "read_recipe",
+    "read_result",
+    "segment",
+    "train",
+    "write_result",
+]
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "classify": ("Classification", "classify", "iter_classify"),
+    "counting": ("Counting", "count", "iter_count"),
+    "errors": (
+        *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
+        *("OutputError", "SettingsError", "TrainingError"),
+    ),
+    "params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
+    "pipeline": ("SmearResult", "analyse", "iter_analyse"),
+    "progress": ("drain",),
+    "protocols": ("Calibration", "CellClassifier", "CellMask", "MaskGenerator", "Progress"),
+    "recipes": ("read_recipe",),
+    "segment": ("Segmentation", "iter_segment", "segment"),
+    "smear": ("Plane", "read_plane"),
+    "store": ("StoredResult", "read_result", "write_result"),
+    "train": ("Training", "iter_train", "train"),
+}
+_HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Not import_module(): where a function is called as its module, the attribute is the function's.
+    module = f"{__name__}.{_HOME[name]}"
+    importlib.import_module(module)
+    value: object = getattr(sys.modules[module], name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("napari-bloodcell")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+unknown"
+
+
+class _Package(ModuleType):
+    """A module whose functions keep their names: importing the submodule ``segment`` must not hide `segment`."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,1 @@
+"""The only code that imports torch: SAM, the CNN, their weights and devices."""

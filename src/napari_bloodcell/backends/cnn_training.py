@@ -1,0 +1,203 @@
+"""The torch half of training a classifier: arrays and settings in, a trained `CnnClassifier` out."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from napari_bloodcell.backends.cnn import (
+    Architecture,
+    CellCnn,
+    ClassifierInfo,
+    CnnClassifier,
+    load_classifier,
+    to_tensor,
+)
+from napari_bloodcell.backends.device import autocast, pick_device
+from napari_bloodcell.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_bloodcell.params import TrainParams
+
+Arrays = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
+EpochFigures = tuple[float, float, float, float]
+"""Training loss, training accuracy, validation loss, validation accuracy."""
+_BREATH_S = 1.0
+"""Training lets go of control at least this often, so that it can be cancelled."""
+
+
+def fit(
+    train: Arrays,
+    val: Arrays,
+    *,
+    classes: Sequence[str],
+    params: TrainParams,
+    start: str | Path | CnnClassifier | None = None,
+    info: ClassifierInfo | None = None,
+) -> Generator[EpochFigures | None, None, CnnClassifier]:
+    """Train a network with Adam and binary cross-entropy (cross-entropy for more than two classes).
+
+    Parameters
+    ----------
+    train, val : tuple of ndarray
+        Cutouts (N, 128, 128, 3) uint8 and labels (N,) int64. An empty validation part switches early stopping off.
+    classes : sequence of str
+        Names of the labels.
+    params : TrainParams
+        Epochs, batch size, learning rate, dropout, dense units, patience, seed, device.
+    start : str, path or CnnClassifier, optional
+        Weights to fine-tune; its architecture is kept, and what it knows of classes that are also in `classes`.
+    info : ClassifierInfo, optional
+        What the classifier says of itself; `classes` are taken from the argument.
+
+    Yields
+    ------
+    tuple of float, or None
+        The figures of an epoch after each; None about every second in between.
+
+    Returns
+    -------
+    CnnClassifier
+        With the weights of the epoch of the least validation loss (of the last, without a validation part).
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer a number.
+    """
+    device = pick_device(params.device)
+    network = initial_network(classes, params, start).to(device).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate, fused=device.type != "mps")
+    order = np.random.default_rng(params.seed)
+    best_loss, best_state, waited = np.inf, None, 0
+    for epoch in range(params.epochs):
+        figures = yield from _epoch(network, optimiser, train, order, params, seed=params.seed * 100_003 + epoch)
+        val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
+        yield (*figures, val_loss, val_accuracy)
+        if not len(val[1]) or val_loss < best_loss:
+            best_loss, waited = val_loss, 0
+            best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        else:
+            waited += 1
+            if params.patience is not None and waited >= params.patience:
+                break
+    if best_state is not None:
+        network.load_state_dict(best_state)
+    described = info or ClassifierInfo(classes=tuple(classes))
+    return CnnClassifier(network, described, device=device)
+
+
+def _epoch(
+    network: CellCnn,
+    optimiser: torch.optim.Optimizer,
+    data: Arrays,
+    order: np.random.Generator,
+    params: TrainParams,
+    seed: int,
+) -> Generator[None, None, tuple[float, float]]:
+    """Pass once over the training part; return its mean loss and accuracy."""
+    cutouts, labels = data
+    device = next(network.parameters()).device
+    generator_state = _seeded(seed)
+    total, right, last = 0.0, 0, time.monotonic()
+    rows = order.permutation(len(labels))
+    for begin in range(0, len(rows), params.batch_size):
+        batch = np.sort(rows[begin : begin + params.batch_size])
+        target = torch.from_numpy(labels[batch]).to(device)
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave the caller's alone
+            torch.set_rng_state(generator_state)
+            network.train()
+            optimiser.zero_grad(set_to_none=True)
+            with autocast(device):
+                logits = network(to_tensor(cutouts[batch], device))
+            loss = loss_of(logits, target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            generator_state = torch.get_rng_state()
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise TrainingError("The training diverged: its loss is no longer a number. Choose a smaller learning_rate.")
+        total += value * len(batch)
+        right += int((predicted(logits) == target).sum())
+        if time.monotonic() - last > _BREATH_S:
+            yield None
+            last = time.monotonic()
+    return total / len(rows), right / len(rows)
+
+
+def evaluate(network: CellCnn, cutouts: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Return mean loss and accuracy of a network, dropout off."""
+    device = next(network.parameters()).device
+    network.eval()
+    total, right = 0.0, 0
+    with torch.inference_mode(), autocast(device):
+        for begin in range(0, len(labels), 128):
+            target = torch.from_numpy(labels[begin : begin + 128]).to(device)
+            logits = network(to_tensor(cutouts[begin : begin + 128], device))
+            total += float(loss_of(logits, target)) * len(target)
+            right += int((predicted(logits) == target).sum())
+    return total / len(labels), right / len(labels)
+
+
+def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the binary cross-entropy of one logit, the cross-entropy of several; mean over the batch."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), target.float())
+    return F.cross_entropy(logits.float(), target)
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """Return the label of each row."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def initial_network(
+    classes: Sequence[str], params: TrainParams, start: str | Path | CnnClassifier | None = None
+) -> CellCnn:
+    """Return the network that training begins with: random by seed, or `start` with a last layer for these classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        if start is None:
+            return CellCnn(Architecture("flatten", params.dense_units, params.dropout, len(classes)))
+        known = start if isinstance(start, CnnClassifier) else load_classifier(start, device="cpu")
+        old = known.network.architecture
+        network = CellCnn(Architecture(old.head, old.dense_units, params.dropout, len(classes)))
+    state = {k: v.detach().cpu().clone() for k, v in known.network.state_dict().items()}
+    fresh = network.state_dict()
+    weight, bias = _rows_of(tuple(known.classes), state["logits.weight"], state["logits.bias"])
+    new_weight, new_bias = _rows_of(tuple(classes), fresh["logits.weight"], fresh["logits.bias"])
+    for c in set(weight) & set(classes):
+        new_weight[c], new_bias[c] = weight[c], bias[c]
+    state["logits.weight"], state["logits.bias"] = _logits_of(classes, new_weight, new_bias)
+    network.load_state_dict(state)
+    return network
+
+
+def _rows_of(classes: Sequence[str], weight: Tensor, bias: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return weights and bias of each class; a single logit is that of the second class against a first one of 0."""
+    if weight.shape[0] == 1:
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    return dict(zip(classes, weight, strict=True)), dict(zip(classes, bias, strict=True))
+
+
+def _logits_of(
+    classes: Sequence[str], weight: dict[str, Tensor], bias: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return the last layer for these classes: the reverse of `_rows_of`."""
+    w, b = torch.stack([weight[c] for c in classes]), torch.stack([bias[c] for c in classes])
+    return (w[1:] - w[:1], b[1:] - b[:1]) if len(classes) == 2 else (w, b)
+
+
+def _seeded(seed: int) -> Tensor:
+    """Return a state of torch's generator, without touching the global one."""
+    return torch.Generator().manual_seed(seed % 2**63).get_state()

@@ -1,0 +1,317 @@
+"""The embedded SAM as a mask generator: offline, from the first minute, on a laptop.
+
+An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map proposes
+cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from napari_bloodcell.backends.device import autocast, pick_device
+from napari_bloodcell.backends.window_sam import (
+    CLASSES,
+    HEAT_STRIDE,
+    LARGE_WINDOW,
+    RBC_DIAMETER_PX,
+    SMALL_BOX_PX,
+    SMALL_WINDOW,
+    STRIDE,
+    WindowSam,
+)
+from napari_bloodcell.errors import ModelError
+from napari_bloodcell.protocols import Calibration, CellMask
+from napari_bloodcell.resample import resample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.params import SegmentParams
+
+GLASS = 235.0
+"""Brightness to which the colour of the empty glass is brought."""
+ALIGN_PX = 2 * STRIDE
+"""The encoder's coarsest step: canvases begin and end on multiples of it."""
+OVERLAP_PX = 48
+"""Working pixels around a tile: a white cell's radius and what the encoder wants to see around it."""
+DUPLICATE_BOX_IOU = 0.7
+"""Proposals whose boxes agree by more than this are one cell."""
+MIN_CALIBRATION_CELLS = 3
+
+
+def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
+    return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """What the heat map proposes, in pixels of the canvas: (N,) scores and classes, (N, 2) centres and (N, 4) boxes as x, y."""
+
+    scores: torch.Tensor
+    classes: torch.Tensor
+    centres: torch.Tensor
+    boxes: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A resampled image with its features."""
+
+    embedding: torch.Tensor
+    detail: torch.Tensor
+    heat: torch.Tensor
+    sides: torch.Tensor
+    corner: tuple[int, int]
+    scale: float
+
+
+class EmbeddedSam:
+    """The project's own small SAM; implements `protocols.MaskGenerator`.
+
+    Parameters
+    ----------
+    weights : Path
+        A safetensors file written by the project's training script.
+    device : str
+        As in `SegmentParams.device`.
+
+    Raises
+    ------
+    ModelError
+        If the file is not one of the embedded SAM.
+    """
+
+    def __init__(self, weights: Path, device: str = "auto") -> None:
+        self.name = "embedded"
+        self.normalises_light = True
+        self.device = pick_device(device)
+        try:
+            with safe_open(weights, "pt") as file:
+                metadata = file.metadata() or {}
+            state = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{weights} cannot be read as safetensors: {error}") from error
+        if metadata.get("format") != "napari-bloodcell-embedded-sam":
+            raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
+        self.settings: dict[str, str] = json.loads(metadata.get("settings", "{}"))
+        self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        self.network = WindowSam()
+        try:
+            self.network.load_state_dict({k: v.float() for k, v in state.items()})
+        except RuntimeError as error:
+            raise ModelError(f"{weights} does not fit the embedded SAM: {error}") from error
+        self.network = self.network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+
+    def overlap_px(self, calibration: Calibration) -> int:
+        """Return how many pixels around a tile the generator wants to see."""
+        return int(np.ceil(OVERLAP_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+
+    @torch.inference_mode()
+    def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
+        """Refine the width of a red cell by looking at the boxes the network gives to red cells, until it settles."""
+        if first.source in ("given", "pixel size"):
+            return first
+        current = first
+        for _ in range(4):
+            proposals = self._propose(self._canvas(sample, current, (0, 0)), 0.35)
+            red = proposals.classes == CLASSES.index("RBC")
+            boxes = proposals.boxes[red]
+            height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
+            whole = (boxes[:, :2] > 2).all(1) & (boxes[:, 2] < width - 2) & (boxes[:, 3] < height - 2)
+            if int(whole.sum()) < MIN_CALIBRATION_CELLS:
+                return current
+            size = (boxes[whole, 2:] - boxes[whole, :2]).prod(1).sqrt()
+            factor = float(size.median()) / RBC_DIAMETER_PX
+            current = replace(current, rbc_diameter_px=current.rbc_diameter_px * factor)
+            if abs(np.log(factor)) < 0.04:
+                break
+        return current
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        params: SegmentParams,
+        *,
+        origin: tuple[int, int] = (0, 0),
+    ) -> list[CellMask]:
+        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap."""
+        canvas = self._canvas(image, calibration, origin)
+        proposals = self._propose(canvas, params.score_min)
+        size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
+        cells: list[CellMask] = []
+        for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
+            for batch in torch.nonzero(chosen).flatten().split(max(params.points_per_batch, 1) * (LARGE_WINDOW // window) ** 2):
+                part = Proposals(proposals.scores[batch], proposals.classes[batch], proposals.centres[batch], proposals.boxes[batch])
+                cells += self._decode(canvas, part, window, image.shape[:2], origin)
+        return [c for c in cells if c.predicted_iou >= params.predicted_iou_min and c.stability_score >= params.stability_min]
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        *,
+        points: NDArray[np.floating] | None = None,
+        boxes: NDArray[np.floating] | None = None,
+    ) -> list[CellMask]:
+        """Return one mask per prompt: points (N, 2) as (y, x), or boxes (N, 4) as (y0, x0, y1, x1).
+
+        A point that lies in a proposal of the heat map is decoded with that proposal's box.
+        """
+        if (points is None) == (boxes is None):
+            raise ModelError("Give either points or boxes, not both and not neither.")
+        canvas = self._canvas(image, calibration, (0, 0))
+        cells: list[CellMask] = []
+        if boxes is not None:
+            given = torch.as_tensor(np.asarray(boxes, np.float32)[:, [1, 0, 3, 2]], device=self.device) * canvas.scale
+            for box in given:
+                cells += self._decode_prompt(canvas, box[None], (box[:2] + box[2:])[None] / 2, image.shape[:2])
+            return cells
+        proposals = self._propose(canvas, 0.15)
+        for y, x in np.asarray(points, np.float32):
+            point = torch.tensor([[x, y]], device=self.device) * canvas.scale
+            b = proposals.boxes
+            inside = (b[:, 0] <= point[0, 0]) & (b[:, 1] <= point[0, 1]) & (b[:, 2] > point[0, 0]) & (b[:, 3] > point[0, 1])
+            distance = (proposals.centres - point).norm(dim=1) / (b[:, 2:] - b[:, :2]).prod(1).sqrt()
+            distance[~inside] = torch.inf
+            if inside.any():
+                cells += self._decode_prompt(canvas, b[distance.argmin()][None], point, image.shape[:2])
+            else:
+                cells += self._decode_prompt(canvas, None, point, image.shape[:2])
+        return cells
+
+    def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
+        scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
+        resampled, inside, corner = resample(image, scale, origin=origin, align=ALIGN_PX)
+        gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
+        seen = normalise(np.minimum(resampled * gain, 255.0)) * inside[..., None]
+        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
+        with autocast(self.device):
+            embedding, detail, heat, sides = self.network.encoder(tensor)
+        return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale)
+
+    def _propose(self, canvas: Canvas, score_min: float) -> Proposals:
+        """Local maxima of the heat map with their boxes; of boxes that agree the best stays."""
+        heat = torch.sigmoid(canvas.heat)
+        best, kind = heat.max(0)
+        peak = (F.max_pool2d(best[None, None], 3, 1, 1)[0, 0] == best) & (best > score_min)
+        rows, columns = torch.nonzero(peak, as_tuple=True)
+        centre = torch.stack([columns, rows], 1).float() * HEAT_STRIDE + HEAT_STRIDE / 2
+        reach = canvas.sides[:, rows, columns].T.clamp(-4, 2.2).exp() * (RBC_DIAMETER_PX / 2)
+        limit = torch.tensor([heat.shape[2], heat.shape[1]] * 2, device=heat.device) * HEAT_STRIDE
+        boxes = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1).clamp(min=0).minimum(limit)
+        scores = best[rows, columns]
+        keep = _suppress(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
+        kept = torch.from_numpy(keep).to(heat.device)
+        return Proposals(scores[kept], kind[rows, columns][kept], centre[kept], boxes[kept])
+
+    def _decode(
+        self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
+    ) -> list[CellMask]:
+        index = torch.zeros(len(part.scores), dtype=torch.long, device=self.device)
+        middle = (part.boxes[:, :2] + part.boxes[:, 2:]) / 2
+        with autocast(self.device):
+            masks, iou, corner = self.network.decode(
+                canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=part.boxes, window=window
+            )
+        names = [CLASSES[k] for k in part.classes.tolist()]
+        return _to_cells(masks[:, 0].float(), iou[:, 0].float(), corner, canvas, shape, origin, middle, part.scores.tolist(), names)
+
+    def _decode_prompt(
+        self, canvas: Canvas, box: torch.Tensor | None, point: torch.Tensor, shape: tuple[int, ...]
+    ) -> list[CellMask]:
+        centre = point if box is None else (box[:, :2] + box[:, 2:]) / 2
+        large = box is None or float((box[:, 2:] - box[:, :2]).max()) > SMALL_BOX_PX
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        with autocast(self.device):
+            masks, iou, corner = self.network.decode(
+                canvas.embedding, canvas.detail, index, centres=centre, points=point, boxes=box,
+                window=LARGE_WINDOW if large else SMALL_WINDOW,
+            )
+        token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
+        cells = _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, [1.0], [None])
+        return cells
+
+
+def _suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_max: float) -> NDArray[np.intp]:
+    """Return which boxes (N, 4) stay, best first, when those that agree with a better one by more than `iou_max` go."""
+    order = np.argsort(-scores, kind="stable")
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    keep: list[int] = []
+    alive = np.ones(len(order), bool)
+    for i in order:
+        if not alive[i]:
+            continue
+        keep.append(int(i))
+        low, high = np.maximum(boxes[:, :2], boxes[i, :2]), np.minimum(boxes[:, 2:], boxes[i, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=1)
+        alive &= shared <= iou_max * (area + area[i] - shared)
+    return np.array(keep, np.intp)
+
+
+def _to_cells(
+    logits: torch.Tensor,
+    iou: torch.Tensor,
+    corner: torch.Tensor,
+    canvas: Canvas,
+    shape: tuple[int, ...],
+    origin: tuple[int, int],
+    prompts: torch.Tensor,
+    scores: list[float],
+    names: list[str] | list[None],
+) -> list[CellMask]:
+    """Bring low-resolution masks (N, s, s) at stride 2 to the image's pixels, cropped to their boxes."""
+    inner = (logits > 1).sum((1, 2)).float()
+    stability = (inner / (logits > -1).sum((1, 2)).clamp(min=1)).tolist()
+    quality = iou.clamp(0, 1).tolist()
+    side = 2 * logits.shape[-1]
+    # Window corner on the smear's resampled grid → first native pixel, the same for every tile.
+    start = (corner.cpu().numpy()[:, ::-1] + np.array(canvas.corner)) / canvas.scale
+    first = np.floor(start).astype(int)
+    n_native = int(np.ceil(side / canvas.scale)) + 1
+    steps = (np.arange(n_native)[None] + 0.5)[:, None, :] + first[:, :, None]
+    place = (steps - start[:, :, None]) * canvas.scale / side * 2 - 1
+    rows, columns = (torch.from_numpy(place[:, k].astype(np.float32)).to(logits.device) for k in (0, 1))
+    grid = torch.stack([columns[:, None, :].expand(-1, n_native, -1), rows[:, :, None].expand(-1, -1, n_native)], -1)
+    native = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    within = (grid.abs() <= 1).all(-1)
+    masks = ((native > 0) & within).cpu().numpy()
+    points = prompts.cpu().numpy()
+    cells = []
+    for k in range(len(masks)):
+        y0, x0 = first[k] - np.array(origin)
+        top, left = max(0, -y0), max(0, -x0)
+        mask = masks[k, top : max(top, min(n_native, shape[0] - y0)), left : max(left, min(n_native, shape[1] - x0))]
+        rows_any, columns_any = mask.any(1), mask.any(0)
+        if not rows_any.any():
+            continue
+        r0, r1 = int(rows_any.argmax()), len(rows_any) - int(rows_any[::-1].argmax())
+        c0, c1 = int(columns_any.argmax()), len(columns_any) - int(columns_any[::-1].argmax())
+        y, x = y0 + top + r0, x0 + left + c0
+        point = (points[k, ::-1] + np.array(canvas.corner)) / canvas.scale - np.array(origin)
+        cells.append(
+            CellMask(
+                bbox=(int(y), int(x), int(y) + r1 - r0, int(x) + c1 - c0),
+                mask=mask[r0:r1, c0:c1].copy(),
+                predicted_iou=quality[k],
+                stability_score=stability[k],
+                score=scores[k],
+                point=(float(point[0]), float(point[1])),
+                cell_type=names[k],
+            )
+        )
+    return cells

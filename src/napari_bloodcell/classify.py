@@ -1,0 +1,204 @@
+"""Types the cells of a segmented smear (paper §3.4, §3.5, §4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
+from napari_bloodcell.errors import InputError, ModelError
+from napari_bloodcell.params import ClassifyParams
+from napari_bloodcell.progress import drain
+from napari_bloodcell.protocols import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import Calibration, CellClassifier
+
+
+class SegmentedSmear(Protocol):
+    """What typing needs of a segmentation."""
+
+    @property
+    def cells(self) -> NDArray[np.int32]:
+        """Label image (Y, X), ids 1..N."""
+        ...
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Cell table, index = id."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """Width of a red cell and colour of the glass."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """The types of the cells.
+
+    Attributes
+    ----------
+    types : ndarray of uint8, shape (Y, X)
+        0 background, else 1 + the position of the cell's type in `names`.
+    table : DataFrame
+        The cell table with `cell_type`, `probability` and `type_source` filled in.
+    names : list of str
+        Names of all types: "RBC", "WBC", "platelet", the classifier's and the user's own, "unidentified".
+    """
+
+    types: NDArray[np.uint8]
+    table: pd.DataFrame
+    names: list[str]
+
+
+def iter_classify(
+    image: Any,
+    segmentation: SegmentedSmear,
+    *,
+    params: ClassifyParams = ClassifyParams(),  # noqa: B008 - frozen
+    classifier: CellClassifier | None = None,
+) -> Generator[Progress, None, Classification]:
+    """Type the cells batch by batch; see `classify`. Yields after each batch, payload = ids typed, shape (B,)."""
+    cells = segmentation.cells
+    plane = _plane(image)
+    if plane.shape[:2] != cells.shape:
+        raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
+    classifier = classifier if classifier is not None else load_classifier(params)
+    classes = list(classifier.classes)
+    table = segmentation.table.copy()
+    todo = table[table["type_source"] != "user"]
+    probabilities = np.zeros((len(todo), len(classes)), np.float32)
+    scale, background = cutout_settings(classifier, segmentation.calibration)
+    batches = iter_cutouts(
+        plane,
+        cells,
+        todo,
+        batch_size=params.batch_size,
+        scale=scale,
+        background_rgb=background,
+        glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
+    )
+    done = 0
+    yield Progress(0, len(todo), "cells typed")
+    for ids, cutouts in batches:
+        probabilities[done : done + len(ids)] = _predict(classifier, cutouts, len(classes))
+        done += len(ids)
+        yield Progress(done, len(todo), "cells typed", ids)
+    _fill_types(table, todo.index, probabilities, classes, params.unidentified_below)
+    names = type_names([*classes, *(t for t in table["cell_type"].unique() if t)])
+    lut = type_lut(table, names, int(cells.max(initial=0)))
+    return Classification(types=lut[cells], table=table, names=names)
+
+
+def classify(
+    image: Any,
+    segmentation: SegmentedSmear,
+    *,
+    params: ClassifyParams = ClassifyParams(),  # noqa: B008 - frozen
+    classifier: CellClassifier | None = None,
+) -> Classification:
+    """Type every cell of a segmented smear.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (Y, X, 3), or anything that can be read as one
+        The smear that was segmented.
+    segmentation : Segmentation
+        Its cells, cell table and calibration. Nothing of it is changed.
+    params : ClassifyParams
+        Which classifier, from which probability on, in which batches.
+    classifier : CellClassifier, optional
+        Used instead of the one that `params` names.
+
+    Returns
+    -------
+    Classification
+        Typed image, table and names. Cells that a user typed (`type_source` "user") keep type and probability.
+        `probability` is that of the most probable class, also where the cell is "unidentified".
+
+    Raises
+    ------
+    InputError
+        If the image is none, or has another size than the segmentation.
+    ModelError
+        If the classifier is unknown or damaged, or answers in the wrong shape.
+
+    Notes
+    -----
+    Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
+    it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
+    the colour of the glass is taken out. The preset "paper" does neither.
+    """
+    return drain(iter_classify(image, segmentation, params=params, classifier=classifier))
+
+
+def load_classifier(params: ClassifyParams) -> CellClassifier:
+    """Return the classifier that the settings name; torch is imported only here.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or its file is damaged.
+    """
+    from napari_bloodcell.backends.cnn import load_classifier as load
+
+    return load(params.model, device=params.device)
+
+
+def cutout_settings(
+    classifier: CellClassifier, calibration: Calibration
+) -> tuple[float, tuple[float, float, float] | None]:
+    """Return (scale, background_rgb) with which cells must be cut for this classifier."""
+    width = classifier.rbc_diameter_px
+    scale = 1.0 if width is None else width / calibration.rbc_diameter_px
+    has_glass_level = getattr(classifier, "glass_level", None) is not None
+    return scale, calibration.background_rgb if has_glass_level else None
+
+
+def _plane(image: Any) -> NDArray[np.uint8]:
+    """Return the image as (Y, X, 3) uint8, reading it only where it is not one yet."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    from napari_bloodcell.smear import read_plane
+
+    return read_plane(image).data
+
+
+def _predict(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:
+    """Return the classifier's probabilities, refusing anything that is not (N, K) of finite numbers."""
+    probabilities = np.asarray(classifier.predict(cutouts), np.float32)
+    if probabilities.shape != (len(cutouts), n_classes) or not np.isfinite(probabilities).all():
+        raise ModelError(
+            f"The classifier {classifier.name!r} answered {probabilities.shape} for {len(cutouts)} cutouts of "
+            f"{n_classes} classes; finite probabilities of shape ({len(cutouts)}, {n_classes}) are needed."
+        )
+    return probabilities
+
+
+def _fill_types(
+    table: pd.DataFrame,
+    index: pd.Index[int],
+    probabilities: NDArray[np.float32],
+    classes: list[str],
+    unidentified_below: float,
+) -> None:
+    """Write types, probabilities and their source into the rows of `index`."""
+    if not len(index):
+        return
+    best = probabilities.argmax(axis=1)
+    probability = probabilities.max(axis=1).astype(np.float64)
+    types = np.array(classes, dtype=object)[best]
+    types[probability < unidentified_below] = UNIDENTIFIED
+    table.loc[index, "cell_type"] = types
+    table.loc[index, "probability"] = probability
+    table.loc[index, "type_source"] = "model"

@@ -1,0 +1,39 @@
+"""What can go wrong, as types: every message says what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+
+class BloodCellError(Exception):
+    """Base of all errors that the program raises on purpose."""
+
+
+class InputError(BloodCellError, ValueError):
+    """An image, a table or another input cannot be used."""
+
+
+class SettingsError(BloodCellError, ValueError):
+    """A setting, or a recipe file, is not valid."""
+
+
+class ModelError(BloodCellError):
+    """A model is unknown, damaged, or not a model of this program."""
+
+
+class DownloadError(ModelError):
+    """A model's weights could not be fetched, or what came is not what was expected."""
+
+
+class DeviceError(BloodCellError, ValueError):
+    """The device asked for does not exist on this machine."""
+
+
+class TrainingError(BloodCellError, ValueError):
+    """A classifier cannot be trained on what was given."""
+
+
+class OutputError(BloodCellError, OSError):
+    """A result could not be written."""
+
+
+class InputWarning(UserWarning):
+    """An input was usable, but not as it was: the message says what was done to it."""

@@ -1,0 +1,180 @@
+"""Filtering of masks until every pixel belongs to at most one cell (paper §3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import CellMask
+
+BACKGROUND_AREAS = 14.0
+"""A mask larger than this many red cells is background or a clump, never a cell."""
+DEBRIS_AREAS = 0.02
+"""A mask smaller than this many red cells is noise."""
+
+
+def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs i < j of half-open boxes (N, 4) as (y0, x0, y1, x1) that share pixels."""
+    order = np.argsort(boxes[:, 0], kind="stable")
+    y0, x0, y1, x1 = boxes[order].T
+    last = np.searchsorted(y0, y1, side="left")
+    left: list[NDArray[np.intp]] = []
+    right: list[NDArray[np.intp]] = []
+    for i in range(len(order)):
+        near = slice(i + 1, last[i])
+        hit = np.flatnonzero((x0[near] < x1[i]) & (x1[near] > x0[i])) + i + 1
+        left.append(np.full(hit.size, order[i]))
+        right.append(order[hit])
+    if not left:
+        empty = np.zeros(0, np.intp)
+        return empty, empty
+    a, b = np.concatenate(left).astype(np.intp), np.concatenate(right).astype(np.intp)
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def intersection_area(a: CellMask, b: CellMask) -> int:
+    """Return how many pixels two masks share."""
+    y0, x0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
+    y1, x1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
+    if y0 >= y1 or x0 >= x1:
+        return 0
+    part_a = a.mask[y0 - a.bbox[0] : y1 - a.bbox[0], x0 - a.bbox[1] : x1 - a.bbox[1]]
+    part_b = b.mask[y0 - b.bbox[0] : y1 - b.bbox[0], x0 - b.bbox[1] : x1 - b.bbox[1]]
+    return int(np.count_nonzero(part_a & part_b))
+
+
+def fill_holes(mask: CellMask) -> CellMask:
+    """Return the mask without holes: the pallor of a red cell belongs to it."""
+    filled = ndimage.binary_fill_holes(mask.mask)
+    return mask if filled.sum() == mask.mask.sum() else replace(mask, mask=filled)
+
+
+def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
+    """Drop background, clumps, repeated and nested masks; what is left still may share a rim of pixels.
+
+    Parameters
+    ----------
+    masks : sequence of CellMask
+        As a generator proposes them.
+    rbc_diameter_px : float
+        Width of a typical red cell, pixels.
+    overlap_max : float
+        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer one is
+        a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large. A mask that
+        is tiled by two or more others is a clump and goes.
+
+    Notes
+    -----
+    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies in them.
+    """
+    typical = np.pi / 4 * rbc_diameter_px**2
+    kept = [fill_holes(m) for m in masks if m.mask.any()]
+    kept = [m for m in kept if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
+    if not kept:
+        return []
+    area = np.array([m.area for m in kept], float)
+    first, second = overlapping_pairs(np.array([m.bbox for m in kept]))
+    shared = np.array([intersection_area(kept[i], kept[j]) for i, j in zip(first, second, strict=True)], float)
+    touching = shared > 0
+    first, second, shared = first[touching], second[touching], shared[touching]
+    iou = shared / (area[first] + area[second] - shared)
+    score = np.array([m.score for m in kept])
+    alive = np.ones(len(kept), bool)
+
+    same = np.flatnonzero(iou > overlap_max)
+    best_first = np.argsort(-np.maximum(score[first[same]], score[second[same]]), kind="stable")
+    for pair in same[best_first]:
+        i, j = first[pair], second[pair]
+        if alive[i] and alive[j]:
+            alive[i if (score[i], -i) < (score[j], -j) else j] = False
+
+    outer = np.where(area[first] >= area[second], first, second)
+    inner = np.where(area[first] >= area[second], second, first)
+    inside = shared / area[inner] > overlap_max
+    _drop_clumps(alive, outer, inner, inside, area, shared, typical)
+    for pair in np.flatnonzero(inside)[np.argsort(-area[outer[inside]], kind="stable")]:
+        o, i = outer[pair], inner[pair]
+        if alive[o] and alive[i] and not _is_platelet_on_cell(kept[i], kept[o]):
+            alive[i] = False
+    return [m for m, a in zip(kept, alive, strict=True) if a]
+
+
+def _is_platelet_on_cell(inner: CellMask, outer: CellMask) -> bool:
+    return inner.cell_type == "platelet" and outer.cell_type == "RBC"
+
+
+def _drop_clumps(
+    alive: NDArray[np.bool_],
+    outer: NDArray[np.intp],
+    inner: NDArray[np.intp],
+    inside: NDArray[np.bool_],
+    area: NDArray[np.float64],
+    shared: NDArray[np.float64],
+    typical: float,
+) -> None:
+    """Drop masks of which two or more cell-sized masks cover 60 %; the lobes of a nucleus cover less of their cell."""
+    for o in np.unique(outer[inside]):
+        if not alive[o] or area[o] < 1.2 * typical:
+            continue
+        parts = np.flatnonzero(inside & (outer == o) & alive[inner] & (area[inner] > 0.35 * typical) & (area[inner] < 0.8 * area[o]))
+        if parts.size >= 2 and shared[parts].sum() > 0.6 * area[o]:
+            alive[o] = False
+
+
+def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Paint masks into a (Y, X) int32 label image; a shared pixel goes to the cell whose centre is nearer for its size.
+
+    Returns
+    -------
+    cells : ndarray of int32, shape (Y, X)
+        Ids 1..N in reading order of the prompts, dense: a mask that keeps no pixel gets no id.
+    order : ndarray of intp, shape (N,)
+        Position in `masks` of each id.
+    """
+    cells = np.zeros(shape, np.int32)
+    depth = np.full(shape, np.inf, np.float32)
+    order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
+    for label, i in enumerate(order, start=1):
+        y0, x0, y1, x1 = masks[i].bbox
+        top, left = max(0, -y0), max(0, -x0)
+        mask = masks[i].mask[top : max(top, shape[0] - y0), left : max(left, shape[1] - x0)]
+        near = _depth(masks[i].mask)[top : top + mask.shape[0], left : left + mask.shape[1]]
+        here = (slice(y0 + top, y0 + top + mask.shape[0]), slice(x0 + left, x0 + left + mask.shape[1]))
+        wins = mask & (near < depth[here])
+        depth[here][wins] = near[wins]
+        cells[here][wins] = label
+    _keep_largest_parts(cells, len(masks))
+    present = np.bincount(cells.ravel(), minlength=len(masks) + 1)[1:] > 0
+    renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
+    return renumber[cells], order[present]
+
+
+def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance to the centroid in units of the equivalent radius, squared."""
+    yy, xx = np.nonzero(mask)
+    if yy.size == 0:
+        return np.full(mask.shape, np.inf, np.float32)
+    rows = (np.arange(mask.shape[0]) - yy.mean()) ** 2
+    columns = (np.arange(mask.shape[1]) - xx.mean()) ** 2
+    return ((rows[:, None] + columns[None, :]) / yy.size).astype(np.float32)
+
+
+def _keep_largest_parts(cells: NDArray[np.int32], n: int) -> None:
+    """Clear the smaller parts of cells that were cut in two by a neighbour, in place."""
+    for label, box in enumerate(ndimage.find_objects(cells, max_label=n), start=1):
+        if box is None:
+            continue
+        own = cells[box] == label
+        parts, n_parts = ndimage.label(own, structure=np.ones((3, 3), bool))
+        if n_parts > 1:
+            sizes = np.bincount(parts.ravel())
+            sizes[0] = 0
+            cells[box][own & (parts != sizes.argmax())] = 0

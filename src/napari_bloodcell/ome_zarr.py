@@ -1,0 +1,154 @@
+"""Writes a smear with its labels as OME-Zarr 0.5 (Zarr 3), and reads the labels back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_bloodcell.cells import type_colour
+from napari_bloodcell.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+CHUNK = 512
+"""Side of a chunk, pixels."""
+COARSEST = 1024
+"""Levels are added to a pyramid until none of its sides is longer, pixels."""
+_VERSION = "0.5"
+
+
+def write_ome_zarr(
+    path: Path,
+    *,
+    image: NDArray[np.uint8],
+    cells: NDArray[np.integer[Any]],
+    types: NDArray[np.uint8],
+    names: Sequence[str],
+    name: str,
+    pixel_size_um: float | None = None,
+) -> None:
+    """Write an image with the label images ``labels/cells`` and ``labels/types``, all as pyramids.
+
+    Parameters
+    ----------
+    path : path
+        A folder that does not exist yet.
+    image : ndarray of uint8, shape (Y, X, 3)
+        RGB; stored with its channels first, as the format wants it.
+    cells : ndarray of int, shape (Y, X)
+        Ids 1..N.
+    types : ndarray of uint8, shape (Y, X)
+        1 + the position of the type in `names`.
+    names : sequence of str
+        Names of the types; stored with their colours.
+    name : str
+        The image's name.
+    pixel_size_um : float, optional
+        Micrometres per pixel.
+    """
+    import zarr
+
+    root = zarr.create_group(path, zarr_format=3)
+    window = {"start": 0, "end": 255, "min": 0, "max": 255}
+    root.attrs["ome"] = {
+        "version": _VERSION,
+        "multiscales": _write_pyramid(root, np.moveaxis(image, -1, 0), name, pixel_size_um, is_label=False),
+        "omero": {
+            "channels": [
+                {"label": label, "color": colour, "active": True, "window": window}
+                for label, colour in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+            ],
+            "rdefs": {"model": "color"},
+        },
+    }
+    labels = root.create_group("labels")
+    labels.attrs["ome"] = {"version": _VERSION, "labels": ["cells", "types"]}
+    source = {"image": "../../"}
+    group = labels.create_group("cells")
+    pyramid = _write_pyramid(group, np.asarray(cells, np.int32), "cells", pixel_size_um, is_label=True)
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": {"source": source}}
+    group = labels.create_group("types")
+    pyramid = _write_pyramid(group, np.asarray(types, np.uint8), "types", pixel_size_um, is_label=True)
+    described: dict[str, Any] = {
+        "colors": [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)],
+        "properties": [{"label-value": i + 1, "name": n} for i, n in enumerate(names)],
+        "source": source,
+    }
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": described}
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Return cells (Y, X) int32 and types (Y, X) uint8 of what `write_ome_zarr` wrote.
+
+    Raises
+    ------
+    InputError
+        If they are not there, or damaged.
+    """
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        cells, types = (np.asarray(root[f"labels/{name}/0"][...]) for name in ("cells", "types"))
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"The label images of {path} are missing or damaged: {error}.") from error
+    return cells.astype(np.int32, copy=False), types.astype(np.uint8, copy=False)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Return "#rrggbb" as three numbers, 0 to 255."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _write_pyramid(
+    group: zarr.Group, data: NDArray[Any], name: str, pixel_size_um: float | None, *, is_label: bool
+) -> list[dict[str, Any]]:
+    """Write the levels into a group and return their ``multiscales`` metadata."""
+    axes: list[dict[str, str]] = [{"name": a, "type": "space"} for a in "yx"]
+    if pixel_size_um is not None:
+        axes = [{**axis, "unit": "micrometer"} for axis in axes]
+    extra = data.ndim - 2
+    axes = [{"name": "c", "type": "channel"}] * extra + axes
+    datasets = []
+    for level, array in enumerate(_levels(data, is_label=is_label)):
+        stored = group.create_array(
+            str(level),
+            shape=array.shape,
+            chunks=(*array.shape[:-2], *(min(CHUNK, side) for side in array.shape[-2:])),
+            dtype=array.dtype,
+            dimension_names=[axis["name"] for axis in axes],
+        )
+        stored[...] = array
+        step, pixel = 2.0**level, pixel_size_um or 1.0
+        transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * extra + [step * pixel] * 2}]
+        if level and not is_label:  # a mean of pixels lies between them, a picked one does not
+            shift = (step - 1) / 2 * pixel
+            transformations.append({"type": "translation", "translation": [0.0] * extra + [shift] * 2})
+        datasets.append({"path": str(level), "coordinateTransformations": transformations})
+    how = "nearest" if is_label else "mean"
+    return [{"name": name, "axes": axes, "datasets": datasets, "type": how}]
+
+
+def _levels(data: NDArray[Any], *, is_label: bool) -> Iterator[NDArray[Any]]:
+    """Yield an array (…, Y, X) and its halves: means for an image, every second pixel for labels."""
+    yield data
+    while max(data.shape[-2:]) > COARSEST:
+        data = data[..., ::2, ::2] if is_label else _halve(data)
+        yield data
+
+
+def _halve(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = data.shape[-2:]
+    if height % 2 or width % 2:
+        data = np.pad(data, [(0, 0)] * (data.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge")
+    total = data[..., ::2, ::2].astype(np.uint16)
+    total += data[..., 1::2, ::2]
+    total += data[..., ::2, 1::2]
+    total += data[..., 1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)

@@ -1,0 +1,226 @@
+"""How many red cells is a region of this area? A mixture model of single and overlapping cells.
+
+Areas are taken relative to the area of a single cell. Single cells are log-normal, with a wide second part for the
+sizes that anaemia brings; k cells that touch or overlap cover 1 + (k - 1) f areas, where f is a little more or less
+than 1. The model is fitted by expectation maximisation on a histogram, so its time does not grow with the cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_bloodcell.density import binned_kde, density_peaks, linear_histogram, scott_bandwidth
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STEP = 0.01
+"""Width of a bin, areas of a single cell."""
+DEBRIS = 0.25
+"""Regions smaller than this, areas of a single cell, tell nothing about the size of cells."""
+NEVER_TWO = 1.2
+"""No region smaller than this is more than one cell."""
+ADDED_AREA = 0.95
+"""What a second cell adds where the data do not tell (some of it lies on the first)."""
+ADDED_AREA_RANGE = (0.7, 1.2)
+OVERLAP_SPREAD = 0.07
+"""How much the overlap varies from clump to clump, areas of a single cell."""
+RARE = 0.004
+"""Largest share of doubles that is believed where no second mode is seen."""
+FALLING = 0.3
+"""How much rarer a clump with one more cell is, before the data are asked."""
+ODD_SPREAD = 0.3
+"""Spread (of the logarithm) of the sizes of abnormal single cells."""
+DEFAULT_SPREAD = 0.15
+"""Spread (of the logarithm) of normal single cells, where there are too few to measure it."""
+N_ITERATIONS = 40
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OverlapModel:
+    """Probabilities of 1..K cells as a step function of the area.
+
+    Attributes
+    ----------
+    single_area : float
+        Area of a typical single cell, pixels².
+    spread : float
+        Spread of the logarithm of the areas of single cells.
+    added_area : float
+        What each further cell adds, areas of a single cell.
+    has_doubles : bool
+        A second mode, near twice the single area, was really there.
+    probabilities : ndarray of float32, shape (G, K)
+        Probability of k + 1 cells in a region whose area lies in ``[g, g + 1) * STEP * single_area``; the last row
+        holds for all larger ones.
+    """
+
+    single_area: float
+    spread: float
+    added_area: float
+    has_doubles: bool
+    probabilities: NDArray[np.float32]
+
+    def row_of(self, areas: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the row of `probabilities` that holds for each area, shape (N,)."""
+        relative = areas * (1.0 / (self.single_area * STEP))
+        return np.minimum(relative, len(self.probabilities) - 1).astype(np.int64)
+
+    def thresholds(self) -> NDArray[np.float64]:
+        """Return the areas, pixels², from which 2, 3, … K cells are more probable than fewer, shape (K - 1,)."""
+        more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
+        first = np.array([np.argmax(tail >= 0.5) for tail in more_than.T], np.float64)
+        return first * STEP * self.single_area
+
+
+def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> float:
+    """Return the area of a typical single cell: the main mode of the logarithms of the areas.
+
+    Parameters
+    ----------
+    areas : ndarray of float, shape (N,)
+        Areas of whole regions, pixels², N ≥ 1; debris and clumps may be among them.
+    expected : float, optional
+        What it should be about (from the calibration); decides between modes only.
+
+    Notes
+    -----
+    Modes compete by height times the root of their area, so that debris has to outnumber cells by far, and doubles
+    have to be about 40 % of all regions, before they are taken for the typical cell.
+    """
+    logs = np.log(areas)
+    bandwidth = max(scott_bandwidth(logs), 0.03)
+    low, high = float(logs.min()) - 4 * bandwidth, float(logs.max()) + 4 * bandwidth
+    points = int(np.clip((high - low) / (bandwidth / 8), 256, 65536))
+    grid, density = binned_kde(logs, bandwidth, low=low, high=high, points=points)
+    peaks = density_peaks(grid, density, n=len(logs), bandwidth=bandwidth, significance=1.0)
+    height = density[peaks] * np.exp(0.5 * (grid[peaks] - grid[peaks[0]]))
+    if expected is not None:
+        height = height * np.exp(-0.5 * ((grid[peaks] - np.log(expected)) / 0.5) ** 2)
+    return float(np.exp(grid[peaks[int(np.argmax(height))]]))
+
+
+def fit_overlap(
+    areas: NDArray[np.floating], single_area: float, *, max_cells: int, doubles_are_round: bool = False
+) -> OverlapModel:
+    """Return the overlap model of the areas of whole regions.
+
+    Parameters
+    ----------
+    areas : ndarray of float, shape (N,)
+        Areas of the regions that do not touch the edge of the image, pixels².
+    single_area : float
+        Area of a typical single cell, pixels².
+    max_cells : int
+        K, most cells in one region.
+    doubles_are_round : bool
+        The regions of about twice the single area are as round as the single ones: they are large cells.
+
+    Returns
+    -------
+    OverlapModel
+        Its probabilities of having more than k cells never fall with the area.
+    """
+    x = _relative_areas(max_cells)
+    counts = linear_histogram(areas / single_area, x[0], STEP, x.size)
+    counts[x < DEBRIS] = 0
+    has_doubles = max_cells > 1 and not doubles_are_round and _has_second_mode(counts, x)
+    spread, odd_share, added_area = _lower_spread(counts, x), 0.05, ADDED_AREA
+    clumps = _rare_clumps(max_cells)
+    for _ in range(N_ITERATIONS):
+        parts = np.exp(_log_parts(x, spread, odd_share, added_area, clumps))
+        share = parts / np.maximum(parts.sum(0), 1e-300) * counts
+        spread, odd_share = _refit_single(share[:2], x, spread)
+        if has_doubles:
+            clumps = _refit_clumps(share.sum(1))
+            second = share[2] + 1e-9
+            added_area = float(np.clip(np.average(x, weights=second) - 1, *ADDED_AREA_RANGE))
+    probabilities = _posterior(_log_parts(x, spread, odd_share, added_area, clumps), x)
+    return OverlapModel(single_area, spread, added_area, has_doubles, probabilities)
+
+
+def default_overlap(single_area: float, *, max_cells: int) -> OverlapModel:
+    """Return the model for images with too few cells to fit one: usual spread, clumps are rare."""
+    x = _relative_areas(max_cells)
+    parts = _log_parts(x, DEFAULT_SPREAD, 0.05, ADDED_AREA, _rare_clumps(max_cells))
+    return OverlapModel(single_area, DEFAULT_SPREAD, ADDED_AREA, False, _posterior(parts, x))
+
+
+def _relative_areas(max_cells: int) -> NDArray[np.float64]:
+    """Return the middles of the bins, areas of a single cell; they reach beyond `max_cells` cells."""
+    return (np.arange(int((1 + 1.3 * max_cells) / STEP)) + 0.5) * STEP
+
+
+def _rare_clumps(max_cells: int) -> NDArray[np.float64]:
+    """Return the shares of 2..K cells where the data show no second mode, shape (K - 1,)."""
+    return RARE * FALLING ** np.arange(max_cells - 1)
+
+
+def _has_second_mode(counts: NDArray[np.float64], x: NDArray[np.float64]) -> bool:
+    """Is there, near twice the single area, a window with clearly more regions than one of the same width below?"""
+    cumulative = np.concatenate([[0.0], np.cumsum(counts)])
+    width = round(0.3 / STEP)
+    inside = cumulative[width:] - cumulative[:-width]
+    start = x[: inside.size] - STEP / 2
+    valley = float(inside[(start > 1.25) & (start < 1.55)].min())
+    second = float(inside[(start > 1.55) & (start < 2.15)].max())
+    return second >= 4 and second - valley >= 2 * np.sqrt(second + valley)
+
+
+def _lower_spread(counts: NDArray[np.float64], x: NDArray[np.float64]) -> float:
+    """Return the spread of the logarithm from the cells below the mode, where no clump can be."""
+    below = (x > 0.5) & (x < 1)
+    if counts[below].sum() < 5:
+        return DEFAULT_SPREAD
+    return float(np.clip(np.sqrt(np.average(np.log(x[below]) ** 2, weights=counts[below])), 0.04, 0.3))
+
+
+def _log_parts(
+    x: NDArray[np.float64], spread: float, odd_share: float, added_area: float, clumps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the logarithm of weight times density of: usual single cells, odd ones, 2, 3, … K cells; shape (K + 1, G)."""
+    log_x, one = np.log(x), 1.0 - clumps.sum()
+
+    def single(sd: float, share: float) -> NDArray[np.float64]:
+        return np.log(share * one / sd) - 0.5 * (log_x / sd) ** 2 - log_x
+
+    parts = [single(spread, 1 - odd_share), single(max(ODD_SPREAD, 1.5 * spread), odd_share)]
+    for i, weight in enumerate(clumps):
+        more = i + 1
+        sd = np.sqrt((more + 1) * spread**2 + more * OVERLAP_SPREAD**2)
+        parts.append(np.log(weight / sd) - 0.5 * ((x - 1 - more * added_area) / sd) ** 2)
+    return np.array(parts)
+
+
+def _refit_single(share: NDArray[np.float64], x: NDArray[np.float64], spread: float) -> tuple[float, float]:
+    """Return spread of the usual and share of the odd single cells, from how many of each are in every bin."""
+    usual, odd = float(share[0].sum()), float(share[1].sum())
+    if usual < 5:
+        return spread, 0.05
+    new = np.sqrt(float(share[0] @ np.log(x) ** 2) / usual)
+    return float(np.clip(new, 0.04, 0.3)), float(np.clip(odd / (usual + odd), 0.01, 0.3))
+
+
+def _refit_clumps(total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shares of 2..K cells from the numbers of all parts; none is below a tenth of the one before."""
+    shares = total[2:] / max(total.sum(), 1.0)
+    shares[0] = np.clip(shares[0], RARE, 0.6)
+    for i in range(1, shares.size):
+        shares[i] = np.clip(shares[i], 0.1 * shares[i - 1], 0.6 * shares[i - 1])
+    return shares / max(1.0, shares.sum() / 0.9)
+
+
+def _posterior(log_parts: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the probabilities of 1..K cells, shape (G, K), such that larger regions never hold fewer cells."""
+    parts = np.exp(log_parts - log_parts.max(0))
+    cells = np.concatenate([parts[:2].sum(0, keepdims=True), parts[2:]]) / parts.sum(0)
+    more_than = cells[::-1].cumsum(0)[::-1]
+    more_than[1:, x < NEVER_TWO] = 0
+    more_than = np.maximum.accumulate(more_than, axis=1)
+    more_than[0] = 1
+    none_more = np.zeros((1, x.size))
+    probabilities = -np.diff(np.concatenate([more_than, none_more]), axis=0).T
+    return np.clip(probabilities, 0, 1).astype(np.float32)

@@ -1,0 +1,137 @@
+"""Settings of every stage: each field has its type, bounds, default and meaning here, once.
+
+The API's arguments, the command line's flags, the docks' forms and the recipe file are all made
+from these models. ``Recipe.paper()`` is the named preset with the values of Rao et al. 2024.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+class Params(BaseModel):
+    """Base of all settings: immutable, unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SegmentParams(Params):
+    """How a smear is cut into tiles and its cells are found (paper §3.2, §3.3, §4.3)."""
+
+    model: str = "embedded"
+    """Mask generator: "embedded", an official SAM ("vit_b", "vit_l", "vit_h"), or the path of a checkpoint."""
+    tile_size: int = Field(default=512, ge=64, le=8192)
+    """Side of a tile, pixels; the tiles at the right and bottom edge are what remains (§3.2)."""
+    tile_overlap: int | None = Field(default=None, ge=0, le=1024)
+    """Pixels read around a tile so that cells on its border are seen whole. None: what the model needs. 0: the
+    paper's tiles; cells cut by a border are then joined afterwards (§3.6)."""
+    brighten: bool = True
+    """Brighten an image (in the paper's preset: a tile) whose mean is below `brightness_target` (§4.3), on a copy."""
+    brightness_target: float = Field(default=140.0, gt=0, le=255)
+    """Mean of HSV's V to which dark images are brightened, 0 to 255 (§4.3)."""
+    brighten_per: Literal["image", "tile"] = "image"
+    """Where the mean is taken. "tile" is the paper's; "image" makes the result independent of the tiles."""
+    rbc_diameter_px: float | None = Field(default=None, gt=0)
+    """Width of a typical red cell, pixels. None: from `pixel_size_um`, else estimated from the image."""
+    pixel_size_um: float | None = Field(default=None, gt=0)
+    """Micrometres per pixel; a red cell is taken to be 7.5 µm wide."""
+    prompts: Literal["cells", "grid"] = "cells"
+    """Where an official SAM is prompted: at the cells only, or on SAM's regular grid (the paper's)."""
+    points_per_side: int = Field(default=32, ge=1, le=256)
+    """Side of SAM's regular grid of point prompts in one tile."""
+    points_per_batch: int = Field(default=32, ge=1, le=4096)
+    """Prompts decoded at once (the authors ran 32)."""
+    score_min: float = Field(default=0.3, ge=0, le=1)
+    """The embedded model's confidence below which a proposal is no cell."""
+    predicted_iou_min: float = Field(default=0.5, ge=0, le=1)
+    """Masks whose predicted IoU is lower are dropped (the authors: 0.92 with SAM ViT-H)."""
+    stability_min: float = Field(default=0.5, ge=0, le=1)
+    """Masks whose stability score is lower are dropped (the authors: 0.96)."""
+    overlap_max: float = Field(default=0.6, gt=0, le=1)
+    """Two masks of which one lies in the other by more than this share are one cell: the better one stays."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+class ClassifyParams(Params):
+    """How cells are typed (paper §3.4, §4.2)."""
+
+    model: str = "embedded"
+    """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or the path of a trained one (.safetensors)."""
+    unidentified_below: float = Field(default=0.0, ge=0, le=1)
+    """A cell whose probability is lower is reported as "unidentified". 0: never."""
+    batch_size: int = Field(default=256, ge=1, le=65536)
+    """Cutouts typed at once."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+class CountParams(Params):
+    """How cells become numbers (paper §4.2, Fig. 6)."""
+
+    rule: Literal["robust", "paper", "none"] = "robust"
+    """How RBC areas become cells per region. "paper": thresholds midway between successive KDE peaks. "robust": the
+    paper's rule guarded against a single peak and against debris, cut cells and large clumps. "none": one each."""
+    max_cells_per_region: int = Field(default=8, ge=1, le=64)
+    """Most cells that one region may count as (the paper: 4)."""
+    bandwidth: float | None = Field(default=None, gt=0)
+    """Bandwidth of the KDE, pixels². None: Scott's rule on a robust spread."""
+    grid_points: int = Field(default=1024, ge=64, le=65536)
+    """Points of the KDE's grid."""
+
+
+class TrainParams(Params):
+    """How the classifier is trained (paper §3.4, §4.3, Tables 1 and 2)."""
+
+    epochs: int = Field(default=20, ge=1, le=10000)
+    """Passes over the training part at most."""
+    batch_size: int = Field(default=32, ge=1, le=65536)
+    """Cutouts in a step."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    """Step size of Adam."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Share of dense units dropped in training (§4.2)."""
+    dense_units: int = Field(default=128, ge=1, le=65536)
+    """Width of the dense layer."""
+    split: tuple[float, float, float] = (0.75, 0.15, 0.10)
+    """Shares of training, validation and test part, per class (§3.4)."""
+    wbc_augmentation: int = Field(default=10, ge=1, le=100)
+    """Copies made of each WBC of the training part, by flips and rotations up to 90° (§3.4)."""
+    rbc_per_wbc: float | None = Field(default=2.0, gt=0)
+    """RBC of the training part are thinned to this many per (augmented) WBC (§3.4). None: all are kept."""
+    patience: int | None = Field(default=5, ge=1)
+    """Stop after this many epochs without a better validation loss. None: never."""
+    seed: int = 0
+    """Seed of split, augmentation and initial weights."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+class Recipe(Params):
+    """The settings of every stage: what `analyse` takes and what is written beside each result."""
+
+    segment: SegmentParams = SegmentParams()
+    classify: ClassifyParams = ClassifyParams()
+    count: CountParams = CountParams()
+    seed: int = 0
+    """Seed of everything drawn at random."""
+
+    @classmethod
+    def paper(cls) -> Recipe:
+        """Return the paper's values (Rao et al. 2024) for every stage."""
+        return cls(
+            segment=SegmentParams(
+                model="vit_h",
+                tile_size=512,
+                tile_overlap=0,
+                brighten_per="tile",
+                prompts="grid",
+                points_per_side=32,
+                points_per_batch=32,
+                predicted_iou_min=0.92,
+                stability_min=0.96,
+            ),
+            classify=ClassifyParams(model="paper"),
+            count=CountParams(rule="paper", max_cells_per_region=4),
+        )

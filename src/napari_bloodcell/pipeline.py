@@ -1,0 +1,141 @@
+"""From an image to numbers: the stages composed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from napari_bloodcell.classify import iter_classify
+from napari_bloodcell.classify import load_classifier as default_classifier
+from napari_bloodcell.counting import Counting, iter_count
+from napari_bloodcell.params import Recipe
+from napari_bloodcell.progress import drain
+from napari_bloodcell.segment import FailedTile, iter_segment
+from napari_bloodcell.smear import read_plane
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import Calibration, CellClassifier, MaskGenerator, Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SmearResult:
+    """Everything found in one smear.
+
+    Attributes
+    ----------
+    cells : ndarray of int32, shape (Y, X)
+        Label image, 0 background, ids 1..N.
+    types : ndarray of uint8, shape (Y, X)
+        1 RBC, 2 WBC, 3 platelet, then user classes: 1 + the position of the type in `names`; 0 background.
+    table : DataFrame
+        One row per cell, index = id; see `cells.COLUMNS`.
+    counts : dict of str to int
+        Cells per type, RBC after correction for overlap.
+    counting : Counting
+        Where the counts come from: areas, KDE, peaks, thresholds, posterior, interval.
+    names : list of str
+        Names of all types.
+    calibration : Calibration
+        What was measured once for the whole smear.
+    recipe : Recipe
+        The settings used.
+    models : dict
+        Stage → {"name", "sha256"} of the model that did it.
+    image_name : str
+        Name of the image, without folder and ending.
+    device : str
+        What `recipe` asked the models to run on.
+    failed_tiles : list of FailedTile
+        Tiles that hold no cells because they failed.
+    """
+
+    cells: NDArray[np.int32]
+    types: NDArray[np.uint8]
+    table: pd.DataFrame
+    counts: dict[str, int]
+    counting: Counting
+    names: list[str]
+    calibration: Calibration
+    recipe: Recipe
+    models: dict[str, dict[str, str]]
+    image_name: str
+    device: str
+    failed_tiles: list[FailedTile] = field(default_factory=list)
+
+
+def analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+) -> SmearResult:
+    """Segment, type and count the cells of a smear.
+
+    Parameters
+    ----------
+    image : array-like or path
+        (Y, X, 3) uint8, or anything else that `smear.read_plane` takes.
+    recipe : Recipe, optional
+        Settings of every stage; ``Recipe.paper()`` for those of the paper.
+    generator, classifier : optional
+        Models to use instead of those the recipe names.
+
+    Returns
+    -------
+    SmearResult
+
+    Raises
+    ------
+    BloodCellError
+        If the image cannot be read or a model cannot be loaded.
+    """
+    return drain(iter_analyse(image, recipe=recipe, generator=generator, classifier=classifier))
+
+
+def iter_analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+) -> Generator[Progress, None, SmearResult]:
+    """Do as `analyse`, yielding the progress of each stage in turn."""
+    recipe = recipe or Recipe()
+    plane = read_plane(image)
+    segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
+    classifier = classifier if classifier is not None else default_classifier(recipe.classify)
+    typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
+    pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
+    height, width = segmentation.cells.shape
+    counting = yield from iter_count(
+        typed.table,
+        params=recipe.count,
+        rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
+        area_mm2=height * width * pixel_size_um**2 * 1e-6 if pixel_size_um else None,
+    )
+    table = typed.table.copy()
+    table["cells_in_region"] = counting.cells_in_region
+    return SmearResult(
+        cells=segmentation.cells,
+        types=typed.types,
+        table=table,
+        counts=counting.counts,
+        counting=counting,
+        names=typed.names,
+        calibration=segmentation.calibration,
+        recipe=recipe,
+        models={
+            "segment": {"name": segmentation.model.name, "sha256": segmentation.model.sha256},
+            "classify": {"name": classifier.name, "sha256": classifier.sha256},
+        },
+        image_name=plane.name,
+        device=recipe.segment.device,
+        failed_tiles=segmentation.failed_tiles,
+    )

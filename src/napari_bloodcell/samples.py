@@ -1,0 +1,28 @@
+"""Sample data for napari's File menu, as napari's layer data: no napari is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_bloodcell.cells import BUILTIN_TYPES, TYPE_COLOURS
+from napari_bloodcell.synthetic import load_shipped
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+def shipped_smear() -> list[LayerData]:
+    """Return the shipped smear as one RGB image layer."""
+    image, _ = load_shipped()
+    return [(image, {"name": "smear", "rgb": True}, "image")]
+
+
+def shipped_smear_with_truth() -> list[LayerData]:
+    """Return the shipped smear, its cells with the table of truth as features, and the typed cells."""
+    image, truth = load_shipped()
+    features = truth["table"].reset_index(names="index")
+    colours = {None: "transparent"} | {i + 1: TYPE_COLOURS[name] for i, name in enumerate(BUILTIN_TYPES)}
+    return [
+        (image, {"name": "smear", "rgb": True}, "image"),
+        (truth["cells"], {"name": "true cells", "features": features, "visible": False}, "labels"),
+        (truth["types"], {"name": "true types", "colormap": colours, "opacity": 0.4}, "labels"),
+    ]

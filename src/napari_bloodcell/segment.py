@@ -1,0 +1,253 @@
+"""Finding the cells of a smear, tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_bloodcell.brightness import brighten, mean_brightness
+from napari_bloodcell.calibration import (
+    DEFAULT_DIAMETER_PX,
+    RBC_DIAMETER_UM,
+    background_colour,
+    estimate_rbc_diameter,
+)
+from napari_bloodcell.cells import measure_cells
+from napari_bloodcell.masks import filter_masks, paint
+from napari_bloodcell.params import SegmentParams
+from napari_bloodcell.progress import drain
+from napari_bloodcell.protocols import Calibration, Progress
+from napari_bloodcell.smear import read_plane
+from napari_bloodcell.stitch import join_tiles
+from napari_bloodcell.tiles import iter_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import CellMask, MaskGenerator
+    from napari_bloodcell.tiles import Tile
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SIDE_PX = 1536
+"""A smear larger than this is calibrated on nine patches of it."""
+ATTEMPTS = 2
+"""How often a tile is tried before it is listed as failed."""
+OWNER_MARGIN_PX = 2
+"""A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTile:
+    """A tile without cells because its segmentation failed: `box` is (y0, x0, y1, x1), pixels."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which model made a result: `sha256` is that of its weights."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """The cells of a smear.
+
+    Attributes
+    ----------
+    cells : ndarray of int32, shape (Y, X)
+        Label image, 0 background, ids 1..N.
+    table : DataFrame
+        One row per cell, as in `cells.COLUMNS`; types are empty until `classify` fills them.
+    calibration : Calibration
+        What was measured once for the whole smear.
+    failed_tiles : list of FailedTile
+        Tiles that could not be segmented; they hold no cells.
+    model : ModelInfo
+        The generator that found the cells.
+    """
+
+    cells: NDArray[np.int32]
+    table: pd.DataFrame
+    calibration: Calibration
+    model: ModelInfo
+    failed_tiles: list[FailedTile] = field(default_factory=list)
+
+
+def segment(
+    image: object, *, params: SegmentParams | None = None, generator: MaskGenerator | None = None
+) -> Segmentation:
+    """Find the cells of a smear.
+
+    Parameters
+    ----------
+    image : array-like or path
+        Anything `smear.read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
+    params : SegmentParams, optional
+        Settings; the defaults where it is not given.
+    generator : MaskGenerator, optional
+        Finds the cells of a tile; the one named by `params.model` where it is not given.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    InputError
+        If the image cannot be read as a plane.
+    ModelError
+        If the model cannot be loaded.
+    """
+    return drain(iter_segment(image, params=params, generator=generator))
+
+
+def iter_segment(
+    image: object, *, params: SegmentParams | None = None, generator: MaskGenerator | None = None
+) -> Generator[Progress, None, Segmentation]:
+    """Do as `segment`, yielding progress after each tile; the payload is the tile with its masks."""
+    params = params or SegmentParams()
+    plane = read_plane(image)
+    if generator is None:
+        from napari_bloodcell.backends.registry import load_generator
+
+        generator = load_generator(params.model, params.device)
+    pixels = plane.data
+    calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
+    overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
+    tiles = list(iter_tiles(pixels.shape[:2], params.tile_size, overlap))
+    found: list[tuple[Tile, list[CellMask]]] = []
+    failed: list[FailedTile] = []
+    for done, tile in enumerate(tiles, start=1):
+        try:
+            masks = _segment_tile(pixels, tile, calibration, params, generator)
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the tile is named and the others go on
+            logger.exception("tile %s failed", tile.name)
+            failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
+            masks = []
+        found.append((tile, masks))
+        yield Progress(done, len(tiles), "tiles", (tile, masks))
+    shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+    if overlap:
+        cells, quality = _merge(found, shape, calibration, params)
+    else:
+        cells, quality = _join(found, shape, calibration, params)
+    table = measure_cells(cells, quality[:, 0], quality[:, 1])
+    return Segmentation(cells, table, calibration, ModelInfo(generator.name, generator.sha256), failed)
+
+
+def calibrate(
+    pixels: NDArray[np.uint8],
+    *,
+    params: SegmentParams,
+    generator: MaskGenerator,
+    pixel_size_um: float | None = None,
+) -> Calibration:
+    """Measure glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear."""
+    sample = sample_of(pixels)
+    glass = background_colour(sample)
+    diameter, source = _first_diameter(sample, params, pixel_size_um)
+    first = Calibration(diameter, (float(glass[0]), float(glass[1]), float(glass[2])), mean_brightness(sample), source)
+    return generator.calibrate(sample, first)
+
+
+def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size_um: float | None) -> tuple[float, str]:
+    if params.rbc_diameter_px:
+        return params.rbc_diameter_px, "given"
+    if params.pixel_size_um:
+        return RBC_DIAMETER_UM / params.pixel_size_um, "pixel size"
+    if pixel_size_um and 0.02 <= pixel_size_um <= 1.5:
+        return RBC_DIAMETER_UM / pixel_size_um, "file"
+    estimate = estimate_rbc_diameter(sample)
+    return (estimate, "estimated") if estimate else (DEFAULT_DIAMETER_PX, "default")
+
+
+def sample_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a part of a (Y, X, 3) smear that is small enough to look at whole: itself, or nine patches side by side."""
+    height, width = pixels.shape[:2]
+    if height * width <= SAMPLE_SIDE_PX**2:
+        return np.asarray(pixels)
+    side_y, side_x = min(SAMPLE_SIDE_PX // 3, height // 3), min(SAMPLE_SIDE_PX // 3, width // 3)
+    if min(side_y, side_x) < 64:
+        return np.asarray(pixels[: max(1, SAMPLE_SIDE_PX**2 // width), : max(1, SAMPLE_SIDE_PX**2 // height)])
+    rows = np.linspace(0, height - side_y, 5).astype(int)[1:4]
+    columns = np.linspace(0, width - side_x, 5).astype(int)[1:4]
+    return np.concatenate(
+        [np.concatenate([np.asarray(pixels[y : y + side_y, x : x + side_x]) for x in columns], 1) for y in rows], 0
+    )
+
+
+def _segment_tile(
+    pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
+) -> list[CellMask]:
+    """Return the masks that a tile owns, in the smear's pixels; raises what the generator raises at the last attempt."""
+    y0, x0, y1, x1 = tile.read
+    part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
+    seen = calibration
+    if params.brighten and not generator.normalises_light:
+        mean = calibration.mean_brightness if params.brighten_per == "image" else None
+        part = brighten(part, params.brightness_target, mean=mean)
+        glass = background_colour(part)
+        seen = replace(calibration, background_rgb=(float(glass[0]), float(glass[1]), float(glass[2])))
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            masks = generator.generate(part, seen, params, origin=(y0, x0))
+            break
+        except Exception:
+            if attempt == ATTEMPTS:
+                raise
+    moved = [_moved(m, y0, x0) for m in masks]
+    return [m for m in moved if _owns(tile, m.point, pixels.shape)]
+
+
+def _moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+    y0, x0, y1, x1 = mask.bbox
+    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
+
+
+def _owns(tile: Tile, point: tuple[float, float], shape: tuple[int, ...]) -> bool:
+    y0, x0, y1, x1 = tile.core
+    y, x = min(max(point[0], 0.0), shape[0] - 0.5), min(max(point[1], 0.0), shape[1] - 0.5)
+    return y0 - OWNER_MARGIN_PX <= y < y1 + OWNER_MARGIN_PX and x0 - OWNER_MARGIN_PX <= x < x1 + OWNER_MARGIN_PX
+
+
+def _merge(
+    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Tiles that overlap saw every cell whole: filter all masks together and paint them once."""
+    masks = [m for _, own in found for m in own]
+    kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+    cells, order = paint(kept, shape)
+    quality = [(kept[i].predicted_iou, kept[i].stability_score) for i in order]
+    return cells, np.array(quality, float).reshape(-1, 2)
+
+
+def _join(
+    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Tiles without overlap cut cells: paint each tile, then join what belongs together (paper §3.6)."""
+    parts = []
+    quality: list[tuple[float, float, int]] = []
+    for tile, masks in found:
+        y0, x0, y1, x1 = tile.core
+        kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+        local = [_moved(m, -y0, -x0) for m in kept]
+        labels, order = paint(local, (y1 - y0, x1 - x0))
+        quality += [(kept[i].predicted_iou, kept[i].stability_score, kept[i].area) for i in order]
+        parts.append((y0, x0, labels))
+    cells, new_id = join_tiles(parts, shape)
+    table = np.array(quality, float).reshape(-1, 3)
+    weight = np.bincount(new_id, weights=table[:, 2], minlength=cells.max(initial=0) + 1)[1:]
+    means = [np.bincount(new_id, weights=table[:, k] * table[:, 2], minlength=len(weight) + 1)[1:] / weight for k in (0, 1)]
+    return cells, np.stack(means, 1)

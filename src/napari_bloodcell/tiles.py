@@ -1,0 +1,61 @@
+"""Cutting a plane into tiles (paper §3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of a plane; boxes are half-open (y0, x0, y1, x1), pixels.
+
+    Attributes
+    ----------
+    row, column : int
+        Place in the grid of tiles.
+    core : tuple of int
+        The tile itself; the cores of all tiles cover the plane without overlap.
+    read : tuple of int
+        The core and what is read around it, within the plane.
+    """
+
+    row: int
+    column: int
+    core: tuple[int, int, int, int]
+    read: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """Place in the grid, such as "r03_c07"."""
+        return f"r{self.row:02d}_c{self.column:02d}"
+
+
+def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -> Iterator[Tile]:
+    """Yield the tiles of a plane of `shape` (Y, X) row by row; those at the right and bottom edge are what remains.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Y, X), pixels.
+    tile_size : int
+        Side of a tile, pixels.
+    overlap : int
+        Pixels read around a tile.
+
+    Raises
+    ------
+    ValueError
+        If `tile_size` is not positive or `overlap` is negative.
+    """
+    if tile_size < 1 or overlap < 0:
+        raise ValueError(f"A tile needs a size of at least 1 and an overlap of at least 0; given {tile_size} and {overlap}.")
+    height, width = shape[:2]
+    for row, y0 in enumerate(range(0, height, tile_size)):
+        for column, x0 in enumerate(range(0, width, tile_size)):
+            y1, x1 = min(y0 + tile_size, height), min(x0 + tile_size, width)
+            read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
+            yield Tile(row, column, (y0, x0, y1, x1), read)

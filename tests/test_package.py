@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+import napari_bloodcell as nb
+
+HEAVY = ("torch", "napari", "qtpy", "PyQt6", "PySide6", "matplotlib", "pandas", "scipy", "skimage", "zarr")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Names of top-level modules that a fresh interpreter holds after running `code`."""
+    program = f"import sys, json\n{code}\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_loads_neither_torch_nor_qt_nor_napari() -> None:
+    assert not loaded_after("import napari_bloodcell").intersection(HEAVY)
+
+
+def test_settings_are_there_without_anything_heavy() -> None:
+    assert not loaded_after("import napari_bloodcell as nb; nb.Recipe.paper()").intersection(HEAVY)
+
+
+def test_naming_the_functions_of_the_api_loads_no_torch() -> None:
+    names = "nb.analyse, nb.segment, nb.classify, nb.count, nb.train, nb.write_result"
+    loaded = loaded_after(f"import napari_bloodcell as nb; {names}")
+    assert not loaded.intersection({"torch", "napari", "qtpy", "matplotlib"})
+
+
+@pytest.mark.parametrize("name", nb.__all__)
+def test_every_public_name_can_be_had_and_is_listed(name: str) -> None:
+    assert getattr(nb, name) is not None
+    assert name in dir(nb)
+
+
+@pytest.mark.parametrize("name", ["segment", "classify", "train"])
+@pytest.mark.parametrize("first", ["import napari_bloodcell.{0}", "from napari_bloodcell.{0} import {0}", "nb.{0}"])
+def test_a_function_called_as_its_module_stays_a_function(name: str, first: str) -> None:
+    loaded_after(
+        f"import napari_bloodcell as nb; {first.format(name)}; import napari_bloodcell.{name}; assert callable(nb.{name})"
+    )
+
+
+def test_submodules_without_a_function_of_their_name_are_attributes_as_usual() -> None:
+    assert importlib.import_module("napari_bloodcell.smear") is nb.smear
+
+
+def test_an_unknown_name_is_an_attribute_error_that_says_so() -> None:
+    with pytest.raises(AttributeError, match="anaylse"):
+        _ = nb.anaylse
+
+
+def test_the_version_is_a_string() -> None:
+    assert isinstance(nb.__version__, str)
+    assert nb.__version__[0].isdigit()

@@ -1,0 +1,357 @@
+"""Training data of the embedded classifier: cells with their surroundings, at the working scale, glass at one level.
+
+Sources (read from the shared data folder, never copied into the project): TXL-PBC's boxes with the ellipse in each, or the
+masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts. Held out always: HS2
+columns 12 and up, HS1 columns 17 and up, every patch that cutouts/val was taken from, TXL-PBC val.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from napari_bloodcell.calibration import background_colour
+from napari_bloodcell.cutouts import GLASS_LEVEL, cut_out
+from napari_bloodcell.dataset import LabelledCutouts, concatenate, read_cutouts
+from training.sam_data import read_sam_masks
+
+CLASSES = ("RBC", "WBC", "platelet")
+RBC, WBC, PLATELET = range(3)
+RBC_DIAMETER_PX = 28.0
+HS_DIAMETER_PX = 34.0
+CANVAS_PX = 96
+HELD_OUT_FROM = {"HS1": 17, "HS2": 12}
+"""First column of each smear that no training sees."""
+_TXL_CLASSES = (WBC, RBC, PLATELET)
+
+Segmenter = Callable[[NDArray[np.uint8], float], Any]
+"""(image, RBC diameter in pixels) → something with `.cells` and `.table`, such as `napari_bloodcell.segment` gives."""
+
+
+@dataclass
+class Samples:
+    """Cells in the middle of canvases: (N, 96, 96, 4) uint8, RGB with glass at `GLASS_LEVEL`, and the mask as alpha."""
+
+    rgba: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    stains: NDArray[np.float32]
+    """Median optical density of the red cells of the image that each comes from, (N, 3)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class _Collector:
+    """Gathers canvases of one field after the other."""
+
+    def __init__(self) -> None:
+        self.rgba: list[NDArray[np.uint8]] = []
+        self.labels: list[int] = []
+        self.stains: list[NDArray[np.float32]] = []
+
+    def add_field(self, image: NDArray[np.uint8], objects: list[tuple[NDArray[np.bool_], tuple[int, int], int]]) -> None:
+        """Add cells (mask, (y0, x0), class) of a field whose glass and scale are those of training."""
+        stain = _stain(image, [o for o in objects if o[2] == RBC])
+        for mask, corner, label in objects:
+            self.rgba.append(_canvas(image, mask, corner))
+            self.labels.append(label)
+            self.stains.append(stain)
+
+    def samples(self) -> Samples:
+        return Samples(np.stack(self.rgba), np.array(self.labels), np.stack(self.stains))
+
+
+def laboratory(name: str) -> str:
+    """Return the laboratory of a size of image; 366×369 is 360×363's."""
+    return "360x363" if name == "366x369" else name
+
+
+def txl_fields(data: Path, part: str, leave_out: str | None = None, only: str | None = None) -> Iterator[tuple[str, Any, Any, float]]:
+    """Yield (laboratory, image, boxes, RBC diameter); boxes (N, 5) are class, y0, x0, y1, x1 in pixels."""
+    for file in sorted((data / "txl_pbc" / "images" / part).iterdir()):
+        with Image.open(file) as picture:
+            image = np.asarray(picture.convert("RGB"))
+        height, width = image.shape[:2]
+        lab = laboratory(f"{width}x{height}")
+        if lab == leave_out or (only is not None and lab != only):
+            continue
+        text = (data / "txl_pbc" / "labels" / part / f"{file.stem}.txt").read_text()
+        rows = np.array([line.split() for line in text.splitlines() if line.strip()], float).reshape(-1, 5)
+        x, y, w, h = rows[:, 1] * width, rows[:, 2] * height, rows[:, 3] * width, rows[:, 4] * height
+        boxes = np.stack([np.array(_TXL_CLASSES)[rows[:, 0].astype(int)], y - h / 2, x - w / 2, y + h / 2, x + w / 2], 1)
+        inner = (boxes[:, 1] > 1) & (boxes[:, 2] > 1) & (boxes[:, 3] < height - 1) & (boxes[:, 4] < width - 1)
+        sides = np.sqrt(w * h)[(boxes[:, 0] == RBC) & inner]
+        if sides.size >= 2:
+            yield lab, image, boxes, float(np.median(sides))
+
+
+def txl_samples(
+    data: Path,
+    *,
+    seed: int,
+    leave_out: str | None = None,
+    rbc_per_field: int = 6,
+    segmenter: Segmenter | None = None,
+) -> Samples:
+    """Return cells of TXL-PBC's training part; all WBC and platelets, some RBC, and some clumps."""
+    rng = np.random.default_rng(seed)
+    collector = _Collector()
+    for _, image, boxes, diameter in txl_fields(data, "train", leave_out):
+        scale = RBC_DIAMETER_PX / diameter
+        small = _normalised(image, scale)
+        chosen = np.concatenate([np.nonzero(boxes[:, 0] != RBC)[0], rng.permutation(np.nonzero(boxes[:, 0] == RBC)[0])[:rbc_per_field]])
+        masks = [_ellipse(b[1:] * scale, small.shape[:2]) for b in boxes]
+        objects = [(*masks[i], int(boxes[i, 0])) for i in chosen if masks[i] is not None]
+        objects += _clumps(masks, boxes, scale, rng)
+        if segmenter is not None:
+            objects += [o for o in _real_masks(segmenter(image, diameter), boxes, scale) if o[2] != RBC or rng.random() < 0.4]
+        collector.add_field(small, objects)
+    return collector.samples()
+
+
+def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
+    """Return cells of HS1 and HS2 with the masks that the paper's authors got from SAM ViT-H."""
+    rng = np.random.default_rng(seed)
+    collector = _Collector()
+    kept_back, kept_back_cells = _validation_patches(data)
+    scale = RBC_DIAMETER_PX / HS_DIAMETER_PX
+    for smear, first_held_out in HELD_OUT_FROM.items():
+        for file in sorted((data / "smears" / smear / "images").glob("*.jpg")):
+            row, column = (int(v) for v in re.findall(r"_[rc](\d+)", file.stem))
+            if column >= first_held_out:
+                continue
+            masks, labels, _ = read_sam_masks(data / "smears" / smear / "sam_vit_h" / f"{file.stem}.json.gz")
+            with Image.open(file) as picture:
+                small = _normalised(np.asarray(picture.convert("RGB")), scale)
+            rbc = [] if (smear, row, column) in kept_back else [i for i, k in enumerate(labels) if k == "RBC"]
+            wbc = [i for i, k in enumerate(labels) if k == "WBC" and (smear, row, column, i) not in kept_back_cells]
+            chosen = [*rng.permutation(rbc)[:rbc_per_patch], *wbc]
+            objects = []
+            for i in chosen:
+                m = masks[int(i)]
+                mask, corner = _resampled_mask(m.mask, (m.bbox[0], m.bbox[1]), scale)
+                objects.append((mask, corner, WBC if labels[int(i)] == "WBC" else RBC))
+            if objects:
+                collector.add_field(small, objects)
+    return collector.samples()
+
+
+def cutout_samples(data: Path) -> Samples:
+    """Return the paper's training cutouts that come from parts of the smears that training may see."""
+    collector = _Collector()
+    glass = smear_glass(data)
+    for label, name in ((RBC, "RBC"), (WBC, "WBC")):
+        for file in sorted((data / "cutouts" / "train" / name).glob("*.png")):
+            where = patch_of(file.stem)
+            if where is None or where[2] >= HELD_OUT_FROM[where[0]]:
+                continue
+            with Image.open(file) as picture:
+                cutout = np.asarray(picture.convert("RGB"))
+            whole = cut_out(
+                cutout, cutout.any(-1).astype(np.int32), [1], size=CANVAS_PX, scale=RBC_DIAMETER_PX / HS_DIAMETER_PX, background_rgb=glass[where[0]]
+            )[0]
+            mask = whole.any(-1)
+            around = np.where(mask[..., None], whole, np.uint8(GLASS_LEVEL))
+            collector.add_field(around, [(mask, (0, 0), label)])
+    samples = collector.samples()
+    samples.stains[:] = np.median(samples.stains[samples.labels == RBC], axis=0)
+    return samples
+
+
+def join(parts: list[Samples]) -> Samples:
+    """Return all samples together."""
+    return Samples(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("rgba", "labels", "stains")))
+
+
+def evaluation_sets(data: Path, *, only: str | None = None, segmenter: Segmenter | None = None, scale: float = 1.0) -> dict[str, LabelledCutouts]:
+    """Return what the classifier is measured on, as it sees cells in use; none of it is trained on.
+
+    Each TXL-PBC laboratory's val part (`only` one of them, if given), cutouts/val, and the hand-checked patches of HS2's
+    held-out columns. `scale` is an error of the scale estimate to simulate.
+    """
+    sets: dict[str, list[LabelledCutouts]] = {}
+    for lab, image, boxes, diameter in txl_fields(data, "val", only=only):
+        factor = RBC_DIAMETER_PX * scale / diameter
+        glass = background_colour(image)
+        masks = [_ellipse(b[1:], image.shape[:2]) for b in boxes]
+        found = [(m, int(b[0])) for m, b in zip(masks, boxes, strict=True) if m is not None]
+        sets.setdefault(f"TXL val {lab}", []).append(_labelled(image, [(m, c, k) for (m, c), k in found], factor, glass))
+        if segmenter is not None:
+            real = _real_masks(segmenter(image, diameter), boxes, 1.0)
+            if real:
+                sets.setdefault(f"TXL val {lab}, own masks", []).append(_labelled(image, real, factor, glass))
+    if only is None:
+        sets["cutouts val"] = [_scaled_cutouts(data, scale)]
+        sets["HS2 columns 12-14, checked patches"] = list(_checked_patches(data, scale))
+    return {name: concatenate(parts) for name, parts in sets.items()}
+
+
+def patch_of(stem: str) -> tuple[str, int, int, int] | None:
+    """Return (smear, row, column, mask) of a cutout's name; None for the authors' augmented copies."""
+    found = re.fullmatch(r"(HS2_)?(\d+)_(\d+)_(\d+)", stem)
+    return None if found is None else ("HS2" if found[1] else "HS1", int(found[2]), int(found[3]), int(found[4]))
+
+
+def smear_glass(data: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the colour of the glass of HS1 and HS2: the median over some patches."""
+    glass = {}
+    for smear in HELD_OUT_FROM:
+        files = sorted((data / "smears" / smear / "images").glob("*.jpg"))[::17]
+        glass[smear] = np.median([background_colour(np.asarray(Image.open(f).convert("RGB"))) for f in files], axis=0)
+    return glass
+
+
+def _validation_patches(data: Path) -> tuple[set[tuple[str, int, int]], set[tuple[str, int, int, int]]]:
+    """Return the patches, and the cells, that cutouts/val was taken from."""
+    cells = {patch_of(f.stem) for f in (data / "cutouts" / "val").rglob("*.png")}
+    known = {c for c in cells if c is not None}
+    return {c[:3] for c in known}, known
+
+
+def _scaled_cutouts(data: Path, scale: float) -> LabelledCutouts:
+    """Return cutouts/val as the embedded classifier sees them."""
+    glass = smear_glass(data)
+    parts = []
+    for label, name in ((RBC, "RBC"), (WBC, "WBC")):
+        for file in sorted((data / "cutouts" / "val" / name).glob("*.png")):
+            where = patch_of(file.stem)
+            cutout = np.asarray(Image.open(file).convert("RGB"))
+            mask = cutout.any(-1)
+            factor = RBC_DIAMETER_PX / HS_DIAMETER_PX * scale
+            parts.append(_labelled(cutout, [(mask, (0, 0), label)], factor, glass[where[0] if where else "HS1"]))
+    return concatenate(parts)
+
+
+def _checked_patches(data: Path, scale: float) -> Iterator[LabelledCutouts]:
+    """Yield the labelled cells of HS2's held-out columns where the authors checked the labels."""
+    for file in sorted((data / "smears" / "HS2" / "images").glob("*.jpg")):
+        if int(file.stem[-2:]) < HELD_OUT_FROM["HS2"]:
+            continue
+        masks, labels, checked = read_sam_masks(data / "smears" / "HS2" / "sam_vit_h" / f"{file.stem}.json.gz")
+        if not checked:
+            continue
+        image = np.asarray(Image.open(file).convert("RGB"))
+        kinds = {"RBC": RBC, "WBC": WBC}
+        objects = [(m.mask, (m.bbox[0], m.bbox[1]), kinds[k]) for m, k in zip(masks, labels, strict=True) if k in kinds]
+        yield _labelled(image, objects, RBC_DIAMETER_PX / HS_DIAMETER_PX * scale, background_colour(image))
+
+
+def _labelled(image: NDArray[np.uint8], objects: list[Any], scale: float, glass: NDArray[np.float64]) -> LabelledCutouts:
+    """Cut objects (mask, corner, class), which may overlap, as the program does."""
+    cutouts = np.zeros((len(objects), 128, 128, 3), np.uint8)
+    for i, (mask, (y, x), _) in enumerate(objects):
+        crop = image[y : y + mask.shape[0], x : x + mask.shape[1]]
+        cutouts[i] = cut_out(crop, mask.astype(np.int32), [1], scale=scale, background_rgb=glass)[0]
+    labels = np.array([o[2] for o in objects], np.int64)
+    return LabelledCutouts(cutouts, labels, CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL)
+
+
+def _normalised(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Return an image resampled by `scale`, its glass at `GLASS_LEVEL`."""
+    glass = background_colour(image)
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), np.float64)
+    return np.clip(np.rint(small * (GLASS_LEVEL / np.maximum(glass, 16))), 1, 255).astype(np.uint8)
+
+
+def _ellipse(box: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], tuple[int, int]] | None:
+    """Return the ellipse in a box as (mask, corner), clipped to the image."""
+    y0, x0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
+    y1, x1 = min(shape[0], int(np.ceil(box[2]))), min(shape[1], int(np.ceil(box[3])))
+    if y1 - y0 < 2 or x1 - x0 < 2:
+        return None
+    yy, xx = np.mgrid[y0:y1, x0:x1] + 0.5
+    inside = ((2 * yy - box[0] - box[2]) / (box[2] - box[0])) ** 2 + ((2 * xx - box[1] - box[3]) / (box[3] - box[1])) ** 2 <= 1
+    return (inside, (y0, x0)) if inside.any() else None
+
+
+def _resampled_mask(mask: NDArray[np.bool_], corner: tuple[int, int], scale: float) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """Return a mask and its corner at another scale."""
+    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    cover = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
+    return cover >= min(128, int(cover.max())), (round(corner[0] * scale), round(corner[1] * scale))
+
+
+def _clumps(masks: list[Any], boxes: NDArray[np.float64], scale: float, rng: np.random.Generator) -> list[Any]:
+    """Return unions of a cell with an RBC that touches it, as a segmenter may give them: the type is the rarer one."""
+    clumps = []
+    for i in np.nonzero(boxes[:, 0] != PLATELET)[0]:
+        is_wbc = boxes[i, 0] == WBC
+        if rng.random() > (0.35 if is_wbc else 0.08):
+            continue
+        a = boxes[i, 1:]
+        touching = [j for j in np.nonzero(boxes[:, 0] == RBC)[0] if j != i and _overlap(a, boxes[j, 1:]) > 0 and masks[j] and masks[i]]
+        if not touching:
+            continue
+        j = int(rng.choice(touching))
+        union, corner = _union(masks[i], masks[j])
+        if max(union.shape) <= CANVAS_PX:
+            clumps.append((union, corner, WBC if is_wbc else RBC))
+    return clumps
+
+
+def _union(a: Any, b: Any) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    y0, x0 = min(a[1][0], b[1][0]), min(a[1][1], b[1][1])
+    y1 = max(m.shape[0] + c[0] for m, c in (a, b))
+    x1 = max(m.shape[1] + c[1] for m, c in (a, b))
+    out = np.zeros((y1 - y0, x1 - x0), bool)
+    for m, (y, x) in (a, b):
+        out[y - y0 : y - y0 + m.shape[0], x - x0 : x - x0 + m.shape[1]] |= m
+    return out, (y0, x0)
+
+
+def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return the IoU of two boxes (y0, x0, y1, x1)."""
+    h, w = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inter = max(h, 0.0) * max(w, 0.0)
+    return float(inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter))
+
+
+def _real_masks(segmentation: Any, boxes: NDArray[np.float64], scale: float) -> list[Any]:
+    """Return the segmenter's cells that a labelled box matches with IoU ≥ 0.5, with the box's class."""
+    objects = []
+    for cell, box in segmentation.table["bbox"].items():
+        overlaps = [_overlap(np.asarray(box, float), b) for b in boxes[:, 1:]]
+        if overlaps and max(overlaps) >= 0.5:
+            y0, x0, y1, x1 = box
+            mask = np.asarray(segmentation.cells[y0:y1, x0:x1]) == cell
+            mask, corner = (mask, (y0, x0)) if scale == 1.0 else _resampled_mask(mask, (y0, x0), scale)
+            objects.append((mask, corner, int(boxes[int(np.argmax(overlaps)), 0])))
+    return objects
+
+
+def _canvas(image: NDArray[np.uint8], mask: NDArray[np.bool_], corner: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a cell in the middle of its surroundings; beyond the image there is glass."""
+    out = np.full((CANVAS_PX, CANVAS_PX, 4), np.uint8(GLASS_LEVEL))
+    out[..., 3] = 0
+    y = corner[0] + mask.shape[0] // 2 - CANVAS_PX // 2
+    x = corner[1] + mask.shape[1] // 2 - CANVAS_PX // 2
+    for source, (top, left), channels in ((image, (0, 0), slice(0, 3)), (mask[..., None] * np.uint8(255), corner, slice(3, 4))):
+        y0, x0 = max(y, top), max(x, left)
+        y1, x1 = min(y + CANVAS_PX, top + source.shape[0]), min(x + CANVAS_PX, left + source.shape[1])
+        if y1 > y0 and x1 > x0:
+            out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = source[y0 - top : y1 - top, x0 - left : x1 - left]
+    return out
+
+
+def _stain(image: NDArray[np.uint8], red_cells: list[Any]) -> NDArray[np.float32]:
+    """Return the median optical density of the red cells of a field, (3,)."""
+    if not red_cells:
+        return np.array([0.15, 0.35, 0.25], np.float32)
+    values = []
+    for mask, (y, x), _ in red_cells[:12]:
+        crop = image[y : y + mask.shape[0], x : x + mask.shape[1]]
+        values.append(np.median(crop[mask[: crop.shape[0], : crop.shape[1]]], axis=0))
+    return (-np.log(np.clip(np.median(values, axis=0) / GLASS_LEVEL, 0.02, 0.98))).astype(np.float32)
+
+
+def paper_parts(data: Path) -> tuple[LabelledCutouts, LabelledCutouts]:
+    """Return the paper's cutouts: train without the authors' copies, and val."""
+    return read_cutouts(data / "cutouts" / "train"), read_cutouts(data / "cutouts" / "val")
