@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_bloodcell.masks import fill_holes, filter_masks, intersection_area, overlapping_pairs, paint
+from napari_bloodcell.masks import drop_slivers, fill_holes, filter_masks, intersection_area, overlapping_pairs, paint
 from napari_bloodcell.protocols import CellMask
 
 
@@ -76,6 +76,19 @@ def test_a_mask_that_keeps_no_pixel_gets_no_id() -> None:
     cells, order = paint([hidden, disc(30, 30, 8)], (60, 60))
     assert cells.max() == 1
     assert list(order) == [1]
+
+
+@pytest.mark.parametrize(("y", "stays"), [(-11, False), (-5, True), (30, True)])
+def test_a_sliver_at_the_edge_goes_and_a_slice_stays(y: int, *, stays: bool) -> None:
+    whole = disc(y, 50, 15)
+    top = max(0, -whole.bbox[0])
+    seen = CellMask((whole.bbox[0] + top, *whole.bbox[1:]), whole.mask[top:], 1, 1, 1, (max(y, 1), 50))
+    assert bool(drop_slivers([seen], (100, 100), rbc_diameter_px=30, visible_min=0.22)) is stays
+
+
+def test_a_platelet_away_from_the_edge_is_no_sliver() -> None:
+    platelet = disc(50, 50, 2)
+    assert drop_slivers([platelet], (100, 100), rbc_diameter_px=30, visible_min=0.22) == [platelet]
 
 
 boxes = st.lists(

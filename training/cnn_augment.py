@@ -1,4 +1,4 @@
-"""Augmentation of the embedded classifier's training: geometry, masks that fail, colours of laboratories it never sees."""
+"""Augmentation for the embedded classifier: geometry, masks that fail, colours of laboratories it never sees."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ class Augmenter:
         flip = torch.where(self._chance(n, 0.5)[:, 0, 0, 0], 1.0, -1.0)
         cos, sin = torch.cos(angle), torch.sin(angle)
         sx, sy = flip / (size * aspect), aspect / size
-        theta = torch.stack([torch.stack([cos * sx, -sin * sy, cos * 0], 1), torch.stack([sin * sx, cos * sy, cos * 0], 1)], 1)
+        theta = torch.stack(
+            [torch.stack([cos * sx, -sin * sy, cos * 0], 1), torch.stack([sin * sx, cos * sy, cos * 0], 1)], 1
+        )
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         colour = F.grid_sample(x[:, :3], grid, padding_mode="border", align_corners=False)
         alpha = F.grid_sample(x[:, 3:], grid, padding_mode="zeros", align_corners=False)
@@ -96,7 +98,9 @@ class Augmenter:
         mask = torch.where(bare, nucleus, mask)
         axis = torch.linspace(-1, 1, side)
         yy, xx = axis[None, None, :, None], axis[None, None, None, :]
-        angle = torch.round(self._uniform(n, 0, 4)) * np.pi / 2 + torch.where(self._chance(n, 0.3), self._uniform(n, -1, 1), 0.0)
+        angle = torch.round(self._uniform(n, 0, 4)) * np.pi / 2 + torch.where(
+            self._chance(n, 0.3), self._uniform(n, -1, 1), 0.0
+        )
         along = yy * torch.sin(angle) + xx * torch.cos(angle)
         radius = torch.sqrt(mask.sum((2, 3), keepdim=True) / np.pi) * 2 / side
         remains = mask & (along < self._uniform(n, -0.65, 0.8) * radius)

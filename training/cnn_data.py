@@ -1,8 +1,8 @@
 """Training data of the embedded classifier: cells with their surroundings, at the working scale, glass at one level.
 
-Sources (read from the shared data folder, never copied into the project): TXL-PBC's boxes with the ellipse in each, or the
-masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts. Held out always: HS2
-columns 12 and up, HS1 columns 17 and up, every patch that cutouts/val was taken from, TXL-PBC val.
+Sources (read from the shared data folder, never copied into the project): TXL-PBC's boxes with the ellipse in each, and
+the masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts. Held out
+always: HS2 columns 12 and up, HS1 columns 17 and up, every cell of cutouts/val, TXL-PBC val.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,9 @@ from napari_bloodcell.calibration import background_colour
 from napari_bloodcell.cutouts import GLASS_LEVEL, cut_out
 from napari_bloodcell.dataset import LabelledCutouts, concatenate, read_cutouts
 from training.sam_data import read_sam_masks
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLASSES = ("RBC", "WBC", "platelet")
 RBC, WBC, PLATELET = range(3)
@@ -56,7 +58,9 @@ class _Collector:
         self.labels: list[int] = []
         self.stains: list[NDArray[np.float32]] = []
 
-    def add_field(self, image: NDArray[np.uint8], objects: list[tuple[NDArray[np.bool_], tuple[int, int], int]]) -> None:
+    def add_field(
+        self, image: NDArray[np.uint8], objects: list[tuple[NDArray[np.bool_], tuple[int, int], int]]
+    ) -> None:
         """Add cells (mask, (y0, x0), class) of a field whose glass and scale are those of training."""
         stain = _stain(image, [o for o in objects if o[2] == RBC])
         for mask, corner, label in objects:
@@ -73,7 +77,9 @@ def laboratory(name: str) -> str:
     return "360x363" if name == "366x369" else name
 
 
-def txl_fields(data: Path, part: str, leave_out: str | None = None, only: str | None = None) -> Iterator[tuple[str, Any, Any, float]]:
+def txl_fields(
+    data: Path, part: str, leave_out: str | None = None, only: str | None = None
+) -> Iterator[tuple[str, Any, Any, float]]:
     """Yield (laboratory, image, boxes, RBC diameter); boxes (N, 5) are class, y0, x0, y1, x1 in pixels."""
     for file in sorted((data / "txl_pbc" / "images" / part).iterdir()):
         with Image.open(file) as picture:
@@ -85,7 +91,9 @@ def txl_fields(data: Path, part: str, leave_out: str | None = None, only: str | 
         text = (data / "txl_pbc" / "labels" / part / f"{file.stem}.txt").read_text()
         rows = np.array([line.split() for line in text.splitlines() if line.strip()], float).reshape(-1, 5)
         x, y, w, h = rows[:, 1] * width, rows[:, 2] * height, rows[:, 3] * width, rows[:, 4] * height
-        boxes = np.stack([np.array(_TXL_CLASSES)[rows[:, 0].astype(int)], y - h / 2, x - w / 2, y + h / 2, x + w / 2], 1)
+        boxes = np.stack(
+            [np.array(_TXL_CLASSES)[rows[:, 0].astype(int)], y - h / 2, x - w / 2, y + h / 2, x + w / 2], 1
+        )
         inner = (boxes[:, 1] > 1) & (boxes[:, 2] > 1) & (boxes[:, 3] < height - 1) & (boxes[:, 4] < width - 1)
         sides = np.sqrt(w * h)[(boxes[:, 0] == RBC) & inner]
         if sides.size >= 2:
@@ -106,12 +114,16 @@ def txl_samples(
     for _, image, boxes, diameter in txl_fields(data, "train", leave_out):
         scale = RBC_DIAMETER_PX / diameter
         small = _normalised(image, scale)
-        chosen = np.concatenate([np.nonzero(boxes[:, 0] != RBC)[0], rng.permutation(np.nonzero(boxes[:, 0] == RBC)[0])[:rbc_per_field]])
+        chosen = np.concatenate(
+            [np.nonzero(boxes[:, 0] != RBC)[0], rng.permutation(np.nonzero(boxes[:, 0] == RBC)[0])[:rbc_per_field]]
+        )
         masks = [_ellipse(b[1:] * scale, small.shape[:2]) for b in boxes]
         objects = [(*masks[i], int(boxes[i, 0])) for i in chosen if masks[i] is not None]
         objects += _clumps(masks, boxes, scale, rng)
         if segmenter is not None:
-            objects += [o for o in _real_masks(segmenter(image, diameter), boxes, scale) if o[2] != RBC or rng.random() < 0.4]
+            objects += [
+                o for o in _real_masks(segmenter(image, diameter), boxes, scale) if o[2] != RBC or rng.random() < 0.4
+            ]
         collector.add_field(small, objects)
     return collector.samples()
 
@@ -155,7 +167,12 @@ def cutout_samples(data: Path) -> Samples:
             with Image.open(file) as picture:
                 cutout = np.asarray(picture.convert("RGB"))
             whole = cut_out(
-                cutout, cutout.any(-1).astype(np.int32), [1], size=CANVAS_PX, scale=RBC_DIAMETER_PX / HS_DIAMETER_PX, background_rgb=glass[where[0]]
+                cutout,
+                cutout.any(-1).astype(np.int32),
+                [1],
+                size=CANVAS_PX,
+                scale=RBC_DIAMETER_PX / HS_DIAMETER_PX,
+                background_rgb=glass[where[0]],
             )[0]
             mask = whole.any(-1)
             around = np.where(mask[..., None], whole, np.uint8(GLASS_LEVEL))
@@ -170,11 +187,13 @@ def join(parts: list[Samples]) -> Samples:
     return Samples(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("rgba", "labels", "stains")))
 
 
-def evaluation_sets(data: Path, *, only: str | None = None, segmenter: Segmenter | None = None, scale: float = 1.0) -> dict[str, LabelledCutouts]:
+def evaluation_sets(
+    data: Path, *, only: str | None = None, segmenter: Segmenter | None = None, scale: float = 1.0
+) -> dict[str, LabelledCutouts]:
     """Return what the classifier is measured on, as it sees cells in use; none of it is trained on.
 
-    Each TXL-PBC laboratory's val part (`only` one of them, if given), cutouts/val, and the hand-checked patches of HS2's
-    held-out columns. `scale` is an error of the scale estimate to simulate.
+    Each TXL-PBC laboratory's val part (`only` one of them, if given), cutouts/val, and the hand-checked patches of
+    HS2's held-out columns. `scale` is an error of the scale estimate to simulate.
     """
     sets: dict[str, list[LabelledCutouts]] = {}
     for lab, image, boxes, diameter in txl_fields(data, "val", only=only):
@@ -182,7 +201,9 @@ def evaluation_sets(data: Path, *, only: str | None = None, segmenter: Segmenter
         glass = background_colour(image)
         masks = [_ellipse(b[1:], image.shape[:2]) for b in boxes]
         found = [(m, int(b[0])) for m, b in zip(masks, boxes, strict=True) if m is not None]
-        sets.setdefault(f"TXL val {lab}", []).append(_labelled(image, [(m, c, k) for (m, c), k in found], factor, glass))
+        sets.setdefault(f"TXL val {lab}", []).append(
+            _labelled(image, [(m, c, k) for (m, c), k in found], factor, glass)
+        )
         if segmenter is not None:
             real = _real_masks(segmenter(image, diameter), boxes, 1.0)
             if real:
@@ -243,7 +264,9 @@ def _checked_patches(data: Path, scale: float) -> Iterator[LabelledCutouts]:
         yield _labelled(image, objects, RBC_DIAMETER_PX / HS_DIAMETER_PX * scale, background_colour(image))
 
 
-def _labelled(image: NDArray[np.uint8], objects: list[Any], scale: float, glass: NDArray[np.float64]) -> LabelledCutouts:
+def _labelled(
+    image: NDArray[np.uint8], objects: list[Any], scale: float, glass: NDArray[np.float64]
+) -> LabelledCutouts:
     """Cut objects (mask, corner, class), which may overlap, as the program does."""
     cutouts = np.zeros((len(objects), 128, 128, 3), np.uint8)
     for i, (mask, (y, x), _) in enumerate(objects):
@@ -268,11 +291,15 @@ def _ellipse(box: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[
     if y1 - y0 < 2 or x1 - x0 < 2:
         return None
     yy, xx = np.mgrid[y0:y1, x0:x1] + 0.5
-    inside = ((2 * yy - box[0] - box[2]) / (box[2] - box[0])) ** 2 + ((2 * xx - box[1] - box[3]) / (box[3] - box[1])) ** 2 <= 1
+    inside = ((2 * yy - box[0] - box[2]) / (box[2] - box[0])) ** 2 + (
+        (2 * xx - box[1] - box[3]) / (box[3] - box[1])
+    ) ** 2 <= 1
     return (inside, (y0, x0)) if inside.any() else None
 
 
-def _resampled_mask(mask: NDArray[np.bool_], corner: tuple[int, int], scale: float) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+def _resampled_mask(
+    mask: NDArray[np.bool_], corner: tuple[int, int], scale: float
+) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     """Return a mask and its corner at another scale."""
     size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
     cover = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR))
@@ -287,7 +314,11 @@ def _clumps(masks: list[Any], boxes: NDArray[np.float64], scale: float, rng: np.
         if rng.random() > (0.35 if is_wbc else 0.08):
             continue
         a = boxes[i, 1:]
-        touching = [j for j in np.nonzero(boxes[:, 0] == RBC)[0] if j != i and _overlap(a, boxes[j, 1:]) > 0 and masks[j] and masks[i]]
+        touching = [
+            j
+            for j in np.nonzero(boxes[:, 0] == RBC)[0]
+            if j != i and _overlap(a, boxes[j, 1:]) > 0 and masks[j] and masks[i]
+        ]
         if not touching:
             continue
         j = int(rng.choice(touching))
@@ -333,7 +364,10 @@ def _canvas(image: NDArray[np.uint8], mask: NDArray[np.bool_], corner: tuple[int
     out[..., 3] = 0
     y = corner[0] + mask.shape[0] // 2 - CANVAS_PX // 2
     x = corner[1] + mask.shape[1] // 2 - CANVAS_PX // 2
-    for source, (top, left), channels in ((image, (0, 0), slice(0, 3)), (mask[..., None] * np.uint8(255), corner, slice(3, 4))):
+    for source, (top, left), channels in (
+        (image, (0, 0), slice(0, 3)),
+        (mask[..., None] * np.uint8(255), corner, slice(3, 4)),
+    ):
         y0, x0 = max(y, top), max(x, left)
         y1, x1 = min(y + CANVAS_PX, top + source.shape[0]), min(x + CANVAS_PX, left + source.shape[1])
         if y1 > y0 and x1 > x0:

@@ -158,6 +158,8 @@ class CropSampler:
         spread = rng.choice([0.03, 0.08, 0.25], p=[0.5, 0.35, 0.15])
         image = image * np.exp(rng.normal(0, spread, 3)) * np.exp(rng.normal(0, 0.08))
         pil = Image.fromarray(image.clip(0, 255).astype(np.uint8))
+        if rng.random() < 0.15:
+            self._clutter(pil)
         if rng.random() < 0.35:
             pil = pil.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.4)))
         elif rng.random() < 0.2:
@@ -172,6 +174,25 @@ class CropSampler:
         if rng.random() < 0.2:
             out = 255 * (out.clip(0, 255) / 255) ** np.float32(np.exp(rng.normal(0, 0.25)))
         return (normalise(out.clip(0, 255)) * inside[..., None]).transpose(2, 0, 1).astype(np.float32)
+
+    def _clutter(self, pil: Image.Image) -> None:
+        """Draw what is no cell: scale bars, letters, hairs and pointers."""
+        rng = self.rng
+        draw = ImageDraw.Draw(pil)
+        for _ in range(rng.integers(1, 4)):
+            colour = tuple(int(v) for v in rng.integers(0, 256, 3)) if rng.random() < 0.4 else (int(rng.integers(0, 90)),) * 3
+            x, y = rng.uniform(0, CROP_PX, 2)
+            kind = rng.integers(3)
+            if kind == 0:
+                length = rng.uniform(10, 60)
+                draw.line([x, y, x + length, y], fill=colour, width=int(rng.integers(1, 4)))
+                draw.text((x, y + rng.integers(-14, 3)), f"{rng.integers(1, 100)} um", fill=colour, font_size=float(rng.uniform(7, 16)))
+            elif kind == 1:
+                points = rng.uniform(-60, 60, (3, 2)).cumsum(0) + (x, y)
+                draw.line([tuple(p) for p in points], fill=colour, width=int(rng.integers(1, 4)), joint="curve")
+            else:
+                words = "".join(rng.choice(list("ABCDEFGHabcdefgh0123456789 "), rng.integers(1, 9)))
+                draw.text((x, y), words, fill=colour, font_size=float(rng.uniform(7, 22)))
 
     def _targets(self, image, inside, objects, pasted) -> Crop:
         n = CROP_PX // HEAT_STRIDE

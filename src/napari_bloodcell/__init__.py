@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from napari_bloodcell import napari_api as napari
     from napari_bloodcell.classify import Classification, classify, iter_classify
     from napari_bloodcell.counting import Counting, count, iter_count
     from napari_bloodcell.errors import (
@@ -109,6 +110,8 @@ _HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for na
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
+    if name == "napari":  # the docks' work on layers; napari itself is imported when a function is called
+        return importlib.import_module(f"{__name__}.napari_api")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Not import_module(): where a function is called as its module, the attribute is the function's.
@@ -120,7 +123,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "napari"})
 
 
 def _version() -> str:

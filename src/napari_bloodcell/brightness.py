@@ -15,7 +15,7 @@ _ROUNDS = 12
 
 
 def mean_brightness(image: NDArray[np.uint8]) -> float:
-    """Return the mean of HSV's V, the largest of R, G and B, over a (Y, X, 3) uint8 image, 0 to 255; 0 for no pixels."""
+    """Return the mean of HSV's V, the largest of R, G and B, over (Y, X, 3) uint8, 0 to 255; 0 for no pixels."""
     return float(image.max(axis=-1).mean()) if image.size else 0.0
 
 

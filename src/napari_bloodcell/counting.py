@@ -11,7 +11,7 @@ import pandas as pd
 from napari_bloodcell.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.density import binned_kde, density_peaks, scott_bandwidth
 from napari_bloodcell.errors import InputError
-from napari_bloodcell.overlap import DEBRIS, OverlapModel, default_overlap, fit_overlap, typical_area
+from napari_bloodcell.overlap import DEBRIS, OverlapModel, Posterior, default_overlap, fit_overlap, sum_up, typical_area
 from napari_bloodcell.params import CountParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
@@ -25,33 +25,22 @@ FEWEST_TO_FIT = 20
 """With fewer whole red cells than this the robust rule counts each region once."""
 PAPER_MAX_CELLS = 4
 """The paper counts no region as more cells than this (§4.2)."""
-EXACT_REGIONS = 500
-"""Up to this many doubtful regions the interval is exact; beyond, the sum is normal to the eye."""
+GRID_PER_BANDWIDTH, MOST_GRID_POINTS = 5, 1 << 16
+"""The grid has more points than the settings say where the bandwidth asks for them."""
 LEUKOCYTES: tuple[str, ...] = (
-    *("neutrophil", "segmented neutrophil", "band neutrophil", "band", "lymphocyte", "monocyte", "eosinophil", "basophil"),
+    *(
+        "neutrophil",
+        "segmented neutrophil",
+        "band neutrophil",
+        "band",
+        "lymphocyte",
+        "monocyte",
+        "eosinophil",
+        "basophil",
+    ),
     *("blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
 )
 """User classes with these names (any case, singular or plural) are white cells of a differential."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Posterior:
-    """How many red cells there are, with probabilities (of overlap only: what segmentation missed is not in it).
-
-    Attributes
-    ----------
-    regions : ndarray of float32, shape (N, K)
-        Probability of 1, 2, … K cells in each RBC region, in the order of `Counting.areas`.
-    mean : float
-        Expected number of red cells in all regions.
-    low, high : int
-        Ends of the central 95 % interval of that number.
-    """
-
-    regions: NDArray[np.float32]
-    mean: float
-    low: int
-    high: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +58,8 @@ class Counting:
     grid, density : ndarray of float64, shape (G,)
         KDE of the areas: pixels², and 1 / pixels². Empty where there is no RBC. The robust rule leaves cells that
         touch the edge and debris out of it.
+    n_in_kde : int
+        Regions that the KDE is made of.
     bandwidth : float
         Its bandwidth, pixels².
     peaks : ndarray of float64, shape (P,)
@@ -96,6 +87,7 @@ class Counting:
     at_edge: NDArray[np.bool_]
     grid: NDArray[np.float64]
     density: NDArray[np.float64]
+    n_in_kde: int
     bandwidth: float
     peaks: NDArray[np.float64]
     thresholds: NDArray[np.float64]
@@ -196,7 +188,8 @@ def iter_count(
     max_cells = min(params.max_cells_per_region, PAPER_MAX_CELLS) if rule == "paper" else params.max_cells_per_region
     expected = None if rbc_diameter_px is None else np.pi / 4 * rbc_diameter_px**2
     whole, single_area = _whole_cells(areas, at_edge, expected)
-    grid, density, bandwidth, peaks = _kde(areas if rule == "paper" else whole, single_area, max_cells, params, rule)
+    in_kde = areas if rule == "paper" else whole
+    grid, density, bandwidth, peaks = _kde(in_kde, single_area, max_cells, params, rule)
     yield Progress(1, 2, "counting cells")
 
     model = _overlap_model(table, is_rbc, areas, whole, single_area, max_cells)
@@ -204,7 +197,7 @@ def iter_count(
         given = _rule_thresholds(rule, model, peaks, enough=whole.size >= FEWEST_TO_FIT, max_cells=max_cells)
     cells = 1 + np.searchsorted(given, areas, side="right")
     n_rbc = int(cells.sum())
-    posterior = _posterior(model, areas, max_cells)
+    posterior = sum_up(model, areas, max_cells=max_cells)
     low, high = posterior.low, posterior.high
     if rule == "robust":
         low, high = min(low, n_rbc), max(high, n_rbc)
@@ -218,6 +211,7 @@ def iter_count(
         at_edge=at_edge,
         grid=grid,
         density=density,
+        n_in_kde=in_kde.size,
         bandwidth=bandwidth,
         peaks=peaks,
         thresholds=given,
@@ -311,8 +305,9 @@ def _kde(
     bandwidth = params.bandwidth or scott_bandwidth(areas, robust=rule != "paper")
     high = float(areas.max()) + 4 * bandwidth
     if rule != "paper":
-        high = min(high, (max_cells + 1.5) * single_area + 4 * bandwidth)
-    grid, density = binned_kde(areas, bandwidth, low=0.0, high=high, points=params.grid_points)
+        high = float(np.clip(high, 3 * single_area, (max_cells + 1.5) * single_area + 4 * bandwidth))
+    points = max(params.grid_points, min(int(high / bandwidth * GRID_PER_BANDWIDTH), MOST_GRID_POINTS))
+    grid, density = binned_kde(areas, bandwidth, low=0.0, high=high, points=points)
     significance = 0.0 if rule == "paper" else 3.0
     peaks = density_peaks(grid, density, n=areas.size, bandwidth=bandwidth, significance=significance)
     return grid, density, bandwidth, grid[peaks]
@@ -335,7 +330,7 @@ def _overlap_model(
 
 
 def _doubles_are_round(table: pd.DataFrame, rows: NDArray[np.intp], relative: NDArray[np.float64]) -> bool:
-    """Do the regions of about twice the single area fill a square as well as single cells do? Then they are cells."""
+    """Tell whether regions of about twice the single area are as round as single cells: then they are large cells."""
     if "bbox" not in table.columns:
         return False
 
@@ -362,39 +357,6 @@ def _rule_thresholds(
     if rule == "robust" and model is not None and enough:
         return model.thresholds()
     return np.empty(0)
-
-
-def _posterior(model: OverlapModel | None, areas: NDArray[np.float64], max_cells: int) -> Posterior:
-    """Return the probabilities of every region and the distribution of their sum."""
-    if model is None:
-        return Posterior(np.empty((0, max_cells), np.float32), 0.0, 0, 0)
-    row = model.row_of(areas)
-    table = model.probabilities.astype(np.float64)
-    regions = np.bincount(row, minlength=len(table))
-    cells = np.arange(1, max_cells + 1)
-    row_mean = table @ cells
-    mean = float(regions @ row_mean)
-    variance = float(regions @ np.maximum(table @ cells**2 - row_mean**2, 0))
-    doubtful = table.max(1) < 1 - 1e-6
-    if int(regions[doubtful].sum()) <= EXACT_REGIONS:
-        sure = int(regions[~doubtful] @ cells[table[~doubtful].argmax(1)])
-        low, high = _sum_interval(table[doubtful], regions[doubtful])
-        return Posterior(model.probabilities[row], mean, sure + low, sure + high)
-    half = 1.96 * np.sqrt(variance)
-    low, high = max(int(np.floor(mean - half)), areas.size), int(np.ceil(mean + half))
-    return Posterior(model.probabilities[row], mean, low, high)
-
-
-def _sum_interval(probabilities: NDArray[np.float64], times: NDArray[np.intp]) -> tuple[int, int]:
-    """Return the central 95 % of the sum of independent regions: row i of 1..K cells, `times[i]` times."""
-    distribution = np.ones(1)
-    for row, n in zip(probabilities, times, strict=True):
-        for _ in range(int(n)):
-            distribution = np.convolve(distribution, row)
-    cumulative = np.cumsum(distribution / distribution.sum())
-    low, high = np.searchsorted(cumulative, [0.025, 0.975 - 1e-12])
-    n_regions = int(times.sum())
-    return int(low) + n_regions, int(high) + n_regions
 
 
 def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:

@@ -120,9 +120,9 @@ def centre_cutout(cutout: NDArray[np.uint8], size: int = CUTOUT_SIZE, scale: flo
     The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
     """
     out = np.zeros((size, size, 3), np.uint8)
-    mask = cutout.any(axis=-1)
+    mask = np.any(cutout, axis=-1)
     if mask.any():
-        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
         window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         _place(out, *resample(cutout[window], mask[window], scale, size), None)
     return out
@@ -185,7 +185,7 @@ def _glass_lut(background_rgb: ArrayLike | None, glass_level: float) -> NDArray[
     colour = np.asarray(background_rgb, float)
     if colour.shape != (3,) or not np.isfinite(colour).all() or (colour < 0).any() or (colour > 255).any():
         raise InputError(f"background_rgb is {background_rgb!r}; give three numbers from 0 to 255.")
-    levels = np.arange(256)[None, :] * (glass_level / np.maximum(colour, 16.0))[:, None]
+    levels: NDArray[np.float64] = np.arange(256)[None, :] * (glass_level / np.maximum(colour, 16.0))[:, None]
     return np.clip(np.rint(levels), 1, 255).astype(np.uint8)
 
 
@@ -208,7 +208,7 @@ def _ids_and_boxes(
         raise InputError(f"Cells of shape {tuple(cells.shape)} do not fit an image of shape {tuple(image.shape)}.")
     if isinstance(table_or_ids, pd.DataFrame) and "bbox" in table_or_ids:
         ids = table_or_ids.index.to_numpy(np.int64)
-        return ids, [_checked_box(b, cells.shape, i) for i, b in zip(ids, table_or_ids["bbox"], strict=True)]
+        return ids, [_checked_box(b, cells.shape, int(i)) for i, b in zip(ids, table_or_ids["bbox"], strict=True)]
     source = table_or_ids.index if isinstance(table_or_ids, pd.DataFrame) else table_or_ids
     ids = np.asarray(source, np.int64).reshape(-1)
     found = ndimage.find_objects(cells) if ids.size else []

@@ -53,9 +53,13 @@ class LabelledCutouts:
     def __post_init__(self) -> None:
         shape = (CUTOUT_SIZE, CUTOUT_SIZE, 3)
         if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != shape or self.cutouts.dtype != np.uint8:
-            raise TrainingError(f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; uint8 (N, *{shape}) is needed.")
+            raise TrainingError(
+                f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; uint8 (N, *{shape}) is needed."
+            )
         if self.labels.shape != (len(self.cutouts),) or not np.issubdtype(self.labels.dtype, np.integer):
-            raise TrainingError(f"{len(self.cutouts)} cutouts need as many whole numbers as labels, not {self.labels.shape}.")
+            raise TrainingError(
+                f"{len(self.cutouts)} cutouts need as many whole numbers as labels, not {self.labels.shape}."
+            )
         if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
             raise TrainingError(f"Labels must be positions in the classes {self.classes}.")
 
@@ -130,7 +134,9 @@ def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> Labelle
         files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in _SUFFIXES)
         files = [p for p in files if with_augmented or not p.name.startswith("aug-")]
         if not files:
-            raise TrainingError(f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(_SUFFIXES)}).")
+            raise TrainingError(
+                f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(_SUFFIXES)})."
+            )
         cutouts += [centre_cutout(_read_picture(p)) for p in files]
         labels += [label] * len(files)
     return LabelledCutouts(np.stack(cutouts), np.array(labels, np.int64), classes)
@@ -187,7 +193,7 @@ def cutouts_of_segmentation(
     table = segmentation.table
     if types is None:
         mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
-        types = {int(i): str(t) for i, t in mine["cell_type"].items()}
+        types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
     if not types:
         raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
     classes = tuple(sorted(set(types.values()), key=_class_order))
@@ -214,7 +220,9 @@ def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
     """
     kinds = {(d.rbc_diameter_px, d.glass_level) for d in datasets}
     if len(kinds) != 1:
-        raise TrainingError(f"Cutouts of one scale and one treatment of colours can be joined, not {sorted(map(str, kinds))}.")
+        raise TrainingError(
+            f"Cutouts of one scale and one treatment of colours can be joined, not {sorted(map(str, kinds))}."
+        )
     classes = tuple(sorted({c for d in datasets for c in d.classes}, key=_class_order))
     labels = [np.array([classes.index(c) for c in d.classes], np.int64)[d.labels] for d in datasets]
     rbc_diameter_px, glass_level = kinds.pop()
@@ -222,9 +230,7 @@ def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
     return LabelledCutouts(cutouts, np.concatenate(labels), classes, rbc_diameter_px, glass_level)
 
 
-def split(
-    dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0
-) -> Parts:
+def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0) -> Parts:
     """Split each class at random into training, validation and test part (paper: 75:15:10).
 
     Every class gets at least one cutout in the training part and, where its share is not 0, in the validation part.
@@ -235,14 +241,18 @@ def split(
         If shares do not add up to 1, or a class has too few cutouts.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
-        raise TrainingError(f"The shares of the split are {shares}; they must be 0 or more, add up to 1, and train on some.")
+        raise TrainingError(
+            f"The shares of the split are {shares}; they must be 0 or more, add up to 1, and train on some."
+        )
     rng = np.random.default_rng(seed)
     rows: list[list[NDArray[np.int64]]] = [[], [], []]
     for label, name in enumerate(dataset.classes):
         mine = rng.permutation(np.nonzero(dataset.labels == label)[0])
         least = 2 if shares[1] else 1
         if len(mine) < least:
-            raise TrainingError(f"The class {name!r} has {len(mine)} cutouts; a split needs at least {least}. Label more.")
+            raise TrainingError(
+                f"The class {name!r} has {len(mine)} cutouts; a split needs at least {least}. Label more."
+            )
         n_val = max(round(len(mine) * shares[1]), 1 if shares[1] else 0)
         n_test = min(round(len(mine) * shares[2]), len(mine) - n_val - 1)
         edges = np.cumsum([len(mine) - n_val - n_test, n_val])

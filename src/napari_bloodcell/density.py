@@ -79,7 +79,7 @@ def binned_kde(
 
 
 def linear_histogram(values: NDArray[np.floating], low: float, step: float, n_bins: int) -> NDArray[np.float64]:
-    """Return how many values lie at each of `n_bins` points, each value shared by its two neighbours, shape (n_bins,)."""
+    """Return how many values lie at each of `n_bins` points, each value shared by its two neighbours, (n_bins,)."""
     position = (values - low) / step
     position = position[(position >= 0) & (position <= n_bins - 1)]
     left = np.minimum(position.astype(np.int64), n_bins - 2)

@@ -37,6 +37,11 @@ ODD_SPREAD = 0.3
 DEFAULT_SPREAD = 0.15
 """Spread (of the logarithm) of normal single cells, where there are too few to measure it."""
 N_ITERATIONS = 40
+DOUBTFUL_TOGETHER = 0.3
+"""The fitted weights are not exact, so doubtful regions err together: by this share (one standard deviation) of the
+number of regions that are expected to be counted wrong. The value is that of simulated smears."""
+EXACT_REGIONS = 500
+"""Up to this many doubtful regions the interval is exact; beyond, their sum is taken to be normal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,13 +72,33 @@ class OverlapModel:
     def row_of(self, areas: NDArray[np.floating]) -> NDArray[np.int64]:
         """Return the row of `probabilities` that holds for each area, shape (N,)."""
         relative = areas * (1.0 / (self.single_area * STEP))
-        return np.minimum(relative, len(self.probabilities) - 1).astype(np.int64)
+        return np.asarray(np.minimum(relative, len(self.probabilities) - 1), np.int64)
 
     def thresholds(self) -> NDArray[np.float64]:
         """Return the areas, pixels², from which 2, 3, … K cells are more probable than fewer, shape (K - 1,)."""
         more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
         first = np.array([np.argmax(tail >= 0.5) for tail in more_than.T], np.float64)
         return first * STEP * self.single_area
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """How many red cells there are, with probabilities (of overlap only: what segmentation missed is not in it).
+
+    Attributes
+    ----------
+    regions : ndarray of float32, shape (N, K)
+        Probability of 1, 2, … K cells in each RBC region, in the order of the areas.
+    mean : float
+        Expected number of red cells in all regions.
+    low, high : int
+        Ends of the central 95 % interval of that number.
+    """
+
+    regions: NDArray[np.float32]
+    mean: float
+    low: int
+    high: int
 
 
 def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> float:
@@ -99,7 +124,7 @@ def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> 
     peaks = density_peaks(grid, density, n=len(logs), bandwidth=bandwidth, significance=1.0)
     height = density[peaks] * np.exp(0.5 * (grid[peaks] - grid[peaks[0]]))
     if expected is not None:
-        height = height * np.exp(-0.5 * ((grid[peaks] - np.log(expected)) / 0.5) ** 2)
+        height = height * np.exp(-0.5 * ((grid[peaks] - np.log(expected)) / 0.35) ** 2)
     return float(np.exp(grid[peaks[int(np.argmax(height))]]))
 
 
@@ -149,25 +174,59 @@ def default_overlap(single_area: float, *, max_cells: int) -> OverlapModel:
     return OverlapModel(single_area, DEFAULT_SPREAD, ADDED_AREA, False, _posterior(parts, x))
 
 
+def sum_up(model: OverlapModel | None, areas: NDArray[np.float64], *, max_cells: int) -> Posterior:
+    """Return the probabilities of every region, areas (N,) in pixels², and the distribution of their sum."""
+    if model is None:
+        return Posterior(np.empty((0, max_cells), np.float32), 0.0, 0, 0)
+    row = model.row_of(areas)
+    table = model.probabilities.astype(np.float64)
+    regions = np.bincount(row, minlength=len(table))
+    cells = np.arange(1, max_cells + 1)
+    row_mean = table @ cells
+    mean = float(regions @ row_mean)
+    variance = float(regions @ np.maximum(table @ cells**2 - row_mean**2, 0))
+    doubtful = table.max(1) < 1 - 1e-6
+    if int(regions[doubtful].sum()) <= EXACT_REGIONS:
+        sure = int(regions[~doubtful] @ cells[table[~doubtful].argmax(1)])
+        low, high = (float(sure + end) for end in _sum_interval(table[doubtful], regions[doubtful]))
+    else:
+        low, high = mean - 1.96 * np.sqrt(variance), mean + 1.96 * np.sqrt(variance)
+    together = 1.96 * DOUBTFUL_TOGETHER * float(regions @ (1 - table.max(1)))
+    low, high = mean - np.hypot(mean - low, together), mean + np.hypot(high - mean, together)
+    return Posterior(model.probabilities[row], mean, max(round(low), areas.size), round(high))
+
+
+def _sum_interval(probabilities: NDArray[np.float64], times: NDArray[np.intp]) -> tuple[int, int]:
+    """Return the central 95 % of the sum of independent regions: row i of 1..K cells, `times[i]` times."""
+    distribution = np.ones(1)
+    for row, n in zip(probabilities, times, strict=True):
+        for _ in range(int(n)):
+            distribution = np.convolve(distribution, row)
+    cumulative = np.cumsum(distribution / distribution.sum())
+    low, high = np.searchsorted(cumulative, [0.025, 0.975 - 1e-12])
+    n_regions = int(times.sum())
+    return int(low) + n_regions, int(high) + n_regions
+
+
 def _relative_areas(max_cells: int) -> NDArray[np.float64]:
     """Return the middles of the bins, areas of a single cell; they reach beyond `max_cells` cells."""
-    return (np.arange(int((1 + 1.3 * max_cells) / STEP)) + 0.5) * STEP
+    return (np.arange(int((1 + 1.3 * max_cells) / STEP), dtype=np.float64) + 0.5) * STEP
 
 
 def _rare_clumps(max_cells: int) -> NDArray[np.float64]:
     """Return the shares of 2..K cells where the data show no second mode, shape (K - 1,)."""
-    return RARE * FALLING ** np.arange(max_cells - 1)
+    return np.asarray(RARE * FALLING ** np.arange(max_cells - 1), np.float64)
 
 
 def _has_second_mode(counts: NDArray[np.float64], x: NDArray[np.float64]) -> bool:
-    """Is there, near twice the single area, a window with clearly more regions than one of the same width below?"""
+    """Tell whether a window near twice the single area has clearly more regions than one of the same width below it."""
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     width = round(0.3 / STEP)
     inside = cumulative[width:] - cumulative[:-width]
     start = x[: inside.size] - STEP / 2
     valley = float(inside[(start > 1.25) & (start < 1.55)].min())
     second = float(inside[(start > 1.55) & (start < 2.15)].max())
-    return second >= 4 and second - valley >= 2 * np.sqrt(second + valley)
+    return second >= 3 and second - valley >= 1.5 * np.sqrt(second + valley)
 
 
 def _lower_spread(counts: NDArray[np.float64], x: NDArray[np.float64]) -> float:
@@ -181,11 +240,11 @@ def _lower_spread(counts: NDArray[np.float64], x: NDArray[np.float64]) -> float:
 def _log_parts(
     x: NDArray[np.float64], spread: float, odd_share: float, added_area: float, clumps: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the logarithm of weight times density of: usual single cells, odd ones, 2, 3, … K cells; shape (K + 1, G)."""
+    """Return log(weight × density) of usual single cells, odd ones, and 2, 3, … K cells, shape (K + 1, G)."""
     log_x, one = np.log(x), 1.0 - clumps.sum()
 
     def single(sd: float, share: float) -> NDArray[np.float64]:
-        return np.log(share * one / sd) - 0.5 * (log_x / sd) ** 2 - log_x
+        return np.asarray(np.log(share * one / sd) - 0.5 * (log_x / sd) ** 2 - log_x, np.float64)
 
     parts = [single(spread, 1 - odd_share), single(max(ODD_SPREAD, 1.5 * spread), odd_share)]
     for i, weight in enumerate(clumps):
@@ -210,7 +269,7 @@ def _refit_clumps(total: NDArray[np.float64]) -> NDArray[np.float64]:
     shares[0] = np.clip(shares[0], RARE, 0.6)
     for i in range(1, shares.size):
         shares[i] = np.clip(shares[i], 0.1 * shares[i - 1], 0.6 * shares[i - 1])
-    return shares / max(1.0, shares.sum() / 0.9)
+    return np.asarray(shares / max(1.0, shares.sum() / 0.9), np.float64)
 
 
 def _posterior(log_parts: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from these models. ``Recipe.paper()`` is the named preset with the values of Rao
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,12 +42,14 @@ class SegmentParams(Params):
     """Side of SAM's regular grid of point prompts in one tile."""
     points_per_batch: int = Field(default=32, ge=1, le=4096)
     """Prompts decoded at once (the authors ran 32)."""
-    score_min: float = Field(default=0.3, ge=0, le=1)
+    score_min: float = Field(default=0.4, ge=0, le=1)
     """The embedded model's confidence below which a proposal is no cell."""
     predicted_iou_min: float = Field(default=0.5, ge=0, le=1)
     """Masks whose predicted IoU is lower are dropped (the authors: 0.92 with SAM ViT-H)."""
     stability_min: float = Field(default=0.5, ge=0, le=1)
     """Masks whose stability score is lower are dropped (the authors: 0.96)."""
+    edge_visible_min: float = Field(default=0.22, ge=0, le=1)
+    """A cell cut by the image's edge of which less than this share of a red cell's width is seen is left out."""
     overlap_max: float = Field(default=0.6, gt=0, le=1)
     """Two masks of which one lies in the other by more than this share are one cell: the better one stays."""
     device: str = "auto"
@@ -78,7 +80,7 @@ class CountParams(Params):
     bandwidth: float | None = Field(default=None, gt=0)
     """Bandwidth of the KDE, pixels². None: Scott's rule on a robust spread."""
     grid_points: int = Field(default=1024, ge=64, le=65536)
-    """Points of the KDE's grid."""
+    """Points of the KDE's grid, at least; there are more where the bandwidth is narrow."""
 
 
 class TrainParams(Params):
@@ -100,12 +102,21 @@ class TrainParams(Params):
     """Copies made of each WBC of the training part, by flips and rotations up to 90° (§3.4)."""
     rbc_per_wbc: float | None = Field(default=2.0, gt=0)
     """RBC of the training part are thinned to this many per (augmented) WBC (§3.4). None: all are kept."""
+    shift_px: int = Field(default=12, ge=0, le=64)
+    """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
+    far from its cell, which moves the cell out of the middle, must not change its type (the paper: 0)."""
     patience: int | None = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation loss. None: never."""
     seed: int = 0
     """Seed of split, augmentation and initial weights."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+    @classmethod
+    def paper(cls, **changes: Any) -> TrainParams:
+        """Return the values of the authors' published training code, with changes where given."""
+        values = {"batch_size": 4, "learning_rate": 1e-4, "dense_units": 512, "shift_px": 0, "patience": None}
+        return cls.model_validate({**values, **changes})
 
 
 class Recipe(Params):

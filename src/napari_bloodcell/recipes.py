@@ -193,13 +193,18 @@ def read_record(path: str | Path) -> RecipeRecord:
     return _validated(RecipeRecord, _load(Path(path)), Path(path))
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return what is wrong with settings, one clause per setting, without the words of the library that checked."""
-    return "; ".join(_explain_one(detail, model) for detail in error.errors(include_url=False))
+def explain(error: ValidationError, model: type[BaseModel], *, as_flags: bool = False) -> str:
+    """Return what is wrong with settings, one clause per setting, without the words of the library that checked.
+
+    `as_flags` names settings as on the command line: ``--tile-size``.
+    """
+    return "; ".join(_explain_one(detail, model, as_flags=as_flags) for detail in error.errors(include_url=False))
 
 
-def _explain_one(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _explain_one(detail: ErrorDetails, model: type[BaseModel], *, as_flags: bool) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "the settings"
+    if as_flags:
+        where = "--" + where.replace("_", "-")
     if detail["type"] == "extra_forbidden":
         allowed = _fields_at(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)

@@ -39,14 +39,27 @@ def resampling_matrix(first: int, n_out: int, scale: float, offset: int, n_in: i
 
 
 def resample(
-    image: NDArray[np.uint8], scale: float, *, origin: tuple[int, int] = (0, 0), align: int = 1
+    image: NDArray[np.uint8], scale: float, *, origin: tuple[int, int] = (0, 0), align: int = 1, multiple: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[int, int]]:
     """Resample a (Y, X, 3) part of a smear that lies at `origin` (y, x).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (Y, X, 3)
+        The part.
+    scale : float
+        Resampled pixels per pixel.
+    origin : tuple of int
+        (y, x) of the part in the smear, pixels.
+    align : int
+        The corner of the result is a multiple of this on the resampled smear.
+    multiple : int
+        So are, of this, its height and width: few different shapes let a network reuse its plans.
 
     Returns
     -------
     resampled : ndarray of float32, shape (H, W, 3)
-        0 to 255; H and W are multiples of `align`, and so is the place of its corner on the resampled smear.
+        0 to 255.
     inside : ndarray of bool, shape (H, W)
         Where the part has pixels; elsewhere `resampled` is 0.
     corner : tuple of int
@@ -56,8 +69,9 @@ def resample(
     corner = []
     for offset, n_in in zip(origin, image.shape[:2], strict=True):
         first = int(np.floor(offset * scale / align)) * align
-        last = int(np.ceil((offset + n_in) * scale / align)) * align
-        axes.append(resampling_matrix(first, max(last - first, align), scale, offset, n_in))
+        last = int(np.ceil((offset + n_in) * scale))
+        size = max(1, int(np.ceil((last - first) / multiple))) * multiple
+        axes.append(resampling_matrix(first, size, scale, offset, n_in))
         corner.append(first)
     rows, columns = axes
     part = image.astype(np.float32).reshape(image.shape[0], -1)

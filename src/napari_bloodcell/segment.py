@@ -16,22 +16,22 @@ from napari_bloodcell.calibration import (
     estimate_rbc_diameter,
 )
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.masks import filter_masks, paint
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.masks import drop_slivers, filter_masks, paint
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.smear import read_plane
 from napari_bloodcell.stitch import join_tiles
-from napari_bloodcell.tiles import iter_tiles
+from napari_bloodcell.tiles import Tile, iter_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import CellMask, MaskGenerator
-    from napari_bloodcell.tiles import Tile
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
 ATTEMPTS = 2
 """How often a tile is tried before it is listed as failed."""
+NOT_REACHED = "not reached: stopped before it"
+"""Why a tile is without cells when the work was stopped."""
 OWNER_MARGIN_PX = 2
 """A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
 
@@ -114,9 +116,26 @@ def segment(
 
 
 def iter_segment(
-    image: object, *, params: SegmentParams | None = None, generator: MaskGenerator | None = None
+    image: object,
+    *,
+    params: SegmentParams | None = None,
+    generator: MaskGenerator | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Generator[Progress, None, Segmentation]:
-    """Do as `segment`, yielding progress after each tile; the payload is the tile with its masks."""
+    """Do as `segment`, yielding progress after each tile; the payload is the tile with its masks.
+
+    Parameters
+    ----------
+    image, params, generator : optional
+        As for `segment`.
+    region : tuple of int, optional
+        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
+        What is measured of the smear is still measured on all of it.
+    should_stop : callable, optional
+        Asked after each tile; when it returns True the cells found so far are the result, and the tiles that were not
+        reached are listed in `failed_tiles`.
+    """
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
@@ -126,7 +145,7 @@ def iter_segment(
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
-    tiles = list(iter_tiles(pixels.shape[:2], params.tile_size, overlap))
+    tiles = _tiles_of(pixels.shape[:2], params.tile_size, overlap, region)
     found: list[tuple[Tile, list[CellMask]]] = []
     failed: list[FailedTile] = []
     for done, tile in enumerate(tiles, start=1):
@@ -138,6 +157,9 @@ def iter_segment(
             masks = []
         found.append((tile, masks))
         yield Progress(done, len(tiles), "tiles", (tile, masks))
+        if should_stop is not None and should_stop():
+            failed += [FailedTile(rest.name, rest.core, NOT_REACHED) for rest in tiles[done:]]
+            break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     if overlap:
         cells, quality = _merge(found, shape, calibration, params)
@@ -188,6 +210,24 @@ def sample_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     )
 
 
+def _tiles_of(
+    shape: tuple[int, ...], tile_size: int, overlap: int, region: tuple[int, int, int, int] | None
+) -> list[Tile]:
+    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside of the region."""
+    if region is None:
+        return list(iter_tiles(shape, tile_size, overlap))
+    (height, width), (top, left, bottom, right) = shape, region
+    top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+    if top >= bottom or left >= right:
+        raise InputError(f"The region {region} lies outside of the image, which is {height} × {width} pixels.")
+    tiles = []
+    for tile in iter_tiles((bottom - top, right - left), tile_size):
+        y0, x0, y1, x1 = (a + b for a, b in zip(tile.core, (top, left, top, left), strict=True))
+        read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
+        tiles.append(Tile(tile.row, tile.column, (y0, x0, y1, x1), read))
+    return tiles
+
+
 def _segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
@@ -228,6 +268,9 @@ def _merge(
     """Tiles that overlap saw every cell whole: filter all masks together and paint them once."""
     masks = [m for _, own in found for m in own]
     kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+    kept = drop_slivers(
+        kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min
+    )
     cells, order = paint(kept, shape)
     quality = [(kept[i].predicted_iou, kept[i].stability_score) for i in order]
     return cells, np.array(quality, float).reshape(-1, 2)

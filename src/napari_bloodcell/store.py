@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import struct
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -340,6 +342,6 @@ def _read_tiffs(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     try:
         cells = np.asarray(tifffile.imread(folder / CELLS_TIFF))
         types = np.asarray(tifffile.imread(folder / TYPES_TIFF))
-    except (OSError, ValueError, KeyError, IndexError, TypeError, tifffile.TiffFileError) as error:
+    except (OSError, ValueError, LookupError, TypeError, struct.error, zlib.error, tifffile.TiffFileError) as error:
         raise InputError(f"The label images of {folder} are missing or damaged: {error}.") from error
     return cells.astype(np.int32), types.astype(np.uint8)

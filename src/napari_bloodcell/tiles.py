@@ -52,7 +52,7 @@ def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -
         If `tile_size` is not positive or `overlap` is negative.
     """
     if tile_size < 1 or overlap < 0:
-        raise ValueError(f"A tile needs a size of at least 1 and an overlap of at least 0; given {tile_size} and {overlap}.")
+        raise ValueError(f"A tile needs a size ≥ 1 and an overlap ≥ 0; given {tile_size} and {overlap}.")
     height, width = shape[:2]
     for row, y0 in enumerate(range(0, height, tile_size)):
         for column, x0 in enumerate(range(0, width, tile_size)):

@@ -60,7 +60,9 @@ def points_on_cells(
         cell, without the points of the grid that a maximum makes needless. Empty where there is no cell.
     """
     diameter = calibration.rbc_diameter_px
-    distance = ndimage.distance_transform_edt(np.pad(find_foreground(image, calibration.background_rgb), 1))[1:-1, 1:-1]
+    found = find_foreground(image, calibration.background_rgb)
+    # The border of the image is no border of a cell; without any glass there is nothing to measure a distance to.
+    distance = np.full(found.shape, diameter / 2) if found.all() else ndimage.distance_transform_edt(found)
     smooth = ndimage.gaussian_filter(distance, max(1.0, diameter / 34))
     window = max(3, round(diameter / 4) | 1)
     is_peak = (smooth == ndimage.maximum_filter(smooth, size=window)) & (distance > max(1.0, 0.08 * diameter))

@@ -9,14 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_bloodcell.backends.cnn import (
-    Architecture,
-    CellCnn,
-    ClassifierInfo,
-    CnnClassifier,
-    load_classifier,
-    to_tensor,
-)
+from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier, to_tensor
+from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
 from napari_bloodcell.backends.device import autocast, pick_device
 from napari_bloodcell.errors import TrainingError
 
@@ -76,7 +70,7 @@ def fit(
         If the loss is no longer a number.
     """
     device = pick_device(params.device)
-    network = initial_network(classes, params, start).to(device).to(memory_format=torch.channels_last)
+    network = initial_network(classes, params, start).to(device).channels_last()
     optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate, fused=device.type != "mps")
     order = np.random.default_rng(params.seed)
     best_loss, best_state, waited = np.inf, None, 0
@@ -119,20 +113,32 @@ def _epoch(
             network.train()
             optimiser.zero_grad(set_to_none=True)
             with autocast(device):
-                logits = network(to_tensor(cutouts[batch], device))
+                logits = network(to_tensor(_shifted(cutouts[batch], params.shift_px, order), device))
             loss = loss_of(logits, target)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             generator_state = torch.get_rng_state()
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise TrainingError("The training diverged: its loss is no longer a number. Choose a smaller learning_rate.")
+            raise TrainingError(
+                "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
+            )
         total += value * len(batch)
         right += int((predicted(logits) == target).sum())
         if time.monotonic() - last > _BREATH_S:
             yield None
             last = time.monotonic()
     return total / len(rows), right / len(rows)
+
+
+def _shifted(cutouts: NDArray[np.uint8], most: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return cutouts (N, S, S, 3) moved at random by up to `most` pixels; what is moved out is lost."""
+    out = np.zeros_like(cutouts)
+    for new, old, (dy, dx) in zip(out, cutouts, rng.integers(-most, most + 1, (len(cutouts), 2)), strict=True):
+        h, w = old.shape[0] - abs(dy), old.shape[1] - abs(dx)
+        y, x = max(dy, 0), max(dx, 0)
+        new[y : y + h, x : x + w] = old[y - dy : y - dy + h, x - dx : x - dx + w]
+    return out
 
 
 def evaluate(network: CellCnn, cutouts: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -190,9 +196,7 @@ def _rows_of(classes: Sequence[str], weight: Tensor, bias: Tensor) -> tuple[dict
     return dict(zip(classes, weight, strict=True)), dict(zip(classes, bias, strict=True))
 
 
-def _logits_of(
-    classes: Sequence[str], weight: dict[str, Tensor], bias: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+def _logits_of(classes: Sequence[str], weight: dict[str, Tensor], bias: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the last layer for these classes: the reverse of `_rows_of`."""
     w, b = torch.stack([weight[c] for c in classes]), torch.stack([bias[c] for c in classes])
     return (w[1:] - w[:1], b[1:] - b[:1]) if len(classes) == 2 else (w, b)

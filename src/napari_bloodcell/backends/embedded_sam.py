@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from napari_bloodcell.backends.device import autocast, pick_device
+from napari_bloodcell.backends.device import autocast, fast_bf16, pick_device
 from napari_bloodcell.backends.window_sam import (
     CLASSES,
     HEAT_STRIDE,
@@ -42,12 +42,29 @@ if TYPE_CHECKING:
 GLASS = 235.0
 """Brightness to which the colour of the empty glass is brought."""
 ALIGN_PX = 2 * STRIDE
-"""The encoder's coarsest step: canvases begin and end on multiples of it."""
+"""The encoder's coarsest step: canvases begin on multiples of it."""
+CANVAS_STEP_PX = 2 * ALIGN_PX
+"""Canvases have sides that are multiples of this, so that few shapes need a plan of the convolutions."""
 OVERLAP_PX = 48
 """Working pixels around a tile: a white cell's radius and what the encoder wants to see around it."""
 DUPLICATE_BOX_IOU = 0.7
 """Proposals whose boxes agree by more than this are one cell."""
 MIN_CALIBRATION_CELLS = 3
+"""With fewer whole red cells the white ones help to find the scale."""
+WBC_PER_RBC_DIAMETER = 1.95
+"""Width of a white cell in a smear, in red cells."""
+CALIBRATION_SCORE = 0.35
+CALIBRATION_ROUNDS = 5
+CALIBRATION_SIDE_PX = 288
+"""Working pixels: the middle of a sample is looked at first, and is enough where it shows this many whole red cells."""
+ENOUGH_RED_CELLS = 15
+LARGEST_SIDE_PX = 1024
+"""Working pixels: no more than this of a sample is looked at to calibrate."""
+DOUBTFUL_RED_CELLS = 6
+"""With fewer whole red cells the scale is sought from other starts as well."""
+OTHER_STARTS = (0.6, 0.35, 0.2, 1.7)
+NARROWEST_PX = 6.0
+"""Narrower red cells than this show too little to be found."""
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -63,6 +80,18 @@ class Proposals:
     classes: torch.Tensor
     centres: torch.Tensor
     boxes: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for a working scale: by how much cells are wider, whole red cells, share of the image in plausible cells."""
+
+    factor: float | None
+    n_red: int
+    support: float
+
+
+NO_EVIDENCE = Evidence(None, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,8 @@ class EmbeddedSam:
         except RuntimeError as error:
             raise ModelError(f"{weights} does not fit the embedded SAM: {error}") from error
         self.network = self.network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
+        self.network.encoder.to(self.dtype)
 
     def overlap_px(self, calibration: Calibration) -> int:
         """Return how many pixels around a tile the generator wants to see."""
@@ -120,24 +151,59 @@ class EmbeddedSam:
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Refine the width of a red cell by looking at the boxes the network gives to red cells, until it settles."""
+        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles.
+
+        Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or clumps,
+        mislead the first estimate.
+        """
         if first.source in ("given", "pixel size"):
             return first
-        current = first
-        for _ in range(4):
-            proposals = self._propose(self._canvas(sample, current, (0, 0)), 0.35)
-            red = proposals.classes == CLASSES.index("RBC")
-            boxes = proposals.boxes[red]
-            height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
-            whole = (boxes[:, :2] > 2).all(1) & (boxes[:, 2] < width - 2) & (boxes[:, 3] < height - 2)
-            if int(whole.sum()) < MIN_CALIBRATION_CELLS:
-                return current
-            size = (boxes[whole, 2:] - boxes[whole, :2]).prod(1).sqrt()
-            factor = float(size.median()) / RBC_DIAMETER_PX
-            current = replace(current, rbc_diameter_px=current.rbc_diameter_px * factor)
-            if abs(np.log(factor)) < 0.04:
+        best, evidence = self._settle(sample, first)
+        if evidence.n_red < DOUBTFUL_RED_CELLS:
+            for factor in OTHER_STARTS:
+                width = first.rbc_diameter_px * factor
+                if NARROWEST_PX <= width <= max(sample.shape[:2]):
+                    other, weight = self._settle(sample, replace(first, rbc_diameter_px=width))
+                    if weight.support > 1.1 * evidence.support:
+                        best, evidence = other, weight
+        return best
+
+    def _settle(self, sample: NDArray[np.uint8], start: Calibration) -> tuple[Calibration, Evidence]:
+        """Follow the network's own measure of the cells from one start; return where it ends and what speaks for it."""
+        current, evidence = start, NO_EVIDENCE
+        for _ in range(CALIBRATION_ROUNDS):
+            middle = _middle(sample, current, CALIBRATION_SIDE_PX)
+            found = NO_EVIDENCE
+            if middle.size < 0.6 * sample.size:
+                found = self._measure(middle, current)
+            if found.n_red < ENOUGH_RED_CELLS:
+                found = self._measure(_middle(sample, current, LARGEST_SIDE_PX), current)
+            if found.factor is None:
                 break
-        return current
+            evidence = found
+            width = float(np.clip(current.rbc_diameter_px * found.factor, NARROWEST_PX, max(sample.shape[:2])))
+            current = replace(current, rbc_diameter_px=width)
+            if abs(np.log(found.factor)) < 0.04:
+                break
+        return current, evidence
+
+    def _measure(self, sample: NDArray[np.uint8], current: Calibration) -> Evidence:
+        """Return how much wider cells are than `current` says: red cells where there are enough, else white ones too."""
+        proposals = self._propose(self._canvas(sample, current, (0, 0)), CALIBRATION_SCORE)
+        boxes = proposals.boxes
+        height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
+        whole = (boxes[:, :2] > 2).all(1) & (boxes[:, 2] < width - 2) & (boxes[:, 3] < height - 2)
+        size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt() / RBC_DIAMETER_PX
+        is_red = proposals.classes == CLASSES.index("RBC")
+        is_white = proposals.classes == CLASSES.index("WBC")
+        red, white = size[whole & is_red], size[whole & is_white] / WBC_PER_RBC_DIAMETER
+        plausible = (is_red & (size > 0.6) & (size < 1.6)) | (is_white & (size > 1.1) & (size < 3.2))
+        native = (size * current.rbc_diameter_px) ** 2
+        support = float((proposals.scores * native)[plausible].sum()) / (sample.shape[0] * sample.shape[1])
+        if len(red) >= MIN_CALIBRATION_CELLS:
+            return Evidence(float(red.median()), len(red), support)
+        both = torch.cat([red.repeat(2), white])
+        return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), support)
 
     @torch.inference_mode()
     def generate(
@@ -196,12 +262,11 @@ class EmbeddedSam:
 
     def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
-        resampled, inside, corner = resample(image, scale, origin=origin, align=ALIGN_PX)
+        resampled, inside, corner = resample(image, scale, origin=origin, align=ALIGN_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
         seen = normalise(np.minimum(resampled * gain, 255.0)) * inside[..., None]
-        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
-        with autocast(self.device):
-            embedding, detail, heat, sides = self.network.encoder(tensor)
+        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
+        embedding, detail, heat, sides = self.network.encoder(tensor)
         return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale)
 
     def _propose(self, canvas: Canvas, score_min: float) -> Proposals:
@@ -245,6 +310,13 @@ class EmbeddedSam:
         token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
         cells = _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, [1.0], [None])
         return cells
+
+
+def _middle(sample: NDArray[np.uint8], calibration: Calibration, side_px: int) -> NDArray[np.uint8]:
+    """Return the middle of a (Y, X, 3) sample, at most `side_px` working pixels wide."""
+    side = max(1, int(side_px * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+    y, x = (max(0, (n - side) // 2) for n in sample.shape[:2])
+    return sample[y : y + side, x : x + side]
 
 
 def _suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_max: float) -> NDArray[np.intp]:

@@ -1,0 +1,138 @@
+"""The network of the paper (Fig. 3), with its own head or with a smaller one that pools over the cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CUTOUT_SIZE = 128
+CHANNELS = (32, 64, 128)
+"""Of the three convolutions (Fig. 3)."""
+_WINDOWS = (48, 64, 80, 96, 112, 128)
+"""Sides, pixels, to which cutouts may be trimmed: the pooling grid stays where it is in 128."""
+_STRIDE, _FIELD_PX = 8, 22
+"""Of the last feature map: pixels from place to place, and pixels that a place sees."""
+_POOL_RIM_PX, _FLATTEN_RIM_PX = 9, 16
+"""Black around a cell in a window: so that the map covers the cell, and so that all that sees it is within."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What the network looks like.
+
+    Attributes
+    ----------
+    head : str
+        "flatten": Fig. 3, every place of the last feature map has weights of its own. "pool": sum, mean and maximum
+        of the feature map over the cell, which is smaller, and indifferent to how much black is around the cell.
+    dense_units : int
+        Width of the dense layer.
+    dropout : float
+        Share of dense units dropped in training.
+    n_classes : int
+        2 gives one logit, K > 2 gives K.
+    """
+
+    head: Literal["flatten", "pool"] = "flatten"
+    dense_units: int = 128
+    dropout: float = 0.2
+    n_classes: int = 2
+
+
+class CellCnn(nn.Module):
+    """Three 3×3 convolutions of 32, 64, 128 channels with ReLU and 2×2 max-pooling; dense + ReLU; dropout; logits.
+
+    Convolutions are not padded, as in the authors' published code: a cutout of 128 px gives a map of 14×14×128.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip((3, *CHANNELS[:-1]), CHANNELS, strict=True):
+            layers += [nn.Conv2d(n_in, n_out, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        side = feature_side(CUTOUT_SIZE)
+        n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * side * side
+        self.dense = nn.Linear(n_features, architecture.dense_units)
+        self.dropout = nn.Dropout(architecture.dropout)
+        n_logits = 1 if architecture.n_classes == 2 else architecture.n_classes
+        self.logits = nn.Linear(architecture.dense_units, n_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), 0 to 1.
+
+        The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
+        that of the whole cutouts, several times sooner.
+        """
+        rim = _POOL_RIM_PX if self.architecture.head == "pool" else _FLATTEN_RIM_PX
+        parts: list[Tensor] = []
+        places: list[Tensor] = []
+        sides = _window_sides(x, rim)
+        for side in sorted(set(sides.tolist())):
+            rows = torch.nonzero(sides == side)[:, 0]
+            a = (CUTOUT_SIZE - side) // 2
+            window = x[rows, :, a : a + side, a : a + side].contiguous(memory_format=torch.channels_last)
+            parts.append(self._described(window))
+            places.append(rows)
+        order = torch.argsort(torch.cat(places))
+        with torch.autocast(x.device.type, enabled=False):
+            out: Tensor = self.logits(self.dropout(F.relu(self.dense(torch.cat(parts)[order]))))
+        return out
+
+    def channels_last(self) -> CellCnn:
+        """Return itself with its convolutions in the memory order that is quick on CPUs."""
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        return self
+
+    def _described(self, window: Tensor) -> Tensor:
+        """Return what the dense layer sees of cutouts trimmed to a window."""
+        maps = self.features(window).float()
+        if self.architecture.head == "pool":
+            return _pool_over_cell(maps, window)
+        full, n = feature_side(CUTOUT_SIZE), maps.shape[-1]
+        if n < full:
+            black = self.features(window.new_zeros(1, 3, _FIELD_PX, _FIELD_PX)).float()
+            a = (CUTOUT_SIZE - window.shape[-1]) // 2 // _STRIDE
+            whole = black.expand(len(maps), -1, full, full).clone()
+            whole[:, :, a : a + n, a : a + n] = maps
+            maps = whole
+        return torch.flatten(maps, 1)
+
+
+def feature_side(side: int) -> int:
+    """Return the side of the last feature map of a cutout of this side."""
+    for _ in CHANNELS:
+        side = (side - 2) // 2
+    return side
+
+
+def _window_sides(x: Tensor, rim: int) -> Tensor:
+    """Return for each cutout (N, 3, 128, 128) the side of the smallest window that holds its cell and a rim, (N,)."""
+    if len(x) == 0:
+        return torch.full((1,), _WINDOWS[0], device=x.device)[:0]
+    inside = x.amax(1) > 0
+    from_centre = (torch.arange(CUTOUT_SIZE, device=x.device) - (CUTOUT_SIZE - 1) / 2).abs() + 0.5
+    extent = torch.maximum(
+        (inside.any(1) * from_centre).amax(1),
+        (inside.any(2) * from_centre).amax(1),
+    )
+    limits = torch.tensor(_WINDOWS[:-1], device=x.device) / 2 - rim
+    return torch.tensor(_WINDOWS, device=x.device)[torch.searchsorted(limits, extent)]
+
+
+def _pool_over_cell(maps: Tensor, x: Tensor) -> Tensor:
+    """Return sum, mean and maximum of the maps (N, C, n, n) over the cell, (N, 3C)."""
+    n = maps.shape[-1]
+    inside = (x.amax(1, keepdim=True) > 0).float()
+    cover = F.avg_pool2d(inside[..., 7 : 7 + 8 * n, 7 : 7 + 8 * n], 8)  # the middle of each place's field of view
+    weighted = (maps * cover).sum((2, 3))
+    total = cover.sum((2, 3))
+    highest = (maps * (cover > 0)).amax((2, 3))  # ReLU'd maps are never negative
+    return torch.cat([weighted / 8.0, weighted / total.clamp_min(1 / 64), highest], 1)

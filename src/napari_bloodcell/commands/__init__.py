@@ -1,0 +1,1 @@
+"""The commands of ``napari-bloodcell``, each loaded when it is run."""

@@ -1,0 +1,299 @@
+"""Many images in one call: which they are, where each result goes, and the summary."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import time
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_bloodcell.atomic import write_bytes
+from napari_bloodcell.cells import RBC
+from napari_bloodcell.commands.console import ProgressLine, say, warn
+from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, SettingsError
+from napari_bloodcell.image_files import IMAGE_SUFFIXES, find_images, image_name, is_zarr
+from napari_bloodcell.pipeline import SmearResult, iter_analyse
+from napari_bloodcell.progress import drain
+from napari_bloodcell.recipes import read_record
+from napari_bloodcell.smear import Plane, image_sha256, read_plane
+from napari_bloodcell.store import KDE, OVERLAY, RECIPE, LabelFormat, write_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from napari_bloodcell.params import Recipe
+    from napari_bloodcell.protocols import CellClassifier, MaskGenerator, Progress
+
+SUMMARY = "summary.csv"
+Status = Literal["done", "incomplete", "failed"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is written for each image."""
+
+    output: Path
+    label_format: LabelFormat = "ome-zarr"
+    overlay: bool = True
+    kde: bool = True
+    geojson: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """Loaded once for all images."""
+
+    generator: MaskGenerator
+    classifier: CellClassifier
+
+
+@dataclass
+class Outcome:
+    """A row of the summary."""
+
+    image: str
+    status: Status
+    folder: str = ""
+    result: SmearResult | None = None
+    seconds: float = 0.0
+    error: str = ""
+    numbers: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.result is not None:
+            counting = self.result.counting
+            self.numbers = dict(self.result.counts) | {
+                f"{RBC}_uncorrected": counting.uncorrected.get(RBC, 0),
+                f"{RBC}_low": counting.interval[0],
+                f"{RBC}_high": counting.interval[1],
+                "failed_tiles": len(self.result.failed_tiles),
+            }
+            self.result = None  # its arrays are not kept for a whole batch
+
+
+def collect(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Return the images that files, folders and globs name, each once, and the arguments that name nothing.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no image.
+    """
+    images: dict[Path, Path] = {}
+    missing: list[str] = []
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        if path.is_dir() and not is_zarr(path):
+            found = _images_of(path)
+        elif path.exists():
+            found = [path]
+        else:
+            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+            found = [m for m in matches if is_zarr(m) or (m.is_file() and m.suffix.lower() in IMAGE_SUFFIXES)]
+        if not found:
+            missing.append(argument)
+        for image in found:
+            images.setdefault(image.resolve(), image)
+    return list(images.values()), missing
+
+
+def _images_of(folder: Path) -> list[Path]:
+    try:
+        found = find_images(folder)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
+    if not found:
+        raise InputError(
+            f"The folder {folder} holds no image. Images end with {', '.join(sorted(IMAGE_SUFFIXES))} or are OME-Zarr "
+            "folders; folders within it are not searched (a glob such as 'folder/**/*.jpg' does that)."
+        )
+    return found
+
+
+def folder_names(images: Sequence[Path]) -> list[str]:
+    """Return a name for the result of each image, none twice up to case: the image's, and its folder's if needed."""
+
+    def candidates(image: Path) -> tuple[str, str, str]:
+        parent = image.resolve().parent.name or "root"
+        ending = image.suffix.lstrip(".")
+        return image_name(image), f"{parent}_{image_name(image)}", f"{parent}_{image_name(image)}_{ending}"
+
+    options = [candidates(image) for image in images]
+    chosen: dict[int, str] = {}
+    used = {SUMMARY.casefold()}
+    for rank in range(3):
+        left = [i for i in range(len(images)) if i not in chosen]
+        wanted = [options[i][rank].casefold() for i in left]
+        for i, name in zip(left, wanted, strict=True):
+            if wanted.count(name) == 1 and name not in used:
+                chosen[i] = options[i][rank]
+        used |= {name.casefold() for name in chosen.values()}
+    for i in range(len(images)):
+        if i not in chosen:
+            chosen[i] = _free(options[i][2], lambda name: name.casefold() not in used)
+            used.add(chosen[i].casefold())
+    return [chosen[i] for i in range(len(images))]
+
+
+def _free(name: str, is_free: Callable[[str], bool]) -> str:
+    """Return the name, or the first of name_2, name_3, … that is free."""
+    number, candidate = 1, name
+    while not is_free(candidate):
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+def folder_for(output: Path, name: str, sha256: str, taken: Iterable[str]) -> Path:
+    """Return the folder of a result: `name`, or one with a number where that holds the result of another image."""
+    others = {other.casefold() for other in taken if other != name}
+
+    def is_free(candidate: str) -> bool:
+        if candidate.casefold() in others:
+            return False
+        if not (output / candidate / RECIPE).exists():
+            return not (output / candidate).is_file()
+        try:
+            return read_record(output / candidate / RECIPE).image.sha256 == sha256
+        except SettingsError:
+            return False
+
+    return output / _free(name, is_free)
+
+
+def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
+    """Load both models, with a bar for what has to be downloaded first.
+
+    Raises
+    ------
+    ModelError
+        If one does not exist, is damaged or cannot be fetched.
+    """
+    from napari_bloodcell.backends import weights
+    from napari_bloodcell.backends.registry import load_generator
+    from napari_bloodcell.classify import load_classifier
+
+    name = recipe.segment.model
+    if name in weights.OFFICIAL and not weights.find(name).is_present:
+        bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
+        weights.download(name, bar)
+        bar.clear()
+    return Models(load_generator(name, recipe.segment.device), load_classifier(recipe.classify))
+
+
+def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, models: Models, options: Options) -> bool:
+    """Analyse images one by one, writing each result and the summary, and return whether all were done.
+
+    An image that fails is named and the others go on.
+    """
+    outcomes = [Outcome(name, "failed", error=f"There is no image {name}.") for name in missing]
+    for outcome in outcomes:
+        warn(f"{outcome.image}: failed: {outcome.error}")
+    names = folder_names(images)
+    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
+        bar = ProgressLine(f"[{number}/{len(images)}] {image}", is_quiet=options.quiet)
+        outcome = _one(image, name, names, recipe, models, options, bar)
+        bar.clear()
+        if outcome.error:
+            warn(f"{outcome.image}: {outcome.status}: {outcome.error}")
+        outcomes.append(outcome)
+        write_bytes(options.output / SUMMARY, summary(outcomes).encode())
+    problems = [outcome for outcome in outcomes if outcome.status != "done"]
+    if problems and len(outcomes) > 1:
+        warn(f"{len(problems)} of {len(outcomes)} images failed: {', '.join(outcome.image for outcome in problems)}")
+    return not problems
+
+
+def _one(
+    image: Path, name: str, names: Sequence[str], recipe: Recipe, models: Models, options: Options, bar: ProgressLine
+) -> Outcome:
+    start = time.monotonic()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", InputWarning)
+            plane = read_plane(image, name=name)
+        for warning in caught:
+            bar.clear()
+            warn(f"{image}: {warning.message}")
+        folder = folder_for(options.output, name, image_sha256(plane.data), names)
+        result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
+        reason = str(error) if isinstance(error, BloodCellError) else f"{type(error).__name__}: {error}"
+        return Outcome(str(image), "failed", error=reason, seconds=time.monotonic() - start)
+    bar.clear()
+    say(f"{image}: {in_words(result)}")
+    tiles = ", ".join(f"{tile.name} ({tile.error})" for tile in result.failed_tiles)
+    return Outcome(
+        str(image),
+        "incomplete" if tiles else "done",
+        folder=folder.name,
+        result=result,
+        seconds=time.monotonic() - start,
+        error=f"these tiles failed and hold no cells: {tiles}" if tiles else "",
+    )
+
+
+def analyse_into(
+    folder: Path,
+    plane: Plane,
+    *,
+    recipe: Recipe,
+    models: Models,
+    options: Options,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> SmearResult:
+    """Analyse one image and write its result with its pictures."""
+    work = iter_analyse(plane, recipe=recipe, generator=models.generator, classifier=models.classifier)
+    result = drain(work, on_progress)
+    pictures: dict[str, Callable[[Path], object]] = {}
+    if options.overlay:
+        pictures[OVERLAY] = partial(_draw_overlay, plane, result)
+    if options.kde:
+        pictures[KDE] = partial(_draw_kde, result, recipe.segment.pixel_size_um or plane.pixel_size_um)
+    write_result(
+        result, folder, image=plane, label_format=options.label_format, geojson=options.geojson, pictures=pictures
+    )
+    return result
+
+
+def in_words(result: SmearResult) -> str:
+    """Return the counts in one line."""
+    low, high = result.counting.interval
+    more = f" ({result.counting.uncorrected.get(RBC, 0)} uncorrected, 95 %: {low} to {high})"
+    return ", ".join(f"{name} {n}{more if name == RBC else ''}" for name, n in result.counts.items())
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return the summary of a batch as CSV."""
+    types: dict[str, None] = {}
+    for outcome in outcomes:
+        types |= dict.fromkeys(outcome.numbers)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "status", "folder", *types, "seconds", "error"])
+    for outcome in outcomes:
+        numbers = [outcome.numbers.get(name, 0 if outcome.numbers else "") for name in types]
+        row = [outcome.image, outcome.status, outcome.folder, *numbers, f"{outcome.seconds:.2f}", outcome.error]
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def _draw_overlay(plane: Plane, result: SmearResult, path: Path) -> None:
+    from napari_bloodcell.plot import save_overlay_png
+
+    low_high = result.counting.interval
+    save_overlay_png(
+        path, plane.data, result.cells, result.types, result.names, counts=result.counts, interval=low_high
+    )
+
+
+def _draw_kde(result: SmearResult, pixel_size_um: float | None, path: Path) -> None:
+    from napari_bloodcell.plot import save_kde_png
+
+    save_kde_png(path, result.counting, pixel_size_um=pixel_size_um)

@@ -1,0 +1,322 @@
+"""Reads the program's results into napari's layers, and writes layers as results and as training sets."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from napari_bloodcell.atomic import make_folder, staged
+from napari_bloodcell.cells import measure_cells, type_names
+from napari_bloodcell.errors import InputError, OutputError
+from napari_bloodcell.ome_zarr import read_labels
+from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, ZARR, StoredResult, read_result, write_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+    from napari.layers import Image, Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.pipeline import SmearResult
+    from napari_bloodcell.recipes import RecipeRecord
+    from napari_bloodcell.smear import Plane
+
+    LayerData = tuple[Any, dict[str, Any], str]
+
+MOST_BYTES_READ: Final = 256 * 1024**2
+"""An image larger than this is read tile by tile, where and when it is looked at."""
+TRAINING_LIST: Final = "cutouts.csv"
+"""Lists the cutouts of a training set: file, class, image, cell, and who typed it."""
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Return the reader of results where `path` is one: a result's folder, its OME-Zarr, or its ``recipe.json``."""
+    if not isinstance(path, str) or (_result_folder(Path(path)) is None and _zarr_with_cells(Path(path)) is None):
+        return None
+    return _read_for_napari
+
+
+def read_layers(path: str | Path) -> list[LayerData]:
+    """Read a result as layers: the image, the cells with their table, and their types.
+
+    Parameters
+    ----------
+    path : path
+        The folder of one image, the OME-Zarr in it, or its ``recipe.json``. An OME-Zarr alone is read as well; its
+        table is measured from the cells.
+
+    Returns
+    -------
+    list of (data, attributes, kind)
+        As napari takes layers.
+
+    Raises
+    ------
+    InputError
+        If it is not a result of the program, or damaged.
+    """
+    path = Path(path)
+    folder, zarr = _result_folder(path), _zarr_with_cells(path)
+    if folder is not None:
+        result = read_result(folder)
+        record = result.record
+        size = record.recipe.segment.pixel_size_um or record.image.pixel_size_um
+        image = _read_image(folder / ZARR) if (folder / ZARR).is_dir() else None
+        return _as_layers(image, result.cells, result.table, result.names, record.image.name, size, record, result)
+    if zarr is None:
+        raise InputError(f"{path} holds no result of the program: neither {RECIPE} nor an OME-Zarr with labels/cells.")
+    cells, types = read_labels(zarr)
+    names = _names_in(zarr)
+    table = _table_from_types(cells, types, names)
+    image = _read_image(zarr)
+    return _as_layers(image, cells, table, names, _stem(zarr), _pixel_size_in(zarr), None, None)
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Read for napari, which makes the layers afterwards; they are tied together as soon as they are there."""
+    import napari
+
+    found = read_layers(path if isinstance(path, str) else path[0])
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        from napari_bloodcell.widgets.menus import relink_soon
+
+        relink_soon(viewer)
+    return found
+
+
+def _result_folder(path: Path) -> Path | None:
+    """Return the folder of the result that a path belongs to."""
+    folder = path.parent if path.is_file() or path.suffix == ".zarr" else path
+    is_part = path.name in (RECIPE, COUNTS) or path.name == ZARR or path.is_dir()
+    if path.is_dir() and path.suffix == ".zarr" and path.name != ZARR:
+        return None
+    return folder if is_part and (folder / RECIPE).is_file() and (folder / COUNTS).is_file() else None
+
+
+def _zarr_with_cells(path: Path) -> Path | None:
+    has_cells = all((path / "labels" / name).is_dir() for name in ("cells", "types"))
+    return path if path.is_dir() and has_cells else None
+
+
+def _as_layers(
+    image: Any,
+    cells: NDArray[np.int32],
+    table: pd.DataFrame,
+    names: list[str],
+    name: str,
+    pixel_size_um: float | None,
+    record: RecipeRecord | None,
+    result: StoredResult | None,
+) -> list[LayerData]:
+    from napari_bloodcell.widgets._layers import as_layer_data
+
+    place: dict[str, Any] = {}
+    if pixel_size_um is not None:
+        place = {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}
+    info: dict[str, Any] = {"kind": "cells", "image": name, "names": names}
+    if record is not None:
+        info |= {
+            "recipe": record.recipe.model_dump(mode="json"),
+            "models": {stage: model.model_dump() for stage, model in record.models.items()},
+            "calibration": record.calibration.model_dump(),
+            "image_sha256": record.image.sha256,
+            "device": record.device,
+            "versions": record.packages,
+            "failed_tiles": list(result.numbers.get("failed_tiles", [])) if result is not None else [],
+        }
+    layers: list[LayerData] = []
+    if image is not None:
+        is_pyramid = isinstance(image, list)
+        layers.append((image, {"name": name, "rgb": True, "multiscale": is_pyramid, **place}, "image"))
+    return [*layers, *as_layer_data(cells, table, info, place)]
+
+
+def _read_image(path: Path) -> Any:
+    """Return the image of an OME-Zarr as (Y, X, 3), or as a list of levels where it is large."""
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        levels = [root[d["path"]] for d in root.attrs["ome"]["multiscales"][0]["datasets"]]
+        if levels[0].nbytes <= MOST_BYTES_READ:
+            return np.ascontiguousarray(np.moveaxis(np.asarray(levels[0][...]), 0, -1))
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise InputError(f"The image in {path} is missing or damaged: {error}.") from error
+    import dask.array as da
+
+    return [da.moveaxis(da.from_zarr(level), 0, -1) for level in levels]
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the names of the types that an OME-Zarr lists."""
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        listed = root["labels/types"].attrs["ome"]["image-label"]["properties"]
+        return [str(entry["name"]) for entry in sorted(listed, key=lambda entry: int(entry["label-value"]))]
+    except (OSError, KeyError, ValueError, TypeError):
+        return type_names()
+
+
+def _pixel_size_in(path: Path) -> float | None:
+    import zarr
+
+    from napari_bloodcell.image_files import open_zarr
+
+    try:
+        return open_zarr(zarr.open_group(path, mode="r"), str(path)).pixel_size_um
+    except (InputError, OSError, ValueError):
+        return None
+
+
+def _table_from_types(cells: NDArray[np.int32], types: NDArray[np.uint8], names: list[str]) -> pd.DataFrame:
+    """Measure cells, and take their types from the typed image."""
+    table = measure_cells(cells)
+    flat = cells.ravel()
+    pixels = np.flatnonzero(flat)
+    codes = np.zeros(int(cells.max(initial=0)) + 1, np.intp)
+    codes[flat[pixels]] = types.ravel()[pixels]
+    by_code = np.array(["", *names], object)
+    table["cell_type"] = by_code[np.minimum(codes[table.index.to_numpy()], len(names))]
+    return table
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".zarr").removesuffix(".ome") or "smear"
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_result_layers(path: str, layer_data: list[LayerData]) -> list[str]:
+    """Write an image layer with its typed cells as the result folder that the command line writes too."""
+    image_layer, cells_layer = _chosen(layer_data)
+    return [str(write_cells(Path(path), cells_layer, image_layer))]
+
+
+def write_training_layers(path: str, layer_data: list[LayerData]) -> list[str]:
+    """Write the typed cells of an image layer as cutouts to train on: a folder per class, and a list."""
+    image_layer, cells_layer = _chosen(layer_data)
+    return [str(write_training_set(Path(path), cells_layer, image_layer))]
+
+
+def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
+    """Write a result; of a stack one folder per plane that has cells.
+
+    Raises
+    ------
+    BloodCellError
+        If the cells have no types, or the folder cannot be written to.
+    """
+    from napari_bloodcell.widgets._images import image_source, plane_number
+    from napari_bloodcell.widgets._layers import adopt
+    from napari_bloodcell.widgets._results import planes_with_cells, result_of
+
+    adopt(cells_layer, image_layer)
+    source = image_source(image_layer)
+    for index in planes_with_cells(cells_layer):
+        result = result_of(cells_layer, index)
+        plane = source.plane(index)
+        target = folder / f"plane_{plane_number(index, source.stack_shape):04d}" if index else folder
+        write_result(result, target, image=plane, pictures=_pictures_of(result, plane))
+    return folder
+
+
+def _pictures_of(result: SmearResult, plane: Plane) -> dict[str, Callable[[Path], object]]:
+    from napari_bloodcell.plot import save_kde_png, save_overlay_png
+
+    def overlay(path: Path) -> None:
+        interval = result.counting.interval
+        found = (result.cells, result.types, result.names)
+        save_overlay_png(path, plane.data, *found, counts=result.counts, interval=interval)
+
+    def kde(path: Path) -> None:
+        save_kde_png(path, result.counting, pixel_size_um=plane.pixel_size_um)
+
+    return {OVERLAY: overlay, KDE: kde}
+
+
+def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
+    """Write ``<class>/<image>_<cell>.png`` of every typed cell, and the list `TRAINING_LIST`.
+
+    Cells that a person typed are written alone where there are any: what a model said of the others is no truth.
+
+    Raises
+    ------
+    BloodCellError
+        If no cell has a type, or the folder cannot be written to.
+    """
+    from PIL import Image as Picture
+
+    from napari_bloodcell.dataset import cutouts_of_segmentation
+    from napari_bloodcell.smear import image_sha256
+    from napari_bloodcell.widgets._images import image_source
+    from napari_bloodcell.widgets._layers import adopt
+    from napari_bloodcell.widgets._results import planes_with_cells, segmented_plane
+
+    adopt(cells_layer, image_layer)
+    source = image_source(image_layer)
+    make_folder(folder)
+    if any(folder.iterdir()):
+        raise OutputError(f"{folder} is not empty. Choose a new folder for the training set.")
+    rows: list[list[object]] = [["file", "class", "image", "image_sha256", "cell", "type_source"]]
+    with staged(folder, last=TRAINING_LIST) as stage:
+        for index in planes_with_cells(cells_layer):
+            segmented = segmented_plane(cells_layer, index)
+            typed = segmented.table[segmented.table["cell_type"].astype(bool)]
+            by_hand = typed[typed["type_source"] == "user"]
+            chosen = by_hand if len(by_hand) else typed
+            if chosen.empty:
+                raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
+            plane = source.plane(index)
+            types = dict(zip(chosen.index.tolist(), chosen["cell_type"].tolist(), strict=True))
+            cutouts = cutouts_of_segmentation(plane.data, segmented, types)
+            digest = image_sha256(plane.data)
+            for cell, cutout in zip(types, cutouts.cutouts, strict=True):
+                name = f"{_file_name(types[cell])}/{_file_name(source.name)}_{cell:06d}.png"
+                (stage / name).parent.mkdir(exist_ok=True)
+                Picture.fromarray(cutout).save(stage / name)
+                rows.append([name, types[cell], source.name, digest, cell, chosen.at[cell, "type_source"]])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        (stage / TRAINING_LIST).write_text(text.getvalue(), encoding="utf-8", newline="")
+    return folder
+
+
+def _chosen(layer_data: list[LayerData]) -> tuple[Image, Labels]:
+    """Return the image and its cells among what is to be saved."""
+    from napari.layers import Image, Labels, Layer
+
+    from napari_bloodcell.widgets._layers import is_types
+
+    layers = [Layer.create(*data) for data in layer_data if not _is_derived(data)]
+    images = [layer for layer in layers if isinstance(layer, Image)]
+    labels = [layer for layer in layers if isinstance(layer, Labels) and not is_types(layer)]
+    if len(images) != 1 or len(labels) != 1:
+        raise OutputError(
+            f"{len(images)} image and {len(labels)} cells layers were chosen. Select one smear and its cells, and use "
+            "File ▸ Save Selected Layers."
+        )
+    if "cell_type" not in labels[0].features.columns:
+        raise OutputError(f"{labels[0].name!r} has no table of cells. Classify it first.")
+    return images[0], labels[0]
+
+
+def _is_derived(data: LayerData) -> bool:
+    """Return whether this is a typed layer: it follows from the cells and is written with them."""
+    info = data[1].get("metadata", {}).get("napari_bloodcell", {})
+    return isinstance(info, dict) and info.get("kind") == "types"
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in text).strip(". ") or "unnamed"

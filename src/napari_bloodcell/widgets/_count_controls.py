@@ -1,0 +1,212 @@
+"""The parts of the Count dock that are no plot: settings, the table of counts, fields for thresholds and a range."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_bloodcell.errors import BloodCellError, InputError
+from napari_bloodcell.widgets._preferences import colour_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.widgets._count_model import CountRow
+
+COLUMNS = ("Type", "Regions", "Cells", "95 %", "per mm²", "% of WBC")
+TIPS = (
+    "Type of the cells",
+    "Regions as they were segmented: uncorrected",
+    "Cells: red cells are corrected for overlap, all others count one by one",
+    "95 % interval of the number of cells, as far as overlap leaves it in doubt",
+    "Cells per mm² of the counted area",
+    "Differential: share of the white cells",
+)
+
+
+class CountTable(QTableWidget):
+    """The counts, one type a row; columns that say nothing are hidden."""
+
+    def __init__(self) -> None:
+        super().__init__(0, len(COLUMNS))
+        self.setAccessibleName("Counts")
+        for i, (name, tip) in enumerate(zip(COLUMNS, TIPS, strict=True)):
+            item = QTableWidgetItem(name)
+            item.setToolTip(tip)
+            self.setHorizontalHeaderItem(i, item)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setTabKeyNavigation(False)
+        self.setShowGrid(False)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        vertical, header = self.verticalHeader(), self.horizontalHeader()
+        if vertical is not None and header is not None:
+            vertical.setVisible(False)
+            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+            header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+            header.setMinimumSectionSize(36)
+        self._fit()
+
+    def show_rows(self, rows: Sequence[CountRow], names: Sequence[str]) -> None:
+        """Show these counts; `names` are all types, by which colours are given."""
+        self.setRowCount(len(rows))
+        for i, row in enumerate(rows):
+            texts = (
+                row.cell_type,
+                f"{row.regions:,}",
+                f"{row.cells:,}",
+                "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}",
+                ""
+                if row.per_mm2 is None
+                else f"{float(f'{row.per_mm2:.3g}'):,.4g}"
+                if row.per_mm2 < 100
+                else f"{row.per_mm2:,.0f}",
+                "" if row.percent is None else f"{row.percent:.1f}",
+            )
+            for j, text in enumerate(texts):
+                item = QTableWidgetItem(text)
+                right = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
+                item.setTextAlignment(right if j else Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft)
+                if not j:
+                    item.setIcon(_swatch(colour_of(text, [*names, text])))
+                self.setItem(i, j, item)
+        self.setColumnHidden(4, all(row.per_mm2 is None for row in rows))
+        self.setColumnHidden(5, all(row.percent is None for row in rows))
+        self._fit()
+
+    def _fit(self) -> None:
+        """Be as high as the rows."""
+        header = self.horizontalHeader()
+        height = sum(self.rowHeight(i) for i in range(self.rowCount()))
+        self.setFixedHeight(
+            height + (header.sizeHint().height() if header is not None else 0) + 2 * self.frameWidth() + 2
+        )
+
+
+class AreaFields(QWidget):
+    """Thresholds and a range of areas as text, for those who do not use the mouse."""
+
+    thresholds_entered = Signal(object)
+    """Rising areas, list of float; None for those of the rule."""
+    range_entered = Signal(float, float)
+    range_cleared = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thresholds = QLineEdit()
+        self._thresholds.setToolTip(
+            "Areas, px², from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type."
+        )
+        self._thresholds.setPlaceholderText("none")
+        self._automatic = QPushButton("Automatic")
+        self._automatic.setToolTip("Take the thresholds of the rule again")
+        self._automatic.setEnabled(False)
+        self._range = QLineEdit()
+        self._range.setToolTip(
+            "Select the red cells whose area, px², lies in a range. Drag in the plot, or type: 300–900"
+        )
+        self._range.setPlaceholderText("drag in the plot, or type 300–900")
+        self._clear = QPushButton("Clear")
+        self._clear.setToolTip("Select no cell")
+        self._clear.setEnabled(False)
+        self._found = QLabel()
+        layout = QFormLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        for label, field, button in (
+            ("Thresholds", self._thresholds, self._automatic),
+            ("Select", self._range, self._clear),
+        ):
+            row = QHBoxLayout()
+            row.addWidget(field, 1)
+            row.addWidget(button)
+            layout.addRow(label, row)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addLayout(layout)
+        whole.addWidget(self._found)
+        self._found.hide()
+        self._thresholds.editingFinished.connect(self._on_thresholds)
+        self._range.editingFinished.connect(self._on_range)
+        self._automatic.clicked.connect(lambda: self.thresholds_entered.emit(None))
+        self._clear.clicked.connect(lambda: self.range_cleared.emit())
+
+    def show_thresholds(self, thresholds: NDArray[Any] | Sequence[float], *, by_hand: bool) -> None:
+        """Show the thresholds in use."""
+        self._thresholds.setText(", ".join(f"{t:.0f}" for t in thresholds))
+        self._thresholds.setModified(False)
+        self._thresholds.setCursorPosition(0)
+        self._automatic.setEnabled(by_hand)
+
+    def show_range(self, low: float | None, high: float | None, *, n_cells: int = 0) -> None:
+        """Show which areas are selected, and how many cells that are."""
+        is_range = low is not None and high is not None
+        self._range.setText(f"{low:.0f}–{high:.0f}" if is_range else "")
+        self._range.setModified(False)
+        self._clear.setEnabled(is_range)
+        self._found.setVisible(is_range)
+        self._found.setText(f"{n_cells:,} red-cell region{'' if n_cells == 1 else 's'} selected")
+
+    def _on_thresholds(self) -> None:
+        if self._thresholds.isModified():
+            self._thresholds.setModified(False)
+            notify_errors(lambda: self.thresholds_entered.emit(sorted(_numbers(self._thresholds.text()))))
+
+    def _on_range(self) -> None:
+        if not self._range.isModified():
+            return
+        self._range.setModified(False)
+        if not self._range.text().strip():
+            self.range_cleared.emit()
+        else:
+            notify_errors(self._enter_range)
+
+    def _enter_range(self) -> None:
+        ends = _numbers(self._range.text().replace("–", " ").replace("-", " "))
+        if len(ends) != 2:
+            raise InputError(f"{self._range.text()!r} is no range of areas; type two numbers: 300–900")
+        self.range_entered.emit(min(ends), max(ends))
+
+
+def notify_errors(action: Any) -> None:
+    """Call a function; an error of the program becomes a notification."""
+    try:
+        action()
+    except BloodCellError as error:
+        show_error(str(error))
+
+
+def _numbers(text: str) -> list[float]:
+    """Return the numbers of a text, parted by commas or blanks."""
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").replace(";", " ").split()]
+    except ValueError:
+        numbers = [-1.0]
+    if not all(0 < n < float("inf") for n in numbers):
+        raise InputError(f"{text!r} does not hold areas in px²; type numbers above 0, parted by commas.")
+    return numbers
+
+
+def _swatch(colour: str) -> QIcon:
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(QColor(colour))
+    return QIcon(pixmap)

@@ -1,0 +1,255 @@
+"""The numbers behind the count dock: a cells layer counted again and again, quickly; no Qt."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from napari_bloodcell.cells import RBC
+from napari_bloodcell.counting import count
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.plot import draw_kde
+from napari_bloodcell.widgets._cell_features import INDEX, PLANE, to_table
+from napari_bloodcell.widgets._images import pixel_size_um
+from napari_bloodcell.widgets._layers import full_resolution, known_calibration_of
+from napari_bloodcell.widgets._results import recipe_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.counting import Counting
+    from napari_bloodcell.params import CountParams
+    from napari_bloodcell.widgets._counted_region import Region
+
+FEWEST_WBC: Final = 100
+"""White cells that a differential needs: with fewer, its percentages are mostly chance."""
+HEADER: Final = ("type", "regions", "cells", "low_95", "high_95", "cells_per_mm2", "percent_of_wbc")
+_BOX: Final = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
+
+
+@dataclass(frozen=True, slots=True)
+class CountRow:
+    """One line of the table of counts; what is not known, or not applicable, is None.
+
+    Attributes
+    ----------
+    cell_type : str
+        Name of the type.
+    regions, cells : int
+        Uncorrected and corrected number.
+    interval : tuple of int or None
+        95 % interval of `cells`, where the correction leaves it in doubt.
+    per_mm2 : float or None
+        Cells per mm².
+    percent : float or None
+        Share of the white cells of the differential.
+    """
+
+    cell_type: str
+    regions: int
+    cells: int
+    interval: tuple[int, int] | None
+    per_mm2: float | None
+    percent: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """A counting of a layer, or of a region of it.
+
+    Attributes
+    ----------
+    counting : Counting
+        The numbers.
+    rows : list of CountRow
+        Its table.
+    rbc_ids : ndarray of int64, shape (N,)
+        Ids of the regions in `counting.areas`.
+    n_cells, n_counted : int
+        Cells in the layer, and in the region.
+    pixel_size_um : float or None
+        Micrometres per pixel.
+    area_mm2 : float or None
+        Area that was counted.
+    """
+
+    counting: Counting
+    rows: list[CountRow]
+    rbc_ids: NDArray[np.int64]
+    n_cells: int
+    n_counted: int
+    pixel_size_um: float | None
+    area_mm2: float | None
+
+    @property
+    def warning(self) -> str:
+        """What to know before one trusts the numbers; "" if nothing."""
+        if self.n_cells and not any(row.cells for row in self.rows if row.cell_type != "unidentified"):
+            return "These cells have no types yet: classify them, then they are counted by type."
+        n_white = sum(row.cells for row in self.rows if row.percent is not None)
+        if self.counting.differential and n_white < FEWEST_WBC:
+            return (
+                f"The differential rests on {n_white} white cells; count at least {FEWEST_WBC} "
+                "before you rely on its percentages."
+            )
+        return ""
+
+    def ids_between(self, low: float, high: float) -> NDArray[np.int64]:
+        """Return the ids of the RBC regions whose area, pixels², lies in a range."""
+        areas = self.counting.areas
+        return self.rbc_ids[(areas >= low) & (areas <= high)]
+
+    def to_text(self, *, delimiter: str = ",") -> str:
+        """Return the table of counts with a header, for a file or the clipboard."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(HEADER)
+        for row in self.rows:
+            low, high = row.interval or (None, None)
+            per_mm2 = None if row.per_mm2 is None else f"{row.per_mm2:.6g}"
+            percent = None if row.percent is None else f"{row.percent:.1f}"
+            writer.writerow([row.cell_type, row.regions, row.cells, low, high, per_mm2, percent])
+        return stream.getvalue()
+
+
+class CellCounter:
+    """Counts cells layers; boxes, which are slow to read, are kept until they change."""
+
+    def __init__(self) -> None:
+        self._boxes = np.empty((0, 4), np.int64)
+        self._box_column: NDArray[np.object_] = np.empty(0, object)
+
+    def count(
+        self,
+        cells_layer: Labels,
+        *,
+        params: CountParams | None = None,
+        thresholds: Sequence[float] | None = None,
+        region: Region | None = None,
+        plane: int | None = None,
+    ) -> Counted:
+        """Count the cells of a layer.
+
+        Parameters
+        ----------
+        cells_layer : Labels
+            A layer with a cell table.
+        params : CountParams, optional
+            Settings; by default those in the layer's recipe.
+        thresholds : sequence of float, optional
+            Areas, pixels², instead of those of the rule.
+        region : Region, optional
+            Count only cells whose centroid lies in it.
+        plane : int, optional
+            Count only this plane of a stack.
+
+        Raises
+        ------
+        InputError
+            If the layer has no cell table, or something in it cannot be counted.
+        """
+        features = cells_layer.features
+        if INDEX not in features.columns or "cell_type" not in features.columns:
+            raise InputError(f"The layer {cells_layer.name!r} has no table of cells. Segment the image first.")
+        table = to_table(features, ("cell_type", "area_px", "touches_edge"))
+        table["bbox"] = pd.Series(self._boxes_of(features), index=table.index, dtype=object)
+        n_cells = len(table)
+        table = table[_is_counted(features, region, plane)] if region is not None or plane is not None else table
+        recipe, calibration = recipe_of(cells_layer), known_calibration_of(cells_layer)
+        size = pixel_size_um(cells_layer) or recipe.segment.pixel_size_um
+        area_mm2 = _area_px(cells_layer, region, plane) * size**2 * 1e-6 if size else None
+        counting = count(
+            table,
+            params=params or recipe.count,
+            rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
+            area_mm2=area_mm2 or None,
+            thresholds=thresholds,
+        )
+        is_rbc = (table["cell_type"] == RBC).to_numpy(bool)
+        ids = table.index.to_numpy(np.int64)[is_rbc]
+        return Counted(counting, _rows(counting), ids, n_cells, len(table), size, area_mm2)
+
+    def note_cells_in_region(self, cells_layer: Labels, counted: Counted) -> None:
+        """Write into the features how many cells each counted region is; no event: nothing that is shown changes."""
+        features = cells_layer.features
+        column = np.ones(len(features), np.int64)
+        column[0] = 0
+        if "cells_in_region" in features.columns:
+            column = features["cells_in_region"].to_numpy(np.int64, copy=True)
+        found = counted.counting.cells_in_region
+        rows = np.searchsorted(features[INDEX].to_numpy(np.int64), found.index.to_numpy(np.int64))
+        column[rows] = found.to_numpy(np.int64)
+        features["cells_in_region"] = column
+
+    def _boxes_of(self, features: pd.DataFrame) -> NDArray[np.object_]:
+        """Return the boxes of all cells as tuples: 100,000 take 0.1 s, comparing them with the last ones 1 ms."""
+        rows = features[INDEX].to_numpy() != 0
+        if not all(name in features.columns for name in _BOX):
+            return np.full(int(rows.sum()), None)
+        boxes = np.stack([features[name].to_numpy(np.int64)[rows] for name in _BOX], axis=1)
+        if not np.array_equal(boxes, self._boxes):
+            column = np.empty(len(boxes), object)
+            column[:] = list(zip(*(side.tolist() for side in boxes.T), strict=True))
+            self._boxes, self._box_column = boxes, column
+        return self._box_column
+
+
+def save_histogram(path: Path, counted: Counted) -> None:
+    """Write the histogram on white, for print: .png, .svg or .pdf."""
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    draw_kde(counted.counting, figure.add_subplot(), pixel_size_um=counted.pixel_size_um)
+    figure.savefig(path, dpi=160)
+
+
+def area_of_cell(features: pd.DataFrame, cell: int) -> tuple[float, str] | None:
+    """Return area, pixels², and type of a cell by its features, or None where it is not there."""
+    ids = features[INDEX].to_numpy(np.int64)
+    row = int(np.searchsorted(ids, cell))
+    if not cell or row >= len(ids) or ids[row] != cell:
+        return None
+    return float(features["area_px"].iat[row]), str(features["cell_type"].iat[row] or "")
+
+
+def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None) -> NDArray[np.bool_]:
+    """Return which cells lie in the region and on the plane."""
+    rows = features[INDEX].to_numpy() != 0
+    planes = features[PLANE].to_numpy(np.int64)[rows] if PLANE in features.columns else None
+    counted = np.ones(int(rows.sum()), bool)
+    if plane is not None and planes is not None:
+        counted &= planes == plane
+    if region is not None:
+        centroids = np.stack([features[f"centroid_{axis}"].to_numpy(float)[rows] for axis in "yx"], axis=1)
+        counted &= region.contains(centroids, planes)
+    return counted
+
+
+def _area_px(cells_layer: Labels, region: Region | None, plane: int | None) -> float:
+    shape = full_resolution(cells_layer).shape
+    if region is not None:
+        return region.area_px(plane)
+    return float(np.prod(shape[-2:] if plane is not None else shape, dtype=np.float64))
+
+
+def _rows(counting: Counting) -> list[CountRow]:
+    per_mm2: dict[str, Any] = dict(counting.per_mm2 or {})
+    return [
+        CountRow(
+            name,
+            counting.uncorrected[name],
+            cells,
+            counting.interval if name == RBC else None,
+            per_mm2.get(name),
+            counting.differential.get(name),
+        )
+        for name, cells in counting.counts.items()
+    ]

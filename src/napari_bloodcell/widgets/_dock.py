@@ -1,0 +1,131 @@
+"""What the docks that run a stage have in common: settings that scroll, a button, progress below it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Image
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QFormLayout, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from napari_bloodcell.errors import BloodCellError
+from napari_bloodcell.widgets._images import image_source
+from napari_bloodcell.widgets._layer_choice import LayerChoice
+from napari_bloodcell.widgets._layers import current_plane
+from napari_bloodcell.widgets._preferences import use_preferred_cache
+from napari_bloodcell.widgets._worker import WorkPanel
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from qtpy.QtGui import QCloseEvent
+
+    from napari_bloodcell.widgets._images import PlaneIndex
+
+THIS_PLANE, ALL_PLANES = "The plane in view", "All planes"
+
+
+class StageDock(QWidget):
+    """Base of the docks; a subclass fills `rows` and `body`, and does the work in `start`.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The window that the dock belongs to.
+    button : str
+        What the button says.
+    tooltip : str
+        What it does.
+    """
+
+    def __init__(self, viewer: Viewer, *, button: str, tooltip: str) -> None:
+        super().__init__()
+        self._viewer = viewer
+        use_preferred_cache()
+        self.image = LayerChoice(
+            viewer, lambda layer: isinstance(layer, Image), none="Open an image first", follows_active=True
+        )
+        self.image.setToolTip("The image layer that shows the smear")
+        self.planes = QComboBox()
+        self.planes.addItems([THIS_PLANE, ALL_PLANES])
+        self.planes.setToolTip("Which planes of a time or z stack are looked at")
+        self.rows = QFormLayout()
+        self.rows.setContentsMargins(0, 0, 0, 0)
+        self.rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.rows.addRow("Image", self.image)
+        self.rows.addRow("Planes", self.planes)
+        self.body = QVBoxLayout()
+        self.body.setContentsMargins(0, 0, 6, 0)
+        self.body.addLayout(self.rows)
+        inside = QWidget()
+        inside.setLayout(self.body)
+        scroll = QScrollArea()
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidgetResizable(True)
+        scroll.setWidget(inside)
+        self.run = QPushButton(button)
+        self.run.setToolTip(tooltip)
+        self.panel = WorkPanel()
+        self.summary = QLabel()
+        self.summary.setWordWrap(True)
+        self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        layout = QVBoxLayout(self)
+        layout.addWidget(scroll, 1)
+        for widget in (self.run, self.panel, self.summary):
+            layout.addWidget(widget)
+        self.setMinimumWidth(300)
+        self.run.clicked.connect(self._on_run)
+        self.panel.work.started.connect(self._on_busy)
+        self.panel.work.finished.connect(self._on_idle)
+        self.image.chosen.connect(self._on_image)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether work is under way."""
+        return self.panel.work.is_running
+
+    def start(self) -> None:
+        """Begin the work with what is in the form.
+
+        Raises
+        ------
+        BloodCellError
+            If something is missing or not allowed.
+        """
+        raise NotImplementedError
+
+    def chosen_planes(self, layer: Image) -> list[PlaneIndex]:
+        """Return which planes of a layer are looked at."""
+        source = image_source(layer)
+        if source.stack_shape and self.planes.currentText() == ALL_PLANES:
+            return list(source.plane_indices())
+        return [current_plane(self._viewer, layer)]
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """End the work with the dock."""
+        self.panel.work.shut_down()
+        super().closeEvent(event)
+
+    def finish_layout(self) -> None:
+        """Put the rest of the space below what the dock shows."""
+        self.body.addStretch(1)
+        self._on_image()
+
+    def _on_run(self) -> None:
+        try:
+            self.start()
+        except BloodCellError as error:
+            show_error(str(error))
+
+    def _on_busy(self) -> None:
+        self.run.setEnabled(False)
+        self.summary.clear()
+
+    def _on_idle(self) -> None:
+        self.run.setEnabled(True)
+
+    def _on_image(self) -> None:
+        layer = self.image.layer
+        is_stack = layer is not None and bool(image_source(layer).stack_shape)
+        self.rows.setRowVisible(self.planes, is_stack)

@@ -1,0 +1,503 @@
+"""Results as layers, and layers as results: the contract between the docks. Touch layers on the GUI thread only.
+
+A smear's **cells layer** is a Labels layer `"<image> cells"`, ids 1..N, whose `features` are the cell table (column `index` =
+id, row 0 the background) and whose ``metadata["napari_bloodcell"]`` says what made it. Its **types layer**
+`"<image> types"` is derived from it by a lookup table. Both lie on the image as it lies in the world.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX
+from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.params import Recipe
+from napari_bloodcell.protocols import Calibration
+from napari_bloodcell.recipes import portable, versions
+from napari_bloodcell.widgets._cell_features import INDEX, PLANE, rows_of, to_features, to_table
+from napari_bloodcell.widgets._images import current_plane, image_plane, image_source, plane_number
+from napari_bloodcell.widgets._preferences import colour_of
+from napari_bloodcell.widgets._typed_view import TypedView, TypeLookup
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import CellClassifier
+    from napari_bloodcell.segment import Segmentation
+
+__all__ = [
+    "KEY",
+    "PLANE",
+    "add_cells",
+    "add_segmentation",
+    "add_types",
+    "adopt",
+    "calibration_of",
+    "cells_layer_for",
+    "current_plane",
+    "image_layer_for",
+    "image_plane",
+    "image_source",
+    "info_of",
+    "is_cells",
+    "is_types",
+    "names_of",
+    "plane_number",
+    "set_table",
+    "set_types",
+    "table_of",
+    "types_layer_for",
+]
+
+KEY: Final = "napari_bloodcell"
+"""Key of a layer's metadata under which the program keeps what it knows of it."""
+_LOOKUP: Final = "napari_bloodcell_lookup"
+MOST_PIXELS_IN_ONE: Final = 4096 * 4096
+"""A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
+COARSEST_PX: Final = 1024
+"""Levels are added to a pyramid until none of its sides is longer."""
+
+
+class Typed(Protocol):
+    """What is shown of a classification: `Classification` and `TypedCells` have it."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def names(self) -> list[str]: ...
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def info_of(layer: Layer | None) -> dict[str, Any]:
+    """Return what the program noted of a layer: kind, image, recipe, models, …; empty for a foreign layer."""
+    found = layer.metadata.get(KEY) if layer is not None else None
+    return found if isinstance(found, dict) else {}
+
+
+def is_cells(layer: Layer | None) -> bool:
+    """Return whether this is a layer of cells with their table."""
+    return isinstance(layer, Labels) and info_of(layer).get("kind") == "cells"
+
+
+def is_types(layer: Layer | None) -> bool:
+    """Return whether this is a typed layer."""
+    return isinstance(layer, Labels) and info_of(layer).get("kind") == "types"
+
+
+def table_of(cells_layer: Labels, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the cell table of a cells layer, index = id; only some columns where they are named, which is quicker.
+
+    Raises
+    ------
+    InputError
+        If the layer has none.
+    """
+    return to_table(cells_layer.features, columns)
+
+
+def names_of(cells_layer: Labels) -> list[str]:
+    """Return the names of all types of a cells layer; the code of a type is its position plus 1."""
+    return list(info_of(cells_layer).get("names") or type_names())
+
+
+def calibration_of(cells_layer: Labels) -> Calibration:
+    """Return what was measured of the smear; the default where nothing is known of it."""
+    record = info_of(cells_layer).get("calibration")
+    if not isinstance(record, dict):
+        return Calibration(DEFAULT_DIAMETER_PX, (255.0, 255.0, 255.0), 255.0, "default")
+    return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
+
+
+def known_table_of(cells_layer: Labels) -> pd.DataFrame | None:
+    """Return the cell table of a layer, or None where it has none, as a layer of another program."""
+    try:
+        table = table_of(cells_layer)
+    except InputError:
+        return None
+    needed = ("cell_type", "probability", "type_source", "area_px", "bbox", "centroid")
+    return table if all(column in table.columns for column in needed) else None
+
+
+def known_calibration_of(cells_layer: Labels) -> Calibration | None:
+    """Return what was measured of the smear, or None where nothing is known of it."""
+    return calibration_of(cells_layer) if "calibration" in info_of(cells_layer) else None
+
+
+def cells_layer_for(viewer: ViewerModel, image_layer: Layer | None) -> Labels | None:
+    """Return the cells layer of an image layer, the topmost where there are several, or None."""
+    return _linked(viewer, image_layer, "cells", "image")
+
+
+def types_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Labels | None:
+    """Return the types layer of a cells layer, or None."""
+    return _linked(viewer, cells_layer, "types", "cells")
+
+
+def image_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Image | None:
+    """Return the image layer that cells were found in, or None if it is gone."""
+    info = info_of(cells_layer)
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    by_id = [layer for layer in images if str(layer.unique_id) == info.get("image_id")]
+    by_name = [layer for layer in images if layer.name == info.get("image")]
+    return next(iter([*by_id, *by_name]), None)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def add_cells(
+    viewer: ViewerModel, image_layer: Image, *, cells: NDArray[np.int32] | None = None, name: str | None = None
+) -> Labels:
+    """Add an empty cells layer, or one with these labels, over an image layer, and return it.
+
+    Parameters
+    ----------
+    viewer : Viewer or ViewerModel
+        Where the layer goes.
+    image_layer : Image
+        The smear.
+    cells : ndarray of int32, shape (..., Y, X), optional
+        Ids 1..N. None: no cell yet.
+    name : str, optional
+        The layer's name; by default that of the image and "cells".
+    """
+    shape = image_source(image_layer).shape
+    if cells is None:
+        cells = np.zeros(shape, np.int32)
+    elif cells.shape != shape:
+        raise InputError(f"Cells of the shape {cells.shape} do not belong to an image of {shape}.")
+    layer = Labels(
+        _levels(cells, is_pyramid=image_layer.multiscale),
+        name=name or f"{image_layer.name} cells",
+        metadata={
+            KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)},
+        },
+        opacity=0.6,
+        **placement_of(image_layer),
+    )
+    lookup = TypeLookup(np.zeros(1, np.uint8))
+    layer.metadata[_LOOKUP] = lookup
+    _show_status_of(layer, layer)
+    viewer.add_layer(layer)
+    return layer
+
+
+def add_segmentation(
+    viewer: ViewerModel,
+    image_layer: Image,
+    segmentation: Segmentation,
+    recipe: Recipe | None = None,
+    *,
+    image_sha256: str | None = None,
+) -> Labels:
+    """Show a segmentation of a whole image as its cells layer, which is made or replaced, and return that."""
+    layer = cells_layer_for(viewer, image_layer)
+    if layer is None:
+        layer = add_cells(viewer, image_layer, cells=segmentation.cells)
+    else:
+        full_resolution(layer)[...] = segmentation.cells
+        layer.refresh(extent=False)
+    note_segmentation(layer, segmentation, recipe or Recipe(), image_sha256=image_sha256)
+    set_table(layer, segmentation.table)
+    return layer
+
+
+def adopt(layer: Labels, image_layer: Image) -> None:
+    """Make any Labels layer the cells layer of an image; what the program knows of it already stays.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    """
+    shape, wanted = full_resolution(layer).shape, image_source(image_layer).shape
+    if tuple(shape) != wanted:
+        raise InputError(
+            f"{layer.name!r} has the shape {tuple(shape)}, the image {image_layer.name!r} {wanted}: they do not "
+            "belong together. Choose the image that the cells were found in."
+        )
+    known = {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}
+    layer.metadata[KEY] = {**info_of(layer), **known}
+    lookup_of(layer)
+
+
+def relink(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
+    """Give a cells layer that was read from a file its place in this viewer, and derive its types layer anew."""
+    image_layer = image_layer_for(viewer, cells_layer)
+    if image_layer is not None:
+        adopt(cells_layer, image_layer)
+    types = types_layer_for(viewer, cells_layer)
+    if types is not None:
+        level = types.data[0] if types.multiscale else types.data
+        if isinstance(level, TypedView):
+            return types
+        viewer.layers.remove(types)
+    if "cell_type" not in cells_layer.features.columns:
+        return None
+    return add_types(viewer, cells_layer)
+
+
+def note_segmentation(
+    layer: Labels, segmentation: Segmentation, recipe: Recipe, *, image_sha256: str | None = None
+) -> None:
+    """Write settings, versions, model and calibration of a segmentation into the metadata of its cells layer."""
+    info = info_of(layer)
+    old = info.get("recipe") or {}
+    info |= {
+        "kind": "cells",
+        "recipe": {**old, **portable(recipe).model_dump(mode="json", include={"segment", "seed"})},
+        "models": {**info.get("models", {}), "segment": asdict(segmentation.model)},
+        "calibration": asdict(segmentation.calibration),
+        "names": names_of(layer),
+        "image_sha256": image_sha256,
+        "device": recipe.segment.device,
+        "versions": versions(),
+        "failed_tiles": [asdict(tile) for tile in segmentation.failed_tiles],
+    }
+
+
+def add_types(
+    viewer: ViewerModel,
+    cells_layer: Labels,
+    classification: Typed | None = None,
+    *,
+    recipe: Recipe | None = None,
+    classifier: CellClassifier | None = None,
+) -> Labels:
+    """Show the types of cells as a layer derived from the cells layer, and return that.
+
+    Parameters
+    ----------
+    viewer : Viewer or ViewerModel
+        Where the layer goes.
+    cells_layer : Labels
+        The cells; a classification fills its table.
+    classification : Classification, optional
+        The types. None: those that the table has already.
+    recipe, classifier : optional
+        What made them, for the metadata.
+    """
+    info = info_of(cells_layer)
+    if classification is not None:
+        info["names"] = list(classification.names)
+    if recipe is not None:
+        info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
+    if classifier is not None:
+        model = {"name": classifier.name, "sha256": classifier.sha256}
+        info["models"] = {**info.get("models", {}), "classify": model}
+    if classification is not None:
+        set_table(cells_layer, classification.table)
+    layer = types_layer_for(viewer, cells_layer)
+    if layer is not None:
+        layer.colormap = type_colormap(names_of(cells_layer))
+        layer.metadata[KEY]["names"] = names_of(cells_layer)
+        return layer
+    lookup = lookup_of(cells_layer)
+    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(_data_levels(cells_layer)))]
+    image = info.get("image") or cells_layer.name
+    layer = Labels(
+        levels if cells_layer.multiscale else levels[0],
+        name=f"{image} types",
+        colormap=type_colormap(names_of(cells_layer)),
+        metadata={
+            KEY: {
+                "kind": "types",
+                "image": image,
+                "cells": cells_layer.name,
+                "cells_id": str(cells_layer.unique_id),
+                "names": names_of(cells_layer),
+            }
+        },
+        opacity=0.45,
+        **placement_of(cells_layer),
+    )
+    layer.editable = False
+    lookup.show_in(layer)
+    _follow_edits(cells_layer, lookup)
+    _show_status_of(layer, cells_layer)
+    viewer.add_layer(layer)
+    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
+        viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(cells_layer))
+        viewer.layers.selection.active = cells_layer
+    if cells_layer.contour == 0:
+        cells_layer.contour = 1
+    return layer
+
+
+def as_layer_data(
+    cells: NDArray[np.int32], table: pd.DataFrame, info: dict[str, Any], place: dict[str, Any]
+) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return cells and types as layer data, for readers: napari makes the layers; `relink` ties them together."""
+    names = list(info["names"])
+    codes = type_lut(table, names, int(cells.max(initial=0)))
+    image = info["image"]
+    types_info = {"kind": "types", "image": image, "cells": f"{image} cells", "names": names}
+    types = {
+        "name": f"{image} types",
+        "colormap": type_colormap(names),
+        "opacity": 0.45,
+        "metadata": {KEY: types_info},
+        **place,
+    }
+    shown = {
+        "name": f"{image} cells",
+        "features": to_features(table),
+        "opacity": 0.6,
+        "metadata": {KEY: info, _LOOKUP: TypeLookup(codes)},
+        **place,
+    }
+    levels = _levels(cells, is_pyramid=False)
+    typed = [codes[level] for level in levels] if isinstance(levels, list) else codes[cells]
+    return [(typed, types, "labels"), (levels, shown, "labels")]
+
+
+def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
+    """Write a cell table (index = id) into the features of its layer and show its types."""
+    info = info_of(cells_layer)
+    known = names_of(cells_layer)
+    found = [t for t in table["cell_type"].unique() if t and t not in known]
+    if found:  # "unidentified" stays the last, as `type_names` has it
+        info["names"] = type_names([n for n in [*known, *found] if n != UNIDENTIFIED])
+    cells_layer.features = to_features(table)
+    lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)))
+
+
+def set_types(
+    cells_layer: Labels,
+    ids: Sequence[int] | NDArray[np.integer[Any]],
+    cell_type: str,
+    *,
+    probability: float = 1.0,
+    source: str = "user",
+) -> None:
+    """Give some cells another type: constant time, however many cells the layer has.
+
+    Raises
+    ------
+    InputError
+        If the type is not one of `names_of`.
+    """
+    names = names_of(cells_layer)
+    if cell_type and cell_type not in names:
+        raise InputError(f"There is no type {cell_type!r}; there are {', '.join(names)}.")
+    features = cells_layer.features
+    rows = rows_of(features, ids)
+    for column, value in (("cell_type", cell_type), ("probability", probability), ("type_source", source)):
+        features.iloc[rows, features.columns.get_loc(column)] = value
+    changed = features[INDEX].to_numpy()[rows]
+    lookup_of(cells_layer).change(changed, names.index(cell_type) + 1 if cell_type else 0)
+    cells_layer.events.features()
+
+
+def set_cells_in_region(cells_layer: Labels, cells_in_region: pd.Series[int]) -> None:
+    """Write how many cells each region counts as; types and drawing stay."""
+    features = cells_layer.features
+    counts = cells_in_region.reindex(features[INDEX]).fillna(1).to_numpy(np.int64)
+    counts[features[INDEX].to_numpy() == 0] = 0
+    features["cells_in_region"] = counts
+    cells_layer.events.features()
+
+
+def lookup_of(cells_layer: Labels) -> TypeLookup:
+    """Return the lookup table of a cells layer; made from its table where it has none yet."""
+    lookup = cells_layer.metadata.get(_LOOKUP)
+    if isinstance(lookup, TypeLookup):
+        return lookup
+    codes = np.zeros(1, np.uint8)
+    with suppress(InputError, KeyError):
+        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
+    lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
+    _show_status_of(cells_layer, cells_layer)
+    return lookup
+
+
+def refresh_cells(cells_layer: Labels) -> None:
+    """Draw cells and types again after the label image was written to."""
+    if cells_layer.multiscale:
+        cells_layer._reset_thumbnail_level_data()
+    cells_layer.refresh(extent=False)
+    lookup_of(cells_layer).refresh()
+
+
+def full_resolution(layer: Labels) -> NDArray[np.int32]:
+    """Return the label image that is written to, (..., Y, X); levels of a pyramid made by `add_cells` follow it."""
+    return cast("NDArray[np.int32]", _data_levels(layer)[0])
+
+
+def type_colormap(names: Sequence[str]) -> DirectLabelColormap:
+    """Return the colours of typed layers: few, by type, never by cell."""
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    colours |= {code: colour_of(name, names) for code, name in enumerate(names, start=1)}
+    return DirectLabelColormap(color_dict=colours)
+
+
+def placement_of(layer: Layer) -> Mapping[str, Any]:
+    """Return where a layer lies in the world, as arguments of another layer's constructor."""
+    return {
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+    }
+
+
+def _linked(viewer: ViewerModel, layer: Layer | None, kind: str, link: str) -> Labels | None:
+    """Return the layer of this kind that names `layer`: by its id, else by name, as layers that were read do."""
+    if layer is None:
+        return None
+    candidates = [
+        one for one in reversed(viewer.layers) if isinstance(one, Labels) and info_of(one).get("kind") == kind
+    ]
+    by_id = [one for one in candidates if info_of(one).get(f"{link}_id") == str(layer.unique_id)]
+    ids = {str(one.unique_id) for one in viewer.layers}
+    by_name = [
+        one for one in candidates if info_of(one).get(link) == layer.name and info_of(one).get(f"{link}_id") not in ids
+    ]
+    return next(iter([*by_id, *by_name]), None)
+
+
+def _data_levels(layer: Labels) -> list[Any]:
+    return list(layer.data) if layer.multiscale else [layer.data]
+
+
+def _levels(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
+    """Return labels as they are, or a pyramid of views of them: what is written to the first shows in all."""
+    height, width = cells.shape[-2:]
+    if not is_pyramid and height * width <= MOST_PIXELS_IN_ONE:
+        return cells
+    levels = [cells]
+    while max(levels[-1].shape[-2:]) > COARSEST_PX:
+        levels.append(levels[-1][..., ::2, ::2])
+    return levels if len(levels) > 1 else cells
+
+
+def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
+    """Draw the types again when cells are painted by hand."""
+    for event in (cells_layer.events.paint, cells_layer.events.data):
+        event.disconnect(lookup.refresh)
+        event.connect(lookup.refresh)
+
+
+def _show_status_of(layer: Labels, cells_layer: Labels) -> None:
+    """Let the status bar tell id, type and probability of the cell under the mouse."""
+    from napari_bloodcell.widgets._status import cell_status
+
+    layer.__dict__["get_status"] = partial(cell_status, layer, cells_layer)

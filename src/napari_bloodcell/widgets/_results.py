@@ -1,0 +1,119 @@
+"""Layers as a result that can be written, and as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_bloodcell.cells import type_lut
+from napari_bloodcell.counting import Counting, count
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.params import CountParams, Recipe
+from napari_bloodcell.pipeline import SmearResult
+from napari_bloodcell.segment import FailedTile
+from napari_bloodcell.widgets import _layers as layers
+from napari_bloodcell.widgets._cell_features import PLANE
+from napari_bloodcell.widgets._images import PlaneIndex, pixel_size_um, plane_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.protocols import Calibration
+
+_UNKNOWN = {"name": "unknown", "sha256": ""}
+
+
+def recipe_of(cells_layer: Labels) -> Recipe:
+    """Return the settings with which the cells of a layer were found, typed and counted; defaults for the rest."""
+    return Recipe.model_validate(layers.info_of(cells_layer).get("recipe") or {})
+
+
+def count_cells(
+    cells_layer: Labels,
+    params: CountParams | None = None,
+    *,
+    index: PlaneIndex | None = None,
+    area_mm2: float | None = None,
+) -> Counting:
+    """Count the cells of a layer, or of one plane of it; per mm² where the layer has physical units."""
+    table = layers.table_of(cells_layer)
+    if not len(table) or not table["cell_type"].astype(bool).any():
+        raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
+    shape = layers.full_resolution(cells_layer).shape
+    n_planes = int(np.prod(shape[:-2], dtype=np.int64))
+    if index:
+        table, n_planes = table[table[PLANE] == plane_number(index, shape[:-2])], 1
+    size = pixel_size_um(cells_layer)
+    if area_mm2 is None and size is not None:
+        area_mm2 = shape[-2] * shape[-1] * n_planes * size**2 * 1e-6
+    diameter = layers.calibration_of(cells_layer).rbc_diameter_px
+    return count(table, params=params or recipe_of(cells_layer).count, rbc_diameter_px=diameter, area_mm2=area_mm2)
+
+
+def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
+    """Return a cells layer, or one plane of it, as the result that `napari_bloodcell.analyse` would return.
+
+    Raises
+    ------
+    InputError
+        If the cells have no types yet, or no table.
+    """
+    info = layers.info_of(cells_layer)
+    labels = layers.full_resolution(cells_layer)
+    counting = count_cells(cells_layer, index=index)
+    table = layers.table_of(cells_layer)
+    if index:
+        table = table[table[PLANE] == plane_number(index, labels.shape[:-2])]
+    table = table.assign(cells_in_region=counting.cells_in_region)
+    cells = np.asarray(labels[index], np.int32)
+    names = layers.names_of(cells_layer)
+    models: dict[str, Any] = info.get("models") or {}
+    recipe = recipe_of(cells_layer)
+    size = pixel_size_um(cells_layer)
+    if size is not None and recipe.segment.pixel_size_um is None:
+        recipe = recipe.model_copy(update={"segment": recipe.segment.model_copy(update={"pixel_size_um": size})})
+    return SmearResult(
+        cells=cells,
+        types=type_lut(table, names, int(cells.max(initial=0)))[cells],
+        table=table,
+        counts=counting.counts,
+        counting=counting,
+        names=names,
+        calibration=layers.calibration_of(cells_layer),
+        recipe=recipe,
+        models={stage: models.get(stage, _UNKNOWN) for stage in ("segment", "classify")},
+        image_name=str(info.get("image") or cells_layer.name),
+        device=str(info.get("device") or "auto"),
+        failed_tiles=[FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in info.get("failed_tiles") or []],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedPlane:
+    """One plane of a cells layer, as cutouts are made of it."""
+
+    cells: NDArray[np.int32]
+    table: pd.DataFrame
+    calibration: Calibration
+
+
+def segmented_plane(cells_layer: Labels, index: PlaneIndex = ()) -> SegmentedPlane:
+    """Return labels, table and calibration of one plane of a cells layer."""
+    labels = layers.full_resolution(cells_layer)
+    table = layers.table_of(cells_layer)
+    if index:
+        table = table[table[PLANE] == plane_number(index, labels.shape[:-2])]
+    return SegmentedPlane(np.asarray(labels[index], np.int32), table, layers.calibration_of(cells_layer))
+
+
+def planes_with_cells(cells_layer: Labels) -> list[PlaneIndex]:
+    """Return the planes of a stack that have cells; ``[()]`` where there is one plane only."""
+    stack_shape = layers.full_resolution(cells_layer).shape[:-2]
+    if not stack_shape:
+        return [()]
+    numbers = sorted(set(layers.table_of(cells_layer, (PLANE,))[PLANE].tolist()))
+    return [tuple(int(i) for i in np.unravel_index(int(n), stack_shape)) for n in numbers]

@@ -1,0 +1,284 @@
+"""Long work away from the GUI thread: a generator of `Progress` in a worker, with progress, time left and Cancel."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_bloodcell.errors import BloodCellError, InputWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from qtpy.QtGui import QCloseEvent
+
+    from napari_bloodcell.protocols import Progress
+
+logger = logging.getLogger(__name__)
+
+ShouldStop: TypeAlias = "Callable[[], bool]"
+"""Asked between steps: True when the user pressed Cancel."""
+Job: TypeAlias = "Callable[[ShouldStop], Generator[Progress, None, Any]]"
+"""Starts the work."""
+
+
+SHOW_EVERY_S: Final = 0.1
+"""How often the bar moves, at most: each time Qt paints the whole window."""
+
+
+class WorkFailedError(BloodCellError):
+    """Something failed in a worker that is not an error of the program's own."""
+
+
+class _Thread(WorkerBase):
+    """Runs a job in a thread of napari's pool, and closes its generator there whatever happens.
+
+    Not a `GeneratorWorker`: that one takes every RuntimeError (torch's out-of-memory is one) for a deleted worker.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(SignalsClass=GeneratorWorkerSignals)
+        self._job = job
+        self.cancelled = threading.Event()
+        """Set by Cancel: the job is asked to end with what is done."""
+
+    def work(self) -> Any:
+        """Run the job to its end, or until it must stop."""
+        generator = self._job(self.cancelled.is_set)
+        try:
+            while not self.abort_requested:
+                try:
+                    step = next(generator)
+                except StopIteration as end:
+                    return end.value
+                self.signals.yielded.emit(step)
+            self.signals.aborted.emit()
+        except BloodCellError:
+            raise
+        except Exception as error:
+            logger.exception("a worker failed")
+            raise WorkFailedError(_explained(error)) from error
+        finally:
+            generator.close()
+        return None
+
+
+def _explained(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"There is not enough memory ({text}). Use a smaller tile size, another device, or a smaller model."
+    return f"Something unexpected went wrong ({text}). Please report it with the log."
+
+
+class Work(QObject):
+    """One piece of long work at a time; its signals arrive on the GUI thread.
+
+    Cancel asks a job that keeps what is done to end with that; asked again, or of another job, it cuts the job off at
+    its next step. Work ends when `shut_down` is called: nothing is delivered after that.
+    """
+
+    started = Signal()
+    progressed = Signal(object)
+    """`Progress`."""
+    returned = Signal(object)
+    """What the generator returned; not after it was cut off."""
+    failed = Signal(object)
+    """`BloodCellError`."""
+    cut_off = Signal()
+    finished = Signal()
+    """Always the last, whatever happened."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._thread: _Thread | None = None
+        self._is_shut = False
+        self._keeps_done = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether work is under way."""
+        return self._thread is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether Cancel was asked for and the work has not ended yet."""
+        return self._thread is not None and self._thread.cancelled.is_set()
+
+    def start(self, job: Job, *, keeps_done: bool = False) -> None:
+        """Run a job in a thread.
+
+        Parameters
+        ----------
+        job : callable
+            Starts the work.
+        keeps_done : bool
+            Whether the job asks if it should stop, and then returns what is done.
+
+        Raises
+        ------
+        BloodCellError
+            If work is under way already.
+        """
+        if self._thread is not None or self._is_shut:
+            raise BloodCellError("This is at work already. Wait for it, or press Cancel.")
+        thread = self._thread = _Thread(job)
+        self._keeps_done = keeps_done
+        signals = cast("GeneratorWorkerSignals", thread.signals)
+        signals.yielded.connect(self._on_yielded)
+        signals.returned.connect(self._on_returned)
+        signals.errored.connect(self._on_errored)
+        signals.warned.connect(self._on_warned)
+        signals.aborted.connect(self._on_aborted)
+        signals.finished.connect(self._on_finished)
+        self.started.emit()
+        thread.start()
+
+    def cancel(self) -> None:
+        """Ask the work to end with what is done."""
+        if self._thread is None:
+            return
+        if self._thread.cancelled.is_set() or not self._keeps_done:
+            self._thread.quit()
+        self._thread.cancelled.set()
+
+    def cut(self) -> None:
+        """End the work at its next step, without a result."""
+        if self._thread is not None:
+            self._thread.cancelled.set()
+            self._thread.quit()
+
+    def shut_down(self) -> None:
+        """End the work at its next step and deliver nothing any more: what showed it is gone."""
+        self._is_shut = True
+        self.cut()
+        self._thread = None
+
+    def _on_yielded(self, step: Progress) -> None:
+        if not self._is_shut:
+            self.progressed.emit(step)
+
+    def _on_returned(self, result: object) -> None:
+        if not self._is_shut:
+            self.returned.emit(result)
+
+    def _on_aborted(self) -> None:
+        if not self._is_shut:
+            self.cut_off.emit()
+
+    def _on_errored(self, error: Exception) -> None:
+        if not self._is_shut:
+            self.failed.emit(error if isinstance(error, BloodCellError) else WorkFailedError(_explained(error)))
+
+    def _on_warned(self, details: tuple[Any, ...]) -> None:
+        message, category = details[0], details[1]
+        if self._is_shut:
+            return
+        if issubclass(category, InputWarning):
+            show_warning(str(message))
+        else:
+            logger.warning("%s", message)
+
+    def _on_finished(self) -> None:
+        self._thread = None
+        if not self._is_shut:
+            self.finished.emit()
+
+
+class WorkPanel(QWidget):
+    """Progress bar, time left and Cancel of a `Work`; hidden while there is none. Errors become notifications."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.work = Work(self)
+        self._bar = QProgressBar()
+        self._bar.setTextVisible(True)
+        self._label = QLabel()
+        self._label.setWordWrap(True)
+        self._cancel = QPushButton("Cancel")
+        self._cancel.setToolTip("Stop after the current step, and keep what is done")
+        self._cancel.clicked.connect(self._on_cancel)
+        row = QHBoxLayout()
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._bar, 1)
+        row.addWidget(self._cancel)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(row)
+        layout.addWidget(self._label)
+        self._clock = _Clock()
+        self._shown_at = 0.0
+        self.work.started.connect(self._on_started)
+        self.work.progressed.connect(self._on_progressed)
+        self.work.failed.connect(self._on_failed)
+        self.work.finished.connect(self.hide)
+        self.destroyed.connect(self.work.shut_down)
+        self.hide()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """End the work with the window."""
+        self.work.shut_down()
+        super().closeEvent(event)
+
+    def _on_started(self) -> None:
+        self._clock = _Clock()
+        self._bar.setRange(0, 0)
+        self._label.setText("Getting ready…")
+        self._cancel.setEnabled(True)
+        self.show()
+
+    def _on_progressed(self, step: Progress) -> None:
+        now = time.monotonic()
+        if self.work.is_cancelled or (now - self._shown_at < SHOW_EVERY_S and step.done < step.total):
+            return
+        self._shown_at = now
+        self._bar.setRange(0, 1000 if step.total else 0)
+        self._bar.setValue(round(1000 * step.done / step.total) if step.total else 0)
+        self._label.setText(" · ".join(part for part in (amount(step), self._clock.time_left(step)) if part))
+
+    def _on_cancel(self) -> None:
+        self.work.cancel()
+        self._label.setText("Stopping after this step…")
+
+    def _on_failed(self, error: BloodCellError) -> None:
+        show_error(str(error))
+
+
+class _Clock:
+    """Estimates the time left from the steps of one kind."""
+
+    def __init__(self) -> None:
+        self._what, self._first, self._start = "", 0, 0.0
+
+    def time_left(self, step: Progress) -> str:
+        """Return "about 2 min left", or "" while too little is known."""
+        now = time.monotonic()
+        if step.what != self._what or step.done < self._first:
+            self._what, self._first, self._start = step.what, step.done, now
+            return ""
+        done, elapsed = step.done - self._first, now - self._start
+        if done <= 0 or elapsed < 0.5 or step.done >= step.total:
+            return ""
+        return f"about {duration((step.total - step.done) * elapsed / done)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: "8 s", "2 min", "1 h 20 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def amount(step: Progress) -> str:
+    """Return how far a step is: "12 of 60 tiles", "120 of 375 MB (downloading …)"."""
+    what = step.what
+    if what.startswith(("downloading", "checking", "waiting")):
+        return f"{what}: {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB"
+    return f"{step.done:,} of {step.total:,} {what}" if step.total else f"{what[:1].upper()}{what[1:]}…"

@@ -1,0 +1,297 @@
+"""The Edit cells dock: a missed cell by a click or a box, and deleting, splitting and merging, with undo."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.layers import Image
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFormLayout,
+    QGridLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.params import SegmentParams
+from napari_bloodcell.widgets import _highlight as highlight
+from napari_bloodcell.widgets import _layers as layers
+from napari_bloodcell.widgets._count_controls import notify_errors
+from napari_bloodcell.widgets._edit_session import EditSession, edit_session
+from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
+from napari_bloodcell.widgets._form import SettingsForm
+from napari_bloodcell.widgets._jobs import needs_download
+from napari_bloodcell.widgets._layer_choice import LayerChoice
+from napari_bloodcell.widgets._preferences import preferred_settings
+from napari_bloodcell.widgets._prompt_queue import BY_MODEL, UNTYPED, PromptQueue
+from napari_bloodcell.widgets._status import cell_at
+from napari_bloodcell.widgets._worker import WorkPanel
+from napari_bloodcell.widgets.segment import may_download
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import napari.viewer
+    from napari.layers import Labels, Layer
+    from napari.utils.events import Event
+    from qtpy.QtGui import QHideEvent, QShowEvent
+
+TOOLS: Final = (
+    (
+        Tool.CLICK,
+        "Add by click",
+        "Click a cell that was missed. A click on a cell that is there finds its outline anew.",
+    ),
+    (Tool.BOX, "Add by box", "Draw a box around a cell that was missed."),
+    (
+        Tool.CUT,
+        "Cut",
+        "Drag a line across a cell, or click on both sides of it: the cell is cut in two along the line.",
+    ),
+    (Tool.SELECT, "Select", "Click cells to select them. With every other tool: Shift-click."),
+)
+KEYS: Final = (("Delete", "delete"), ("Backspace", "delete"), ("D", "delete"), ("S", "split"), ("J", "merge"))
+IDLE: Final = "On the layer: D deletes and S splits the cell under the mouse, Shift-click selects, J merges."
+
+
+class EditWidget(QWidget):
+    """Corrects the cells of a layer, or finds the first cells of an image by hand."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._session: EditSession | None = None
+        self.tools = EditTools(napari_viewer)
+        self._build()
+        events = self.tools.events
+        events.clicked.connect(self._on_clicked)
+        events.boxed.connect(self._on_boxed)
+        events.cut.connect(self._on_cut)
+        events.selected.connect(self._on_selected)
+        self._layer.chosen.connect(self._on_layer)
+        self.queue = PromptQueue(napari_viewer, self._panel.work)
+        self.queue.layer_made.connect(self._on_layer_made)
+
+    def _build(self) -> None:
+        self._layer = LayerChoice(self._viewer, self._can_edit, none="No image yet", follows_active=True)
+        self._layer.setToolTip("The cells to correct, or an image that has none yet")
+        first, others = ["model"], [n for n in SegmentParams.model_fields if n not in ("model", "device")]
+        self._form = SettingsForm(SegmentParams, first=first, without=others, values=preferred_settings("segment"))
+        self._type = QComboBox()
+        self._type.setToolTip("The type of cells that are added")
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.addRow("Cells", self._layer)
+        form.addRow("New cells", self._type)
+        self._buttons: dict[Tool, QPushButton] = {}
+        group = self._group = QButtonGroup(self)
+        group.setExclusive(False)
+        grid = QGridLayout()
+        for i, (tool, text, tip) in enumerate(TOOLS):
+            button = self._buttons[tool] = QPushButton(text)
+            button.setCheckable(True)
+            button.setToolTip(tip)
+            button.clicked.connect(partial(self._on_tool, tool))
+            group.addButton(button)
+            grid.addWidget(button, i // 2, i % 2)
+        actions: tuple[tuple[str, str, Callable[[], None]], ...] = (
+            ("Delete", "Delete the selected cells; key D or Delete: the cell under the mouse", self.delete_selected),
+            (
+                "Split",
+                "Split the selected cells where they are narrow; key S: the cell under the mouse",
+                self.split_selected,
+            ),
+            ("Merge", "Make the selected cells one; key J", self.merge_selected),
+            ("Select none", "Select no cell", self.select_none),
+            ("Undo", "Take the last edit back; on the layer Ctrl+Z", self.undo),
+            ("Redo", "Do again what was undone; on the layer Ctrl+Shift+Z", self.redo),
+        )
+        self._actions = {}
+        for i, (text, tip, slot) in enumerate(actions, start=len(TOOLS)):
+            button = self._actions[text] = QPushButton(text)
+            button.setToolTip(tip)
+            button.clicked.connect(partial(self._guarded, slot))
+            grid.addWidget(button, i // 2, i % 2)
+        self._hint = QLabel(IDLE)
+        self._hint.setWordWrap(True)
+        self._panel = WorkPanel()
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addWidget(self._form)
+        layout.addLayout(grid)
+        layout.addWidget(self._hint)
+        layout.addWidget(self._panel)
+        layout.addStretch(1)
+
+    @property
+    def session(self) -> EditSession:
+        """Edits of the chosen layer.
+
+        Raises
+        ------
+        InputError
+            If no layer of cells is chosen.
+        """
+        if self._session is None:
+            raise InputError("There are no cells to correct: choose their layer, or add one by a click.")
+        return self._session
+
+    def use_tool(self, tool: Tool) -> None:
+        """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
+        for one, button in self._buttons.items():
+            button.setChecked(one is tool)
+        self.tools.use(tool, self._layer.layer)
+        self._hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
+
+    def add_at(self, point: tuple[float, float]) -> None:
+        """Find and add the cell at (y, x), pixels of the plane in view; prompts wait for each other."""
+        self._prompt(point=point)
+
+    def add_in(self, box: tuple[float, float, float, float]) -> None:
+        """Find and add the cell in a box (y0, x0, y1, x1), pixels of the plane in view."""
+        self._prompt(box=box)
+
+    def cut(self, line: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """Cut the cell that a line crosses longest."""
+        session = self.session
+        cell = cell_on_line(layers.full_resolution(session.layer)[session.plane], line)
+        if not cell:
+            raise InputError("The line crosses no cell. Draw it across the cell that is to be cut.")
+        session.split(cell, line=line)
+
+    def delete_selected(self) -> None:
+        """Delete the selected cells."""
+        self.session.delete(self._selected("delete"))
+
+    def split_selected(self) -> None:
+        """Split each selected cell at its waist."""
+        for cell in self._selected("split"):
+            self.session.split(cell)
+
+    def merge_selected(self) -> None:
+        """Merge the selected cells, and select nothing."""
+        self.session.merge(highlight.selected_cells(self._viewer, self.session.layer).tolist())
+        self.select_none()
+
+    def select_none(self) -> None:
+        """Select no cell."""
+        if self._session is not None:
+            highlight.select_cells(self._viewer, self._session.layer, [])
+
+    def undo(self) -> None:
+        """Take the last edit back."""
+        self.session.undo()
+
+    def redo(self) -> None:
+        """Do again what was undone."""
+        self.session.redo()
+
+    def _selected(self, what: str) -> list[int]:
+        ids: list[int] = highlight.selected_cells(self._viewer, self.session.layer).tolist()
+        if not ids:
+            raise InputError(f"No cell is selected. Shift-click the cells to {what}.")
+        return ids
+
+    def _can_edit(self, layer: Layer) -> bool:
+        return layers.is_cells(layer) or (
+            isinstance(layer, Image) and layers.cells_layer_for(self._viewer, layer) is None
+        )
+
+    def _guarded(self, action: Callable[..., Any], *_: object) -> None:
+        notify_errors(action)
+
+    def _on_tool(self, tool: Tool, checked: bool) -> None:
+        self.use_tool(tool if checked else Tool.MOVE)
+
+    def _on_layer(self) -> None:
+        """Turn to another layer."""
+        self._leave()
+        layer = self._layer.layer
+        names = layers.names_of(layer) if layers.is_cells(layer) else []
+        self._type.clear()
+        self._type.addItems([BY_MODEL, UNTYPED, *names])
+        if layers.is_cells(layer) and self.isVisible():
+            notify_errors(partial(self._enter, layer))
+        self.tools.use(self.tools.tool, layer)
+        self._show_state()
+
+    def _enter(self, layer: Labels) -> None:
+        session = self._session = edit_session(self._viewer, layer)
+        session.events.edited.connect(self._on_edited)
+        for key, name in KEYS:
+            layer.bind_key(key, partial(self._on_key, name), overwrite=True)
+
+    def _leave(self) -> None:
+        if self._session is None:
+            return
+        self._session.events.edited.disconnect(self._on_edited)
+        layer = self._session.layer
+        for key, _ in KEYS:
+            layer.bind_key(key, None)
+        self._session = None
+
+    def _on_key(self, name: str, layer: Labels) -> None:
+        cell = cell_at(layer, self._viewer.cursor.position)
+        if name == "merge":
+            notify_errors(self.merge_selected)
+        elif cell and name == "delete":
+            notify_errors(partial(self.session.delete, [cell]))
+        elif cell:
+            notify_errors(partial(self.session.split, cell))
+
+    def _on_edited(self, event: Event) -> None:
+        self._hint.setText(str(event.value)[:1].upper() + str(event.value)[1:])
+        self._show_state()
+
+    def _show_state(self) -> None:
+        history = self._session.history if self._session is not None else None
+        self._actions["Undo"].setEnabled(history is not None and bool(history.done))
+        self._actions["Redo"].setEnabled(history is not None and bool(history.undone))
+        for text in ("Delete", "Split", "Merge", "Select none"):
+            self._actions[text].setEnabled(history is not None)
+
+    def _on_clicked(self, event: Event) -> None:
+        notify_errors(partial(self.add_at, event.value))
+
+    def _on_boxed(self, event: Event) -> None:
+        notify_errors(partial(self.add_in, event.value))
+
+    def _on_cut(self, event: Event) -> None:
+        notify_errors(partial(self.cut, event.value))
+
+    def _on_selected(self, event: Event) -> None:
+        if self._session is not None:
+            highlight.toggle_cell(self._viewer, self._session.layer, event.value)
+
+    def _prompt(self, **prompt: Any) -> None:
+        layer = self._layer.layer
+        if layer is None:
+            raise InputError("There is no image. Open one first.")
+        self.queue.params = self._form.settings()
+        self.queue.cell_type = self._type.currentText()
+        model = self.queue.params.model
+        if self.queue.generator is None and needs_download(model) and not may_download(self, model):
+            return
+        self.queue.ask(layer, **prompt)
+
+    def _on_layer_made(self, layer: Labels) -> None:
+        self._layer.refresh()
+        self._layer.choose(layer)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Begin to listen to mouse and keys."""
+        super().showEvent(event)
+        self.tools.attach()
+        self._on_layer()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Leave mouse and keys alone: nothing of the viewer holds this dock while it is hidden or closed."""
+        super().hideEvent(event)
+        self.use_tool(Tool.MOVE)
+        self.tools.detach()
+        self._leave()

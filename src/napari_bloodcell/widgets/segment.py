@@ -1,0 +1,92 @@
+"""The Segment dock: finds the cells of an image, of a part of it, or of a stack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.layers import Shapes
+from qtpy.QtWidgets import QMessageBox
+
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.params import SegmentParams
+from napari_bloodcell.widgets._dock import StageDock
+from napari_bloodcell.widgets._form import SettingsForm
+from napari_bloodcell.widgets._jobs import needs_download
+from napari_bloodcell.widgets._layer_choice import LayerChoice
+from napari_bloodcell.widgets._preferences import preferred_settings
+from napari_bloodcell.widgets._regions import box_of_view, boxes_of_shapes
+from napari_bloodcell.widgets._runs import FindCells
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from napari.layers import Image
+    from qtpy.QtWidgets import QWidget
+
+    from napari_bloodcell.protocols import MaskGenerator
+
+    Box = tuple[int, int, int, int]
+
+WHOLE, IN_VIEW = "The whole image", "What is in view"
+
+
+class SegmentWidget(StageDock):
+    """Finds cells and shows them as they are found."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__(
+            napari_viewer, button="Find cells", tooltip="Find the cells; they appear in the window as they are found"
+        )
+        self.generator: MaskGenerator | None = None
+        """Used instead of the model in the form, where it is given."""
+        self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
+        self.region.setToolTip(
+            "Look at the whole image, at what the window shows, or at the selected (else all) rectangles of a Shapes layer"
+        )
+        self.rows.addRow("Where", self.region)
+        self.form = SettingsForm(
+            SegmentParams,
+            first=("model", "device", "rbc_diameter_px"),
+            values=preferred_settings("segment"),
+            rows=self.rows,
+        )
+        self.body.addWidget(self.form)
+        self.finish_layout()
+
+    def start(self) -> None:
+        """Find the cells with what is in the form; see `StageDock.start`."""
+        layer = self.image.layer
+        if layer is None:
+            raise InputError("There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells.")
+        params: SegmentParams = self.form.settings()
+        if self.generator is None and needs_download(params.model) and not may_download(self, params.model):
+            return
+        run = FindCells(
+            self._viewer,
+            self.panel.work,
+            layer,
+            params,
+            planes=self.chosen_planes(layer),
+            regions=self._boxes(layer),
+            generator=self.generator,
+        )
+        run.done.connect(lambda _layer: self.summary.setText(run.summary))
+
+    def _boxes(self, layer: Image) -> list[Box]:
+        shapes = self.region.layer
+        if shapes is not None:
+            return boxes_of_shapes(shapes, layer)
+        return [box_of_view(layer)] if self.region.currentText() == IN_VIEW else []
+
+
+def may_download(parent: QWidget, model: str) -> bool:
+    """Ask whether a model's weights may be downloaded now."""
+    from napari_bloodcell.backends import weights
+
+    file = weights.find(model)
+    answer = QMessageBox.question(
+        parent,
+        "Download the model?",
+        f"{file.description}\n\nIts weights ({file.size_bytes / 1e6:,.0f} MB) are not on this machine. Download them now?\n\n"
+        f"From: {file.url}\nTo: {file.path.parent}",
+    )
+    return bool(answer == QMessageBox.StandardButton.Yes)

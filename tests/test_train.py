@@ -1,0 +1,203 @@
+"""Training learns, reports honestly, can be repeated, and refuses what cannot be learned from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from napari_bloodcell.backends import cnn_training
+from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier
+from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
+from napari_bloodcell.backends.cnn_training import initial_network
+from napari_bloodcell.dataset import LabelledCutouts, Parts
+from napari_bloodcell.errors import TrainingError
+from napari_bloodcell.params import TrainParams
+from napari_bloodcell.train import figures_of_probabilities, grid_search, iter_grid_search, iter_train, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUICK = TrainParams(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pink_and_violet(n_rbc=24, n_wbc=12, seed=0, names=("RBC", "WBC"), **kind) -> LabelledCutouts:
+    """Return small squares: pink ones, and violet ones a little larger."""
+    rng = np.random.default_rng(seed)
+    cutouts = np.zeros((n_rbc + n_wbc, 128, 128, 3), np.uint8)
+    labels = np.repeat([0, 1], [n_rbc, n_wbc])
+    for cutout, label in zip(cutouts, labels, strict=True):
+        r = (6, 9)[label] + rng.integers(0, 3)
+        colour = np.array([(220, 150, 160), (90, 50, 150)][label])
+        cutout[64 - r : 64 + r, 64 - r : 64 + r] = np.clip(colour + rng.integers(-15, 16, (2 * r, 2 * r, 3)), 1, 255)
+    return LabelledCutouts(cutouts, labels, names, **kind)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.set_num_threads(1)
+    return train(pink_and_violet(), params=QUICK.model_copy(update={"epochs": 6}))
+
+
+def test_training_tells_pink_from_violet(trained):
+    fresh = pink_and_violet(seed=99)
+    predicted = trained.classifier.predict(fresh.cutouts).argmax(1)
+    assert (predicted == fresh.labels).mean() >= 0.95
+
+
+def test_the_report_has_the_three_parts_and_every_class(trained):
+    assert list(trained.report.parts) == ["train", "val", "test"]
+    for part in trained.report.parts.values():
+        assert set(part.per_class) == {"RBC", "WBC"}
+        assert np.sum(part.confusion) == part.n
+        assert np.isfinite(part.loss)
+
+
+def test_the_report_is_kept_in_the_file(trained, tmp_path):
+    trained.classifier.save(tmp_path / "mine.safetensors")
+    info = load_classifier(tmp_path / "mine.safetensors", "cpu").info
+    assert info.report == json.loads(json.dumps(trained.report.to_dict()))
+    assert info.data_hash == pink_and_violet().content_hash()
+
+
+def test_progress_has_the_figures_of_each_epoch():
+    payloads = [s.payload for s in iter_train(pink_and_violet(), params=QUICK) if s.payload is not None]
+    assert [e.number for e in payloads] == [1, 2, 3]
+    assert all(0 <= e.val_accuracy <= 1 and np.isfinite(e.train_loss) for e in payloads)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, other = (train(pink_and_violet(), params=QUICK.model_copy(update={"epochs": 1})) for _ in range(2))
+    assert torch.rand(1) == expected
+    assert one.report.history == other.report.history
+    np.testing.assert_array_equal(*(t.classifier.predict(pink_and_violet(4, 4).cutouts) for t in (one, other)))
+
+
+def test_training_can_be_stopped_between_epochs():
+    work = iter_train(pink_and_violet(), params=QUICK)
+    next(work)
+    work.close()
+
+
+def test_patience_ends_training_early():
+    dataset = pink_and_violet()
+    wrong = replace(dataset, labels=1 - dataset.labels)
+    params = QUICK.model_copy(update={"epochs": 30, "patience": 2, "wbc_augmentation": 1})
+    training = train(Parts(dataset, wrong, dataset), params=params)
+    assert len(training.report.history) == training.report.best_epoch + 2 < 30
+
+
+def test_fine_tuning_begins_with_what_the_weights_know(trained):
+    params = QUICK.model_copy(update={"epochs": 1, "learning_rate": 1e-6})
+    tuned = train(pink_and_violet(seed=3), params=params, start=trained.classifier)
+    cutouts = pink_and_violet(seed=99).cutouts
+    np.testing.assert_allclose(tuned.classifier.predict(cutouts), trained.classifier.predict(cutouts), atol=0.02)
+    assert tuned.classifier.info.settings["fine_tuned_from"] == trained.classifier.sha256
+
+
+def test_fine_tuning_to_a_further_class_keeps_the_old_ones(trained):
+    network = initial_network(("RBC", "WBC", "blast"), QUICK, trained.classifier).eval()
+    x = torch.from_numpy(pink_and_violet(4, 4).cutouts).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        new, old = network(x), trained.classifier.network(x)
+    torch.testing.assert_close(new[:, 1:2] - new[:, :1], old, atol=1e-4, rtol=1e-4)
+
+
+def test_swapping_two_classes_swaps_what_is_known(trained):
+    network = initial_network(("WBC", "RBC"), QUICK, trained.classifier).eval()
+    x = torch.from_numpy(pink_and_violet(4, 4).cutouts).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), -trained.classifier.network(x), atol=1e-4, rtol=1e-4)
+
+
+def test_fine_tuning_on_another_scale_is_refused(trained):
+    with pytest.raises(TrainingError, match="rbc_diameter_px"):
+        train(pink_and_violet(rbc_diameter_px=28.0), params=QUICK, start=trained.classifier)
+
+
+def test_one_class_is_refused():
+    dataset = pink_and_violet(8, 0)
+    with pytest.raises(TrainingError, match="two types"):
+        train(LabelledCutouts(dataset.cutouts, dataset.labels, ("RBC",)), params=QUICK)
+
+
+def test_a_class_without_cells_is_named():
+    with pytest.raises(TrainingError, match="'WBC'"):
+        train(pink_and_violet(8, 0), params=QUICK)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path):
+    with pytest.raises(TrainingError, match="no folder"):
+        train(tmp_path / "nothing", params=QUICK)
+
+
+def test_parts_of_different_classes_are_refused():
+    a, b = pink_and_violet(), pink_and_violet(names=("RBC", "blast"))
+    with pytest.raises(TrainingError, match="val part differs"):
+        train(Parts(a, b, a), params=QUICK)
+
+
+def test_a_diverging_training_is_reported():
+    with pytest.raises(TrainingError, match="smaller learning_rate"):
+        train(pink_and_violet(), params=QUICK, start=broken_classifier())
+
+
+def broken_classifier() -> CnnClassifier:
+    network = CellCnn(Architecture("flatten", 4, 0.2, 2))
+    with torch.no_grad():
+        network.logits.bias.fill_(float("nan"))
+    return CnnClassifier(network, ClassifierInfo(classes=("RBC", "WBC")), device="cpu")
+
+
+def test_figures_of_known_probabilities_are_right():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]], np.float32)
+    figures = figures_of_probabilities(p, np.array([0, 0, 0, 1]), ("RBC", "WBC"))
+    assert figures.confusion == [[2, 1], [0, 1]]
+    assert figures.accuracy == 0.75
+    assert figures.per_class["WBC"].precision == 0.5
+    assert figures.per_class["WBC"].recall == 1.0
+    assert figures.per_class["RBC"].f1 == pytest.approx(0.8)
+    assert figures.loss == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.6]).mean(), abs=1e-6)
+
+
+def test_a_grid_search_tries_every_combination_and_keeps_the_best():
+    found = grid_search(
+        pink_and_violet(),
+        params=QUICK.model_copy(update={"epochs": 1}),
+        grid={"learning_rate": (1e-7, 5e-3), "dense_units": (4,)},
+    )
+    assert [t["learning_rate"] for t in found.tries] == [1e-7, 5e-3]
+    assert found.best.report.parts["val"].loss == min(t["val_loss"] for t in found.tries)
+
+
+@pytest.mark.parametrize("grid", [{"colour": (1,)}, {"dropout": ()}])
+def test_a_grid_of_unknown_or_empty_settings_is_refused(grid):
+    with pytest.raises(TrainingError, match="grid"):
+        next(iter_grid_search(pink_and_violet(), params=QUICK, grid=grid))
+
+
+def test_moving_a_cutout_keeps_the_cell():
+    cutouts = pink_and_violet(3, 3).cutouts
+    moved = cnn_training._shifted(cutouts, 12, np.random.default_rng(0))
+    assert not np.array_equal(moved, cutouts)
+    assert [int(c.astype(int).sum()) for c in moved] == [int(c.astype(int).sum()) for c in cutouts]
+
+
+def test_the_papers_settings_can_be_changed_one_by_one():
+    params = TrainParams.paper(epochs=2)
+    assert (params.epochs, params.batch_size, params.learning_rate, params.shift_px) == (2, 4, 1e-4, 0)

@@ -1,0 +1,85 @@
+"""Windows for the tests of docks, and a watch that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QThreadPool, QTimer
+from qtpy.QtWidgets import QApplication
+
+import napari_bloodcell
+from tests.fakes import BrightnessClassifier, disc_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from napari import Viewer
+    from numpy.typing import NDArray
+
+MANIFEST = Path(napari_bloodcell.__path__[0]) / "napari.yaml"
+PALE = [(40, 40), (40, 120), (110, 70), (110, 160), (64, 200), (180, 128), (200, 60), (180, 220)]
+DARK = [(128, 128), (220, 180)]
+
+
+@pytest.fixture(autouse=True)
+def plugin(npe2pm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let napari know this plugin and no other, with preferences of its own that no test shares."""
+    from napari import settings
+    from npe2 import PluginManifest
+
+    monkeypatch.setattr(settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
+    monkeypatch.setenv("NAPARI_BLOODCELL_CACHE", str(tmp_path / "cache"))
+    settings._clear_plugin_settings_cache()
+    with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(MANIFEST)):
+        yield
+    settings._clear_plugin_settings_cache()
+
+
+@pytest.fixture
+def nothing_left(qapp: QApplication) -> Iterator[None]:
+    """Fail a test that leaves a worker, a running timer or a window behind."""
+    timers, windows = _running_timers(), set(map(id, QApplication.topLevelWidgets()))
+    yield
+    assert QThreadPool.globalInstance().waitForDone(10_000), "a worker is still running"
+    for _ in range(3):
+        qapp.processEvents()
+        gc.collect()
+    left = [t for t in _running_timers() if t not in timers]
+    assert not left, f"timers are still running: {left}"
+    stray = [w for w in QApplication.topLevelWidgets() if id(w) not in windows and w.isVisible()]
+    assert not stray, f"windows were left open: {stray}"
+
+
+@pytest.fixture
+def viewer(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> Viewer:
+    """A window of napari."""
+    return make_napari_viewer()
+
+
+@pytest.fixture
+def field() -> NDArray[np.uint8]:
+    """Eight pale and two dark discs on bright glass, (256, 256, 3) uint8."""
+    image = disc_image(PALE, (256, 256))
+    dark = disc_image(DARK, (256, 256), radius=16, value=40)
+    return np.minimum(image, dark)
+
+
+@pytest.fixture
+def classifier() -> BrightnessClassifier:
+    """Calls dark cells WBC."""
+    return BrightnessClassifier()
+
+
+def _running_timers() -> list[int]:
+    running = []
+    for thing in gc.get_objects():
+        try:
+            if isinstance(thing, QTimer) and thing.isActive():
+                running.append(id(thing))
+        except (RuntimeError, ReferenceError):  # its Qt object is gone
+            continue
+    return running
