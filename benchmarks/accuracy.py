@@ -42,21 +42,26 @@ class Tally:
     counts: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, kind: str, matched: int, found: int, true: int) -> None:
+        """Add an image's cells of a type."""
         for store, n in ((self.matched, matched), (self.found, found), (self.true, true)):
             store[kind] = store.get(kind, 0) + n
 
     def f1(self, kind: str) -> float:
+        """F1 of a type."""
         return f1(self.matched.get(kind, 0), self.found.get(kind, 0), self.true.get(kind, 0))
 
     def count_ratio(self) -> float:
+        """Red cells counted, by those that are there, over all images."""
         counts = np.array(self.counts)
         return float(counts[:, 0].sum() / counts[:, 1].sum())
 
     def image_error(self) -> float:
+        """Mean over the images of the relative error of the count."""
         counts = np.array([c for c in self.counts if c[1]])
         return float(np.mean(np.abs(counts[:, 0] - counts[:, 1]) / counts[:, 1]))
 
     def bland_altman(self) -> tuple[float, float, float]:
+        """Return bias and limits of agreement, red cells per image."""
         difference = np.diff(np.array(self.counts), axis=1)[:, 0] * -1.0
         spread = 1.96 * difference.std(ddof=1)
         return float(difference.mean()), float(difference.mean() - spread), float(difference.mean() + spread)
@@ -144,7 +149,7 @@ def pointed_cells(data: Path, recipe: nb.Recipe) -> tuple[int, int]:
 
 
 def cutouts_accuracy(data: Path, recipe: nb.Recipe) -> dict[str, tuple[int, int]]:
-    """The paper's own cutouts (val): correctly typed of all, per class; scaled to the width the classifier knows."""
+    """Type the paper's own cutouts (val), scaled as the classifier wants them: right and all, per class."""
     classifier = load_classifier(recipe.classify.model, recipe.classify.device)
     scale = 1.0 if classifier.rbc_diameter_px is None else classifier.rbc_diameter_px / HS_DIAMETER_PX
     hits = {}
@@ -157,7 +162,7 @@ def cutouts_accuracy(data: Path, recipe: nb.Recipe) -> dict[str, tuple[int, int]
 
 
 def rescaled(cutout: Image.Image, scale: float) -> NDArray[np.uint8]:
-    """A 128×128 cutout with its cell at another scale, centred on black."""
+    """Return a 128×128 cutout with its cell at another scale, centred on black."""
     side = round(128 * scale)
     small = np.asarray(cutout.resize((side, side), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
     canvas = np.zeros((128, 128, 3), np.uint8)
@@ -179,15 +184,28 @@ def rows(data: Path, recipe: nb.Recipe, only: set[str]) -> Iterator[tuple[str, s
     if "TXL-PBC" in only:
         for laboratory, t in sorted(boxed_fields(data, recipe).items()):
             name = f"TXL-PBC val, {laboratory}"
-            yield name, "F1 of boxes at IoU 0.5: RBC, WBC, platelet", ", ".join(f"{t.f1(k):.3f}" for k in ("RBC", "WBC", "platelet"))
+            yield (
+                name,
+                "F1 of boxes at IoU 0.5: RBC, WBC, platelet",
+                ", ".join(f"{t.f1(k):.3f}" for k in ("RBC", "WBC", "platelet")),
+            )
             bias, low, high = t.bland_altman()
-            yield name, "RBC count / boxes; mean error per image", f"{100 * t.count_ratio():.1f} %; {100 * t.image_error():.1f} %"
+            yield (
+                name,
+                "RBC count / boxes; mean error per image",
+                f"{100 * t.count_ratio():.1f} %; {100 * t.image_error():.1f} %",
+            )
             yield name, "RBC per image, Bland-Altman bias (limits)", f"{bias:+.2f} ({low:+.1f} to {high:+.1f})"
-            n = t.true["WBC"]
-            yield name, "WBC found", f"{t.wbc_hits} of {n}, {100 * t.wbc_hits / n:.1f} % ({interval(t.wbc_hits, n)}); typed WBC: {t.found['WBC']}"
+            hits, n = t.wbc_hits, t.true["WBC"]
+            share = f"{hits} of {n}, {100 * hits / n:.1f} % ({interval(hits, n)})"
+            yield name, "WBC found", f"{share}; typed WBC: {t.found['WBC']}"
     if "Chula" in only:
         own, total = pointed_cells(data, recipe)
-        yield "Chula (laboratory never seen)", "labelled RBC in a cell of their own", f"{100 * own / total:.1f} % of {total}"
+        yield (
+            "Chula (laboratory never seen)",
+            "labelled RBC in a cell of their own",
+            f"{100 * own / total:.1f} % of {total}",
+        )
     if "cutouts" in only:
         hits = cutouts_accuracy(data, recipe)
         right, n = sum(h for h, _ in hits.values()), sum(m for _, m in hits.values())
@@ -205,7 +223,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--laboratory", help="print only this one of TXL-PBC")
     args = parser.parse_args(arguments)
     recipe = nb.Recipe(
-        segment=nb.SegmentParams(model=args.sam), classify=nb.ClassifyParams(model=args.cnn), count=nb.CountParams(rule=args.rule)
+        segment=nb.SegmentParams(model=args.sam),
+        classify=nb.ClassifyParams(model=args.cnn),
+        count=nb.CountParams(rule=args.rule),
     )
     out = sys.stdout
     out.write("| on | measure | value |\n|---|---|---|\n")

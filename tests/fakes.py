@@ -83,7 +83,9 @@ class BrightnessClassifier:
         return np.stack([1 - dark, dark], 1).astype(np.float32)
 
 
-def disc_image(centres: list[tuple[float, float]], shape: tuple[int, int], radius: float = 12, value: int = 120) -> NDArray[np.uint8]:
+def disc_image(
+    centres: list[tuple[float, float]], shape: tuple[int, int], radius: float = 12, value: int = 120
+) -> NDArray[np.uint8]:
     """Dark discs on bright glass, (Y, X, 3) uint8."""
     image = np.full((*shape, 3), 230, np.uint8)
     yy, xx = np.mgrid[: shape[0], : shape[1]]

@@ -101,7 +101,9 @@ boxes = st.lists(
 
 
 @given(boxes)
-def test_the_pairs_found_are_exactly_those_whose_boxes_share_pixels(given_boxes: list[tuple[int, int, int, int]]) -> None:
+def test_the_pairs_found_are_exactly_those_whose_boxes_share_pixels(
+    given_boxes: list[tuple[int, int, int, int]],
+) -> None:
     array = np.array(given_boxes, int).reshape(-1, 4)
     expected = {
         (i, j)

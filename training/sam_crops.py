@@ -1,4 +1,4 @@
-"""Random training crops of the embedded SAM: geometry, overlaps by multiplied transmittances, colours of other laboratories."""
+"""Random training crops of the embedded SAM: geometry, overlaps, and the colours of other laboratories."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class CropSampler:
         return np.array(bank)
 
     def draw(self) -> Crop:
+        """Draw one crop."""
         rng = self.rng
         group = self.groups[self.names[rng.choice(len(self.names), p=self.p)]]
         field = group[rng.integers(len(group))]
@@ -95,7 +96,11 @@ class CropSampler:
             else:
                 middle = rng.uniform(0, 1, 2) * np.array([width, height])
                 free = CROP_PX / 2 / scale * 0.9
-                middle = np.clip(middle, np.minimum(free, middle * 0 + width / 2), np.maximum([width - free, height - free], [width / 2, height / 2]))
+                middle = np.clip(
+                    middle,
+                    np.minimum(free, middle * 0 + width / 2),
+                    np.maximum([width - free, height - free], [width / 2, height / 2]),
+                )
         target = CROP_PX / 2 + rng.uniform(-8, 8, 2)
         return np.concatenate([linear, (target - linear @ middle)[:, None]], 1)
 
@@ -105,7 +110,9 @@ class CropSampler:
         sources = [c for c in field.cells if c.isolated]
         if not sources:
             return density, []
-        hosts = [p for p, c in objects if c.kind == RBC and 0 < p[:, 0].mean() < CROP_PX and 0 < p[:, 1].mean() < CROP_PX]
+        hosts = [
+            p for p, c in objects if c.kind == RBC and 0 < p[:, 0].mean() < CROP_PX and 0 < p[:, 1].mean() < CROP_PX
+        ]
         pasted = []
         for _ in range(rng.integers(1, 8)):
             cell = sources[rng.integers(len(sources))]
@@ -116,7 +123,9 @@ class CropSampler:
                 host = hosts[rng.integers(len(hosts))]
                 spread = np.sqrt(np.prod(np.ptp(host, 0)))
                 direction = rng.uniform(0, 2 * np.pi)
-                place = host.mean(0) + rng.uniform(0.45, 1.05) * spread * np.array([np.cos(direction), np.sin(direction)])
+                place = host.mean(0) + rng.uniform(0.45, 1.05) * spread * np.array(
+                    [np.cos(direction), np.sin(direction)]
+                )
             else:
                 place = rng.uniform(0, CROP_PX, 2)
             x, y = np.clip(place, 0, CROP_PX - 1).astype(int)
@@ -180,15 +189,24 @@ class CropSampler:
         rng = self.rng
         draw = ImageDraw.Draw(pil)
         for _ in range(rng.integers(1, 4)):
-            colour = tuple(int(v) for v in rng.integers(0, 256, 3)) if rng.random() < 0.4 else (int(rng.integers(0, 90)),) * 3
+            colour = (
+                tuple(int(v) for v in rng.integers(0, 256, 3))
+                if rng.random() < 0.4
+                else (int(rng.integers(0, 90)),) * 3
+            )
             x, y = rng.uniform(0, CROP_PX, 2)
             kind = rng.integers(3)
             if kind == 0:
                 length = rng.uniform(10, 60)
                 draw.line([x, y, x + length, y], fill=colour, width=int(rng.integers(1, 4)))
-                draw.text((x, y + rng.integers(-14, 3)), f"{rng.integers(1, 100)} um", fill=colour, font_size=float(rng.uniform(7, 16)))
+                draw.text(
+                    (x, y + rng.integers(-14, 3)),
+                    f"{rng.integers(1, 100)} um",
+                    fill=colour,
+                    font_size=float(rng.uniform(7, 16)),
+                )
             elif kind == 1:
-                points = rng.uniform(-60, 60, (3, 2)).cumsum(0) + (x, y)
+                points = (*rng.uniform(-60, 60, (3, 2)).cumsum(0), x, y)
                 draw.line([tuple(p) for p in points], fill=colour, width=int(rng.integers(1, 4)), joint="curve")
             else:
                 words = "".join(rng.choice(list("ABCDEFGHabcdefgh0123456789 "), rng.integers(1, 9)))
@@ -240,8 +258,16 @@ class CropSampler:
             maskable.append(max(size) < 90)
             weights.append(w)
         return Crop(
-            image, heat, weight, sides, sides_weight, polygons, np.array(kinds, int), np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(maskable, bool), np.array(weights, np.float32),
+            image,
+            heat,
+            weight,
+            sides,
+            sides_weight,
+            polygons,
+            np.array(kinds, int),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(maskable, bool),
+            np.array(weights, np.float32),
         )
 
 
@@ -256,7 +282,9 @@ def _warp(field: Field, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     coefficients = (*inverse[0], offset[0], *inverse[1], offset[1])
     size = (CROP_PX, CROP_PX)
     pil = Image.fromarray(field.image)
-    warped = np.asarray(pil.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR), np.float32)
+    warped = np.asarray(
+        pil.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR), np.float32
+    )
     x, y = np.meshgrid(np.arange(CROP_PX) + 0.5, np.arange(CROP_PX) + 0.5)
     sx = inverse[0, 0] * x + inverse[0, 1] * y + offset[0]
     sy = inverse[1, 0] * x + inverse[1, 1] * y + offset[1]
@@ -298,7 +326,10 @@ def collate(crops: list[Crop], rng: np.random.Generator, per_crop: int = 10) -> 
         picked += [(b, i) for i in order[:per_crop]]
     stack = lambda name: torch.from_numpy(np.stack([getattr(c, name) for c in crops]))  # noqa: E731
     return {
-        "image": stack("image"), "heat": stack("heat"), "heat_weight": stack("heat_weight"), "sides": stack("sides"),
+        "image": stack("image"),
+        "heat": stack("heat"),
+        "heat_weight": stack("heat_weight"),
+        "sides": stack("sides"),
         "sides_weight": stack("sides_weight"),
         "index": torch.tensor([b for b, _ in picked], dtype=torch.long),
         "boxes": torch.from_numpy(np.array([crops[b].boxes[i] for b, i in picked], np.float32).reshape(-1, 4)),

@@ -1,16 +1,17 @@
 """Training data of the embedded SAM: fields at the working scale with the outlines of their cells.
 
-Sources (read from the shared data folder, never copied into the project): HS1 and HS2 with SAM ViT-H's masks, cleaned to
-whole cells, and TXL-PBC's boxes with an ellipse in each. Held out always: HS2 columns 12-14, HS1 columns 17-19, TXL-PBC val.
+Sources (read from the shared data folder, never copied into the project): HS1 and HS2 with SAM ViT-H's masks,
+cleaned to
+whole cells, and TXL-PBC's boxes with an ellipse in each. Held out always: HS2 columns 12-14, HS1 columns 17-19,
+TXL-PBC val.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import pickle  # a cache that this script writes itself, in a temporary folder
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,9 @@ from napari_bloodcell.backends.window_sam import RBC_DIAMETER_PX
 from napari_bloodcell.calibration import background_colour
 from napari_bloodcell.masks import filter_masks
 from napari_bloodcell.protocols import CellMask
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CACHE_DIAMETER_PX = 1.25 * RBC_DIAMETER_PX
 HS_DIAMETER_PX = 34.0
@@ -91,8 +95,13 @@ def outline_of(mask: np.ndarray, origin: tuple[int, int], scale: float) -> np.nd
 
 
 def resized(image: Image.Image, scale: float) -> np.ndarray:
+    """Return the image at another scale as (Y, X, 3) uint8."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BOX if scale < 0.7 else Image.Resampling.BICUBIC, reducing_gap=None))
+    return np.asarray(
+        image.convert("RGB").resize(
+            size, Image.Resampling.BOX if scale < 0.7 else Image.Resampling.BICUBIC, reducing_gap=None
+        )
+    )
 
 
 def read_smear(folder: Path, keep: range) -> list[Field]:
@@ -160,6 +169,7 @@ def boxes_diameter(boxes: np.ndarray, width: int, height: int) -> float:
 
 
 def laboratory_of(size: tuple[int, int]) -> str:
+    """Return the name of the laboratory of TXL-PBC that makes images of this size."""
     return "360x363" if size == (366, 369) else f"{size[0]}x{size[1]}"
 
 
@@ -193,14 +203,23 @@ def read_txl(folder: Path, part: str, leave_out: set[str]) -> list[Field]:
             x = (ex0 + ex1) / 2 + (ex1 - ex0) / 2 * np.cos(angle)
             y = (ey0 + ey1) / 2 + (ey1 - ey0) / 2 * np.sin(angle)
             polygon = np.stack([x.clip(x0, x1), y.clip(y0, y1)], 1).astype(np.float32) * scale
-            cells.append(Outline(polygon, {0: WBC, 1: RBC, 2: PLATELET}[int(kind)], weight=0.6, isolated=inside and covered < 0.06 and kind == 1))
+            cells.append(
+                Outline(
+                    polygon,
+                    {0: WBC, 1: RBC, 2: PLATELET}[int(kind)],
+                    weight=0.6,
+                    isolated=inside and covered < 0.06 and kind == 1,
+                )
+            )
         image = resized(pil, scale)
         fields.append(Field(path.stem, lab, image, background_colour(image), cells))
     return fields
 
 
-def _whole_box(x0: float, y0: float, x1: float, y1: float, size: tuple[int, int], diameter: float) -> tuple[float, float, float, float]:
-    """The box of the whole cell of which the border shows a part: as wide as it is high, or as a red cell."""
+def _whole_box(
+    x0: float, y0: float, x1: float, y1: float, size: tuple[int, int], diameter: float
+) -> tuple[float, float, float, float]:
+    """Return the box of the whole cell of which the border shows a part: as wide as it is high, or as a red cell."""
     width, height = x1 - x0, y1 - y0
     whole = max(width, height, 0.85 * diameter)
     if x0 <= 2 and width < whole:
@@ -214,17 +233,7 @@ def _whole_box(x0: float, y0: float, x1: float, y1: float, size: tuple[int, int]
     return x0, y0, x1, y1
 
 
-def load_fields(data: Path, cache: Path, leave_out: set[str]) -> list[Field]:
-    """Every training field; the first call takes minutes and fills `cache`."""
-    cache.mkdir(parents=True, exist_ok=True)
-    fields: list[Field] = []
-    for name, make in {
-        "HS1": lambda: read_smear(data / "smears/HS1", range(17)),
-        "HS2": lambda: read_smear(data / "smears/HS2", range(12)),
-        "txl": lambda: read_txl(data / "txl_pbc", "train", set()),
-    }.items():
-        path = cache / f"{name}.pickle"
-        if not path.exists():
-            path.write_bytes(pickle.dumps(make()))
-        fields += pickle.loads(path.read_bytes())  # noqa: S301
-    return [f for f in fields if f.laboratory not in leave_out]
+def load_fields(data: Path, leave_out: set[str]) -> list[Field]:
+    """Return every training field of the shared data folder; takes half a minute."""
+    fields = read_smear(data / "smears/HS1", range(17)) + read_smear(data / "smears/HS2", range(12))
+    return fields + read_txl(data / "txl_pbc", "train", leave_out)

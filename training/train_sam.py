@@ -1,7 +1,7 @@
 """Train the embedded SAM: `python -m training.train_sam --data ../shared/data --out weights.safetensors`.
 
-Data, seed and settings are the arguments' defaults and stand in the weight file's metadata. `--leave-out LAB` trains without
-a laboratory of TXL-PBC (by image size), to measure how the model does on images from elsewhere.
+Data, seed and settings are the arguments' defaults and stand in the weight file's metadata. `--leave-out LAB` trains
+without a laboratory of TXL-PBC (by image size), to measure how the model does on images from elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from napari_bloodcell.backends.window_sam import LARGE_WINDOW, RBC_DIAMETER_PX, SMALL_BOX_PX, SMALL_WINDOW, STRIDE, WindowSam
+from napari_bloodcell.backends.window_sam import (
+    LARGE_WINDOW,
+    RBC_DIAMETER_PX,
+    SMALL_BOX_PX,
+    SMALL_WINDOW,
+    STRIDE,
+    WindowSam,
+)
 from training.sam_crops import CropStream, window_masks
 from training.sam_data import load_fields
 
@@ -27,7 +34,9 @@ def heat_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) 
     logits = logits.float()
     p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
     positive = (target >= 1).float()
-    loss = positive * (1 - p) ** 2 * F.logsigmoid(logits) + (1 - positive) * (1 - target) ** 4 * p**2 * F.logsigmoid(-logits)
+    loss = positive * (1 - p) ** 2 * F.logsigmoid(logits) + (1 - positive) * (1 - target) ** 4 * p**2 * F.logsigmoid(
+        -logits
+    )
     return -(loss * weight).sum() / positive.sum().clamp(min=1)
 
 
@@ -36,13 +45,15 @@ def side_loss(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tenso
     predicted = predicted.float()
     l1 = ((predicted - target).abs().mean(1) * weight).sum()
     a, b = predicted.clamp(-4, 3).exp(), target.exp()
-    inter = (torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])) * (torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3]))
+    inter = (torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])) * (
+        torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3])
+    )
     union = (a[:, 0] + a[:, 2]) * (a[:, 1] + a[:, 3]) + (b[:, 0] + b[:, 2]) * (b[:, 1] + b[:, 3]) - inter
     return (l1 + ((1 - inter / union.clamp(min=1e-4)) * weight).sum()) / weight.sum().clamp(min=1)
 
 
 def mask_losses(logits: torch.Tensor, iou: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per prompt: BCE + dice (token 0, plus the best of tokens 1-3) and the error of the predicted IoU; logits (N, 4, s, s)."""
+    """Return per prompt BCE + dice (token 0, plus the best of the others) and the error of the predicted IoU."""
     logits, target = logits.float(), target.unsqueeze(1)
     bce = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none").mean((2, 3))
     area = target.mean((2, 3)).clamp(min=0.02)
@@ -73,14 +84,23 @@ def step_loss(model: WindowSam, batch: dict, rng: np.random.Generator) -> tuple[
         index = torch.from_numpy(take)
         b, sz = boxes[index], size[index]
         spread = 0.12 if mode != "point" else 0.25
-        points = (b[:, :2] + b[:, 2:]) / 2 + torch.from_numpy(rng.normal(0, 1, (take.size, 2)).clip(-1.8, 1.8).astype(np.float32)) * sz * spread
-        wobble = torch.from_numpy(rng.normal(0, 0.07, (take.size, 4)).clip(-0.2, 0.2).astype(np.float32)) * sz.repeat(1, 2) + torch.from_numpy(rng.normal(0, 0.6, (take.size, 4)).astype(np.float32))
+        points = (b[:, :2] + b[:, 2:]) / 2 + torch.from_numpy(
+            rng.normal(0, 1, (take.size, 2)).clip(-1.8, 1.8).astype(np.float32)
+        ) * sz * spread
+        wobble = torch.from_numpy(rng.normal(0, 0.07, (take.size, 4)).clip(-0.2, 0.2).astype(np.float32)) * sz.repeat(
+            1, 2
+        ) + torch.from_numpy(rng.normal(0, 0.6, (take.size, 4)).astype(np.float32))
         prompt = b + wobble
         centres = points if mode == "point" else (prompt[:, :2] + prompt[:, 2:]) / 2
         with torch.autocast("cpu", torch.bfloat16):
             masks, iou, origin = model.decode(
-                embedding, detail, batch["index"][index], centres=centres, points=None if mode == "box" else points,
-                boxes=None if mode == "point" else prompt, window=window,
+                embedding,
+                detail,
+                batch["index"][index],
+                centres=centres,
+                points=None if mode == "box" else points,
+                boxes=None if mode == "point" else prompt,
+                window=window,
             )
         side = window * STRIDE // 2
         target = torch.from_numpy(window_masks([batch["polygons"][i] for i in take], origin.numpy(), side))
@@ -101,9 +121,9 @@ def _clip_to_image(target: torch.Tensor, origin: torch.Tensor, size: int) -> tor
 
 
 def main() -> None:
+    """Train and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/sam_cache"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--leave-out", nargs="*", default=[])
@@ -115,13 +135,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    fields = load_fields(args.data, args.cache, set(args.leave_out))
+    fields = load_fields(args.data, set(args.leave_out))
     model = WindowSam().to(memory_format=torch.channels_last)
     if args.start:
         model.load_state_dict({k: v.float() for k, v in load_file(args.start).items()})
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=0.02, betas=(0.9, 0.98))
-    stream = iter(torch.utils.data.DataLoader(CropStream(fields, args.batch, args.seed), batch_size=None, num_workers=1, prefetch_factor=4))
+    stream = iter(
+        torch.utils.data.DataLoader(
+            CropStream(fields, args.batch, args.seed), batch_size=None, num_workers=1, prefetch_factor=4
+        )
+    )
     start, step, running = time.time(), 0, {}
     while True:
         done = step / args.steps if args.steps else (time.time() - start) / (60 * args.minutes)
@@ -143,7 +167,11 @@ def main() -> None:
         for k, v in parts.items():
             running[k] = 0.97 * running.get(k, v) + 0.03 * v
         if step % 25 == 0:
-            print(f"{step} {done:.3f} {time.time() - start:.0f}s", {k: round(v, 4) for k, v in running.items()}, flush=True)
+            print(
+                f"{step} {done:.3f} {time.time() - start:.0f}s",
+                {k: round(v, 4) for k, v in running.items()},
+                flush=True,
+            )
         if step % 200 == 0:
             save(average, args, step, len(fields))
     save(average, args, step, len(fields))
@@ -151,7 +179,11 @@ def main() -> None:
 
 def save(model: WindowSam, args: argparse.Namespace, step: int, n_fields: int) -> None:
     """Write the averaged weights as float16 safetensors with everything needed to repeat the run."""
-    settings = {k: str(v) for k, v in vars(args).items()} | {"step": str(step), "fields": str(n_fields), "rbc_diameter_px": str(RBC_DIAMETER_PX)}
+    settings = {k: str(v) for k, v in vars(args).items()} | {
+        "step": str(step),
+        "fields": str(n_fields),
+        "rbc_diameter_px": str(RBC_DIAMETER_PX),
+    }
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     temporary = args.out.with_suffix(".part")
     save_file(state, temporary, metadata={"format": "napari-bloodcell-embedded-sam", "settings": json.dumps(settings)})

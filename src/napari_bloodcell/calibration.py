@@ -1,6 +1,7 @@
 """What is measured once per smear: the colour of the glass, and how wide a red cell is.
 
-A red cell is 7-8 µm wide in every smear, so it is the ruler by which images of any magnification are brought to one scale.
+A red cell is 7-8 µm wide in every smear, so it is the ruler by which images of any magnification are brought to one
+scale.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def estimate_rbc_diameter(image: NDArray[np.uint8]) -> float | None:
     """Return the width of a typical red cell in pixels, or None where nothing can be measured.
 
-    The mode of the radii at the maxima of the foreground's distance transform, weighted by area, on a copy at most 900 px wide.
+    The mode of the radii at the maxima of the foreground's distance transform, weighted by area, on a copy at most
+    900 px wide.
     """
     shrink = max(1, round(max(image.shape[:2]) / 900))
     mask = foreground(image[::shrink, ::shrink])

@@ -32,9 +32,12 @@ COLUMNS: dict[str, str] = {
     "stability_score": "float64",
     "cells_in_region": "int64",
     "touches_edge": "bool",
+    "proposed_type": "object",
+    "proposed_probability": "float64",
 }
 """Columns of the cell table with their dtypes. `bbox` holds (y0, x0, y1, x1), half-open, and `centroid` (y, x), both in
-pixels. `type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted."""
+pixels. `type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted.
+`proposed_type` and `proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
 
 
 def type_names(user_classes: Sequence[str] = ()) -> list[str]:
@@ -52,7 +55,7 @@ def type_colour(name: str, names: Sequence[str]) -> str:
 
 
 def type_lut(table: pd.DataFrame, names: Sequence[str], n_ids: int | None = None) -> NDArray[np.uint8]:
-    """Return the lookup table label id → code of its type, shape (N + 1,) uint8, 0 for background and for untyped cells."""
+    """Return the lookup table label id → code of its type, (N + 1,) uint8; 0 for background and untyped cells."""
     size = int(max(table.index.max() if len(table) else 0, n_ids or 0)) + 1
     lut = np.zeros(size, np.uint8)
     codes = {name: i + 1 for i, name in enumerate(names)}
@@ -87,11 +90,19 @@ def measure_cells(
             "type_source": pd.Series(["model"] * len(ids), dtype=object),
             "area_px": areas[ids].astype(np.int64),
             "bbox": pd.Series(bbox, dtype=object),
-            "centroid": pd.Series([(float(y_sum[i] / areas[i]), float(x_sum[i] / areas[i])) for i in ids], dtype=object),
-            "predicted_iou": np.full(len(ids), np.nan) if predicted_iou is None else np.asarray(predicted_iou, float)[ids - 1],
-            "stability_score": np.full(len(ids), np.nan) if stability_score is None else np.asarray(stability_score, float)[ids - 1],
+            "centroid": pd.Series(
+                [(float(y_sum[i] / areas[i]), float(x_sum[i] / areas[i])) for i in ids], dtype=object
+            ),
+            "predicted_iou": np.full(len(ids), np.nan)
+            if predicted_iou is None
+            else np.asarray(predicted_iou, float)[ids - 1],
+            "stability_score": np.full(len(ids), np.nan)
+            if stability_score is None
+            else np.asarray(stability_score, float)[ids - 1],
             "cells_in_region": np.ones(len(ids), np.int64),
             "touches_edge": np.array([b[0] == 0 or b[1] == 0 or b[2] == height or b[3] == width for b in bbox], bool),
+            "proposed_type": pd.Series([""] * len(ids), dtype=object),
+            "proposed_probability": np.full(len(ids), np.nan),
         }
     )
     table.index = pd.Index(ids, name="id")

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from napari_bloodcell.protocols import Calibration, CellClassifier
 
 
+PROPOSAL_DOUBT = 0.03
+"""The generator's opinion is taken to be wrong at least this often."""
+CLASSIFIER_DOUBT = 0.002
+"""So is the classifier's."""
+
+
 class SegmentedSmear(Protocol):
     """What typing needs of a segmentation."""
 
@@ -94,6 +100,8 @@ def iter_classify(
         probabilities[done : done + len(ids)] = _predict(classifier, cutouts, len(classes))
         done += len(ids)
         yield Progress(done, len(todo), "cells typed", ids)
+    if params.use_proposals:
+        probabilities = _weigh_in_proposals(probabilities, todo, classes)
     _fill_types(table, todo.index, probabilities, classes, params.unidentified_below)
     names = type_names([*classes, *(t for t in table["cell_type"].unique() if t)])
     lut = type_lut(table, names, int(cells.max(initial=0)))
@@ -183,6 +191,29 @@ def _predict(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: 
             f"{n_classes} classes; finite probabilities of shape ({len(cutouts)}, {n_classes}) are needed."
         )
     return probabilities
+
+
+def _weigh_in_proposals(
+    probabilities: NDArray[np.float32], table: pd.DataFrame, classes: list[str]
+) -> NDArray[np.float32]:
+    """Multiply the classifier's probabilities (N, K) with those of the generator's proposals, as independent opinions.
+
+    A proposal that is none of the classifier's classes says nothing. Neither opinion is ever certain.
+    """
+    if "proposed_type" not in table or not len(table) or len(classes) < 2:
+        return probabilities
+    position = table["proposed_type"].map({name: k for k, name in enumerate(classes)})
+    certainty = table["proposed_probability"].to_numpy(np.float64)
+    known = np.flatnonzero(position.notna().to_numpy() & np.isfinite(certainty))
+    if not len(known):
+        return probabilities
+    sure = certainty[known].clip(PROPOSAL_DOUBT, 1 - PROPOSAL_DOUBT)
+    opinion = np.repeat(((1 - sure) / (len(classes) - 1))[:, None], len(classes), 1)
+    opinion[np.arange(len(known)), position.iloc[known].astype(int)] = sure
+    weighed = probabilities.astype(np.float64)
+    weighed[known] = weighed[known].clip(CLASSIFIER_DOUBT, 1) * opinion
+    weighed[known] /= weighed[known].sum(1, keepdims=True)
+    return weighed.astype(np.float32)
 
 
 def _fill_types(

@@ -67,13 +67,15 @@ def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_m
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
     overlap_max : float
-        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer one is
-        a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large. A mask that
-        is tiled by two or more others is a clump and goes.
+        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer
+        one is
+        a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large. A mask
+        that is tiled by two or more others is a clump and goes.
 
     Notes
     -----
-    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies in them.
+    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies
+    in them.
     """
     typical = np.pi / 4 * rbc_diameter_px**2
     kept = [fill_holes(m) for m in masks if m.mask.any()]
@@ -112,7 +114,8 @@ def drop_slivers(
 ) -> list[CellMask]:
     """Drop the masks of which the edge of a plane of `shape` (Y, X) shows too little.
 
-    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane. Annotators of
+    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane.
+    Annotators of
     four laboratories leave such slivers out, and a count that includes them is too high for the area that is seen.
     """
     least = visible_min * rbc_diameter_px
@@ -142,7 +145,9 @@ def _drop_clumps(
     for o in np.unique(outer[inside]):
         if not alive[o] or area[o] < 1.2 * typical:
             continue
-        parts = np.flatnonzero(inside & (outer == o) & alive[inner] & (area[inner] > 0.35 * typical) & (area[inner] < 0.8 * area[o]))
+        parts = np.flatnonzero(
+            inside & (outer == o) & alive[inner] & (area[inner] > 0.35 * typical) & (area[inner] < 0.8 * area[o])
+        )
         if parts.size >= 2 and shared[parts].sum() > 0.6 * area[o]:
             alive[o] = False
 
@@ -161,7 +166,7 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
     depth = np.full(shape, np.inf, np.float32)
     order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
     for label, i in enumerate(order, start=1):
-        y0, x0, y1, x1 = masks[i].bbox
+        y0, x0 = masks[i].bbox[:2]
         top, left = max(0, -y0), max(0, -x0)
         mask = masks[i].mask[top : max(top, shape[0] - y0), left : max(left, shape[1] - x0)]
         near = _depth(masks[i].mask)[top : top + mask.shape[0], left : left + mask.shape[1]]

@@ -151,9 +151,10 @@ def _read_image(path: Path) -> Any:
             return np.ascontiguousarray(np.moveaxis(np.asarray(levels[0][...]), 0, -1))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         raise InputError(f"The image in {path} is missing or damaged: {error}.") from error
-    import dask.array as da
+    import dask.array
 
-    return [da.moveaxis(da.from_zarr(level), 0, -1) for level in levels]
+    from_zarr: Any = dask.array.from_zarr
+    return [dask.array.moveaxis(from_zarr(level), 0, -1) for level in levels]
 
 
 def _names_in(path: Path) -> list[str]:

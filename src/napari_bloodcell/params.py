@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+
 class Params(BaseModel):
     """Base of all settings: immutable, unknown fields are an error."""
 
@@ -60,7 +61,10 @@ class ClassifyParams(Params):
     """How cells are typed (paper §3.4, §4.2)."""
 
     model: str = "embedded"
-    """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or the path of a trained one (.safetensors)."""
+    """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or a trained one's .safetensors."""
+    use_proposals: bool = True
+    """Weigh in the type that the mask generator proposes, if it does: it sees a cell's surroundings, the classifier the
+    cell alone. The paper's preset does not."""
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     batch_size: int = Field(default=256, ge=1, le=65536)
@@ -143,6 +147,6 @@ class Recipe(Params):
                 predicted_iou_min=0.92,
                 stability_min=0.96,
             ),
-            classify=ClassifyParams(model="paper"),
+            classify=ClassifyParams(model="paper", use_proposals=False),
             count=CountParams(rule="paper", max_cells_per_region=4),
         )

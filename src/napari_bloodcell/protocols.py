@@ -35,6 +35,8 @@ class CellMask:
         (y, x), the prompt, pixels. A tile owns the masks whose point lies in it.
     cell_type : str or None
         The generator's own idea of the type, if it has one.
+    type_probability : float
+        How sure it is of that, 0 to 1; NaN where it has no idea.
     """
 
     bbox: tuple[int, int, int, int]
@@ -44,6 +46,7 @@ class CellMask:
     score: float
     point: tuple[float, float]
     cell_type: str | None = None
+    type_probability: float = float("nan")
 
     @property
     def area(self) -> int:
@@ -77,8 +80,8 @@ class Calibration:
 class MaskGenerator(Protocol):
     """Finds the cells of an image.
 
-    `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images itself, so
-    that they need not be brightened for it.
+    `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images
+    itself, so that they need not be brightened for it.
     """
 
     name: str

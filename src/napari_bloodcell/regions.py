@@ -119,7 +119,8 @@ def _types_by_hand(
     if typed.empty:
         return carried
     areas = np.bincount(new_cells.ravel())
-    for cell, box in zip(typed.index, typed["bbox"], strict=True):
+    columns = (typed.index, typed["bbox"], typed["cell_type"], typed["probability"])
+    for cell, box, name, probability in zip(*columns, strict=True):
         y0, x0, y1, x1 = box
         mask = cells[y0:y1, x0:x1] == cell
         found = np.bincount(new_cells[y0:y1, x0:x1][mask])
@@ -129,7 +130,7 @@ def _types_by_hand(
         best = int(found.argmax())
         union = int(mask.sum()) + int(areas[best]) - int(found[best])
         if found[best] >= CARRIED_FROM * union:
-            carried[best] = (str(typed.at[cell, "cell_type"]), float(typed.at[cell, "probability"]))
+            carried[best] = (str(name), float(probability))
     return carried
 
 

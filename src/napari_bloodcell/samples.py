@@ -83,7 +83,8 @@ def download_bccd(progress: Callable[[Progress], object] | None = None) -> Path:
         if found != BCCD_SHA256:
             part.unlink()
             raise DownloadError(
-                f"What came from {BCCD_URL} is not the BCCD field: its SHA-256 is {found}, expected {BCCD_SHA256}. {advice}"
+                f"What came from {BCCD_URL} is not the BCCD field: its SHA-256 is {found}, expected {BCCD_SHA256}. "
+                f"{advice}"
             )
         part.replace(path)
     except TransferError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from napari_bloodcell.brightness import brighten, mean_brightness
 from napari_bloodcell.calibration import (
@@ -28,7 +29,6 @@ from napari_bloodcell.tiles import Tile, iter_tiles
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import CellMask, MaskGenerator
@@ -151,7 +151,7 @@ def iter_segment(
     for done, tile in enumerate(tiles, start=1):
         try:
             masks = _segment_tile(pixels, tile, calibration, params, generator)
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the tile is named and the others go on
+        except Exception as error:  # whatever a model raises, the tile is named and the others go on
             logger.exception("tile %s failed", tile.name)
             failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
             masks = []
@@ -162,10 +162,10 @@ def iter_segment(
             break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     if overlap:
-        cells, quality = _merge(found, shape, calibration, params)
+        cells, origins = _merge(found, shape, calibration, params)
     else:
-        cells, quality = _join(found, shape, calibration, params)
-    table = measure_cells(cells, quality[:, 0], quality[:, 1])
+        cells, origins = _join(found, shape, calibration, params)
+    table = _describe(cells, origins)
     return Segmentation(cells, table, calibration, ModelInfo(generator.name, generator.sha256), failed)
 
 
@@ -196,7 +196,7 @@ def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size
 
 
 def sample_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a part of a (Y, X, 3) smear that is small enough to look at whole: itself, or nine patches side by side."""
+    """Return a part of a (Y, X, 3) smear small enough to look at whole: itself, or nine patches side by side."""
     height, width = pixels.shape[:2]
     if height * width <= SAMPLE_SIDE_PX**2:
         return np.asarray(pixels)
@@ -231,7 +231,7 @@ def _tiles_of(
 def _segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
-    """Return the masks that a tile owns, in the smear's pixels; raises what the generator raises at the last attempt."""
+    """Return the masks that a tile owns, in the smear's pixels; raise what the generator raises the last time."""
     y0, x0, y1, x1 = tile.read
     part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
     seen = calibration
@@ -264,33 +264,47 @@ def _owns(tile: Tile, point: tuple[float, float], shape: tuple[int, ...]) -> boo
 
 def _merge(
     found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Tiles that overlap saw every cell whole: filter all masks together and paint them once."""
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Filter the masks of tiles that overlap, each of which saw its cells whole, together, and paint them once.
+
+    Returns the label image and the mask behind each id.
+    """
     masks = [m for _, own in found for m in own]
     kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-    kept = drop_slivers(
-        kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min
-    )
+    kept = drop_slivers(kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min)
     cells, order = paint(kept, shape)
-    quality = [(kept[i].predicted_iou, kept[i].stability_score) for i in order]
-    return cells, np.array(quality, float).reshape(-1, 2)
+    return cells, [kept[i] for i in order]
 
 
 def _join(
     found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
-) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Tiles without overlap cut cells: paint each tile, then join what belongs together (paper §3.6)."""
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Paint tiles without overlap one by one, then join the cells they cut (paper §3.6).
+
+    Returns the label image and, for each id, the largest of the masks that were joined.
+    """
     parts = []
-    quality: list[tuple[float, float, int]] = []
-    for tile, masks in found:
+    masks: list[CellMask] = []
+    for tile, own in found:
         y0, x0, y1, x1 = tile.core
-        kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-        local = [_moved(m, -y0, -x0) for m in kept]
-        labels, order = paint(local, (y1 - y0, x1 - x0))
-        quality += [(kept[i].predicted_iou, kept[i].stability_score, kept[i].area) for i in order]
+        kept = filter_masks(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+        labels, order = paint([_moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
+        masks += [kept[i] for i in order]
         parts.append((y0, x0, labels))
     cells, new_id = join_tiles(parts, shape)
-    table = np.array(quality, float).reshape(-1, 3)
-    weight = np.bincount(new_id, weights=table[:, 2], minlength=cells.max(initial=0) + 1)[1:]
-    means = [np.bincount(new_id, weights=table[:, k] * table[:, 2], minlength=len(weight) + 1)[1:] / weight for k in (0, 1)]
-    return cells, np.stack(means, 1)
+    largest: dict[int, CellMask] = {}
+    for label, mask in sorted(zip(new_id.tolist(), masks, strict=True), key=lambda pair: pair[1].area):
+        largest[label] = mask
+    return cells, [largest[label] for label in range(1, int(cells.max(initial=0)) + 1)]
+
+
+def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
+    """Return the cell table of a label image with what the generator said of the mask behind each id."""
+    table = measure_cells(
+        cells,
+        np.array([m.predicted_iou for m in origins], float),
+        np.array([m.stability_score for m in origins], float),
+    )
+    table["proposed_type"] = pd.Series([m.cell_type or "" for m in origins], index=table.index, dtype=object)
+    table["proposed_probability"] = np.array([m.type_probability for m in origins], float)
+    return table

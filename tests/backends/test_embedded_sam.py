@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.protocols import Calibration, MaskGenerator
 from napari_bloodcell.segment import segment
 from tests.examples import scenes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHIPPED = WEIGHTS / "sam_embedded.safetensors"
 
@@ -64,7 +67,12 @@ def test_a_model_that_does_not_exist_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("scene", "n"),
-    [(scenes.one_cell, 1), (scenes.two_touching_cells, 2), (scenes.two_overlapping_cells, 2), (scenes.cell_on_four_tiles, 1)],
+    [
+        (scenes.one_cell, 1),
+        (scenes.two_touching_cells, 2),
+        (scenes.two_overlapping_cells, 2),
+        (scenes.cell_on_four_tiles, 1),
+    ],
 )
 def test_every_cell_of_a_scene_is_found_with_its_outline(sam: MaskGenerator, scene: object, n: int) -> None:
     smear = scene()  # type: ignore[operator]

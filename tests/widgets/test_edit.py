@@ -355,16 +355,20 @@ def test_a_prompt_on_glass_says_that_there_is_no_cell() -> None:
 # --- in a window -----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def shown(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> Viewer:
+    """A window that is on screen: docks rest while they are hidden."""
+    return make_napari_viewer(show=True)
+
+
 def open_dock(viewer: Viewer) -> Any:
     _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Edit cells")
     dock.queue.generator, dock.queue.classifier = PromptGenerator(), BrightnessClassifier()
     return dock
 
 
-def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(
-    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot
-) -> None:
-    viewer = make_napari_viewer(show=True)
+def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(shown: Viewer, qtbot: QtBot) -> None:
+    viewer = shown
     layer = add_smear(viewer)
     dock = open_dock(viewer)
     dock.use_tool(Tool.CLICK)
@@ -379,8 +383,8 @@ def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(
     assert layer.data[80, 80] == 4
 
 
-def test_prompts_wait_for_each_other(make_napari_viewer: Callable[..., Viewer], qtbot: QtBot) -> None:
-    viewer = make_napari_viewer(show=True)
+def test_prompts_wait_for_each_other(shown: Viewer, qtbot: QtBot) -> None:
+    viewer = shown
     layer = add_smear(viewer)
     dock = open_dock(viewer)
     dock.session.delete([1, 2])
@@ -391,8 +395,8 @@ def test_prompts_wait_for_each_other(make_napari_viewer: Callable[..., Viewer], 
     assert_follows(layer)
 
 
-def test_the_first_cell_of_an_image_makes_its_layer(make_napari_viewer: Callable[..., Viewer], qtbot: QtBot) -> None:
-    viewer = make_napari_viewer(show=True)
+def test_the_first_cell_of_an_image_makes_its_layer(shown: Viewer, qtbot: QtBot) -> None:
+    viewer = shown
     viewer.add_image(disc_image(CENTRES, SHAPE), name="smear", rgb=True)
     dock = open_dock(viewer)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
@@ -404,11 +408,11 @@ def test_the_first_cell_of_an_image_makes_its_layer(make_napari_viewer: Callable
 
 
 def test_a_layer_deleted_while_its_cell_is_looked_for_gets_none(
-    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+    shown: Viewer, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("napari_bloodcell.widgets._prompt_queue.show_error", told.append)
-    viewer = make_napari_viewer(show=True)
+    viewer = shown
     layer = add_smear(viewer)
     dock = open_dock(viewer)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
@@ -418,8 +422,8 @@ def test_a_layer_deleted_while_its_cell_is_looked_for_gets_none(
     assert "deleted" in told[0]
 
 
-def test_keys_act_on_the_cell_under_the_mouse(make_napari_viewer: Callable[..., Viewer]) -> None:
-    viewer = make_napari_viewer(show=True)
+def test_keys_act_on_the_cell_under_the_mouse(shown: Viewer) -> None:
+    viewer = shown
     layer = add_smear(viewer)
     open_dock(viewer)
     keys = {str(key): action for key, action in layer.keymap.items()}
@@ -432,12 +436,10 @@ def test_keys_act_on_the_cell_under_the_mouse(make_napari_viewer: Callable[..., 
     assert not len(selected_cells(viewer, layer))
 
 
-def test_buttons_tell_what_is_missing(
-    make_napari_viewer: Callable[..., Viewer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_buttons_tell_what_is_missing(shown: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("napari_bloodcell.widgets._count_controls.show_error", told.append)
-    viewer = make_napari_viewer(show=True)
+    viewer = shown
     add_smear(viewer)
     dock = open_dock(viewer)
     dock._actions["Merge"].click()
@@ -446,8 +448,8 @@ def test_buttons_tell_what_is_missing(
     assert "No cell is selected" in told[1]
 
 
-def test_a_closed_dock_leaves_mouse_and_keys_alone(make_napari_viewer: Callable[..., Viewer]) -> None:
-    viewer = make_napari_viewer(show=True)
+def test_a_closed_dock_leaves_mouse_and_keys_alone(shown: Viewer) -> None:
+    viewer = shown
     layer = add_smear(viewer)
     before = len(viewer.mouse_drag_callbacks)
     dock = open_dock(viewer)

@@ -1,7 +1,7 @@
 """The embedded SAM as a mask generator: offline, from the first minute, on a laptop.
 
-An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map proposes
-cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
+An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map
+proposes cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
 """
 
 from __future__ import annotations
@@ -74,17 +74,26 @@ def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What the heat map proposes, in pixels of the canvas: (N,) scores and classes, (N, 2) centres and (N, 4) boxes as x, y."""
+    """What the heat map proposes.
+
+    (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels
+    of the canvas.
+    """
 
     scores: torch.Tensor
     classes: torch.Tensor
+    certainty: torch.Tensor
     centres: torch.Tensor
     boxes: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> Proposals:
+        """Return some of them."""
+        return Proposals(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for a working scale: by how much cells are wider, whole red cells, share of the image in plausible cells."""
+    """What speaks for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
 
     factor: float | None
     n_red: int
@@ -153,8 +162,8 @@ class EmbeddedSam:
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
         """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles.
 
-        Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or clumps,
-        mislead the first estimate.
+        Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
+        clumps, mislead the first estimate.
         """
         if first.source in ("given", "pixel size"):
             return first
@@ -188,7 +197,7 @@ class EmbeddedSam:
         return current, evidence
 
     def _measure(self, sample: NDArray[np.uint8], current: Calibration) -> Evidence:
-        """Return how much wider cells are than `current` says: red cells where there are enough, else white ones too."""
+        """Measure how much wider cells are than `current` says, by the red ones where there are enough."""
         proposals = self._propose(self._canvas(sample, current, (0, 0)), CALIBRATION_SCORE)
         boxes = proposals.boxes
         height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
@@ -220,10 +229,16 @@ class EmbeddedSam:
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
         cells: list[CellMask] = []
         for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
-            for batch in torch.nonzero(chosen).flatten().split(max(params.points_per_batch, 1) * (LARGE_WINDOW // window) ** 2):
-                part = Proposals(proposals.scores[batch], proposals.classes[batch], proposals.centres[batch], proposals.boxes[batch])
+            for batch in (
+                torch.nonzero(chosen).flatten().split(max(params.points_per_batch, 1) * (LARGE_WINDOW // window) ** 2)
+            ):
+                part = proposals.take(batch)
                 cells += self._decode(canvas, part, window, image.shape[:2], origin)
-        return [c for c in cells if c.predicted_iou >= params.predicted_iou_min and c.stability_score >= params.stability_min]
+        return [
+            c
+            for c in cells
+            if c.predicted_iou >= params.predicted_iou_min and c.stability_score >= params.stability_min
+        ]
 
     @torch.inference_mode()
     def predict(
@@ -251,7 +266,9 @@ class EmbeddedSam:
         for y, x in np.asarray(points, np.float32):
             point = torch.tensor([[x, y]], device=self.device) * canvas.scale
             b = proposals.boxes
-            inside = (b[:, 0] <= point[0, 0]) & (b[:, 1] <= point[0, 1]) & (b[:, 2] > point[0, 0]) & (b[:, 3] > point[0, 1])
+            inside = (
+                (b[:, 0] <= point[0, 0]) & (b[:, 1] <= point[0, 1]) & (b[:, 2] > point[0, 0]) & (b[:, 3] > point[0, 1])
+            )
             distance = (proposals.centres - point).norm(dim=1) / (b[:, 2:] - b[:, :2]).prod(1).sqrt()
             distance[~inside] = torch.inf
             if inside.any():
@@ -282,7 +299,8 @@ class EmbeddedSam:
         scores = best[rows, columns]
         keep = _suppress(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
         kept = torch.from_numpy(keep).to(heat.device)
-        return Proposals(scores[kept], kind[rows, columns][kept], centre[kept], boxes[kept])
+        certainty = scores / heat[:, rows, columns].sum(0)
+        return Proposals(scores, kind[rows, columns], certainty, centre, boxes).take(kept)
 
     def _decode(
         self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
@@ -293,8 +311,7 @@ class EmbeddedSam:
             masks, iou, corner = self.network.decode(
                 canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=part.boxes, window=window
             )
-        names = [CLASSES[k] for k in part.classes.tolist()]
-        return _to_cells(masks[:, 0].float(), iou[:, 0].float(), corner, canvas, shape, origin, middle, part.scores.tolist(), names)
+        return _to_cells(masks[:, 0].float(), iou[:, 0].float(), corner, canvas, shape, origin, middle, part)
 
     def _decode_prompt(
         self, canvas: Canvas, box: torch.Tensor | None, point: torch.Tensor, shape: tuple[int, ...]
@@ -304,12 +321,16 @@ class EmbeddedSam:
         index = torch.zeros(1, dtype=torch.long, device=self.device)
         with autocast(self.device):
             masks, iou, corner = self.network.decode(
-                canvas.embedding, canvas.detail, index, centres=centre, points=point, boxes=box,
+                canvas.embedding,
+                canvas.detail,
+                index,
+                centres=centre,
+                points=point,
+                boxes=box,
                 window=LARGE_WINDOW if large else SMALL_WINDOW,
             )
         token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
-        cells = _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, [1.0], [None])
-        return cells
+        return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
 
 
 def _middle(sample: NDArray[np.uint8], calibration: Calibration, side_px: int) -> NDArray[np.uint8]:
@@ -343,10 +364,13 @@ def _to_cells(
     shape: tuple[int, ...],
     origin: tuple[int, int],
     prompts: torch.Tensor,
-    scores: list[float],
-    names: list[str] | list[None],
+    proposals: Proposals | None,
 ) -> list[CellMask]:
     """Bring low-resolution masks (N, s, s) at stride 2 to the image's pixels, cropped to their boxes."""
+    n = len(logits)
+    scores = [1.0] * n if proposals is None else proposals.scores.tolist()
+    names = [None] * n if proposals is None else [CLASSES[k] for k in proposals.classes.tolist()]
+    certainty = [float("nan")] * n if proposals is None else proposals.certainty.tolist()
     inner = (logits > 1).sum((1, 2)).float()
     stability = (inner / (logits > -1).sum((1, 2)).clamp(min=1)).tolist()
     quality = iou.clamp(0, 1).tolist()
@@ -384,6 +408,7 @@ def _to_cells(
                 score=scores[k],
                 point=(float(point[0]), float(point[1])),
                 cell_type=names[k],
+                type_probability=certainty[k],
             )
         )
     return cells

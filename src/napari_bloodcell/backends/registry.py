@@ -37,7 +37,9 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
     """
     path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else Path(model).expanduser()
     if model not in OFFICIAL and not path.is_file():
-        raise ModelError(f"No mask generator {model!r}: give \"embedded\", one of {', '.join(OFFICIAL)}, or the path of a file.")
+        raise ModelError(
+            f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL)}, or the path of a file.'
+        )
     stamp = 0 if model in OFFICIAL else path.stat().st_mtime_ns
     return _load(model, str(path), device, stamp)
 

@@ -41,6 +41,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), 1e-5)
         return y.permute(0, 3, 1, 2)
 
@@ -57,17 +58,23 @@ class ResidualBlock(nn.Module):
             self.conv2.weight.mul_(0.3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape, (B, C, H, W)."""
         return x + self.conv2(F.relu(self.conv1(self.norm(x))))
 
 
 class PyramidEncoder(nn.Module):
     """(B, 3, H, W), H and W multiples of 16 → embedding at stride 8, detail and proposals at stride 4."""
 
-    def __init__(self, dim: int = 96, widths: Sequence[int] = (32, 64, 128, 192), depths: Sequence[int] = (1, 3, 4)) -> None:
+    def __init__(
+        self, dim: int = 96, widths: Sequence[int] = (32, 64, 128, 192), depths: Sequence[int] = (1, 3, 4)
+    ) -> None:
         super().__init__()
         w2, w4, w8, w16 = widths
         self.stem = nn.Sequential(
-            nn.Conv2d(3, w2, 3, stride=2, padding=1), ChannelNorm(w2), nn.ReLU(), nn.Conv2d(w2, w4, 3, stride=2, padding=1)
+            nn.Conv2d(3, w2, 3, stride=2, padding=1),
+            ChannelNorm(w2),
+            nn.ReLU(),
+            nn.Conv2d(w2, w4, 3, stride=2, padding=1),
         )
         self.stage4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(depths[0])))
         self.down8 = nn.Sequential(ChannelNorm(w4), nn.Conv2d(w4, w8, 3, stride=2, padding=1))
@@ -102,7 +109,9 @@ class PyramidEncoder(nn.Module):
 class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc, name-defined]
     """SAM's mask decoder for one embedding window per prompt, with detail at stride 4 added as in SAM 2."""
 
-    def predict_windows(self, windows: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_windows(
+        self, windows: Tensor, pe: Tensor, sparse: Tensor, dense: Tensor, detail: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return mask logits (N, 4, 4n, 4n) at stride 2 and predicted IoU (N, 4) for windows (N, C, n, n)."""
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], 0)
         tokens = torch.cat([tokens.unsqueeze(0).expand(len(sparse), -1, -1), sparse], 1)
@@ -124,7 +133,10 @@ class WindowSam(nn.Module):
         self.encoder = PyramidEncoder(dim)
         side = LARGE_WINDOW * STRIDE
         self.prompt_encoder = modeling.PromptEncoder(
-            embed_dim=dim, image_embedding_size=(LARGE_WINDOW, LARGE_WINDOW), input_image_size=(side, side), mask_in_chans=16
+            embed_dim=dim,
+            image_embedding_size=(LARGE_WINDOW, LARGE_WINDOW),
+            input_image_size=(side, side),
+            mask_in_chans=16,
         )
         # Masks as prompts are not used: their convolutions would be dead weight.
         self.prompt_encoder.mask_downscaling = nn.Identity()

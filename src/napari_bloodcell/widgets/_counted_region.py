@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.path import Path
+from PIL import Image, ImageDraw
 
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets._layers import full_resolution, plane_number
@@ -66,8 +67,6 @@ class Region:
         return total
 
     def _union_px(self, outlines: list[NDArray[np.float64]]) -> float:
-        from skimage.draw import polygon2mask
-
         if not outlines:
             return 0.0
         limit = np.array(self.shape[-2:], float) - 0.5
@@ -80,11 +79,12 @@ class Region:
         if len(outlines) == 1 and is_within:
             y, x = outlines[0].T
             return float(abs(np.dot(y, np.roll(x, 1)) - np.dot(x, np.roll(y, 1))) / 2)
-        raster = np.full(2, FINEST_PX)
-        covered = np.zeros(raster, bool)
+        raster = Image.new("1", (FINEST_PX, FINEST_PX))
+        pen = ImageDraw.Draw(raster)
         for outline in outlines:
-            covered |= polygon2mask(tuple(raster), (outline - low) / side * raster - 0.5)
-        return float(covered.mean() * side.prod())
+            places = (outline - low) / side * FINEST_PX - 0.5
+            pen.polygon([(float(x), float(y)) for y, x in places], fill=1)
+        return float(np.asarray(raster).mean() * side.prod())
 
 
 def region_of(shapes_layer: Shapes, cells_layer: Labels) -> Region:

@@ -102,7 +102,7 @@ class StageDock(QWidget):
             return list(source.plane_indices())
         return [current_plane(self._viewer, layer)]
 
-    def closeEvent(self, event: QCloseEvent) -> None:
+    def closeEvent(self, event: QCloseEvent | None) -> None:
         """End the work with the dock."""
         self.panel.work.shut_down()
         super().closeEvent(event)

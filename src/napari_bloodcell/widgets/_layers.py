@@ -1,7 +1,7 @@
 """Results as layers, and layers as results: the contract between the docks. Touch layers on the GUI thread only.
 
-A smear's **cells layer** is a Labels layer `"<image> cells"`, ids 1..N, whose `features` are the cell table (column `index` =
-id, row 0 the background) and whose ``metadata["napari_bloodcell"]`` says what made it. Its **types layer**
+A smear's **cells layer** is a Labels layer `"<image> cells"`, ids 1..N, whose `features` are the cell table (column
+`index` = id, row 0 the background) and whose ``metadata["napari_bloodcell"]`` says what made it. Its **types layer**
 `"<image> types"` is derived from it by a lookup table. Both lie on the image as it lies in the world.
 """
 
@@ -10,29 +10,41 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap
 
-from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import Recipe
-from napari_bloodcell.protocols import Calibration
 from napari_bloodcell.recipes import portable, versions
-from napari_bloodcell.widgets._cell_features import INDEX, PLANE, rows_of, to_features, to_table
+from napari_bloodcell.widgets._cell_features import INDEX, PLANE, rows_of, to_features
 from napari_bloodcell.widgets._images import current_plane, image_plane, image_source, plane_number
-from napari_bloodcell.widgets._preferences import colour_of
+from napari_bloodcell.widgets._layer_links import (
+    KEY,
+    calibration_of,
+    cells_layer_for,
+    full_resolution,
+    image_layer_for,
+    info_of,
+    is_cells,
+    is_types,
+    known_calibration_of,
+    known_table_of,
+    levels_of,
+    names_of,
+    table_of,
+    types_layer_for,
+)
+from napari_bloodcell.widgets._layer_look import placement_of, pyramid_of, type_colormap
 from napari_bloodcell.widgets._typed_view import TypedView, TypeLookup
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
     from napari.components import ViewerModel
-    from napari.layers import Layer
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import CellClassifier
@@ -45,30 +57,35 @@ __all__ = [
     "add_segmentation",
     "add_types",
     "adopt",
+    "as_layer_data",
     "calibration_of",
     "cells_layer_for",
     "current_plane",
+    "full_resolution",
     "image_layer_for",
     "image_plane",
     "image_source",
     "info_of",
     "is_cells",
     "is_types",
+    "known_calibration_of",
+    "known_table_of",
+    "lookup_of",
     "names_of",
+    "note_segmentation",
+    "placement_of",
     "plane_number",
+    "refresh_cells",
+    "relink",
+    "set_cells_in_region",
     "set_table",
     "set_types",
     "table_of",
+    "type_colormap",
     "types_layer_for",
 ]
 
-KEY: Final = "napari_bloodcell"
-"""Key of a layer's metadata under which the program keeps what it knows of it."""
 _LOOKUP: Final = "napari_bloodcell_lookup"
-MOST_PIXELS_IN_ONE: Final = 4096 * 4096
-"""A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
-COARSEST_PX: Final = 1024
-"""Levels are added to a pyramid until none of its sides is longer."""
 
 
 class Typed(Protocol):
@@ -78,86 +95,6 @@ class Typed(Protocol):
     def table(self) -> pd.DataFrame: ...
     @property
     def names(self) -> list[str]: ...
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def info_of(layer: Layer | None) -> dict[str, Any]:
-    """Return what the program noted of a layer: kind, image, recipe, models, …; empty for a foreign layer."""
-    found = layer.metadata.get(KEY) if layer is not None else None
-    return found if isinstance(found, dict) else {}
-
-
-def is_cells(layer: Layer | None) -> bool:
-    """Return whether this is a layer of cells with their table."""
-    return isinstance(layer, Labels) and info_of(layer).get("kind") == "cells"
-
-
-def is_types(layer: Layer | None) -> bool:
-    """Return whether this is a typed layer."""
-    return isinstance(layer, Labels) and info_of(layer).get("kind") == "types"
-
-
-def table_of(cells_layer: Labels, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the cell table of a cells layer, index = id; only some columns where they are named, which is quicker.
-
-    Raises
-    ------
-    InputError
-        If the layer has none.
-    """
-    return to_table(cells_layer.features, columns)
-
-
-def names_of(cells_layer: Labels) -> list[str]:
-    """Return the names of all types of a cells layer; the code of a type is its position plus 1."""
-    return list(info_of(cells_layer).get("names") or type_names())
-
-
-def calibration_of(cells_layer: Labels) -> Calibration:
-    """Return what was measured of the smear; the default where nothing is known of it."""
-    record = info_of(cells_layer).get("calibration")
-    if not isinstance(record, dict):
-        return Calibration(DEFAULT_DIAMETER_PX, (255.0, 255.0, 255.0), 255.0, "default")
-    return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
-
-
-def known_table_of(cells_layer: Labels) -> pd.DataFrame | None:
-    """Return the cell table of a layer, or None where it has none, as a layer of another program."""
-    try:
-        table = table_of(cells_layer)
-    except InputError:
-        return None
-    needed = ("cell_type", "probability", "type_source", "area_px", "bbox", "centroid")
-    return table if all(column in table.columns for column in needed) else None
-
-
-def known_calibration_of(cells_layer: Labels) -> Calibration | None:
-    """Return what was measured of the smear, or None where nothing is known of it."""
-    return calibration_of(cells_layer) if "calibration" in info_of(cells_layer) else None
-
-
-def cells_layer_for(viewer: ViewerModel, image_layer: Layer | None) -> Labels | None:
-    """Return the cells layer of an image layer, the topmost where there are several, or None."""
-    return _linked(viewer, image_layer, "cells", "image")
-
-
-def types_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Labels | None:
-    """Return the types layer of a cells layer, or None."""
-    return _linked(viewer, cells_layer, "types", "cells")
-
-
-def image_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Image | None:
-    """Return the image layer that cells were found in, or None if it is gone."""
-    info = info_of(cells_layer)
-    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
-    by_id = [layer for layer in images if str(layer.unique_id) == info.get("image_id")]
-    by_name = [layer for layer in images if layer.name == info.get("image")]
-    return next(iter([*by_id, *by_name]), None)
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def add_cells(
@@ -182,7 +119,7 @@ def add_cells(
     elif cells.shape != shape:
         raise InputError(f"Cells of the shape {cells.shape} do not belong to an image of {shape}.")
     layer = Labels(
-        _levels(cells, is_pyramid=image_layer.multiscale),
+        pyramid_of(cells, is_pyramid=image_layer.multiscale),
         name=name or f"{image_layer.name} cells",
         metadata={
             KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)},
@@ -308,7 +245,7 @@ def add_types(
         layer.metadata[KEY]["names"] = names_of(cells_layer)
         return layer
     lookup = lookup_of(cells_layer)
-    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(_data_levels(cells_layer)))]
+    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
     image = info.get("image") or cells_layer.name
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
@@ -361,7 +298,7 @@ def as_layer_data(
         "metadata": {KEY: info, _LOOKUP: TypeLookup(codes)},
         **place,
     }
-    levels = _levels(cells, is_pyramid=False)
+    levels = pyramid_of(cells, is_pyramid=False)
     typed = [codes[level] for level in levels] if isinstance(levels, list) else codes[cells]
     return [(typed, types, "labels"), (levels, shown, "labels")]
 
@@ -432,61 +369,6 @@ def refresh_cells(cells_layer: Labels) -> None:
         cells_layer._reset_thumbnail_level_data()
     cells_layer.refresh(extent=False)
     lookup_of(cells_layer).refresh()
-
-
-def full_resolution(layer: Labels) -> NDArray[np.int32]:
-    """Return the label image that is written to, (..., Y, X); levels of a pyramid made by `add_cells` follow it."""
-    return cast("NDArray[np.int32]", _data_levels(layer)[0])
-
-
-def type_colormap(names: Sequence[str]) -> DirectLabelColormap:
-    """Return the colours of typed layers: few, by type, never by cell."""
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    colours |= {code: colour_of(name, names) for code, name in enumerate(names, start=1)}
-    return DirectLabelColormap(color_dict=colours)
-
-
-def placement_of(layer: Layer) -> Mapping[str, Any]:
-    """Return where a layer lies in the world, as arguments of another layer's constructor."""
-    return {
-        "scale": layer.scale,
-        "translate": layer.translate,
-        "rotate": layer.rotate,
-        "shear": layer.shear,
-        "affine": layer.affine,
-        "units": layer.units,
-        "axis_labels": layer.axis_labels,
-    }
-
-
-def _linked(viewer: ViewerModel, layer: Layer | None, kind: str, link: str) -> Labels | None:
-    """Return the layer of this kind that names `layer`: by its id, else by name, as layers that were read do."""
-    if layer is None:
-        return None
-    candidates = [
-        one for one in reversed(viewer.layers) if isinstance(one, Labels) and info_of(one).get("kind") == kind
-    ]
-    by_id = [one for one in candidates if info_of(one).get(f"{link}_id") == str(layer.unique_id)]
-    ids = {str(one.unique_id) for one in viewer.layers}
-    by_name = [
-        one for one in candidates if info_of(one).get(link) == layer.name and info_of(one).get(f"{link}_id") not in ids
-    ]
-    return next(iter([*by_id, *by_name]), None)
-
-
-def _data_levels(layer: Labels) -> list[Any]:
-    return list(layer.data) if layer.multiscale else [layer.data]
-
-
-def _levels(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
-    """Return labels as they are, or a pyramid of views of them: what is written to the first shows in all."""
-    height, width = cells.shape[-2:]
-    if not is_pyramid and height * width <= MOST_PIXELS_IN_ONE:
-        return cells
-    levels = [cells]
-    while max(levels[-1].shape[-2:]) > COARSEST_PX:
-        levels.append(levels[-1][..., ::2, ::2])
-    return levels if len(levels) > 1 else cells
 
 
 def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:

@@ -93,11 +93,16 @@ class FindCells(_Run):
         self._viewer = viewer
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
         source = image_source(image_layer)
-        options = {"planes": planes, "regions": regions, "earlier": self._writer.earlier, "generator": generator}
-        self._begin(
-            lambda should_stop: iter_find_cells(source, params=params, should_stop=should_stop, **options),
-            keeps_done=True,
+        job = partial(
+            iter_find_cells,
+            source,
+            params=params,
+            planes=planes,
+            regions=regions,
+            earlier=self._writer.earlier,
+            generator=generator,
         )
+        self._begin(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
 
     def _on_progressed(self, step: Progress) -> None:
         if self._writer.is_gone:

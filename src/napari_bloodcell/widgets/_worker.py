@@ -221,7 +221,7 @@ class WorkPanel(QWidget):
         self.destroyed.connect(self.work.shut_down)
         self.hide()
 
-    def closeEvent(self, event: QCloseEvent) -> None:
+    def closeEvent(self, event: QCloseEvent | None) -> None:
         """End the work with the window."""
         self.work.shut_down()
         super().closeEvent(event)

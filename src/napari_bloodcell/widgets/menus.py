@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:
     """Show a dock of the plugin, opening it where it is not open yet, and return its widget."""
+    widget: QWidget
     dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=True)
     dock.show()
     dock.raise_()
@@ -25,6 +26,11 @@ def open_dock(viewer: Viewer, name: str) -> QWidget:
 def open_segment(napari_viewer: Viewer) -> None:
     """Open the Segment dock."""
     open_dock(napari_viewer, "Segment")
+
+
+def open_edit(napari_viewer: Viewer) -> None:
+    """Open the Edit dock."""
+    open_dock(napari_viewer, "Edit")
 
 
 def open_classify(napari_viewer: Viewer) -> None:

@@ -40,7 +40,8 @@ class SegmentWidget(StageDock):
         """Used instead of the model in the form, where it is given."""
         self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
         self.region.setToolTip(
-            "Look at the whole image, at what the window shows, or at the selected (else all) rectangles of a Shapes layer"
+            "Look at the whole image, at what the window shows, or at the rectangles of a Shapes layer "
+            "(the selected ones, else all)"
         )
         self.rows.addRow("Where", self.region)
         self.form = SettingsForm(
@@ -86,7 +87,8 @@ def may_download(parent: QWidget, model: str) -> bool:
     answer = QMessageBox.question(
         parent,
         "Download the model?",
-        f"{file.description}\n\nIts weights ({file.size_bytes / 1e6:,.0f} MB) are not on this machine. Download them now?\n\n"
+        f"{file.description}\n\nIts weights ({file.size_bytes / 1e6:,.0f} MB) are not on this machine. "
+        "Download them now?\n\n"
         f"From: {file.url}\nTo: {file.path.parent}",
     )
     return bool(answer == QMessageBox.StandardButton.Yes)

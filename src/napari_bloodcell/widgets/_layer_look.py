@@ -1,0 +1,52 @@
+"""How the program's layers look and where they lie: colours by type, places in the world, levels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_bloodcell.widgets._preferences import colour_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+MOST_PIXELS_IN_ONE: Final = 4096 * 4096
+"""A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
+COARSEST_PX: Final = 1024
+"""Levels are added to a pyramid until none of its sides is longer."""
+
+
+def type_colormap(names: Sequence[str]) -> DirectLabelColormap:
+    """Return the colours of typed layers: few, by type, never by cell."""
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    colours |= {code: colour_of(name, names) for code, name in enumerate(names, start=1)}
+    return DirectLabelColormap(color_dict=colours)
+
+
+def placement_of(layer: Layer) -> Mapping[str, Any]:
+    """Return where a layer lies in the world, as arguments of another layer's constructor."""
+    return {
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+    }
+
+
+def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
+    """Return labels as they are, or a pyramid of views of them: what is written to the first shows in all."""
+    height, width = cells.shape[-2:]
+    if not is_pyramid and height * width <= MOST_PIXELS_IN_ONE:
+        return cells
+    levels = [cells]
+    while max(levels[-1].shape[-2:]) > COARSEST_PX:
+        levels.append(levels[-1][..., ::2, ::2])
+    return levels if len(levels) > 1 else cells
