@@ -23,10 +23,10 @@ class Strengths:
     aspect: float = 0.10
     border_cut: float = 0.22
     nucleus_only: float = 0.22
-    stain_of_another_image: float = 0.5
-    density_matrix: float = 0.16
-    density: tuple[float, float] = (0.6, 1.6)
-    gamma: tuple[float, float] = (0.75, 1.35)
+    stain_of_another_image: float = 0.4
+    density_matrix: float = 0.10
+    density: tuple[float, float] = (0.7, 1.5)
+    gamma: tuple[float, float] = (0.8, 1.3)
     tint: float = 0.06
     light: float = 0.10
 
@@ -113,7 +113,7 @@ class Augmenter:
         n, s = len(colour), self.s
         density = -torch.log((colour / GLASS).clamp(0.01, 1.15))
         other = self.bank[torch.randint(len(self.bank), (n,), generator=self.random)]
-        ratio = (other / stains.clamp(min=0.03)).clamp(0.35, 2.8)
+        ratio = (other / stains.clamp(min=0.03)).clamp(0.45, 2.2)
         moved = self._chance(n, s.stain_of_another_image)
         density = torch.where(moved, density * ratio[:, :, None, None], density)
         matrix = torch.eye(3) + s.density_matrix * torch.randn((n, 3, 3), generator=self.random)

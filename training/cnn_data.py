@@ -45,9 +45,15 @@ class Samples:
     labels: NDArray[np.int64]
     stains: NDArray[np.float32]
     """Median optical density of the red cells of the image that each comes from, (N, 3)."""
+    origins: NDArray[np.str_]
+    """Where each comes from: a laboratory of TXL-PBC, "HS1", "HS2" or "cutouts"."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: NDArray[np.integer]) -> Samples:
+        """Return the samples of these rows."""
+        return Samples(self.rgba[rows], self.labels[rows], self.stains[rows], self.origins[rows])
 
 
 class _Collector:
@@ -57,9 +63,13 @@ class _Collector:
         self.rgba: list[NDArray[np.uint8]] = []
         self.labels: list[int] = []
         self.stains: list[NDArray[np.float32]] = []
+        self.origins: list[str] = []
 
     def add_field(
-        self, image: NDArray[np.uint8], objects: list[tuple[NDArray[np.bool_], tuple[int, int], int]]
+        self,
+        origin: str,
+        image: NDArray[np.uint8],
+        objects: list[tuple[NDArray[np.bool_], tuple[int, int], int]],
     ) -> None:
         """Add cells (mask, (y0, x0), class) of a field whose glass and scale are those of training."""
         stain = _stain(image, [o for o in objects if o[2] == RBC])
@@ -67,9 +77,10 @@ class _Collector:
             self.rgba.append(_canvas(image, mask, corner))
             self.labels.append(label)
             self.stains.append(stain)
+            self.origins.append(origin)
 
     def samples(self) -> Samples:
-        return Samples(np.stack(self.rgba), np.array(self.labels), np.stack(self.stains))
+        return Samples(np.stack(self.rgba), np.array(self.labels), np.stack(self.stains), np.array(self.origins))
 
 
 def laboratory(name: str) -> str:
@@ -100,31 +111,26 @@ def txl_fields(
             yield lab, image, boxes, float(np.median(sides))
 
 
-def txl_samples(
-    data: Path,
-    *,
-    seed: int,
-    leave_out: str | None = None,
-    rbc_per_field: int = 6,
-    segmenter: Segmenter | None = None,
-) -> Samples:
-    """Return cells of TXL-PBC's training part; all WBC and platelets, some RBC, and some clumps."""
+def txl_samples(data: Path, *, seed: int, rbc_per_field: int = 6, segmenter: Segmenter | None = None) -> Samples:
+    """Return cells of TXL-PBC's training part; all WBC and platelets, some RBC, and some clumps.
+
+    An RBC whose box shares much with that of a WBC is left out: the ellipse in its box holds a piece of the WBC.
+    """
     rng = np.random.default_rng(seed)
     collector = _Collector()
-    for _, image, boxes, diameter in txl_fields(data, "train", leave_out):
+    for lab, image, boxes, diameter in txl_fields(data, "train"):
         scale = RBC_DIAMETER_PX / diameter
         small = _normalised(image, scale)
-        chosen = np.concatenate(
-            [np.nonzero(boxes[:, 0] != RBC)[0], rng.permutation(np.nonzero(boxes[:, 0] == RBC)[0])[:rbc_per_field]]
-        )
+        white = boxes[boxes[:, 0] == WBC, 1:]
+        red = [i for i in np.nonzero(boxes[:, 0] == RBC)[0] if all(_overlap(boxes[i, 1:], w) < 0.02 for w in white)]
+        chosen = np.concatenate([np.nonzero(boxes[:, 0] != RBC)[0], rng.permutation(red)[:rbc_per_field]]).astype(int)
         masks = [_ellipse(b[1:] * scale, small.shape[:2]) for b in boxes]
         objects = [(*masks[i], int(boxes[i, 0])) for i in chosen if masks[i] is not None]
         objects += _clumps(masks, boxes, scale, rng)
         if segmenter is not None:
-            objects += [
-                o for o in _real_masks(segmenter(image, diameter), boxes, scale) if o[2] != RBC or rng.random() < 0.4
-            ]
-        collector.add_field(small, objects)
+            real = _real_masks(segmenter(image, diameter), boxes, scale)
+            objects += [o for o in real if o[2] != RBC or rng.random() < 0.4]
+        collector.add_field(lab, small, objects)
     return collector.samples()
 
 
@@ -151,7 +157,7 @@ def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
                 mask, corner = _resampled_mask(m.mask, (m.bbox[0], m.bbox[1]), scale)
                 objects.append((mask, corner, WBC if labels[int(i)] == "WBC" else RBC))
             if objects:
-                collector.add_field(small, objects)
+                collector.add_field(smear, small, objects)
     return collector.samples()
 
 
@@ -176,15 +182,40 @@ def cutout_samples(data: Path) -> Samples:
             )[0]
             mask = whole.any(-1)
             around = np.where(mask[..., None], whole, np.uint8(GLASS_LEVEL))
-            collector.add_field(around, [(mask, (0, 0), label)])
+            collector.add_field("cutouts", around, [(mask, (0, 0), label)])
     samples = collector.samples()
     samples.stains[:] = np.median(samples.stains[samples.labels == RBC], axis=0)
     return samples
 
 
+def training_samples(data: Path, *, seed: int, segmenter: Segmenter | None = None) -> Samples:
+    """Return the samples of all sources."""
+    parts = [txl_samples(data, seed=seed, segmenter=segmenter), smear_samples(data, seed=seed), cutout_samples(data)]
+    return join(parts)
+
+
+def sampling_weights(samples: Samples) -> NDArray[np.float64]:
+    """Return how often each sample is drawn within its class, (N,): laboratories by the square root of their size.
+
+    HS1, HS2 and the paper's cutouts, of which there are few WBC, are together a fifth of each class that they have.
+    """
+    weights = np.zeros(len(samples))
+    of_smears = np.isin(samples.origins, ["HS1", "HS2", "cutouts"])
+    for label in np.unique(samples.labels):
+        mine = samples.labels == label
+        groups = {o: mine & (samples.origins == o) for o in np.unique(samples.origins[mine & ~of_smears])}
+        for group in groups.values():
+            weights[group] = 1 / np.sqrt(group.sum())
+        smears = mine & of_smears
+        if smears.any():
+            weights[smears] = (weights[mine].sum() / 4 if groups else 1.0) / smears.sum()
+        weights[mine] /= weights[mine].sum()
+    return weights
+
+
 def join(parts: list[Samples]) -> Samples:
     """Return all samples together."""
-    return Samples(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("rgba", "labels", "stains")))
+    return Samples(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("rgba", "labels", "stains", "origins")))
 
 
 def evaluation_sets(

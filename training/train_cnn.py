@@ -57,22 +57,23 @@ def train_embedded(
     seed: int = 0,
     steps: int = 3000,
     batch_size: int = 64,
-    dense_units: int = 64,
+    dense_units: int = 96,
     learning_rate: float = 2e-3,
     leave_out: str | None = None,
     segmenter: cnn_data.Segmenter | None = None,
-    max_minutes: float = 60.0,
+    cache: Path | None = None,
+    max_minutes: float = 120.0,
 ) -> CnnClassifier:
     """Return the embedded classifier of RBC, WBC and platelet."""
     begin = time.monotonic()
-    parts = [
-        cnn_data.txl_samples(data, seed=seed, leave_out=leave_out, segmenter=segmenter),
-        cnn_data.smear_samples(data, seed=seed),
-        cnn_data.cutout_samples(data),
-    ]
-    samples = cnn_data.join(parts)
-    counts = [np.bincount(p.labels, minlength=3).tolist() for p in parts]
-    LOG.info("samples (RBC, WBC, platelet) of TXL-PBC, HS, cutouts: %s in %.0f s", counts, time.monotonic() - begin)
+    samples = _cached_samples(data, seed, segmenter, cache)
+    if leave_out is not None:
+        samples = samples.take(np.nonzero(samples.origins != leave_out)[0])
+    counts = {
+        str(o): np.bincount(samples.labels[samples.origins == o], minlength=3).tolist()
+        for o in np.unique(samples.origins)
+    }
+    LOG.info("samples (RBC, WBC, platelet): %s in %.0f s", counts, time.monotonic() - begin)
     torch.manual_seed(seed)
     network = CellCnn(Architecture("pool", dense_units, 0.2, len(cnn_data.CLASSES))).channels_last()
     average = _fit(network, samples, seed, steps, batch_size, learning_rate, begin, max_minutes)
@@ -82,7 +83,7 @@ def train_embedded(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "augmentation": asdict(Strengths()),
-        "samples": dict(zip(("TXL-PBC train", "HS1 and HS2", "cutouts train"), counts, strict=True)),
+        "samples": counts,
         "masks": "ellipses in boxes" + (" and the embedded SAM's" if segmenter else ""),
         "leave_out": leave_out,
     }
@@ -113,6 +114,7 @@ def _fit(
     rng = np.random.default_rng(seed)
     augment = Augmenter(samples, seed)
     members = {k: np.nonzero(samples.labels == k)[0] for k in SHARES}
+    weights = cnn_data.sampling_weights(samples)
     numbers = {k: round(batch_size * share) for k, share in SHARES.items()}
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.15)
@@ -120,7 +122,7 @@ def _fit(
     average.load_state_dict(network.state_dict())
     running, right = 0.0, 0.0
     for step in range(steps):
-        rows = np.concatenate([rng.choice(members[k], n) for k, n in numbers.items()])
+        rows = np.concatenate([rng.choice(members[k], n, p=weights[members[k]]) for k, n in numbers.items()])
         labels = torch.from_numpy(samples.labels[rows])
         with torch.no_grad():
             x = augment(torch.from_numpy(samples.rgba[rows]), labels, torch.from_numpy(samples.stains[rows]))
@@ -168,6 +170,19 @@ def evaluate(
     return report
 
 
+def _cached_samples(
+    data: Path, seed: int, segmenter: cnn_data.Segmenter | None, cache: Path | None
+) -> cnn_data.Samples:
+    """Return the samples, from a file that an earlier run left where there is one."""
+    if cache is not None and cache.is_file():
+        with np.load(cache, allow_pickle=False) as stored:
+            return cnn_data.Samples(**stored)
+    samples = cnn_data.training_samples(data, seed=seed, segmenter=segmenter)
+    if cache is not None:
+        np.savez(cache, **vars(samples))
+    return samples
+
+
 def _log(step: Progress) -> None:
     if step.payload is not None:
         LOG.info("%s", step.payload)
@@ -175,11 +190,14 @@ def _log(step: Progress) -> None:
 
 def _embedded_sam() -> cnn_data.Segmenter:
     """Return the program's own segmentation, told the width of a red cell."""
+    from napari_bloodcell.backends.registry import load_generator
     from napari_bloodcell.params import SegmentParams
     from napari_bloodcell.segment import segment
 
+    generator = load_generator("embedded", "cpu")
+
     def run(image: Any, diameter: float) -> Any:
-        return segment(image, params=SegmentParams(rbc_diameter_px=diameter, device="cpu"))
+        return segment(image, params=SegmentParams(rbc_diameter_px=diameter, device="cpu"), generator=generator)
 
     return run
 
@@ -194,6 +212,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--leave-out", help="size of image of a TXL-PBC laboratory, such as 575x575")
+    parser.add_argument("--dense-units", type=int, default=96)
+    parser.add_argument("--cache", type=Path, help="file in which the samples are kept between runs")
     parser.add_argument("--segment", action="store_true", help="also use the masks that the embedded SAM finds")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -211,8 +231,10 @@ def main() -> None:
             arguments.data,
             seed=arguments.seed,
             steps=arguments.steps,
+            dense_units=arguments.dense_units,
             leave_out=arguments.leave_out,
             segmenter=segmenter,
+            cache=arguments.cache,
         )
     if arguments.leave_out is None or arguments.out is not None:
         LOG.info("%s written, sha256 %s", out, classifier.save(out, dtype="float16"))

@@ -140,16 +140,15 @@ def resample(
     shape = (max(1, min(size, round(width * factor))), max(1, min(size, round(height * factor))))
     if shape == (width, height):
         return crop, mask
-    inside = np.where(mask, np.uint8(255), np.uint8(0))
-    cover = np.asarray(Image.fromarray(inside).resize(shape, Image.Resampling.BILINEAR))
-    masked = np.multiply(crop, mask[..., None], dtype=np.uint8)
-    colour = np.asarray(Image.fromarray(masked).resize(shape, Image.Resampling.BILINEAR))
-    small = cover >= 128
-    if not small.any():
-        small = cover >= max(1, int(cover.max()))
-    weight = np.maximum(cover, 1)[..., None]
-    restored = np.minimum(colour.astype(np.float32) * 255.0 / weight + 0.5, 255.0).astype(np.uint8)
-    return restored, small
+    both = np.empty((height, width, 4), np.uint8)
+    both[..., :3] = crop
+    np.multiply(mask, np.uint8(255), out=both[..., 3])
+    small = np.asarray(Image.fromarray(both).resize(shape, Image.Resampling.BILINEAR))  # weighs colours by the mask
+    cover = small[..., 3]
+    inside = cover >= 128
+    if not inside.any():
+        inside = cover >= max(1, int(cover.max()))
+    return small[..., :3], inside
 
 
 def _cut_one(

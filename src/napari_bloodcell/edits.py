@@ -206,7 +206,7 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
         If the cell is not in this plane.
     """
     box = _box_in_table(table, cell)
-    if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table.at[cell, "area_px"]):
+    if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table["area_px"].loc[cell]):
         return box
     found = ndimage.find_objects((read_window(cells, plane, (0, 0, *plane_shape(cells))) == cell).astype(np.uint8))
     if not found:
@@ -218,7 +218,8 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
 def _box_in_table(table: pd.DataFrame, cell: int) -> Box | None:
     if cell not in table.index:
         return None
-    y0, x0, y1, x1 = (int(v) for v in table.at[cell, "bbox"])
+    box: Box = table["bbox"].loc[cell]
+    y0, x0, y1, x1 = (int(v) for v in box)
     return y0, x0, y1, x1
 
 
@@ -234,9 +235,10 @@ def _cells_at(
 
 def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Return parts 1..K of a mask (h, w): watershed of the distance transform, from its maxima that stand out."""
-    from skimage.morphology import h_maxima
-    from skimage.segmentation import watershed
+    from skimage import morphology, segmentation
 
+    h_maxima: Any = morphology.h_maxima
+    watershed: Any = segmentation.watershed
     distance = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
     markers, _ = ndimage.label(h_maxima(distance, WAIST_PX), np.ones((3, 3)))
     return np.asarray(watershed(-distance, markers, mask=own), np.int32)

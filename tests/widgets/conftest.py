@@ -61,6 +61,21 @@ def viewer(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> Vie
 
 
 @pytest.fixture
+def notifications() -> Iterator[list[str]]:
+    """What napari tells the user meanwhile."""
+    from napari.utils.notifications import notification_manager
+
+    told: list[str] = []
+
+    def hear(notification: Any) -> None:
+        told.append(notification.message)
+
+    notification_manager.notification_ready.connect(hear)
+    yield told
+    notification_manager.notification_ready.disconnect(hear)
+
+
+@pytest.fixture
 def field() -> NDArray[np.uint8]:
     """Eight pale and two dark discs on bright glass, (256, 256, 3) uint8."""
     image = disc_image(PALE, (256, 256))
@@ -78,7 +93,7 @@ def _running_timers() -> list[int]:
     running = []
     for thing in gc.get_objects():
         try:
-            if isinstance(thing, QTimer) and thing.isActive():
+            if issubclass(type(thing), QTimer) and thing.isActive():
                 running.append(id(thing))
         except (RuntimeError, ReferenceError):  # its Qt object is gone
             continue

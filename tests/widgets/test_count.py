@@ -280,11 +280,11 @@ def test_a_range_of_the_curve_selects_its_cells(window: Any) -> None:
 
 def test_thresholds_and_range_can_be_typed(window: Any) -> None:
     dock = window.dock
-    dock._fields._thresholds.setText("300, 500")
+    dock._fields._thresholds.setText("75, 125")
     dock._fields._thresholds.setModified(True)
     dock._fields._thresholds.editingFinished.emit()
     window.qtbot.waitUntil(lambda: dock._plot.thresholds == [300.0, 500.0], timeout=5000)
-    dock._fields._range.setText("350–450")
+    dock._fields._range.setText("87.5–112.5")
     dock._fields._range.setModified(True)
     dock._fields._range.editingFinished.emit()
     areas = layers.table_of(window.layer).loc[selected_cells(window.viewer, window.layer), "area_px"]
@@ -335,20 +335,34 @@ def test_a_layer_that_is_removed_leaves_an_explanation(window: Any) -> None:
     assert window.dock._table.rowCount() == 0
 
 
+def test_a_changed_rule_is_kept_for_what_is_saved(window: Any) -> None:
+    window.dock._form.set_values({"rule": "none"})
+    window.qtbot.waitUntil(lambda: window.dock.counted.counting.rule == "none", timeout=5000)
+    assert layers.info_of(window.layer)["recipe"]["count"]["rule"] == "none"
+
+
+def test_the_layer_that_becomes_active_is_counted(window: Any) -> None:
+    other = add_smear(window.viewer, n=100)
+    window.qtbot.waitUntil(lambda: window.dock.counted.n_cells == 100, timeout=5000)
+    window.viewer.layers.selection.active = window.layer
+    window.qtbot.waitUntil(lambda: window.dock.counted.n_cells == 400, timeout=5000)
+    assert other in window.viewer.layers
+
+
 def test_copy_and_save(window: Any, tmp_path: Path) -> None:
     from qtpy.QtGui import QGuiApplication
 
-    window.dock.copy()
+    window.dock._export.copy()
     assert QGuiApplication.clipboard().text() == window.dock.counted.to_text(delimiter="\t")
     for name in ("counts.csv", "areas.png", "areas.svg"):
-        window.dock.save(tmp_path / name)
+        window.dock._export.save(tmp_path / name)
     assert (tmp_path / "counts.csv").read_text(encoding="utf-8").startswith(",".join(HEADER))
     assert (tmp_path / "areas.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "areas.svg").read_bytes()
     with pytest.raises(InputError, match="saved as"):
-        window.dock.save(tmp_path / "counts.xls")
+        window.dock._export.save(tmp_path / "counts.xls")
     with pytest.raises(OutputError, match="Choose another folder"):
-        window.dock.save(tmp_path / "nowhere" / "counts.csv")
+        window.dock._export.save(tmp_path / "nowhere" / "counts.csv")
 
 
 def test_a_closed_dock_rests(window: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 
 from napari_bloodcell.cells import measure_cells
 from napari_bloodcell.errors import InputError
@@ -32,6 +34,14 @@ CENTRES = [(30.0, 30.0), (30.0, 80.0), (80.0, 30.0)]
 MISSED = (80.0, 80.0)
 SHAPE = (120, 160)
 MEASURED = ["area_px", "bbox", "centroid", "touches_edge"]
+
+
+class SlowGenerator(ThresholdGenerator):
+    """Takes its time with a prompt."""
+
+    def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
+        time.sleep(0.7)
+        return PromptGenerator().predict(image, calibration, **prompts)
 
 
 class PromptGenerator(ThresholdGenerator):
@@ -377,9 +387,9 @@ def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(shown: Viewe
     assert layer.data[80, 80] == 4
     assert_follows(layer)
     assert layers.table_of(layer).loc[4, "cell_type"] == "RBC"
-    dock._actions["Undo"].click()
+    dock._buttons.actions_by_name["Undo"].click()
     assert layer.data[80, 80] == 0
-    dock._actions["Redo"].click()
+    dock._buttons.actions_by_name["Redo"].click()
     assert layer.data[80, 80] == 4
 
 
@@ -422,6 +432,53 @@ def test_a_layer_deleted_while_its_cell_is_looked_for_gets_none(
     assert "deleted" in told[0]
 
 
+def test_cancel_adds_nothing_and_forgets_what_waits(shown: Viewer, qtbot: QtBot) -> None:
+    viewer = shown
+    layer = add_smear(viewer)
+    dock = open_dock(viewer)
+    dock.queue.generator = SlowGenerator()
+    dock.add_at(MISSED)
+    dock.add_at(MISSED)
+    with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
+        dock._panel._cancel.click()
+    assert not dock.queue._work.is_running
+    assert len(layers.table_of(layer)) == 3
+
+
+def test_the_window_may_close_while_a_cell_is_looked_for(shown: Viewer) -> None:
+    viewer = shown
+    add_smear(viewer)
+    dock = open_dock(viewer)
+    dock.queue.generator = SlowGenerator()
+    dock.add_at(MISSED)
+    viewer.close()
+
+
+def test_a_real_click_on_the_canvas_adds_a_cell(shown: Viewer, qtbot: QtBot) -> None:
+    viewer = shown
+    layer = add_smear(viewer)
+    dock = open_dock(viewer)
+    dock.use_tool(Tool.CLICK)
+    viewer.scene.camera.center = layer.data_to_world(MISSED)
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.waitExposed(canvas)
+    with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
+        qtbot.mouseMove(canvas, canvas.rect().center())
+        qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=canvas.rect().center())
+    assert layer.data[80, 80] == 4
+
+
+def test_cells_of_the_active_layer_are_edited(shown: Viewer) -> None:
+    viewer = shown
+    first = add_smear(viewer)
+    second = add_smear(viewer)
+    dock = open_dock(viewer)
+    viewer.layers.selection.active = first
+    dock.session.delete([1])
+    assert first.data[30, 30] == 0
+    assert second.data[30, 30] == 1
+
+
 def test_keys_act_on_the_cell_under_the_mouse(shown: Viewer) -> None:
     viewer = shown
     layer = add_smear(viewer)
@@ -442,8 +499,8 @@ def test_buttons_tell_what_is_missing(shown: Viewer, monkeypatch: pytest.MonkeyP
     viewer = shown
     add_smear(viewer)
     dock = open_dock(viewer)
-    dock._actions["Merge"].click()
-    dock._actions["Delete"].click()
+    dock._buttons.actions_by_name["Merge"].click()
+    dock._buttons.actions_by_name["Delete"].click()
     assert "two or more" in told[0]
     assert "No cell is selected" in told[1]
 

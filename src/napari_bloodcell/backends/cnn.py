@@ -38,8 +38,8 @@ def probabilities_of(logits: Tensor) -> Tensor:
 
 
 def to_tensor(cutouts: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return cutouts (N, S, S, 3) uint8 as (N, 3, S, S) float32, 0 to 1, channels last."""
-    return torch.from_numpy(np.ascontiguousarray(cutouts)).to(device).permute(0, 3, 1, 2).float().div_(255.0)
+    """Return cutouts (N, S, S, 3) as the network takes them: (N, 3, S, S) uint8, channels last, on the device."""
+    return torch.from_numpy(np.ascontiguousarray(cutouts)).to(device).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)

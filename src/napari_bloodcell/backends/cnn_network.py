@@ -54,7 +54,11 @@ class CellCnn(nn.Module):
         self.architecture = architecture
         layers: list[nn.Module] = []
         for n_in, n_out in zip((3, *CHANNELS[:-1]), CHANNELS, strict=True):
-            layers += [nn.Conv2d(n_in, n_out, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(n_in, n_out, 3),
+                nn.MaxPool2d(2),
+                nn.ReLU(inplace=True),
+            ]  # the same as ReLU first, sooner
         self.features = nn.Sequential(*layers)
         side = feature_side(CUTOUT_SIZE)
         n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * side * side
@@ -64,7 +68,7 @@ class CellCnn(nn.Module):
         self.logits = nn.Linear(architecture.dense_units, n_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), 0 to 1.
+        """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), uint8 or 0 to 1.
 
         The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
         that of the whole cutouts, several times sooner.
@@ -77,7 +81,7 @@ class CellCnn(nn.Module):
             rows = torch.nonzero(sides == side)[:, 0]
             a = (CUTOUT_SIZE - side) // 2
             window = x[rows, :, a : a + side, a : a + side].contiguous(memory_format=torch.channels_last)
-            parts.append(self._described(window))
+            parts.append(self._described(window if window.is_floating_point() else window.float().div_(255.0)))
             places.append(rows)
         order = torch.argsort(torch.cat(places))
         with torch.autocast(x.device.type, enabled=False):
@@ -117,7 +121,7 @@ def _window_sides(x: Tensor, rim: int) -> Tensor:
     """Return for each cutout (N, 3, 128, 128) the side of the smallest window that holds its cell and a rim, (N,)."""
     if len(x) == 0:
         return torch.full((1,), _WINDOWS[0], device=x.device)[:0]
-    inside = x.amax(1) > 0
+    inside = x.amax(1) > 0 if x.is_floating_point() else x.any(1)
     from_centre = (torch.arange(CUTOUT_SIZE, device=x.device) - (CUTOUT_SIZE - 1) / 2).abs() + 0.5
     extent = torch.maximum(
         (inside.any(1) * from_centre).amax(1),

@@ -99,6 +99,11 @@ class Evidence:
     n_red: int
     support: float
 
+    @property
+    def strength(self) -> float:
+        """Area explained, and by how many cells: a few huge "cells" explain as much as the many that they are."""
+        return self.support * float(np.sqrt(1 + min(self.n_red, 25)))
+
 
 NO_EVIDENCE = Evidence(None, 0, 0.0)
 
@@ -173,7 +178,7 @@ class EmbeddedSam:
                 width = first.rbc_diameter_px * factor
                 if NARROWEST_PX <= width <= max(sample.shape[:2]):
                     other, weight = self._settle(sample, replace(first, rbc_diameter_px=width))
-                    if weight.support > 1.1 * evidence.support:
+                    if weight.strength > evidence.strength:
                         best, evidence = other, weight
         return best
 

@@ -10,11 +10,13 @@ from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
+    QFrame,
     QHBoxLayout,
     QHeaderView,
     QLabel,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
@@ -113,19 +115,19 @@ class AreaFields(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self._factor = 1.0
+        self._labels = QLabel(), QLabel()
         self._thresholds = QLineEdit()
         self._thresholds.setToolTip(
-            "Areas, px², from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type."
+            "Areas from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type: 70, 110"
         )
         self._thresholds.setPlaceholderText("none")
         self._automatic = QPushButton("Automatic")
         self._automatic.setToolTip("Take the thresholds of the rule again")
         self._automatic.setEnabled(False)
         self._range = QLineEdit()
-        self._range.setToolTip(
-            "Select the red cells whose area, px², lies in a range. Drag in the plot, or type: 300–900"
-        )
-        self._range.setPlaceholderText("drag in the plot, or type 300–900")
+        self._range.setToolTip("Select the red cells whose area lies in a range. Drag in the plot, or type: 30–50")
+        self._range.setPlaceholderText("drag in the plot, or type")
         self._clear = QPushButton("Clear")
         self._clear.setToolTip("Select no cell")
         self._clear.setEnabled(False)
@@ -133,8 +135,8 @@ class AreaFields(QWidget):
         layout = QFormLayout()
         layout.setContentsMargins(0, 0, 0, 0)
         for label, field, button in (
-            ("Thresholds", self._thresholds, self._automatic),
-            ("Select", self._range, self._clear),
+            (self._labels[0], self._thresholds, self._automatic),
+            (self._labels[1], self._range, self._clear),
         ):
             row = QHBoxLayout()
             row.addWidget(field, 1)
@@ -150,17 +152,23 @@ class AreaFields(QWidget):
         self._automatic.clicked.connect(lambda: self.thresholds_entered.emit(None))
         self._clear.clicked.connect(lambda: self.range_cleared.emit())
 
+    def use_unit(self, pixel_size_um: float | None) -> None:
+        """Show and take areas in µm² where the size of a pixel is known, else in pixels²."""
+        self._factor = pixel_size_um**2 if pixel_size_um else 1.0
+        for label, text in zip(self._labels, ("Thresholds", "Select"), strict=True):
+            label.setText(f"{text} ({'µm²' if pixel_size_um else 'px²'})")
+
     def show_thresholds(self, thresholds: NDArray[Any] | Sequence[float], *, by_hand: bool) -> None:
-        """Show the thresholds in use."""
-        self._thresholds.setText(", ".join(f"{t:.0f}" for t in thresholds))
+        """Show the thresholds in use, pixels²."""
+        self._thresholds.setText(", ".join(self._text(t) for t in thresholds))
         self._thresholds.setModified(False)
         self._thresholds.setCursorPosition(0)
         self._automatic.setEnabled(by_hand)
 
     def show_range(self, low: float | None, high: float | None, *, n_cells: int = 0) -> None:
-        """Show which areas are selected, and how many cells that are."""
+        """Show which areas, pixels², are selected, and how many cells that are."""
         is_range = low is not None and high is not None
-        self._range.setText(f"{low:.0f}–{high:.0f}" if is_range else "")
+        self._range.setText(f"{self._text(low or 0.0)}–{self._text(high or 0.0)}" if is_range else "")
         self._range.setModified(False)
         self._clear.setEnabled(is_range)
         self._found.setVisible(is_range)
@@ -169,7 +177,7 @@ class AreaFields(QWidget):
     def _on_thresholds(self) -> None:
         if self._thresholds.isModified():
             self._thresholds.setModified(False)
-            notify_errors(lambda: self.thresholds_entered.emit(sorted(_numbers(self._thresholds.text()))))
+            notify_errors(lambda: self.thresholds_entered.emit(sorted(self._areas(self._thresholds.text()))))
 
     def _on_range(self) -> None:
         if not self._range.isModified():
@@ -181,10 +189,42 @@ class AreaFields(QWidget):
             notify_errors(self._enter_range)
 
     def _enter_range(self) -> None:
-        ends = _numbers(self._range.text().replace("–", " ").replace("-", " "))
+        ends = self._areas(self._range.text().replace("–", " ").replace("-", " "))
         if len(ends) != 2:
-            raise InputError(f"{self._range.text()!r} is no range of areas; type two numbers: 300–900")
+            raise InputError(f"{self._range.text()!r} is no range of areas; type two numbers: 30–50")
         self.range_entered.emit(min(ends), max(ends))
+
+    def _text(self, area: float) -> str:
+        """Return an area, pixels², as text in the unit that is shown."""
+        return f"{area * self._factor:.{0 if area * self._factor >= 100 else 1}f}"
+
+    def _areas(self, text: str) -> list[float]:
+        return [number / self._factor for number in _numbers(text)]
+
+
+def scrolled(inside: QWidget) -> QScrollArea:
+    """Return a frame in which this scrolls up and down where the window is low."""
+    area = QScrollArea()
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidgetResizable(True)
+    area.setWidget(inside)
+    return area
+
+
+def align_labels(*forms: QFormLayout | QWidget) -> None:
+    """Give the labels of several forms one width, so that their fields begin at one line."""
+    rows: list[QFormLayout] = []
+    for form in forms:
+        rows += [form] if isinstance(form, QFormLayout) else form.findChildren(QFormLayout)
+    labels = []
+    for layout in rows:
+        items = (layout.itemAt(i, QFormLayout.ItemRole.LabelRole) for i in range(layout.rowCount()))
+        labels += [item.widget() for item in items if item is not None]
+    found = [label for label in labels if label is not None]
+    width = max((label.sizeHint().width() for label in found), default=0)
+    for label in found:
+        label.setMinimumWidth(width)
 
 
 def notify_errors(action: Any) -> None:
@@ -202,7 +242,7 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         numbers = [-1.0]
     if not all(0 < n < float("inf") for n in numbers):
-        raise InputError(f"{text!r} does not hold areas in px²; type numbers above 0, parted by commas.")
+        raise InputError(f"{text!r} does not hold areas; type numbers above 0, parted by commas.")
     return numbers
 
 

@@ -17,7 +17,7 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.plot import draw_kde
 from napari_bloodcell.widgets._cell_features import INDEX, PLANE, to_table
 from napari_bloodcell.widgets._images import pixel_size_um
-from napari_bloodcell.widgets._layers import full_resolution, known_calibration_of
+from napari_bloodcell.widgets._layers import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.widgets._results import recipe_of
 
 if TYPE_CHECKING:
@@ -204,6 +204,12 @@ class CellCounter:
         return self._box_column
 
 
+def note_count_params(cells_layer: Labels, params: CountParams) -> None:
+    """Keep settings in the recipe of a layer, so that what is saved is counted as what was shown."""
+    info = info_of(cells_layer)
+    info["recipe"] = {**(info.get("recipe") or {}), "count": params.model_dump(mode="json")}
+
+
 def save_histogram(path: Path, counted: Counted) -> None:
     """Write the histogram on white, for print: .png, .svg or .pdf."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
@@ -217,7 +223,7 @@ def area_of_cell(features: pd.DataFrame, cell: int) -> tuple[float, str] | None:
     row = int(np.searchsorted(ids, cell))
     if not cell or row >= len(ids) or ids[row] != cell:
         return None
-    return float(features["area_px"].iat[row]), str(features["cell_type"].iat[row] or "")
+    return float(features["area_px"].to_numpy()[row]), str(features["cell_type"].iat[row] or "")
 
 
 def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None) -> NDArray[np.bool_]:

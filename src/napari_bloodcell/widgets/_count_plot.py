@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.backend_bases import LocationEvent, MouseEvent
     from matplotlib.lines import Line2D
     from matplotlib.text import Text
+    from qtpy.QtGui import QResizeEvent
 
     from napari_bloodcell.counting import Counting
 
@@ -28,6 +29,8 @@ GRAB_PX: Final = 7
 """A threshold is grabbed from this near, pixels of the screen."""
 BINS: Final = 80
 """Bars of the histogram."""
+MARGINS_PX: Final = (58, 14, 48, 24)
+"""Left, right, bottom and top margin of the axes, for their labels."""
 HEIGHT_PX: Final = 260
 """Lowest height of the canvas: other docks would crush it."""
 
@@ -42,7 +45,7 @@ class AreaPlot(FigureCanvasQTAgg):
     range_cleared = Signal()
 
     def __init__(self) -> None:
-        super().__init__(Figure(layout="constrained"))
+        super().__init__(Figure())  # type: ignore[no-untyped-call]
         self.setMinimumHeight(HEIGHT_PX)
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.setAccessibleName("Histogram of red-cell areas")
@@ -55,7 +58,9 @@ class AreaPlot(FigureCanvasQTAgg):
         (self._peaks,) = axes.plot([], [], "v", markersize=6)
         (self._dot,) = axes.plot([], [], "o", markersize=7, zorder=5)
         self._mark = axes.axvline(0, linewidth=1.5, visible=False)
-        self._note = axes.text(0.98, 0.97, "", transform=axes.transAxes, ha="right", va="top", fontsize="small")
+        box = {"boxstyle": "round,pad=0.3", "linewidth": 0}
+        place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
+        self._note = axes.text(0.98, 0.97, "", fontsize="small", bbox=box, visible=False, **place)
         self._empty = axes.text(0.5, 0.5, "No red cells yet", transform=axes.transAxes, ha="center", va="center")
         self._lines: list[tuple[Line2D, Text]] = []
         axes.spines[["top", "right"]].set_visible(False)
@@ -83,6 +88,13 @@ class AreaPlot(FigureCanvasQTAgg):
         """Return a size that fits a narrow dock."""
         return QSize(330, HEIGHT_PX)
 
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Keep the margins: a layout engine would double the time of each redraw."""
+        super().resizeEvent(event)  # type: ignore[no-untyped-call]
+        left, right, bottom, top = MARGINS_PX
+        width, height = max(self.width(), left + right + 50), max(self.height(), bottom + top + 50)
+        self.figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+
     def show_counting(self, counting: Counting, *, pixel_size_um: float | None = None) -> None:
         """Show the areas of a counting; the axis is in µm² where the size of a pixel is known."""
         self._factor = pixel_size_um**2 if pixel_size_um else 1.0
@@ -100,29 +112,29 @@ class AreaPlot(FigureCanvasQTAgg):
         self._peaks.set_data(counting.peaks * self._factor, at_peaks + 0.04 * top)
         self._axes.set(xlim=(0, right * self._factor), ylim=(0, 1.2 * top))
         self._show_thresholds(counting.thresholds)
-        self.draw_idle()
+        self._redraw()
 
     def show_nothing(self) -> None:
         """Show that there is nothing to show."""
         self._empty.set_visible(True)
-        self._bars.set_data([0.0] * BINS, self._bars.get_data().edges)
+        self._bars.set_data([0.0] * BINS, np.linspace(0, self._axes.get_xlim()[1], BINS + 1))
         self._curve.set_data([], [])
         self._peaks.set_data([], [])
         self.show_cell(None)
         self._show_thresholds([])
-        self.draw_idle()
+        self._redraw()
 
     def show_cell(self, area: float | None, text: str = "") -> None:
         """Mark where a cell lies on the curve; None: no cell."""
         if area is None and not self._mark.get_visible() and not self._note.get_text():
             return
         x = [] if area is None else [area * self._factor]
-        grid, height = self._curve.get_data()
+        grid, height = (np.asarray(values, np.float64) for values in self._curve.get_data())
         self._mark.set_visible(area is not None)
         self._mark.set_xdata([*x, *x] or [0, 0])
         self._dot.set_data(x, np.interp(x, grid, height) if x and len(grid) else [0.0] * len(x))
-        self._note.set_text(text)
-        self.draw_idle()
+        self._note.set(text=text, visible=bool(text))
+        self._redraw()
 
     def show_range(self, low: float | None, high: float | None = None) -> None:
         """Show a range of areas as chosen, without a signal; None: no range."""
@@ -131,7 +143,7 @@ class AreaPlot(FigureCanvasQTAgg):
         else:
             self._span.extents = (low * self._factor, high * self._factor)
             self._span.set_visible(True)
-        self.draw_idle()
+        self._redraw()
 
     def use_theme(self, name: str) -> None:
         """Take the colours of one of napari's themes."""
@@ -150,9 +162,17 @@ class AreaPlot(FigureCanvasQTAgg):
         for mark in (self._mark, self._dot):
             mark.set_color(theme.warning.as_hex("long"))
         self._dot.set_markeredgecolor(ground)
+        patch = self._note.get_bbox_patch()
+        if patch is not None:
+            patch.set_facecolor(theme.foreground.as_hex("long"))
         for line, label in self._lines:
             self._colour_threshold(line, label)
-        self.draw_idle()
+        self._redraw()
+
+    def _redraw(self) -> None:
+        """Draw when Qt has time; several calls make one drawing."""
+        draw: Any = self.draw_idle
+        draw()
 
     def _colour_threshold(self, line: Line2D, label: Text) -> None:
         if self._theme is not None:
@@ -203,7 +223,7 @@ class AreaPlot(FigureCanvasQTAgg):
         moved = self._thresholds.copy()
         moved[self._held] = np.clip(event.xdata / self._factor, low + margin, max(high - margin, low + margin))
         self._show_thresholds(moved)
-        self.draw_idle()
+        self._redraw()
         self.thresholds_moved.emit(self.thresholds)
 
     def _on_release(self, _event: MouseEvent) -> None:

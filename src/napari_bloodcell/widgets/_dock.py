@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Image
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QComboBox, QFormLayout, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from napari_bloodcell.errors import BloodCellError
@@ -106,6 +106,12 @@ class StageDock(QWidget):
         """End the work with the dock."""
         self.panel.work.shut_down()
         super().closeEvent(event)
+
+    def event(self, event: QEvent | None) -> bool:
+        """End the work when napari takes the widget out of a dock that was closed."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.panel.work.abandon()
+        return bool(super().event(event))
 
     def finish_layout(self) -> None:
         """Put the rest of the space below what the dock shows."""

@@ -9,7 +9,6 @@ import numpy as np
 from napari.layers import Labels, Shapes
 from napari.utils.events import EmitterGroup
 
-from napari_bloodcell.widgets._highlight import COLOUR
 from napari_bloodcell.widgets._layers import KEY, placement_of
 from napari_bloodcell.widgets._status import cell_at
 
@@ -22,6 +21,11 @@ if TYPE_CHECKING:
 
 CLICK_PX: Final = 4.0
 """A press that moves no further than this is a click, pixels of the screen."""
+
+BAND_PX: Final = 2.0
+"""Width of the box or line that is being drawn, pixels of the screen."""
+BAND_COLOUR: Final = "#0b57d0"
+"""Its colour: seen on glass and on stain, and of no type."""
 
 
 class Tool(StrEnum):
@@ -136,12 +140,12 @@ class EditTools:
             for name, value in placement_of(layer).items()
             if name in ("scale", "translate", "units", "axis_labels") or layer.ndim == 2
         }
-        height = float(np.ptp(np.asarray(layer.extent.data)[:, -2:], axis=0).max())
         self._band = Shapes(
             [np.array(corners)],
             shape_type=kind,
-            edge_color=COLOUR,
-            edge_width=max(1.0, min(height / 400, 4.0)),
+            edge_color=BAND_COLOUR,
+            edge_width=BAND_PX / float(self._viewer.scene.camera.zoom * layer.scale[-1]),
+            opacity=1.0,
             face_color="transparent",
             name="drawing…",
             metadata={KEY: {"kind": "band"}},

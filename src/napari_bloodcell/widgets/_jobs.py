@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from napari_bloodcell.backends.preload import preload_torch
 from napari_bloodcell.brightness import mean_brightness
 from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX, background_colour, estimate_rbc_diameter
 from napari_bloodcell.cells import UNIDENTIFIED, measure_cells, type_names
@@ -91,9 +92,10 @@ class EarlierCells:
 
 
 def iter_prepare(params: SegmentParams, should_stop: ShouldStop = lambda: False) -> Generator[Progress, None, None]:
-    """Fetch the weights that settings need where they are not on this machine yet; what has come is kept."""
+    """Make ready for a model: fetch its weights where they are not on this machine yet; what has come is kept."""
     from napari_bloodcell.backends import weights
 
+    preload_torch()
     if needs_download(params.model):
         for step in weights.iter_download(params.model):
             yield step
@@ -145,10 +147,10 @@ def iter_find_cells(
     if generator is None:
         from napari_bloodcell.backends.registry import load_generator
 
+        yield Progress(0, 0, "loading the model")
         yield from iter_prepare(params, should_stop)
         if should_stop():
             return []
-        yield Progress(0, 0, "loading the model")
         generator = load_generator(params.model, params.device)
     parts: list[Box | None] = list(regions) or [None]
     next_id = int(earlier.cells.max(initial=0)) + 1 if earlier is not None and source.stack_shape else 1
@@ -269,7 +271,10 @@ def iter_type_cells(
             f"The cells have the shape {cells.shape}, the image {source.name!r} {source.shape}: they do not belong "
             "together. Choose the image that the cells were found in."
         )
-    classifier = classifier if classifier is not None else load_classifier(params)
+    if classifier is None:
+        yield Progress(0, 0, "loading the model")
+        preload_torch()
+        classifier = load_classifier(params)
     tables = []
     total = 0 if table is None else len(table)
     done = 0

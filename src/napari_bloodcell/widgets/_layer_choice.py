@@ -45,6 +45,8 @@ class LayerChoice(QComboBox):
         follows_active: bool = False,
     ) -> None:
         super().__init__()
+        # napari hands a proxy to plugins, whose layers are proxies, too, and not the ones that events speak of.
+        viewer = getattr(viewer, "__wrapped__", viewer)
         self._viewer, self._accepts, self._fixed, self._none = viewer, accepts, list(fixed), none
         self._last: tuple[int, str] = (0, "")
         # A long layer name must not make the dock wide.
@@ -73,6 +75,12 @@ class LayerChoice(QComboBox):
             found = cast("Any", self.itemData(i))
             if found is not None and found() is layer:
                 self.setCurrentIndex(i)
+
+    def set_fixed(self, fixed: Sequence[str]) -> None:
+        """Change the entries that are no layers."""
+        if list(fixed) != self._fixed:
+            self._fixed = list(fixed)
+            self.refresh()
 
     def refresh(self, _event: object = None) -> None:
         """Look at the viewer's layers again."""

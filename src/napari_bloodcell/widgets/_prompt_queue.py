@@ -57,6 +57,7 @@ class PromptQueue(QObject):
         self.classifier: CellClassifier | None = None
         work.returned.connect(self._on_found)
         work.failed.connect(self._on_failed)
+        work.cut_off.connect(self._waiting.clear)
         work.finished.connect(self._next)
 
     def ask(

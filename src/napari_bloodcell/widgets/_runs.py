@@ -92,6 +92,7 @@ class FindCells(_Run):
         super().__init__(work)
         self._viewer = viewer
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
+        _ = self._writer.layer  # made before the worker starts: the two would hold each other up
         source = image_source(image_layer)
         job = partial(
             iter_find_cells,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -33,6 +34,10 @@ SHOW_EVERY_S: Final = 0.1
 """How often the bar moves, at most: each time Qt paints the whole window."""
 
 
+SWITCH_EVERY_S: Final = 0.0005
+"""How long a worker may keep Python's lock while the window wants it; Python's own 5 ms add up to stutter."""
+
+
 class WorkFailedError(BloodCellError):
     """Something failed in a worker that is not an error of the program's own."""
 
@@ -52,6 +57,8 @@ class _Thread(WorkerBase):
     def work(self) -> Any:
         """Run the job to its end, or until it must stop."""
         generator = self._job(self.cancelled.is_set)
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(min(usual, SWITCH_EVERY_S))
         try:
             while not self.abort_requested:
                 try:
@@ -66,6 +73,7 @@ class _Thread(WorkerBase):
             logger.exception("a worker failed")
             raise WorkFailedError(_explained(error)) from error
         finally:
+            sys.setswitchinterval(max(usual, 0.005))
             generator.close()
         return None
 
@@ -98,7 +106,6 @@ class Work(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._thread: _Thread | None = None
-        self._is_shut = False
         self._keeps_done = False
 
     @property
@@ -126,7 +133,7 @@ class Work(QObject):
         BloodCellError
             If work is under way already.
         """
-        if self._thread is not None or self._is_shut:
+        if self._thread is not None:
             raise BloodCellError("This is at work already. Wait for it, or press Cancel.")
         thread = self._thread = _Thread(job)
         self._keeps_done = keeps_done
@@ -156,38 +163,46 @@ class Work(QObject):
 
     def shut_down(self) -> None:
         """End the work at its next step and deliver nothing any more: what showed it is gone."""
-        self._is_shut = True
         self.cut()
         self._thread = None
 
+    def abandon(self) -> None:
+        """End the work as `cut` does, but tell at once that it was cut off, while those who listen are still there."""
+        if self._thread is not None:
+            self.shut_down()
+            self.cut_off.emit()
+            self.finished.emit()
+
+    def _is_current(self) -> bool:
+        """Return whether the signal that called comes from the work under way, not from one that was shut down."""
+        return self._thread is not None and self.sender() is self._thread.signals
+
     def _on_yielded(self, step: Progress) -> None:
-        if not self._is_shut:
+        if self._is_current():
             self.progressed.emit(step)
 
     def _on_returned(self, result: object) -> None:
-        if not self._is_shut:
+        if self._is_current():
             self.returned.emit(result)
 
     def _on_aborted(self) -> None:
-        if not self._is_shut:
+        if self._is_current():
             self.cut_off.emit()
 
     def _on_errored(self, error: Exception) -> None:
-        if not self._is_shut:
+        if self._is_current():
             self.failed.emit(error if isinstance(error, BloodCellError) else WorkFailedError(_explained(error)))
 
     def _on_warned(self, details: tuple[Any, ...]) -> None:
         message, category = details[0], details[1]
-        if self._is_shut:
-            return
-        if issubclass(category, InputWarning):
+        if self._is_current() and issubclass(category, InputWarning):
             show_warning(str(message))
         else:
             logger.warning("%s", message)
 
     def _on_finished(self) -> None:
-        self._thread = None
-        if not self._is_shut:
+        if self._is_current():
+            self._thread = None
             self.finished.emit()
 
 

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 
-from napari_bloodcell.errors import BloodCellError, InputError, OutputError
+from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.params import CountParams
 from napari_bloodcell.widgets import _highlight as highlight
-from napari_bloodcell.widgets._count_controls import AreaFields, CountTable, notify_errors
-from napari_bloodcell.widgets._count_model import CellCounter, Counted, area_of_cell, save_histogram
+from napari_bloodcell.widgets._count_controls import AreaFields, CountTable, align_labels, notify_errors, scrolled
+from napari_bloodcell.widgets._count_export import ExportRow
+from napari_bloodcell.widgets._count_model import (
+    CellCounter,
+    Counted,
+    area_of_cell,
+    note_count_params,
+)
 from napari_bloodcell.widgets._count_plot import AreaPlot
 from napari_bloodcell.widgets._counted_region import Region, region_of
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._images import current_plane, plane_number
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._layers import full_resolution, is_cells, names_of
+from napari_bloodcell.widgets._resting import RestingWidget
 from napari_bloodcell.widgets._results import recipe_of
 from napari_bloodcell.widgets._status import cell_at
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Labels
-    from qtpy.QtGui import QHideEvent, QShowEvent
 
 SOON_MS: Final = 15
 """Changes that come in one burst, as while a threshold is dragged, are counted together."""
 WHOLE, THIS_PLANE = "Whole image", "Plane in view"
 
 
-class CountWidget(QWidget):
+class CountWidget(RestingWidget):
     """Counts the cells of a layer whenever something changes; while it is hidden, it rests."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
         self._counter = CellCounter()
         self._thresholds: list[float] | None = None
         self._watched: list[Any] = []
+        self._hovered = 0
         self.counted: Counted | None = None
         self._build()
         self._soon = QTimer(self)
@@ -58,13 +63,13 @@ class CountWidget(QWidget):
         self._fields.thresholds_entered.connect(self.set_thresholds)
         self._fields.range_entered.connect(self.select_range)
         self._fields.range_cleared.connect(self.clear_range)
-        self._plot.use_theme(napari_viewer.theme)
+        self._on_layer_chosen()
+        self.wake()
 
     def _build(self) -> None:
         self._cells = LayerChoice(self._viewer, is_cells, none="No cells yet", follows_active=True)
         self._cells.setToolTip("The layer whose cells are counted")
-        fixed = [WHOLE] + [THIS_PLANE] * (self._viewer.dims.ndim > 2)
-        self._region = LayerChoice(self._viewer, lambda layer: isinstance(layer, Shapes), fixed=fixed)
+        self._region = LayerChoice(self._viewer, lambda layer: isinstance(layer, Shapes), fixed=[WHOLE])
         self._region.setToolTip("Count everything, or only cells whose centre lies in the shapes of a layer")
         self._form = SettingsForm(CountParams, first=["rule"])
         self._table = CountTable()
@@ -72,28 +77,23 @@ class CountWidget(QWidget):
         self._note.setWordWrap(True)
         self._plot = AreaPlot()
         self._fields = AreaFields()
+        self._export = ExportRow()
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Cells", self._cells)
         form.addRow("Where", self._region)
-        buttons = QHBoxLayout()
-        for text, tip, slot in (
-            ("Copy", "Copy the table of counts", self.copy),
-            ("Save CSV…", "Save the table of counts", lambda: self._ask_and_save("csv")),
-            ("PNG…", "Save the histogram as a picture", lambda: self._ask_and_save("png")),
-            ("SVG…", "Save the histogram as a drawing", lambda: self._ask_and_save("svg")),
-        ):
-            button = QPushButton(text)
-            button.setToolTip(tip)
-            button.clicked.connect(slot)
-            buttons.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
+        inside = QWidget()
+        rows = QVBoxLayout(inside)
+        rows.addLayout(form)
         for widget in (self._form, self._table, self._note):
-            layout.addWidget(widget)
-        layout.addWidget(self._plot, 1)
-        layout.addWidget(self._fields)
-        layout.addLayout(buttons)
+            rows.addWidget(widget)
+        rows.addWidget(self._plot, 1)
+        rows.addWidget(self._fields)
+        rows.addWidget(self._export)
+        align_labels(form, self._form)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scrolled(inside))
 
     @property
     def cells_layer(self) -> Labels | None:
@@ -103,7 +103,7 @@ class CountWidget(QWidget):
     def set_thresholds(self, thresholds: list[float] | None) -> None:
         """Count by these areas, pixels²; None: by the rule again."""
         self._thresholds = thresholds
-        self._soon.start()
+        self._count_soon()
 
     def select_range(self, low: float, high: float) -> None:
         """Select the red cells whose area, pixels², lies in a range, and outline them in the viewer."""
@@ -137,50 +137,13 @@ class CountWidget(QWidget):
         except BloodCellError as error:
             self._show_nothing(str(error))
             return
-        self.counted = counted
+        self.counted = self._export.counted = counted
         self._counter.note_cells_in_region(layer, counted)
         self._table.show_rows(counted.rows, names_of(layer))
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
+        self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
         self._note.setText(" ".join(filter(None, (self._scope(counted), counted.warning))))
-
-    def copy(self) -> None:
-        """Copy the table of counts, for a spreadsheet."""
-        if self.counted is not None:
-            clipboard = QGuiApplication.clipboard()
-            if clipboard is not None:
-                clipboard.setText(self.counted.to_text(delimiter="\t"))
-
-    def save(self, path: str | Path) -> None:
-        """Save the table (.csv) or the histogram (.png, .svg, .pdf).
-
-        Raises
-        ------
-        InputError
-            If nothing is counted, or the ending is another.
-        OutputError
-            If the file cannot be written.
-        """
-        path = Path(path)
-        if self.counted is None:
-            raise InputError("There is nothing to save: count cells first.")
-        kind = path.suffix.lower()
-        if kind not in (".csv", ".png", ".svg", ".pdf"):
-            raise InputError(f"{path.name!r} ends in {kind!r}; tables are saved as .csv, histograms as .png or .svg.")
-        try:
-            if kind == ".csv":
-                path.write_text(self.counted.to_text(), encoding="utf-8", newline="\n")
-            else:
-                save_histogram(path, self.counted)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
-
-    def _ask_and_save(self, kind: str) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save", f"counts.{kind}", f"{kind.upper()} (*.{kind})")
-        if not name:
-            return
-        path = Path(name) if Path(name).suffix else Path(f"{name}.{kind}")
-        notify_errors(lambda: self.save(path))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None]:
         """Return the region and the plane that are counted."""
@@ -200,14 +163,17 @@ class CountWidget(QWidget):
         return f"Counted: {', '.join(parts)}." if parts else ""
 
     def _show_nothing(self, why: str) -> None:
-        self.counted = None
+        self.counted = self._export.counted = None
         self._table.show_rows([], [])
         self._plot.show_nothing()
         self._note.setText(why)
 
     def _on_rule_changed(self) -> None:
         self._thresholds = None
-        self._soon.start()
+        layer = self.cells_layer
+        if layer is not None:
+            notify_errors(lambda: note_count_params(layer, self._form.settings()))
+        self._count_soon()
 
     def _on_layer_chosen(self) -> None:
         self._thresholds = None
@@ -216,16 +182,24 @@ class CountWidget(QWidget):
             self._form.blockSignals(True)
             self._form.set_values(recipe_of(layer).count.model_dump())
             self._form.blockSignals(False)
+            self._region.set_fixed([WHOLE, THIS_PLANE] if layer.ndim > 2 else [WHOLE])
         self._watch()
-        self._soon.start()
+        self._count_soon()
 
     def _on_region_chosen(self) -> None:
         self._watch()
-        self._soon.start()
+        self._count_soon()
+
+    def _count_soon(self, _event: object = None) -> None:
+        """Count when this burst of changes is over; a dock that rests counts when it is shown again."""
+        if not self.is_resting:
+            self._soon.start()
 
     def _watch(self) -> None:
         """Follow the events of what is counted, and of nothing else."""
         self._unwatch()
+        if self.is_resting:
+            return
         layer, shapes = self._cells.layer, self._region.layer
         if layer is not None:
             self._watched += [layer.events.features, layer.events.scale, layer.events.units]
@@ -234,15 +208,12 @@ class CountWidget(QWidget):
         elif self._region.currentText() == THIS_PLANE:
             self._watched.append(self._viewer.dims.events.current_step)
         for event in self._watched:
-            event.connect(self._on_change)
+            event.connect(self._count_soon)
 
     def _unwatch(self) -> None:
         for event in self._watched:
-            event.disconnect(self._on_change)
+            event.disconnect(self._count_soon)
         self._watched = []
-
-    def _on_change(self, _event: object = None) -> None:
-        self._soon.start()
 
     def _on_theme(self, _event: object = None) -> None:
         self._plot.use_theme(self._viewer.theme)
@@ -250,27 +221,26 @@ class CountWidget(QWidget):
     def _on_hover(self, viewer: Any, event: Any) -> None:
         layer = self.cells_layer
         cell = cell_at(layer, event.position) if layer is not None and layer.visible else 0
+        if cell == self._hovered:
+            return
+        self._hovered = cell
         found = area_of_cell(layer.features, cell) if layer is not None and cell else None
         if found is None:
             self._plot.show_cell(None)
         else:
             self._plot.show_cell(found[0], f"cell {cell}{f': {found[1]}' if found[1] else ''}")
 
-    def showEvent(self, event: QShowEvent) -> None:
-        """Begin to follow the viewer."""
-        super().showEvent(event)
-        if self._on_hover not in self._viewer.mouse_move_callbacks:
-            self._viewer.mouse_move_callbacks.append(self._on_hover)
-            self._viewer.events.theme.connect(self._on_theme)
+    def on_wake(self) -> None:
+        """Count, and follow layers, mouse and theme."""
+        self._viewer.mouse_move_callbacks.append(self._on_hover)
+        self._viewer.events.theme.connect(self._on_theme)
         self._on_theme()
         self._watch()
-        self._soon.start()
+        self._count_soon()
 
-    def hideEvent(self, event: QHideEvent) -> None:
-        """Rest: nothing of the viewer holds or calls this dock while it is hidden or closed."""
-        super().hideEvent(event)
+    def on_rest(self) -> None:
+        """Follow nothing."""
         self._soon.stop()
         self._unwatch()
-        if self._on_hover in self._viewer.mouse_move_callbacks:
-            self._viewer.mouse_move_callbacks.remove(self._on_hover)
-            self._viewer.events.theme.disconnect(self._on_theme)
+        self._viewer.mouse_move_callbacks.remove(self._on_hover)
+        self._viewer.events.theme.disconnect(self._on_theme)

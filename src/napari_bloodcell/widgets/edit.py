@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Image
 from qtpy.QtWidgets import (
-    QButtonGroup,
     QComboBox,
     QFormLayout,
-    QGridLayout,
     QLabel,
-    QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.widgets import _highlight as highlight
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._count_controls import notify_errors
+from napari_bloodcell.widgets._count_controls import align_labels, notify_errors
+from napari_bloodcell.widgets._edit_controls import TOOLS, EditButtons
 from napari_bloodcell.widgets._edit_session import EditSession, edit_session
 from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
 from napari_bloodcell.widgets._form import SettingsForm
@@ -29,44 +26,28 @@ from napari_bloodcell.widgets._jobs import needs_download
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._prompt_queue import BY_MODEL, UNTYPED, PromptQueue
+from napari_bloodcell.widgets._resting import RestingWidget
 from napari_bloodcell.widgets._status import cell_at
 from napari_bloodcell.widgets._worker import WorkPanel
 from napari_bloodcell.widgets.segment import may_download
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import napari.viewer
     from napari.layers import Labels, Layer
     from napari.utils.events import Event
-    from qtpy.QtGui import QHideEvent, QShowEvent
 
-TOOLS: Final = (
-    (
-        Tool.CLICK,
-        "Add by click",
-        "Click a cell that was missed. A click on a cell that is there finds its outline anew.",
-    ),
-    (Tool.BOX, "Add by box", "Draw a box around a cell that was missed."),
-    (
-        Tool.CUT,
-        "Cut",
-        "Drag a line across a cell, or click on both sides of it: the cell is cut in two along the line.",
-    ),
-    (Tool.SELECT, "Select", "Click cells to select them. With every other tool: Shift-click."),
-)
 KEYS: Final = (("Delete", "delete"), ("Backspace", "delete"), ("D", "delete"), ("S", "split"), ("J", "merge"))
 IDLE: Final = "On the layer: D deletes and S splits the cell under the mouse, Shift-click selects, J merges."
 
 
-class EditWidget(QWidget):
+class EditWidget(RestingWidget):
     """Corrects the cells of a layer, or finds the first cells of an image by hand."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        self._viewer = napari_viewer
+        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
         self._session: EditSession | None = None
-        self.tools = EditTools(napari_viewer)
+        self.tools = EditTools(self._viewer)
         self._build()
         events = self.tools.events
         events.clicked.connect(self._on_clicked)
@@ -74,8 +55,9 @@ class EditWidget(QWidget):
         events.cut.connect(self._on_cut)
         events.selected.connect(self._on_selected)
         self._layer.chosen.connect(self._on_layer)
-        self.queue = PromptQueue(napari_viewer, self._panel.work)
+        self.queue = PromptQueue(self._viewer, self._panel.work)
         self.queue.layer_made.connect(self._on_layer_made)
+        self.wake()
 
     def _build(self) -> None:
         self._layer = LayerChoice(self._viewer, self._can_edit, none="No image yet", follows_active=True)
@@ -88,42 +70,17 @@ class EditWidget(QWidget):
         form.setContentsMargins(0, 0, 0, 0)
         form.addRow("Cells", self._layer)
         form.addRow("New cells", self._type)
-        self._buttons: dict[Tool, QPushButton] = {}
-        group = self._group = QButtonGroup(self)
-        group.setExclusive(False)
-        grid = QGridLayout()
-        for i, (tool, text, tip) in enumerate(TOOLS):
-            button = self._buttons[tool] = QPushButton(text)
-            button.setCheckable(True)
-            button.setToolTip(tip)
-            button.clicked.connect(partial(self._on_tool, tool))
-            group.addButton(button)
-            grid.addWidget(button, i // 2, i % 2)
-        actions: tuple[tuple[str, str, Callable[[], None]], ...] = (
-            ("Delete", "Delete the selected cells; key D or Delete: the cell under the mouse", self.delete_selected),
-            (
-                "Split",
-                "Split the selected cells where they are narrow; key S: the cell under the mouse",
-                self.split_selected,
-            ),
-            ("Merge", "Make the selected cells one; key J", self.merge_selected),
-            ("Select none", "Select no cell", self.select_none),
-            ("Undo", "Take the last edit back; on the layer Ctrl+Z", self.undo),
-            ("Redo", "Do again what was undone; on the layer Ctrl+Shift+Z", self.redo),
-        )
-        self._actions = {}
-        for i, (text, tip, slot) in enumerate(actions, start=len(TOOLS)):
-            button = self._actions[text] = QPushButton(text)
-            button.setToolTip(tip)
-            button.clicked.connect(partial(self._guarded, slot))
-            grid.addWidget(button, i // 2, i % 2)
+        self._buttons = EditButtons()
+        self._buttons.tool_chosen.connect(self.use_tool)
+        self._buttons.acted.connect(self._on_action)
         self._hint = QLabel(IDLE)
         self._hint.setWordWrap(True)
         self._panel = WorkPanel()
+        align_labels(form, self._form)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self._form)
-        layout.addLayout(grid)
+        layout.addWidget(self._buttons)
         layout.addWidget(self._hint)
         layout.addWidget(self._panel)
         layout.addStretch(1)
@@ -143,8 +100,7 @@ class EditWidget(QWidget):
 
     def use_tool(self, tool: Tool) -> None:
         """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
-        for one, button in self._buttons.items():
-            button.setChecked(one is tool)
+        self._buttons.show_tool(tool)
         self.tools.use(tool, self._layer.layer)
         self._hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
 
@@ -202,11 +158,16 @@ class EditWidget(QWidget):
             isinstance(layer, Image) and layers.cells_layer_for(self._viewer, layer) is None
         )
 
-    def _guarded(self, action: Callable[..., Any], *_: object) -> None:
-        notify_errors(action)
-
-    def _on_tool(self, tool: Tool, checked: bool) -> None:
-        self.use_tool(tool if checked else Tool.MOVE)
+    def _on_action(self, name: str) -> None:
+        actions = {
+            "Delete": self.delete_selected,
+            "Split": self.split_selected,
+            "Merge": self.merge_selected,
+            "Select none": self.select_none,
+            "Undo": self.undo,
+            "Redo": self.redo,
+        }
+        notify_errors(actions[name])
 
     def _on_layer(self) -> None:
         """Turn to another layer."""
@@ -215,7 +176,7 @@ class EditWidget(QWidget):
         names = layers.names_of(layer) if layers.is_cells(layer) else []
         self._type.clear()
         self._type.addItems([BY_MODEL, UNTYPED, *names])
-        if layers.is_cells(layer) and self.isVisible():
+        if layers.is_cells(layer) and not self.is_resting:
             notify_errors(partial(self._enter, layer))
         self.tools.use(self.tools.tool, layer)
         self._show_state()
@@ -250,10 +211,11 @@ class EditWidget(QWidget):
 
     def _show_state(self) -> None:
         history = self._session.history if self._session is not None else None
-        self._actions["Undo"].setEnabled(history is not None and bool(history.done))
-        self._actions["Redo"].setEnabled(history is not None and bool(history.undone))
-        for text in ("Delete", "Split", "Merge", "Select none"):
-            self._actions[text].setEnabled(history is not None)
+        self._buttons.enable(
+            has_cells=history is not None,
+            can_undo=history is not None and bool(history.done),
+            can_redo=history is not None and bool(history.undone),
+        )
 
     def _on_clicked(self, event: Event) -> None:
         notify_errors(partial(self.add_at, event.value))
@@ -283,15 +245,13 @@ class EditWidget(QWidget):
         self._layer.refresh()
         self._layer.choose(layer)
 
-    def showEvent(self, event: QShowEvent) -> None:
-        """Begin to listen to mouse and keys."""
-        super().showEvent(event)
+    def on_wake(self) -> None:
+        """Listen to mouse and keys."""
         self.tools.attach()
         self._on_layer()
 
-    def hideEvent(self, event: QHideEvent) -> None:
-        """Leave mouse and keys alone: nothing of the viewer holds this dock while it is hidden or closed."""
-        super().hideEvent(event)
+    def on_rest(self) -> None:
+        """Leave mouse and keys alone."""
         self.use_tool(Tool.MOVE)
         self.tools.detach()
         self._leave()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from napari_bloodcell.errors import BloodCellError, InputError
+from napari_bloodcell.protocols import Progress
+from napari_bloodcell.widgets._worker import Work, WorkFailedError, WorkPanel, amount, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from pytestqt.qtbot import QtBot
+
+
+@pytest.fixture
+def work(qapp: object, nothing_left: None) -> Work:
+    return Work()
+
+
+def steps(n: int, *, closed: list[str] | None = None, error: Exception | None = None) -> Any:
+    """A job of n short steps that returns those done; it asks whether it should stop."""
+
+    def job(should_stop: Callable[[], bool]) -> Generator[Progress, None, int]:
+        try:
+            for i in range(1, n + 1):
+                time.sleep(0.01)
+                yield Progress(i, n, "tiles")
+                if should_stop():
+                    return i
+            if error is not None:
+                raise error
+            return n
+        finally:
+            if closed is not None:
+                closed.append(threading.current_thread().name)
+
+    return job
+
+
+def test_progress_and_result_arrive_on_the_gui_thread(work: Work, qtbot: QtBot) -> None:
+    seen: list[tuple[int, str]] = []
+    work.progressed.connect(lambda step: seen.append((step.done, threading.current_thread().name)))
+    with qtbot.waitSignals([work.returned, work.finished]) as signals:
+        work.start(steps(3))
+    assert signals.all_signals_and_args[0].args == (3,)
+    assert seen == [(i, threading.current_thread().name) for i in (1, 2, 3)]
+    assert not work.is_running
+
+
+def test_cancel_keeps_what_is_done_and_acts_within_one_step(work: Work, qtbot: QtBot) -> None:
+    returned: list[int] = []
+    work.returned.connect(returned.append)
+    work.progressed.connect(lambda step: work.cancel() if step.done == 2 else None)
+    with qtbot.waitSignal(work.finished):
+        work.start(steps(1000), keeps_done=True)
+    assert 2 <= returned[0] <= 5
+
+
+def test_a_job_that_keeps_nothing_is_cut_off(work: Work, qtbot: QtBot) -> None:
+    closed: list[str] = []
+    work.progressed.connect(lambda step: work.cancel() if step.done == 2 else None)
+    with qtbot.waitSignals([work.cut_off, work.finished]), qtbot.assertNotEmitted(work.returned):
+        work.start(steps(1000, closed=closed))
+    assert closed
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), ValueError("shapes"), MemoryError()])
+def test_errors_of_any_kind_arrive_as_the_programs_own(work: Work, qtbot: QtBot, error: Exception) -> None:
+    closed: list[str] = []
+    with qtbot.waitSignals([work.failed, work.finished]) as signals:
+        work.start(steps(1, error=error, closed=closed))
+    (told,) = signals.all_signals_and_args[0].args
+    assert isinstance(told, WorkFailedError)
+    assert type(error).__name__ in str(told)
+    assert closed
+
+
+def test_an_error_that_says_what_to_do_arrives_as_it_is(work: Work, qtbot: QtBot) -> None:
+    with qtbot.waitSignals([work.failed, work.finished]) as signals:
+        work.start(steps(1, error=InputError("Give an image.")))
+    assert str(signals.all_signals_and_args[0].args[0]) == "Give an image."
+
+
+def test_nothing_arrives_after_it_was_shut_down(work: Work, qtbot: QtBot) -> None:
+    closed: list[str] = []
+    with qtbot.waitSignal(work.progressed):
+        work.start(steps(1000, closed=closed))
+    heard: list[object] = []
+    for signal in (work.progressed, work.returned, work.finished, work.cut_off):
+        signal.connect(lambda *args: heard.append(args))
+    work.shut_down()
+    qtbot.waitUntil(lambda: bool(closed))
+    qtbot.wait(50)
+    assert heard == []
+
+
+def test_one_piece_of_work_at_a_time(work: Work, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(work.finished):
+        work.start(steps(2))
+        with pytest.raises(BloodCellError, match="at work already"):
+            work.start(steps(2))
+
+
+def test_the_panel_shows_how_far_it_is_and_cancels(qtbot: QtBot, nothing_left: None) -> None:
+    panel = WorkPanel()
+    qtbot.addWidget(panel)
+    texts = set()
+    panel.work.progressed.connect(lambda _step: texts.add(panel._label.text()))
+    panel.work.progressed.connect(lambda step: panel._cancel.click() if step.done == 20 else None)
+    with qtbot.waitSignal(panel.work.finished):
+        panel.work.start(steps(1000), keeps_done=True)
+    assert any(text.startswith("1 of 1,000 tiles") for text in texts)
+    assert panel.isHidden()
+
+
+def test_errors_become_notifications(qtbot: QtBot, nothing_left: None, notifications: list[str]) -> None:
+    panel = WorkPanel()
+    qtbot.addWidget(panel)
+    with qtbot.waitSignal(panel.work.finished):
+        panel.work.start(steps(1, error=InputError("Give an image.")))
+    assert notifications == ["Give an image."]
+
+
+def test_a_panel_that_is_closed_ends_its_work(qtbot: QtBot, nothing_left: None) -> None:
+    closed: list[str] = []
+    panel = WorkPanel()
+    with qtbot.waitSignal(panel.work.progressed):
+        panel.work.start(steps(1000, closed=closed))
+    panel.close()
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: bool(closed))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (45, "45 s"), (150, "2 min"), (5000, "83 min"), (9000, "2 h 30 min")])
+def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_downloads_are_told_in_megabytes() -> None:
+    assert amount(Progress(120_000_000, 375_000_000, "downloading x.pth")) == "downloading x.pth: 120 of 375 MB"
+    assert amount(Progress(12, 60, "tiles")) == "12 of 60 tiles"
+    assert amount(Progress(0, 0, "loading the model")) == "Loading the model…"
