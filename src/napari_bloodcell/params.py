@@ -62,9 +62,9 @@ class ClassifyParams(Params):
 
     model: str = "embedded"
     """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or a trained one's .safetensors."""
-    use_proposals: bool = True
-    """Weigh in the type that the mask generator proposes, if it does: it sees a cell's surroundings, the classifier the
-    cell alone. The paper's preset does not."""
+    use_context: bool = True
+    """Weigh in what the cell alone does not show: the type that the mask generator proposes, which sees the surroundings,
+    and how strongly the cell takes up the nuclear stain beside the smear's red cells. The paper's preset does not."""
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     batch_size: int = Field(default=256, ge=1, le=65536)
@@ -147,6 +147,6 @@ class Recipe(Params):
                 predicted_iou_min=0.92,
                 stability_min=0.96,
             ),
-            classify=ClassifyParams(model="paper", use_proposals=False),
+            classify=ClassifyParams(model="paper", use_context=False),
             count=CountParams(rule="paper", max_cells_per_region=4),
         )

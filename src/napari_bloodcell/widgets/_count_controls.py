@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.widgets._count_model import CountRow
 
-COLUMNS = ("Type", "Regions", "Cells", "95 %", "per mm²", "% of WBC")
+COLUMNS = ("Type", "Regions", "Cells", "95 %", "/ mm²", "% WBC")
 TIPS = (
     "Type of the cells",
     "Regions as they were segmented: uncorrected",
@@ -212,17 +212,14 @@ def scrolled(inside: QWidget) -> QScrollArea:
     return area
 
 
-def align_labels(*forms: QFormLayout | QWidget) -> None:
-    """Give the labels of several forms one width, so that their fields begin at one line."""
-    rows: list[QFormLayout] = []
-    for form in forms:
-        rows += [form] if isinstance(form, QFormLayout) else form.findChildren(QFormLayout)
+def align_labels(dock: QWidget) -> None:
+    """Give the labels of all forms in a dock one width, so that their fields begin at one line."""
     labels = []
-    for layout in rows:
+    for layout in dock.findChildren(QFormLayout):
         items = (layout.itemAt(i, QFormLayout.ItemRole.LabelRole) for i in range(layout.rowCount()))
         labels += [item.widget() for item in items if item is not None]
     found = [label for label in labels if label is not None]
-    width = max((label.sizeHint().width() for label in found), default=0)
+    width = max((label.sizeHint().width() for label in found if label.isVisibleTo(dock)), default=0)
     for label in found:
         label.setMinimumWidth(width)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QWidget
 
+from napari_bloodcell.widgets._count_controls import align_labels
+
 if TYPE_CHECKING:
     from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
 
@@ -43,8 +45,9 @@ class RestingWidget(QWidget):
             self.on_rest()
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Wake."""
+        """Wake, and align the labels of the forms, which have their font only now."""
         super().showEvent(event)
+        align_labels(self)
         self.wake()
 
     def hideEvent(self, event: QHideEvent | None) -> None:

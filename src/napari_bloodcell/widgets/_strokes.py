@@ -55,7 +55,12 @@ def strokes_of(cells: NDArray[np.integer[Any]], atoms: Sequence[Any]) -> list[St
         _write(after, atom, low, cells.shape, is_undoing=False)
     first = tuple(int(a) for a in low)
     return [
-        Stroke(tuple(p + a for p, a in zip(plane, first, strict=False)), first[-2:], before[plane], after[plane])
+        Stroke(
+            tuple(p + a for p, a in zip(plane, first, strict=False)),
+            (first[-2], first[-1]),
+            before[plane],
+            after[plane],
+        )
         for plane in np.ndindex(before.shape[:-2])
         if np.any(before[plane] != after[plane])
     ]

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.params import CountParams
 from napari_bloodcell.widgets import _highlight as highlight
-from napari_bloodcell.widgets._count_controls import AreaFields, CountTable, align_labels, notify_errors, scrolled
+from napari_bloodcell.widgets._count_controls import AreaFields, CountTable, notify_errors, scrolled
 from napari_bloodcell.widgets._count_export import ExportRow
 from napari_bloodcell.widgets._count_model import (
     CellCounter,
@@ -90,7 +90,6 @@ class CountWidget(RestingWidget):
         rows.addWidget(self._plot, 1)
         rows.addWidget(self._fields)
         rows.addWidget(self._export)
-        align_labels(form, self._form)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(inside))

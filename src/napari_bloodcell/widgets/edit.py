@@ -17,7 +17,7 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.widgets import _highlight as highlight
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._count_controls import align_labels, notify_errors
+from napari_bloodcell.widgets._count_controls import notify_errors
 from napari_bloodcell.widgets._edit_controls import TOOLS, EditButtons
 from napari_bloodcell.widgets._edit_session import EditSession, edit_session
 from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
@@ -76,7 +76,6 @@ class EditWidget(RestingWidget):
         self._hint = QLabel(IDLE)
         self._hint.setWordWrap(True)
         self._panel = WorkPanel()
-        align_labels(form, self._form)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self._form)
