@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_bloodcell import napari_api as napari
+    from napari_bloodcell import napari_api as napari  # noqa: F401 - `napari` is an attribute, not a public name
     from napari_bloodcell.classify import Classification, classify, iter_classify
     from napari_bloodcell.counting import Counting, count, iter_count
     from napari_bloodcell.errors import (

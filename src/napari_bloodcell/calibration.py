@@ -46,8 +46,8 @@ def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
         if stained.size < max(20, FEWEST_STAINED * distance.size):
             return np.zeros(image.shape[:2], bool)
         limit = np.median(stained)
-    clipped = np.minimum(distance, limit)
-    return np.asarray(ndimage.binary_fill_holes(distance > threshold_otsu(clipped)), bool)
+    threshold: float = threshold_otsu(np.minimum(distance, limit))  # type: ignore[no-untyped-call]
+    return np.asarray(ndimage.binary_fill_holes(distance > threshold), np.bool_)
 
 
 def estimate_rbc_diameter(image: NDArray[np.uint8]) -> float | None:

@@ -31,7 +31,7 @@ PROPOSAL_WEIGHT = 0.4
 CLASSIFIER_DOUBT = 0.002
 """So is the classifier's."""
 STAIN_OF_NUCLEI = (1.5, 1.9)
-"""Of 100 red cells one absorbs more red light, by the median of all, than the first; none was seen beyond the second."""
+"""Hardly a red cell absorbs more red light, by the median of all, than the first; none that was seen, the second."""
 STAIN_ODDS = 40.0
 """How much likelier such a cell is white than red."""
 

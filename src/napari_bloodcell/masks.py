@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -187,12 +187,13 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(mask.shape, np.inf, np.float32)
     rows = (np.arange(mask.shape[0]) - yy.mean()) ** 2
     columns = (np.arange(mask.shape[1]) - xx.mean()) ** 2
-    return ((rows[:, None] + columns[None, :]) / yy.size).astype(np.float32)
+    return np.asarray((rows[:, None] + columns[None, :]) / yy.size, np.float32)
 
 
 def _keep_largest_parts(cells: NDArray[np.int32], n: int) -> None:
     """Clear the smaller parts of cells that were cut in two by a neighbour, in place."""
-    for label, box in enumerate(ndimage.find_objects(cells, max_label=n), start=1):
+    boxes: list[Any] = ndimage.find_objects(cells, max_label=n)
+    for label, box in enumerate(boxes, start=1):
         if box is None:
             continue
         own = cells[box] == label

@@ -63,8 +63,9 @@ class ClassifyParams(Params):
     model: str = "embedded"
     """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or a trained one's .safetensors."""
     use_context: bool = True
-    """Weigh in what the cell alone does not show: the type that the mask generator proposes, which sees the surroundings,
-    and how strongly the cell takes up the nuclear stain beside the smear's red cells. The paper's preset does not."""
+    """Weigh in what the cell alone does not show: the type that the mask generator proposes, which sees the
+    surroundings, and how strongly the cell takes up the nuclear stain beside the smear's red cells. The paper's preset
+    does not."""
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     batch_size: int = Field(default=256, ge=1, le=65536)

@@ -35,7 +35,7 @@ def resampling_matrix(first: int, n_out: int, scale: float, offset: int, n_in: i
     weights = np.clip(1.0 - np.abs(position[None, :] - centre[:, None]) / reach, 0.0, None)
     weights[(centre < offset - 0.5) | (centre > offset + n_in - 0.5)] = 0.0
     total = weights.sum(1, keepdims=True)
-    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
+    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0), np.float32)
 
 
 def resample(
@@ -77,5 +77,5 @@ def resample(
     part = image.astype(np.float32).reshape(image.shape[0], -1)
     tall = (rows @ part).reshape(rows.shape[0], image.shape[1], 3)
     resampled = np.matmul(columns, tall)
-    inside = rows.any(1)[:, None] & columns.any(1)[None, :]
+    inside = np.logical_and.outer(np.any(rows, axis=1), np.any(columns, axis=1))
     return resampled, inside, (corner[0], corner[1])

@@ -1,7 +1,7 @@
 """How a cell takes up the stain, measured against the red cells around it.
 
-Azure dyes colour nuclei blue to purple: they absorb red light, which haemoglobin and eosin let pass. How much more red light
-than the smear's own red cells a cell absorbs tells white cells in any stain that shows nuclei at all.
+Azure dyes colour nuclei blue to purple: they absorb red light, which haemoglobin and eosin let pass. How much more red
+light than the smear's own red cells a cell absorbs tells white cells in any stain that shows nuclei at all.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def nuclear_stain(
     Returns
     -------
     ndarray of float64, shape (N,)
-        Optical density in the red channel that the darkest quarter of the cell exceeds, by the median of that of the red
-        cells; NaN where there are fewer than `FEWEST_RED_CELLS`.
+        Optical density in the red channel that the darkest quarter of the cell exceeds, by the median of that of the
+        red cells; NaN where there are fewer than `FEWEST_RED_CELLS`.
     """
     quartile = np.full(len(table), np.nan)
     if is_red.sum() < FEWEST_RED_CELLS:
@@ -56,4 +56,4 @@ def nuclear_stain(
         if red.size:
             quartile[k] = np.partition(red, red.size // 4)[red.size // 4]
     density = -np.log(np.maximum(quartile, 4.0) / max(background_rgb[0], 5.0))
-    return density / max(float(np.nanmedian(density[is_red])), LEAST_DENSITY)
+    return np.asarray(density / max(float(np.nanmedian(density[is_red])), LEAST_DENSITY), np.float64)

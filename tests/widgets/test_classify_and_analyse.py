@@ -161,6 +161,8 @@ def test_every_control_has_a_tooltip_and_can_be_reached_by_keyboard(viewer: View
         widget = dock_of(viewer, name)
         for kind in (QAbstractSpinBox, QCheckBox, QComboBox, QPushButton):
             for control in widget.findChildren(kind):
-                told = control.toolTip() or control.parentWidget().toolTip() or "More" in getattr(control, "text", str)()
+                told = (
+                    control.toolTip() or control.parentWidget().toolTip() or "More" in getattr(control, "text", str)()
+                )
                 assert told, f"{name}: {control} has no tooltip"
                 assert control.focusPolicy() & Qt.FocusPolicy.TabFocus

@@ -211,7 +211,7 @@ def cell_count(dock: Any, name: str) -> int:
 
 def texts(dock: Any) -> dict[str, list[str]]:
     table = dock._table
-    return {table.item(i, 0).text(): [table.item(i, j).text() for j in range(1, 6)] for i in range(table.rowCount())}
+    return {table.item(i, 0).text(): [table.item(i, j).text() for j in range(1, 4)] for i in range(table.rowCount())}
 
 
 def mouse(dock: Any, name: str, area: float, *, pressed: bool = True) -> None:
@@ -225,9 +225,9 @@ def mouse(dock: Any, name: str, area: float, *, pressed: bool = True) -> None:
 def test_the_dock_shows_counts_interval_and_density(window: Any) -> None:
     shown = texts(window.dock)
     rbc = window.dock.counted.rows[0]
-    assert shown["RBC"][:3] == [f"{rbc.regions:,}", f"{rbc.cells:,}", f"{rbc.interval[0]}–{rbc.interval[1]}"]
-    assert not window.dock._table.isColumnHidden(4)
-    assert window.dock._table.isColumnHidden(5)
+    assert shown["RBC"][:2] == [f"{rbc.cells:,}", f"{rbc.interval[0]}–{rbc.interval[1]}"]
+    assert shown["RBC, uncorrected"][0] == f"{rbc.regions:,}"
+    assert not window.dock._table.isColumnHidden(3)
     assert len(window.dock._plot._curve.get_xdata()) > 100
 
 
@@ -235,7 +235,7 @@ def test_counts_follow_when_a_type_changes(window: Any) -> None:
     before = cell_count(window.dock, "platelet")
     layers.set_types(window.layer, layers.table_of(window.layer).index[:5].tolist(), "platelet")
     window.qtbot.waitUntil(lambda: cell_count(window.dock, "platelet") > before, timeout=5000)
-    assert int(texts(window.dock)["platelet"][1]) == cell_count(window.dock, "platelet")
+    assert int(texts(window.dock)["platelet"][0]) == cell_count(window.dock, "platelet")
 
 
 def test_a_dragged_threshold_changes_the_count_and_automatic_brings_it_back(window: Any) -> None:

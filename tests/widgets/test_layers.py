@@ -31,7 +31,7 @@ def shown(image: np.ndarray, **place: object) -> tuple[ViewerModel, Image, Label
 
 
 def typed(image: np.ndarray) -> tuple[ViewerModel, Labels, Labels]:
-    viewer, layer, cells = shown(image)
+    viewer, _layer, cells = shown(image)
     found = nb.segment(image, params=PARAMS, generator=ThresholdGenerator())
     result = nb.classify(image, found, classifier=BrightnessClassifier())
     return viewer, cells, layers.add_types(viewer, cells, result, classifier=BrightnessClassifier())
@@ -138,7 +138,9 @@ def test_layers_find_each_other_after_they_were_renamed(field: np.ndarray) -> No
     assert layers.types_layer_for(viewer, cells) is types
 
 
-def test_a_large_plane_becomes_a_pyramid_whose_levels_follow(monkeypatch: pytest.MonkeyPatch, field: np.ndarray) -> None:
+def test_a_large_plane_becomes_a_pyramid_whose_levels_follow(
+    monkeypatch: pytest.MonkeyPatch, field: np.ndarray
+) -> None:
     from napari_bloodcell.widgets import _layer_look
 
     monkeypatch.setattr(_layer_look, "MOST_PIXELS_IN_ONE", 100 * 100)

@@ -51,7 +51,7 @@ def test_a_colour_of_the_preferences_is_shown_and_nonsense_is_not(viewer: Viewer
     assert colour_of("WBC", ["RBC", "WBC"]) == TYPE_COLOURS["WBC"]
 
 
-@pytest.mark.parametrize("name", ["Segment", "Classify", "Count", "Analyse", "Edit"])
+@pytest.mark.parametrize("name", ["Segment", "Classify", "Count", "Analyse", "Edit cells"])
 def test_each_dock_opens_by_its_name(viewer: Viewer, name: str) -> None:
     dock, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)
     assert dock.widget() is widget

@@ -154,9 +154,7 @@ def test_planes_are_offered_for_stacks_only(viewer: Viewer, field: np.ndarray) -
 def test_a_window_without_an_image_says_how_to_open_one(viewer: Viewer, notifications: list[str]) -> None:
     widget = dock_of(viewer)
     widget.run.click()
-    assert notifications == [
-        "There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells."
-    ]
+    assert notifications == ["There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells."]
 
 
 def test_an_image_that_cannot_be_read_changes_nothing(viewer: Viewer, qtbot: QtBot, notifications: list[str]) -> None:

@@ -135,7 +135,9 @@ def test_a_panel_that_is_closed_ends_its_work(qtbot: QtBot, nothing_left: None) 
     qtbot.waitUntil(lambda: bool(closed))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (45, "45 s"), (150, "2 min"), (5000, "83 min"), (9000, "2 h 30 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (45, "45 s"), (150, "2 min"), (5000, "83 min"), (9000, "2 h 30 min")]
+)
 def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

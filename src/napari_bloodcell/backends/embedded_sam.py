@@ -155,7 +155,8 @@ class EmbeddedSam:
             self.network.load_state_dict({k: v.float() for k, v in state.items()})
         except RuntimeError as error:
             raise ModelError(f"{weights} does not fit the embedded SAM: {error}") from error
-        self.network = self.network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.network = self.network.eval().requires_grad_(False).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
         self.network.encoder.to(self.dtype)
 
@@ -234,9 +235,8 @@ class EmbeddedSam:
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
         cells: list[CellMask] = []
         for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
-            for batch in (
-                torch.nonzero(chosen).flatten().split(max(params.points_per_batch, 1) * (LARGE_WINDOW // window) ** 2)
-            ):
+            n_at_once = params.points_per_batch * (LARGE_WINDOW // window) ** 2
+            for batch in torch.split(torch.nonzero(chosen).flatten(), n_at_once):
                 part = proposals.take(batch)
                 cells += self._decode(canvas, part, window, image.shape[:2], origin)
         return [
@@ -397,11 +397,11 @@ def _to_cells(
         y0, x0 = first[k] - np.array(origin)
         top, left = max(0, -y0), max(0, -x0)
         mask = masks[k, top : max(top, min(n_native, shape[0] - y0)), left : max(left, min(n_native, shape[1] - x0))]
-        rows_any, columns_any = mask.any(1), mask.any(0)
-        if not rows_any.any():
+        filled_rows, filled_columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
+        if not filled_rows.size:
             continue
-        r0, r1 = int(rows_any.argmax()), len(rows_any) - int(rows_any[::-1].argmax())
-        c0, c1 = int(columns_any.argmax()), len(columns_any) - int(columns_any[::-1].argmax())
+        r0, r1 = int(filled_rows[0]), int(filled_rows[-1]) + 1
+        c0, c1 = int(filled_columns[0]), int(filled_columns[-1]) + 1
         y, x = y0 + top + r0, x0 + left + c0
         point = (points[k, ::-1] + np.array(canvas.corner)) / canvas.scale - np.array(origin)
         cells.append(

@@ -43,7 +43,8 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), 1e-5)
-        return y.permute(0, 3, 1, 2)
+        channels_first: Tensor = y.permute(0, 3, 1, 2)
+        return channels_first
 
 
 class ResidualBlock(nn.Module):
@@ -59,7 +60,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the same shape, (B, C, H, W)."""
-        return x + self.conv2(F.relu(self.conv1(self.norm(x))))
+        out: Tensor = x + self.conv2(F.relu(self.conv1(self.norm(x))))
+        return out
 
 
 class PyramidEncoder(nn.Module):
@@ -91,9 +93,10 @@ class PyramidEncoder(nn.Module):
         self.detail = nn.Conv2d(w4, dim // 4, 1)
         self.heat = nn.Conv2d(w4, len(CLASSES), 1)
         self.sides = nn.Conv2d(w4, 4, 1)
-        nn.init.constant_(self.heat.bias, -4.0)
-        nn.init.zeros_(self.sides.weight)
-        nn.init.zeros_(self.sides.bias)
+        with torch.no_grad():
+            for parameter, value in ((self.heat.bias, -4.0), (self.sides.weight, 0.0), (self.sides.bias, 0.0)):
+                if parameter is not None:
+                    parameter.fill_(value)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return embedding (B, dim, H/8, W/8), detail (B, dim/4, H/4, W/4), heat logits and log sides at H/4."""
@@ -106,7 +109,7 @@ class PyramidEncoder(nn.Module):
         return p8, self.detail(p4), self.heat(p4), self.sides(p4)
 
 
-class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc, name-defined]
+class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc]
     """SAM's mask decoder for one embedding window per prompt, with detail at stride 4 added as in SAM 2."""
 
     def predict_windows(

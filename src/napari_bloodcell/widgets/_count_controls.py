@@ -6,103 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QFormLayout,
     QFrame,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_bloodcell.errors import BloodCellError, InputError
-from napari_bloodcell.widgets._preferences import colour_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from napari_bloodcell.widgets._count_model import CountRow
-
-COLUMNS = ("Type", "Regions", "Cells", "95 %", "/ mm²", "% WBC")
-TIPS = (
-    "Type of the cells",
-    "Regions as they were segmented: uncorrected",
-    "Cells: red cells are corrected for overlap, all others count one by one",
-    "95 % interval of the number of cells, as far as overlap leaves it in doubt",
-    "Cells per mm² of the counted area",
-    "Differential: share of the white cells",
-)
-
-
-class CountTable(QTableWidget):
-    """The counts, one type a row; columns that say nothing are hidden."""
-
-    def __init__(self) -> None:
-        super().__init__(0, len(COLUMNS))
-        self.setAccessibleName("Counts")
-        for i, (name, tip) in enumerate(zip(COLUMNS, TIPS, strict=True)):
-            item = QTableWidgetItem(name)
-            item.setToolTip(tip)
-            self.setHorizontalHeaderItem(i, item)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setTabKeyNavigation(False)
-        self.setShowGrid(False)
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        vertical, header = self.verticalHeader(), self.horizontalHeader()
-        if vertical is not None and header is not None:
-            vertical.setVisible(False)
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-            header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(36)
-        self._fit()
-
-    def show_rows(self, rows: Sequence[CountRow], names: Sequence[str]) -> None:
-        """Show these counts; `names` are all types, by which colours are given."""
-        self.setRowCount(len(rows))
-        for i, row in enumerate(rows):
-            texts = (
-                row.cell_type,
-                f"{row.regions:,}",
-                f"{row.cells:,}",
-                "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}",
-                ""
-                if row.per_mm2 is None
-                else f"{float(f'{row.per_mm2:.3g}'):,.4g}"
-                if row.per_mm2 < 100
-                else f"{row.per_mm2:,.0f}",
-                "" if row.percent is None else f"{row.percent:.1f}",
-            )
-            for j, text in enumerate(texts):
-                item = QTableWidgetItem(text)
-                right = Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight
-                item.setTextAlignment(right if j else Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft)
-                if not j:
-                    item.setIcon(_swatch(colour_of(text, [*names, text])))
-                self.setItem(i, j, item)
-        self.setColumnHidden(4, all(row.per_mm2 is None for row in rows))
-        self.setColumnHidden(5, all(row.percent is None for row in rows))
-        self._fit()
-
-    def _fit(self) -> None:
-        """Be as high as the rows."""
-        header = self.horizontalHeader()
-        height = sum(self.rowHeight(i) for i in range(self.rowCount()))
-        self.setFixedHeight(
-            height + (header.sizeHint().height() if header is not None else 0) + 2 * self.frameWidth() + 2
-        )
 
 
 class AreaFields(QWidget):
@@ -241,9 +162,3 @@ def _numbers(text: str) -> list[float]:
     if not all(0 < n < float("inf") for n in numbers):
         raise InputError(f"{text!r} does not hold areas; type numbers above 0, parted by commas.")
     return numbers
-
-
-def _swatch(colour: str) -> QIcon:
-    pixmap = QPixmap(12, 12)
-    pixmap.fill(QColor(colour))
-    return QIcon(pixmap)

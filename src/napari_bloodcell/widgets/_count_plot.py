@@ -29,7 +29,7 @@ GRAB_PX: Final = 7
 """A threshold is grabbed from this near, pixels of the screen."""
 BINS: Final = 80
 """Bars of the histogram."""
-MARGINS_PX: Final = (58, 14, 48, 24)
+MARGINS_PX: Final = (66, 14, 48, 24)
 """Left, right, bottom and top margin of the axes, for their labels."""
 HEIGHT_PX: Final = 260
 """Lowest height of the canvas: other docks would crush it."""

@@ -112,7 +112,8 @@ class _Setting:
         if self._choice is not None:
             return self._choice.value
         widget = typing.cast("ValueWidget[Any]", self._widget)
-        if self._is_optional and self.native.value() == self.native.minimum():
+        spin: Any = self.native
+        if self._is_optional and spin.value() == spin.minimum():
             return None
         return int(widget.value) if self._inner is int else widget.value
 
@@ -121,7 +122,8 @@ class _Setting:
         if self._choice is not None:
             self._choice.value = value
         elif self._is_optional and value is None:
-            self.native.setValue(self.native.minimum())
+            spin: Any = self.native
+            spin.setValue(spin.minimum())
         else:
             typing.cast("ValueWidget[Any]", self._widget).value = value
 
@@ -286,9 +288,10 @@ def _bounds(field: FieldInfo, kind: Any) -> tuple[float, float]:
     low: float = -(2**31) if kind is int else -1e9
     high: float = 2**31 - 1 if kind is int else 1e6
     tiny = 1 if kind is int else 0.001
+    rule: Any
     for rule in field.metadata:
-        low = getattr(rule, "ge", None) if getattr(rule, "ge", None) is not None else low
+        low = rule.ge if getattr(rule, "ge", None) is not None else low
         low = rule.gt + tiny if getattr(rule, "gt", None) is not None else low
-        high = getattr(rule, "le", None) if getattr(rule, "le", None) is not None else high
+        high = rule.le if getattr(rule, "le", None) is not None else high
         high = rule.lt - tiny if getattr(rule, "lt", None) is not None else high
     return low, high

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.params import CountParams
 from napari_bloodcell.widgets import _highlight as highlight
-from napari_bloodcell.widgets._count_controls import AreaFields, CountTable, notify_errors, scrolled
+from napari_bloodcell.widgets._count_controls import AreaFields, notify_errors, scrolled
 from napari_bloodcell.widgets._count_export import ExportRow
 from napari_bloodcell.widgets._count_model import (
     CellCounter,
@@ -20,6 +20,7 @@ from napari_bloodcell.widgets._count_model import (
     note_count_params,
 )
 from napari_bloodcell.widgets._count_plot import AreaPlot
+from napari_bloodcell.widgets._count_table import CountTable
 from napari_bloodcell.widgets._counted_region import Region, region_of
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._images import current_plane, plane_number

@@ -29,8 +29,8 @@ def open_segment(napari_viewer: Viewer) -> None:
 
 
 def open_edit(napari_viewer: Viewer) -> None:
-    """Open the Edit dock."""
-    open_dock(napari_viewer, "Edit")
+    """Open the dock in which cells are corrected by hand."""
+    open_dock(napari_viewer, "Edit cells")
 
 
 def open_classify(napari_viewer: Viewer) -> None:
