@@ -35,10 +35,10 @@ def wait(condition: Callable[[], bool] = lambda: False, seconds: float = 0.8) ->
 
 
 def shoot(viewer: napari.Viewer, name: str) -> None:
-    """Save the whole window, in few enough colours for a repository."""
+    """Save the whole window, small enough for a repository."""
     wait()
     shot = Image.fromarray(np.asarray(viewer.screenshot(canvas_only=False, flash=False))).convert("RGB")
-    shot.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    shot.save(IMAGES / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
 
 
 def open_dock(viewer: napari.Viewer, name: str, width: int = 350) -> Any:

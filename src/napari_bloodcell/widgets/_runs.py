@@ -178,5 +178,5 @@ class TypeCells(_Run):
             self._viewer, self._cells_layer, typed, recipe=recipe, classifier=typed.classifier
         )
         counts = typed.table["cell_type"].value_counts()
-        told = ", ".join(f"{n:,} {name}" for name, n in counts.items() if name)
+        told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
         self.summary = f"{told or 'No cell to type'} in {self._took}."
