@@ -181,6 +181,7 @@ def test_the_csv_has_boxes_and_centroids_in_columns_of_their_own() -> None:
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"))) | st.sampled_from(["NA", "nan", 'a,"b"', "=1+1"])
 VALUES = {
     "cell_type": TEXT,
+    "proposed_type": TEXT,
     "probability": st.floats(allow_infinity=False),
     "bbox": st.tuples(*[st.integers(0, 2**40)] * 4),
     "centroid": st.tuples(*[st.floats(0, 1e9)] * 2),

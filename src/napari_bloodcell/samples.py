@@ -13,7 +13,7 @@ from napari_bloodcell.progress import drain
 from napari_bloodcell.synthetic import load_shipped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from napari_bloodcell.protocols import Progress
@@ -67,18 +67,23 @@ def download_bccd(progress: Callable[[Progress], object] | None = None) -> Path:
     DownloadError
         Without network, without a folder to write to, or if what came is not that field.
     """
-    from napari_bloodcell.backends.https_transfer import TransferError, iter_receive
-    from napari_bloodcell.backends.weights import CACHE_VARIABLE, where
+    return drain(iter_download_bccd(), progress)
 
-    path = where() / "samples" / BCCD_URL.rpartition("/")[2]
-    if path.is_file() and _sha256(path) == BCCD_SHA256:
+
+def iter_download_bccd() -> Generator[Progress, None, Path]:
+    """Do as `download_bccd`, yielding progress in bytes."""
+    from napari_bloodcell.backends.https_transfer import TransferError, iter_receive
+    from napari_bloodcell.backends.weights import CACHE_VARIABLE
+
+    path = _bccd_path()
+    if has_bccd():
         return path
     advice = f"Fetch {BCCD_URL} by other means and put it into {path.parent} ({CACHE_VARIABLE} sets another folder)."
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
-        drain(iter_receive(BCCD_URL, part, size_bytes=_BCCD_BYTES, what=f"downloading {path.name}"), progress)
+        yield from iter_receive(BCCD_URL, part, size_bytes=_BCCD_BYTES, what=f"downloading {path.name}")
         found = _sha256(part)
         if found != BCCD_SHA256:
             part.unlink()
@@ -92,6 +97,18 @@ def download_bccd(progress: Callable[[Progress], object] | None = None) -> Path:
     except OSError as error:
         raise DownloadError(f"The BCCD field could not be kept: {error}. {advice}") from error
     return path
+
+
+def has_bccd() -> bool:
+    """Return whether the BCCD field is on this machine already."""
+    path = _bccd_path()
+    return path.is_file() and _sha256(path) == BCCD_SHA256
+
+
+def _bccd_path() -> Path:
+    from napari_bloodcell.backends.weights import where
+
+    return where() / "samples" / BCCD_URL.rpartition("/")[2]
 
 
 def _sha256(path: Path) -> str:

@@ -45,9 +45,9 @@ def nothing_left(qapp: QApplication) -> Iterator[None]:
     timers, windows = _running_timers(), set(map(id, QApplication.topLevelWidgets()))
     yield
     assert QThreadPool.globalInstance().waitForDone(10_000), "a worker is still running"
-    for _ in range(3):
-        qapp.processEvents()
-        gc.collect()
+    qapp.processEvents()
+    gc.collect()
+    qapp.processEvents()
     left = [t for t in _running_timers() if t not in timers]
     assert not left, f"timers are still running: {left}"
     stray = [w for w in QApplication.topLevelWidgets() if id(w) not in windows and w.isVisible()]

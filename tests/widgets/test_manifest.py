@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 import importlib
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from npe2 import PluginManifest
+from PIL import Image
+from qtpy.QtCore import QTimer
 
+from napari_bloodcell import samples
+from napari_bloodcell.backends import https_transfer
 from napari_bloodcell.cells import TYPE_COLOURS
+from napari_bloodcell.errors import DownloadError
+from napari_bloodcell.protocols import Progress
 from napari_bloodcell.widgets._preferences import colour_of
 from tests.widgets.conftest import MANIFEST
 
@@ -63,6 +71,40 @@ def test_samples_open(viewer: Viewer, key: str) -> None:
     assert viewer.layers["smear"].data.shape == (1600, 2304, 3)
     if key == "smear_with_truth":
         assert np.unique(viewer.layers["true types"].data).tolist() == [0, 1, 2, 3]
+
+
+def test_the_window_lives_while_the_real_field_is_downloaded(
+    viewer: Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "field.png"
+    Image.fromarray(np.full((48, 64, 3), 200, np.uint8)).save(picture)
+
+    def receive(_url: str, part: Path, **_options: Any) -> Any:
+        for i in range(20):
+            time.sleep(0.02)
+            yield Progress(i, 20, "downloading")
+        part.write_bytes(picture.read_bytes())
+
+    monkeypatch.setattr(https_transfer, "iter_receive", receive)
+    monkeypatch.setattr(samples, "BCCD_SHA256", hashlib.sha256(picture.read_bytes()).hexdigest())
+    beats: list[float] = []
+    heart = QTimer()
+    heart.timeout.connect(lambda: beats.append(time.monotonic()))
+    heart.start(5)
+    viewer.open_sample("napari-bloodcell", "bccd")
+    heart.stop()
+    assert viewer.layers["BCCD field"].data.shape == (48, 64, 3)
+    assert len(beats) > 10
+
+
+def test_without_network_the_real_field_says_so(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def receive(*_args: Any, **_options: Any) -> Any:
+        raise https_transfer.TransferError("there is no connection")
+        yield
+
+    monkeypatch.setattr(https_transfer, "iter_receive", receive)
+    with pytest.raises(DownloadError, match="no connection"):
+        viewer.open_sample("napari-bloodcell", "bccd")
 
 
 def test_opening_a_dock_does_not_load_torch() -> None:

@@ -45,7 +45,7 @@ ALIGN_PX = 2 * STRIDE
 """The encoder's coarsest step: canvases begin on multiples of it."""
 CANVAS_STEP_PX = 2 * ALIGN_PX
 """Canvases have sides that are multiples of this, so that few shapes need a plan of the convolutions."""
-OVERLAP_PX = 48
+OVERLAP_PX = 80
 """Working pixels around a tile: a white cell's radius and what the encoder wants to see around it."""
 DUPLICATE_BOX_IOU = 0.7
 """Proposals whose boxes agree by more than this are one cell."""
@@ -171,7 +171,7 @@ class EmbeddedSam:
         Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
         clumps, mislead the first estimate.
         """
-        if first.source in ("given", "pixel size"):
+        if first.source in ("given", "pixel size", "default"):  # "default": there is nothing but glass
             return first
         best, evidence = self._settle(sample, first)
         if evidence.n_red < DOUBTFUL_RED_CELLS:

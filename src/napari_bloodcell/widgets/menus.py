@@ -1,17 +1,24 @@
-"""What the plugin does outside of its docks: entries of the Layers menus, and layers that were read."""
+"""What the plugin does outside of its docks: entries of menus, a sample that is downloaded, layers that were read."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEventLoop, QTimer
+from qtpy.QtWidgets import QApplication
 
+from napari_bloodcell import samples
+from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.widgets._layers import is_cells, relink
-from napari_bloodcell.widgets._preferences import PLUGIN
+from napari_bloodcell.widgets._preferences import PLUGIN, use_preferred_cache
+from napari_bloodcell.widgets._worker import Work
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
     from qtpy.QtWidgets import QWidget
+
+    from napari_bloodcell.samples import LayerData
+    from napari_bloodcell.widgets._worker import Job
 
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:
@@ -51,3 +58,28 @@ def relink_soon(viewer: Viewer) -> None:
             relink(viewer, layer)
 
     QTimer.singleShot(0, relink_all)
+
+
+def bccd_field() -> list[LayerData]:
+    """Return the real field among the samples; while it is downloaded the window stays alive.
+
+    Raises
+    ------
+    DownloadError
+        Without network, or if what came is not that field.
+    """
+    use_preferred_cache()
+    if QApplication.instance() is not None and not samples.has_bccd():
+        _wait_for(lambda _should_stop: samples.iter_download_bccd())
+    return samples.bccd_field()
+
+
+def _wait_for(job: Job) -> None:
+    """Run a short job in a worker, with the events of the window going on, and raise what it raises."""
+    work, loop, errors = Work(), QEventLoop(), list[BloodCellError]()
+    work.failed.connect(errors.append)
+    work.finished.connect(loop.quit)
+    work.start(job)
+    loop.exec()
+    if errors:
+        raise errors[0]
