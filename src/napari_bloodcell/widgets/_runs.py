@@ -129,6 +129,7 @@ class FindCells(_Run):
             names = ", ".join(tile.name for tile in failed[:5])
             parts.append(f"{len(failed)} tiles failed ({names}): {failed[0].error}. They hold no new cells.")
         self.summary = " ".join(parts)
+        self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
 
     def _on_lost(self, _error: object = None) -> None:
         if self._writer.is_gone:
@@ -180,3 +181,4 @@ class TypeCells(_Run):
         counts = typed.table["cell_type"].value_counts()
         told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
         self.summary = f"{told or 'No cell to type'} in {self._took}."
+        self._viewer.status = self.summary
