@@ -21,7 +21,7 @@ class Strengths:
 
     scale: tuple[float, float] = (0.75, 1.33)
     aspect: float = 0.10
-    border_cut: float = 0.22
+    border_cut: float = 0.30
     nucleus_only: float = 0.22
     stain_of_another_image: float = 0.4
     density_matrix: float = 0.10

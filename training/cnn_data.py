@@ -31,6 +31,8 @@ HS_DIAMETER_PX = 34.0
 CANVAS_PX = 96
 HELD_OUT_FROM = {"HS1": 17, "HS2": 12}
 """First column of each smear that no training sees."""
+SMEAR_SHARE = 0.28
+"""Of the cells drawn of a class, how many come from HS1, HS2 and the paper's cutouts."""
 _TXL_CLASSES = (WBC, RBC, PLATELET)
 
 Segmenter = Callable[[NDArray[np.uint8], float], Any]
@@ -197,7 +199,7 @@ def training_samples(data: Path, *, seed: int, segmenter: Segmenter | None = Non
 def sampling_weights(samples: Samples) -> NDArray[np.float64]:
     """Return how often each sample is drawn within its class, (N,): laboratories by the square root of their size.
 
-    HS1, HS2 and the paper's cutouts, of which there are few WBC, are together a fifth of each class that they have.
+    HS1, HS2 and the paper's cutouts, of which there are few WBC, are together `SMEAR_SHARE` of each class they have.
     """
     weights = np.zeros(len(samples))
     of_smears = np.isin(samples.origins, ["HS1", "HS2", "cutouts"])
@@ -208,7 +210,7 @@ def sampling_weights(samples: Samples) -> NDArray[np.float64]:
             weights[group] = 1 / np.sqrt(group.sum())
         smears = mine & of_smears
         if smears.any():
-            weights[smears] = (weights[mine].sum() / 4 if groups else 1.0) / smears.sum()
+            weights[smears] = (weights[mine].sum() * SMEAR_SHARE / (1 - SMEAR_SHARE) if groups else 1.0) / smears.sum()
         weights[mine] /= weights[mine].sum()
     return weights
 

@@ -14,7 +14,10 @@ from napari_bloodcell.backends.window_sam import CLASSES, HEAT_STRIDE, RBC_DIAME
 from training.sam_data import CACHE_DIAMETER_PX, PLATELET, RBC, UNKNOWN, WBC, Field
 
 CROP_PX = 160
-MAX_OBJECTS = 40
+CUT_SHARE = 0.4
+"""Of the crops drawn around a rare cell, how many are placed so that their edge cuts it."""
+WHITE_CELL_WEIGHT = 4.0
+"""How much more often a field with a white cell is drawn than one of its laboratory without."""
 
 
 @dataclass
@@ -48,6 +51,7 @@ class CropSampler:
         weight |= {g: (1 - smear_share) * s / sizes.sum() for g, s in zip(others, sizes, strict=True)}
         self.names = list(weight)
         self.p = np.array([weight[g] for g in self.names])
+        self.field_weights = {g: _white_cells_first(members) for g, members in self.groups.items()}
         self.ratios = self._colour_bank(fields)
 
     def _colour_bank(self, fields: list[Field]) -> np.ndarray:
@@ -63,8 +67,9 @@ class CropSampler:
     def draw(self) -> Crop:
         """Draw one crop."""
         rng = self.rng
-        group = self.groups[self.names[rng.choice(len(self.names), p=self.p)]]
-        field = group[rng.integers(len(group))]
+        name = self.names[rng.choice(len(self.names), p=self.p)]
+        group = self.groups[name]
+        field = group[rng.choice(len(group), p=self.field_weights[name])]
         jitter = float(np.clip(np.exp(rng.normal(0, 0.22)), 0.55, 1.75))
         scale = RBC_DIAMETER_PX / CACHE_DIAMETER_PX * jitter
         matrix = self._placement(field, scale)
@@ -91,8 +96,11 @@ class CropSampler:
         middle = np.array([width, height]) / 2
         if max(extent) > CROP_PX:
             rare = [k.polygon.mean(0) for k in field.cells if k.kind in (WBC, PLATELET)]
-            if rare and rng.random() < 0.5:
-                middle = rare[rng.integers(len(rare))] + rng.uniform(-40, 40, 2)
+            if rare and rng.random() < 0.55:
+                away = rng.uniform(-40, 40, 2)
+                if rng.random() < CUT_SHARE:
+                    away[rng.integers(2)] = rng.choice([-1, 1]) * (CROP_PX / 2 + rng.uniform(-30, 18)) / scale
+                middle = rare[rng.integers(len(rare))] + away
             else:
                 middle = rng.uniform(0, 1, 2) * np.array([width, height])
                 free = CROP_PX / 2 / scale * 0.9
@@ -206,7 +214,7 @@ class CropSampler:
                     font_size=float(rng.uniform(7, 16)),
                 )
             elif kind == 1:
-                points = (*rng.uniform(-60, 60, (3, 2)).cumsum(0), x, y)
+                points = np.array([x, y]) + rng.uniform(-60, 60, (4, 2)).cumsum(0)
                 draw.line([tuple(p) for p in points], fill=colour, width=int(rng.integers(1, 4)), joint="curve")
             else:
                 words = "".join(rng.choice(list("ABCDEFGHabcdefgh0123456789 "), rng.integers(1, 9)))
@@ -269,6 +277,12 @@ class CropSampler:
             np.array(maskable, bool),
             np.array(weights, np.float32),
         )
+
+
+def _white_cells_first(fields: list[Field]) -> np.ndarray:
+    """Return how often each field is drawn, (N,), sum 1."""
+    weights = np.array([WHITE_CELL_WEIGHT if any(c.kind == WBC for c in f.cells) else 1.0 for f in fields])
+    return weights / weights.sum()
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

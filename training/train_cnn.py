@@ -4,7 +4,7 @@
 our own), with the defaults of `TrainParams` but all 20 epochs, seed 0. ``embedded``: RBC, WBC and platelet on TXL-PBC
 train, HS1, HS2 and cutouts/train (`training.cnn_data` says what is held out), seed 0. Data, seed, settings and figures
 stand in the metadata of the files.
-``--leave-out 575x575`` trains without one laboratory of TXL-PBC and reports on it; nothing is written then.
+``--leave-out 575x575`` trains without a laboratory of TXL-PBC, or several; only `--out` writes a file then.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train_embedded(
     batch_size: int = 64,
     dense_units: int = 96,
     learning_rate: float = 2e-3,
-    leave_out: str | None = None,
+    leave_out: tuple[str, ...] = (),
     segmenter: cnn_data.Segmenter | None = None,
     cache: Path | None = None,
     max_minutes: float = 120.0,
@@ -67,8 +67,8 @@ def train_embedded(
     """Return the embedded classifier of RBC, WBC and platelet."""
     begin = time.monotonic()
     samples = _cached_samples(data, seed, segmenter, cache)
-    if leave_out is not None:
-        samples = samples.take(np.nonzero(samples.origins != leave_out)[0])
+    if leave_out:
+        samples = samples.take(np.nonzero(~np.isin(samples.origins, leave_out))[0])
     counts = {
         str(o): np.bincount(samples.labels[samples.origins == o], minlength=3).tolist()
         for o in np.unique(samples.origins)
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--leave-out", help="size of image of a TXL-PBC laboratory, such as 575x575")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="laboratories of TXL-PBC, such as 575x575")
     parser.add_argument("--dense-units", type=int, default=96)
     parser.add_argument("--cache", type=Path, help="file in which the samples are kept between runs")
     parser.add_argument("--segment", action="store_true", help="also use the masks that the embedded SAM finds")
@@ -232,11 +232,11 @@ def main() -> None:
             seed=arguments.seed,
             steps=arguments.steps,
             dense_units=arguments.dense_units,
-            leave_out=arguments.leave_out,
+            leave_out=tuple(arguments.leave_out),
             segmenter=segmenter,
             cache=arguments.cache,
         )
-    if arguments.leave_out is None or arguments.out is not None:
+    if not arguments.leave_out or arguments.out is not None:
         LOG.info("%s written, sha256 %s", out, classifier.save(out, dtype="float16"))
 
 
