@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.stain import nuclear_stain
+from napari_bloodcell.stain import darkest_red, nuclear_stain
 
 GLASS = (230.0, 230.0, 230.0)
 
@@ -23,12 +23,12 @@ def smear(n_red: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_nucleus_absorbs_more_red_light_than_red_cells() -> None:
     image, cells = smear(12)
     table = measure_cells(cells)
-    stain = nuclear_stain(image, cells, table, np.arange(13) < 12, GLASS)
+    stain = nuclear_stain(darkest_red(image, cells, table), np.arange(13) < 12, GLASS)
     assert stain[:12] == pytest.approx(np.ones(12))
     assert stain[12] > 4
 
 
 def test_with_few_red_cells_nothing_is_said() -> None:
     image, cells = smear(5)
-    stain = nuclear_stain(image, cells, measure_cells(cells), np.arange(6) < 5, GLASS)
+    stain = nuclear_stain(darkest_red(image, cells, measure_cells(cells)), np.arange(6) < 5, GLASS)
     assert np.isnan(stain).all()

@@ -13,10 +13,10 @@ from napari_bloodcell.errors import InputError, ModelError
 from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.stain import nuclear_stain
+from napari_bloodcell.stain import darkest_red, nuclear_stain
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -104,15 +104,19 @@ def iter_classify(
     done = 0
     yield Progress(0, len(todo), "cells typed")
     for ids, cutouts in batches:
-        probabilities[done : done + len(ids)] = _predict(classifier, cutouts, len(classes))
+        probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(classes))
         done += len(ids)
         yield Progress(done, len(todo), "cells typed", ids)
-    if params.use_context:
-        probabilities = _weigh_in_proposals(probabilities, todo, classes)
-        red = probabilities.argmax(1) == classes.index(RBC) if RBC in classes else np.zeros(len(todo), bool)
-        stain = nuclear_stain(plane, cells, todo, red, segmentation.calibration.background_rgb)
-        probabilities = _weigh_in_stain(probabilities, stain, classes)
-    _fill_types(table, todo.index, probabilities, classes, params.unidentified_below)
+    red_level = darkest_red(plane, cells, todo) if params.use_context else None
+    decide_types(
+        table,
+        todo.index,
+        probabilities,
+        classes,
+        params=params,
+        calibration=segmentation.calibration,
+        red_level=red_level,
+    )
     names = type_names([*classes, *(t for t in table["cell_type"].unique() if t)])
     lut = type_lut(table, names, int(cells.max(initial=0)))
     return Classification(types=lut[cells], table=table, names=names)
@@ -183,6 +187,44 @@ def cutout_settings(
     return scale, calibration.background_rgb if has_glass_level else None
 
 
+def decide_types(
+    table: pd.DataFrame,
+    ids: pd.Index[int],
+    probabilities: NDArray[np.float32],
+    classes: Sequence[str],
+    *,
+    params: ClassifyParams,
+    calibration: Calibration,
+    red_level: NDArray[np.float64] | None = None,
+) -> None:
+    """Fill in types, probabilities and their source for some rows of a whole smear's table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Changed in place.
+    ids : Index
+        Its rows that are typed.
+    probabilities : ndarray of float32, shape (N, K)
+        What the classifier says of them.
+    classes : sequence of str
+        Its K classes.
+    params : ClassifyParams
+        Whether the context is weighed in, and what is unidentified.
+    calibration : Calibration
+        What was measured of the smear.
+    red_level : ndarray of float64, shape (N,), optional
+        What `stain.darkest_red` found; needed for the context.
+    """
+    classes = list(classes)
+    if params.use_context and red_level is not None:
+        probabilities = _weigh_in_proposals(probabilities, table.loc[ids], classes)
+        red = probabilities.argmax(1) == classes.index(RBC) if RBC in classes else np.zeros(len(ids), bool)
+        stain = nuclear_stain(red_level, red, calibration.background_rgb)
+        probabilities = _weigh_in_stain(probabilities, stain, classes)
+    _fill_types(table, ids, probabilities, classes, params.unidentified_below)
+
+
 def _plane(image: Any) -> NDArray[np.uint8]:
     """Return the image as (Y, X, 3) uint8, reading it only where it is not one yet."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
@@ -192,7 +234,7 @@ def _plane(image: Any) -> NDArray[np.uint8]:
     return read_plane(image).data
 
 
-def _predict(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:
+def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:
     """Return the classifier's probabilities, refusing anything that is not (N, K) of finite numbers."""
     probabilities = np.asarray(classifier.predict(cutouts), np.float32)
     if probabilities.shape != (len(cutouts), n_classes) or not np.isfinite(probabilities).all():

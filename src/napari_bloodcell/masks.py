@@ -57,6 +57,13 @@ def fill_holes(mask: CellMask) -> CellMask:
     return mask if filled.sum() == mask.mask.sum() else replace(mask, mask=filled)
 
 
+def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
+    """Return the masks without holes, less those that are background or noise; each is judged on its own."""
+    typical = np.pi / 4 * rbc_diameter_px**2
+    filled = [fill_holes(m) for m in masks if m.mask.any()]
+    return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
+
+
 def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
     """Drop background, clumps, repeated and nested masks; what is left still may share a rim of pixels.
 
@@ -78,8 +85,7 @@ def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_m
     in them.
     """
     typical = np.pi / 4 * rbc_diameter_px**2
-    kept = [fill_holes(m) for m in masks if m.mask.any()]
-    kept = [m for m in kept if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
+    kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
     if not kept:
         return []
     area = np.array([m.area for m in kept], float)

@@ -150,7 +150,7 @@ def iter_segment(
     failed: list[FailedTile] = []
     for done, tile in enumerate(tiles, start=1):
         try:
-            masks = _segment_tile(pixels, tile, calibration, params, generator)
+            masks = segment_tile(pixels, tile, calibration, params, generator)
         except Exception as error:  # whatever a model raises, the tile is named and the others go on
             logger.exception("tile %s failed", tile.name)
             failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
@@ -228,7 +228,7 @@ def _tiles_of(
     return tiles
 
 
-def _segment_tile(
+def segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
     """Return the masks that a tile owns, in the smear's pixels; raise what the generator raises the last time."""
@@ -247,11 +247,12 @@ def _segment_tile(
         except Exception:
             if attempt == ATTEMPTS:
                 raise
-    moved = [_moved(m, y0, x0) for m in masks]
-    return [m for m in moved if _owns(tile, m.point, pixels.shape)]
+    in_smear = [moved(m, y0, x0) for m in masks]
+    return [m for m in in_smear if _owns(tile, m.point, pixels.shape)]
 
 
-def _moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+    """Return a mask that lies (dy, dx) pixels further down and to the right."""
     y0, x0, y1, x1 = mask.bbox
     return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
 
@@ -288,7 +289,7 @@ def _join(
     for tile, own in found:
         y0, x0, y1, x1 = tile.core
         kept = filter_masks(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-        labels, order = paint([_moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
+        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
         masks += [kept[i] for i in order]
         parts.append((y0, x0, labels))
     cells, new_id = join_tiles(parts, shape)
