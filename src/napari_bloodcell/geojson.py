@@ -15,7 +15,7 @@ from napari_bloodcell.cells import type_colour
 from napari_bloodcell.ome_zarr import rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -52,14 +52,38 @@ def to_geojson(
     Coordinates are (x, y) in pixels; (0, 0) is the outer corner of the first pixel. Outlines run along the edges of the
     pixels, so that their area is the cell's.
     """
+    boxes = {i: box for i, box in enumerate(ndimage.find_objects(cells), start=1) if box is not None}
+    yield from feature_collection(features_of(cells, table, names, boxes, image_id=image_id))
+
+
+def feature_collection(features: Iterable[str]) -> Iterator[str]:
+    """Yield the text of a FeatureCollection of features, piece by piece."""
+    yield '{"type": "FeatureCollection", "features": ['
+    separator = "\n"
+    for feature in features:
+        yield separator + feature
+        separator = ",\n"
+    yield "\n]}\n"
+
+
+def features_of(
+    cells: NDArray[np.integer[Any]],
+    table: pd.DataFrame,
+    names: Sequence[str],
+    boxes: Mapping[int, tuple[slice, slice]],
+    *,
+    corner: tuple[int, int] = (0, 0),
+    image_id: str = "",
+) -> Iterator[str]:
+    """Yield the feature of each row of a table that has a box, for a part (Y, X) of a smear that begins at `corner`.
+
+    `boxes` says by id where the cells lie in the part.
+    """
     colours = {name: rgb(type_colour(name, names)) for name in names}
     columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
     types = table["cell_type"].tolist()
-    boxes = ndimage.find_objects(cells)
-    yield '{"type": "FeatureCollection", "features": ['
-    separator = "\n"
     for row, label in enumerate(int(i) for i in table.index):
-        box = boxes[label - 1] if 0 < label <= len(boxes) else None
+        box = boxes.get(label)
         if box is None:
             continue
         properties: dict[str, Any] = {"objectType": "detection", "name": str(label)}
@@ -71,12 +95,10 @@ def to_geojson(
         feature = {
             "type": "Feature",
             "id": str(uuid.uuid5(_NAMESPACE, f"{image_id}/{label}")),
-            "geometry": _geometry(cells[box] == label, box[1].start, box[0].start),
+            "geometry": _geometry(cells[box] == label, box[1].start + corner[1], box[0].start + corner[0]),
             "properties": properties,
         }
-        yield separator + json.dumps(feature, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        separator = ",\n"
-    yield "\n]}\n"
+        yield json.dumps(feature, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _geometry(mask: NDArray[np.bool_], x0: int, y0: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
 """A red cell is 375 px wide at the one and 4 px at the other; beyond, a resolution is a printer's or a screen's."""
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _UM_PER_UNIT: dict[str, float] = {
     "angstrom": 1e-4, "å": 1e-4,
     "nanometer": 1e-3, "nanometre": 1e-3, "nm": 1e-3,
@@ -54,11 +54,14 @@ class ImageFile:
         One lower-case letter per axis ("yx", "cyx", "yxs", …); None where the file does not say.
     pixel_size_um : float or None
         Micrometres per pixel, where the file gives a sensible value.
+    levels : tuple of array-like
+        The pyramid, `data` first, where the file has one that can be read level by level.
     """
 
     data: Any
     axes: str | None
     pixel_size_um: float | None
+    levels: tuple[Any, ...] = ()
 
 
 def image_name(path: Path) -> str:
@@ -104,7 +107,7 @@ def read_image_file(path: Path) -> ImageFile:
         raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
-    return _read_tiff(path) if magic in _TIFF_MAGIC else _read_pillow(path)
+    return _read_tiff(path) if magic in TIFF_MAGIC else _read_pillow(path)
 
 
 def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float | None:
@@ -176,9 +179,9 @@ def _read_tiff(path: Path) -> ImageFile:
 
     try:
         with tifffile.TiffFile(path) as tiff:
-            series = _main_series(tiff, path)
+            series = main_series(tiff, path)
             _check_complete(series, path)
-            axes, pixel_size = series.axes.lower(), _tiff_pixel_size(tiff, series, path)
+            axes, pixel_size = series.axes.lower(), tiff_pixel_size(tiff, series, path)
             pixels = _tiff_pixels(series, path)
     except InputError:
         raise
@@ -189,7 +192,7 @@ def _read_tiff(path: Path) -> ImageFile:
     return ImageFile(pixels, axes, pixel_size)
 
 
-def _main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+def main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
     """Return the first image; smaller ones behind it (thumbnail, label, macro, pyramid) are left out."""
     if not tiff.series:
         raise InputError(f"{path} is a TIFF without any image.")
@@ -227,7 +230,8 @@ def _tiff_pixels(series: tifffile.TiffPageSeries, path: Path) -> np.ndarray[Any,
     return pixels
 
 
-def _tiff_pixel_size(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> float | None:
+def tiff_pixel_size(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> float | None:
+    """Return the µm per pixel that a TIFF states in its OME-XML, in words, or in its resolution."""
     page = series.keyframe
     if tiff.is_ome:
         return sensible_pixel_size(_ome_xml_sizes(tiff.ome_metadata or ""), str(path))
@@ -298,16 +302,18 @@ def open_zarr(node: zarr.Array[Any] | zarr.Group, where: str) -> ImageFile:
     array = node.get(inside(str(dataset["path"]), where))
     if not isinstance(array, zarr.Array):
         raise InputError(f"{where} is an OME-Zarr whose array {dataset['path']!r} is missing.")
+    found = [node.get(inside(str(level["path"]), where)) for level in multiscale["datasets"]]
+    levels = tuple(level for level in found if isinstance(level, zarr.Array) and level.ndim == array.ndim)
     axes = [a if isinstance(a, dict) else {"name": a} for a in multiscale.get("axes", [])]
     if len(axes) != array.ndim:
-        return ImageFile(array, "tczyx"[-array.ndim :] if array.ndim in (2, 5) else None, None)
+        return ImageFile(array, "tczyx"[-array.ndim :] if array.ndim in (2, 5) else None, None, levels)
     scale = _zarr_scale(dataset, array.ndim) * _zarr_scale(multiscale, array.ndim)
     units = [_UM_PER_UNIT.get(str(a.get("unit", "")).lower(), np.nan) for a in axes]
     sizes = {a["name"]: float(unit * s) for a, unit, s in zip(axes, units, scale, strict=True)}
     # A scale of exactly one is what writers put where nothing is known.
     known = [None if sizes.get(a) == 1.0 else sizes.get(a) for a in "yx"]
     letters = "".join(str(a["name"])[:1].lower() for a in axes)
-    return ImageFile(array, letters, sensible_pixel_size(known, where))
+    return ImageFile(array, letters, sensible_pixel_size(known, where), levels)
 
 
 def _open_without_ome(node: zarr.Group, attributes: Mapping[str, Any], where: str) -> ImageFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import zarr
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 CHUNK = 512
 """Side of a chunk, pixels."""
@@ -52,35 +52,76 @@ def write_ome_zarr(
     pixel_size_um : float, optional
         Micrometres per pixel.
     """
+    create_smear(path, shape=(image.shape[0], image.shape[1]), names=names, name=name, pixel_size_um=pixel_size_um)
+    for group, data, is_label in (
+        ("", np.moveaxis(image, -1, 0), False),
+        ("labels/cells", np.asarray(cells, np.int32), True),
+        ("labels/types", np.asarray(types, np.uint8), True),
+    ):
+        for stored, level in zip(open_levels(path, group), halvings(data, is_label=is_label), strict=True):
+            stored[...] = level
+
+
+def create_smear(
+    path: Path,
+    *,
+    shape: tuple[int, int],
+    names: Sequence[str],
+    name: str,
+    pixel_size_um: float | None = None,
+    with_image: bool = True,
+) -> None:
+    """Make an OME-Zarr of empty pyramids, for an image, ``labels/cells`` and ``labels/types``, with its metadata.
+
+    Parameters
+    ----------
+    path : path
+        A folder that does not exist yet.
+    shape : tuple of int
+        (Y, X), pixels.
+    names, name, pixel_size_um : optional
+        As in `write_ome_zarr`.
+    with_image : bool
+        Whether there is an image beside the labels.
+    """
     import zarr
 
     root = zarr.create_group(path, zarr_format=3)
-    window = {"start": 0, "end": 255, "min": 0, "max": 255}
-    root.attrs["ome"] = {
-        "version": _VERSION,
-        "multiscales": _write_pyramid(root, np.moveaxis(image, -1, 0), name, pixel_size_um, is_label=False),
-        "omero": {
-            "channels": [
-                {"label": label, "color": colour, "active": True, "window": window}
-                for label, colour in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
-            ],
-            "rdefs": {"model": "color"},
-        },
-    }
+    if with_image:
+        window = {"start": 0, "end": 255, "min": 0, "max": 255}
+        root.attrs["ome"] = {
+            "version": _VERSION,
+            "multiscales": _create_pyramid(root, (3, *shape), np.uint8, name, pixel_size_um, is_label=False),
+            "omero": {
+                "channels": [
+                    {"label": label, "color": colour, "active": True, "window": window}
+                    for label, colour in (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
+                ],
+                "rdefs": {"model": "color"},
+            },
+        }
     labels = root.create_group("labels")
     labels.attrs["ome"] = {"version": _VERSION, "labels": ["cells", "types"]}
     source = {"image": "../../"}
     group = labels.create_group("cells")
-    pyramid = _write_pyramid(group, np.asarray(cells, np.int32), "cells", pixel_size_um, is_label=True)
+    pyramid = _create_pyramid(group, shape, np.int32, "cells", pixel_size_um, is_label=True)
     group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": {"source": source}}
     group = labels.create_group("types")
-    pyramid = _write_pyramid(group, np.asarray(types, np.uint8), "types", pixel_size_um, is_label=True)
+    pyramid = _create_pyramid(group, shape, np.uint8, "types", pixel_size_um, is_label=True)
     described: dict[str, Any] = {
         "colors": [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)],
         "properties": [{"label-value": i + 1, "name": n} for i, n in enumerate(names)],
         "source": source,
     }
     group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": described}
+
+
+def open_levels(path: Path, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:
+    """Return the levels of the pyramid in a group of an OME-Zarr ("" for its image), the finest first."""
+    import zarr
+
+    node: Any = zarr.open_group(path / group if group else path, mode=mode)
+    return [node[dataset["path"]] for dataset in node.attrs["ome"]["multiscales"][0]["datasets"]]
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
@@ -106,25 +147,30 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _write_pyramid(
-    group: zarr.Group, data: NDArray[Any], name: str, pixel_size_um: float | None, *, is_label: bool
+def _create_pyramid(
+    group: zarr.Group,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    name: str,
+    pixel_size_um: float | None,
+    *,
+    is_label: bool,
 ) -> list[dict[str, Any]]:
-    """Write the levels into a group and return their ``multiscales`` metadata."""
+    """Make the levels in a group and return their ``multiscales`` metadata."""
     axes: list[dict[str, str]] = [{"name": a, "type": "space"} for a in "yx"]
     if pixel_size_um is not None:
         axes = [{**axis, "unit": "micrometer"} for axis in axes]
-    extra = data.ndim - 2
+    extra = len(shape) - 2
     axes = [{"name": "c", "type": "channel"}] * extra + axes
     datasets = []
-    for level, array in enumerate(_levels(data, is_label=is_label)):
-        stored = group.create_array(
+    for level, plane in enumerate(level_shapes(shape[-2:])):
+        group.create_array(
             str(level),
-            shape=array.shape,
-            chunks=(*array.shape[:-2], *(min(CHUNK, side) for side in array.shape[-2:])),
-            dtype=array.dtype,
+            shape=(*shape[:-2], *plane),
+            chunks=(*shape[:-2], *(min(CHUNK, side) for side in plane)),
+            dtype=np.dtype(dtype),
             dimension_names=[axis["name"] for axis in axes],
         )
-        stored[...] = array
         step, pixel = 2.0**level, pixel_size_um or 1.0
         transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * extra + [step * pixel] * 2}]
         if level and not is_label:  # a mean of pixels lies between them, a picked one does not
@@ -135,11 +181,23 @@ def _write_pyramid(
     return [{"name": name, "axes": axes, "datasets": datasets, "type": how}]
 
 
-def _levels(data: NDArray[Any], *, is_label: bool) -> Iterator[NDArray[Any]]:
-    """Yield an array (…, Y, X) and its halves: means for an image, every second pixel for labels."""
-    yield data
-    while max(data.shape[-2:]) > COARSEST:
-        data = data[..., ::2, ::2] if is_label else _halve(data)
+def level_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the shape (Y, X) of every level of a pyramid, the finest first."""
+    height, width = int(shape[0]), int(shape[1])
+    shapes = [(height, width)]
+    while max(shapes[-1]) > COARSEST:
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    return shapes
+
+
+def halvings(data: NDArray[Any], n: int | None = None, *, is_label: bool) -> Iterator[NDArray[Any]]:
+    """Yield an array (…, Y, X) and its halves: means for an image, every second pixel for labels.
+
+    `n` is how many arrays there are; None: as many as a pyramid of it has levels.
+    """
+    for level in range(len(level_shapes(data.shape[-2:])) if n is None else n):
+        if level:
+            data = data[..., ::2, ::2] if is_label else _halve(data)
         yield data
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import InputError, InputWarning
+from napari_bloodcell.errors import InputError
 from napari_bloodcell.image_files import image_name, open_zarr, pillow_pixels, read_image_file
+from napari_bloodcell.pixel_values import conversion_of, to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 MAX_PIXELS = 2**30
 """Most pixels that are read from a file or a lazy array at once (3 GiB as uint8)."""
 
-_BAND = 256  # rows converted at once, so that memory follows the result, not its float copy
-_TOLERANCE = 0.05  # by which interpolation may overshoot a range of values
+_BAND = 256  # rows hashed at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,11 +143,11 @@ def _rgb(source: Any, axes: str | None, max_pixels: int, what: str) -> NDArray[n
         source = _load(source, max_pixels, what)
     if source.ndim >= 2 and source.size == 0:
         raise InputError(f"{what} has no pixels (shape {source.shape}).")
-    image = _to_yxc(np.asarray(source), axes, what)
+    image = to_yxc(np.asarray(source), axes, what)
     if image.dtype == np.uint8 and image.shape[2] == 3:
         rgb = np.ascontiguousarray(image).view()
     else:
-        rgb = _convert(image, what)
+        rgb = to_rgb(image, conversion_of(image, what))
     rgb.flags.writeable = False
     return rgb
 
@@ -171,7 +168,7 @@ def _load(source: Any, max_pixels: int, what: str) -> NDArray[Any]:
 # --- axes ----------------------------------------------------------------------------------------------------------
 
 
-def _to_yxc(array: NDArray[Any], axes: str | None, what: str) -> NDArray[Any]:
+def to_yxc(array: NDArray[Any], axes: str | None, what: str) -> NDArray[Any]:
     """Return a view with the axes (Y, X, channel)."""
     if array.ndim < 2:
         kind = f" of type {array.dtype}" if array.dtype.kind in "OUSMmV" else ""
@@ -180,7 +177,7 @@ def _to_yxc(array: NDArray[Any], axes: str | None, what: str) -> NDArray[Any]:
             f"what was given{kind} has the shape {array.shape}."
         )
     if axes is None or "y" not in axes or "x" not in axes or len(axes) != array.ndim:
-        axes = _guess_axes(array.shape)
+        axes = guess_axes(array.shape)
     positions = {letter: axes.index(letter) for letter in "yx"}
     channel = next((axes.index(a) for a in "sc" if a in axes and array.shape[axes.index(a)] > 1), None)
     if channel is None:  # pages of which there are as many as colours
@@ -200,7 +197,7 @@ def _to_yxc(array: NDArray[Any], axes: str | None, what: str) -> NDArray[Any]:
     return image
 
 
-def _guess_axes(shape: tuple[int, ...]) -> str:
+def guess_axes(shape: tuple[int, ...]) -> str:
     """Return a letter per axis for an array that does not name them; "?" stands for an axis of further planes."""
     n = len(shape)
     if n == 2:
@@ -222,99 +219,3 @@ def _stack_message(what: str, shape: tuple[int, ...], axis: int, letter: str) ->
         f"{what} has {shape[axis]} planes along axis {axis}{called} of its shape {shape}; one is analysed at a time. "
         f"Give one of them, for example image[{index}]."
     )
-
-
-# --- values --------------------------------------------------------------------------------------------------------
-
-
-def _bands(image: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
-    for y in range(0, image.shape[0], _BAND):
-        rows = slice(y, y + _BAND)
-        yield rows, image[rows]
-
-
-def _convert(image: NDArray[Any], what: str) -> NDArray[np.uint8]:
-    """Return (Y, X, C) of any allowed dtype as a new (Y, X, 3) uint8 array."""
-    if image.dtype.kind not in "buif":
-        raise InputError(
-            f"{what} has the dtype {image.dtype}. "
-            "Allowed are bool, integers up to 65535 and floats of 0 to 1 or 0 to 255."
-        )
-    low, high, n_missing = _value_range(image, what)
-    scale = _scale(image.dtype, low, high, what)
-    missing = _glass(image, scale) if n_missing else None
-    if n_missing:
-        warnings.warn(
-            f"{what} has {n_missing} pixels that are NaN or infinite; they were given the colour of the empty glass.",
-            InputWarning,
-            stacklevel=4,
-        )
-    use_alpha = image.shape[2] == 4
-    if use_alpha and not image[..., 3].any():
-        use_alpha = False
-        warnings.warn(f"{what} has an alpha channel that is 0 everywhere; it was ignored.", InputWarning, stacklevel=4)
-    out = np.empty((*image.shape[:2], 3), np.uint8)
-    for rows, band in _bands(image):
-        values = _to_255(band, scale)
-        if missing is not None:
-            values[~np.isfinite(band).all(axis=2)] = missing
-        if use_alpha:
-            alpha = values[..., 3:] / 255
-            values = values[..., :3] * alpha + 255 * (1 - alpha)
-        out[rows] = np.rint(values[..., :3])
-    return out
-
-
-def _value_range(image: NDArray[Any], what: str) -> tuple[float, float, int]:
-    """Return the smallest and the largest finite value, and how many pixels are not finite."""
-    low, high, n_missing = np.inf, -np.inf, 0
-    for _, band in _bands(image):
-        finite = band
-        if image.dtype.kind == "f":
-            is_finite = np.isfinite(band)
-            n_missing += int((~is_finite.all(axis=2)).sum())
-            finite = band[is_finite]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    if high < low:
-        raise InputError(f"{what} has no finite value: all {image.size} are NaN or infinite.")
-    return low, high, n_missing
-
-
-def _scale(dtype: np.dtype[Any], low: float, high: float, what: str) -> float:
-    """Return the value that becomes 255."""
-    if dtype.kind == "b":
-        return 1.0
-    if dtype == np.dtype(np.uint8):
-        return 255.0
-    tolerance = _TOLERANCE if dtype.kind == "f" else 0.0
-    tops: list[float] = [1.0] if dtype.kind == "f" else []
-    for top in [*tops, 255.0, 1023.0, 4095.0, 16383.0, 65535.0]:
-        if high <= top * (1 + (tolerance if top <= 255 else 0)) and low >= -tolerance * high:
-            return top
-    raise InputError(
-        f"{what} ({dtype}) has values from {low:g} to {high:g}. "
-        "Allowed are 0 to 255, 0 to 65535, and 0 to 1 for floats; rescale it."
-    )
-
-
-def _to_255(band: NDArray[Any], scale: float) -> NDArray[np.floating[Any]]:
-    """Return values as floats of 0 to 255."""
-    values: NDArray[np.floating[Any]] = band.astype(np.float64 if band.dtype.itemsize > 4 else np.float32)
-    if scale != 255.0:
-        values = values * np.asarray(255.0 / scale, values.dtype)
-    clipped: NDArray[np.floating[Any]] = np.clip(values, 0, 255)
-    return clipped
-
-
-def _glass(image: NDArray[Any], scale: float) -> NDArray[np.floating[Any]]:
-    """Return the colour of the empty glass on a 0 to 255 scale: the 95th percentile of each channel's finite values."""
-    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 1e6)))
-    sample = image[::step, ::step]
-    colours = []
-    for channel in range(image.shape[2]):
-        values = sample[..., channel][np.isfinite(sample[..., channel])]
-        if not values.size:
-            values = image[..., channel][np.isfinite(image[..., channel])]
-        colours.append(float(np.percentile(values, 95)) if values.size else scale)
-    return np.clip(np.asarray(colours) * (255.0 / scale), 0, 255)

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -73,20 +73,33 @@ def join_tiles(
     placed = list(_place(tiles, cells))
     n_parts = placed[-1].offset + placed[-1].n if placed else 0
     pairs = [pair for tile in placed for pair in _pairs_at_borders(cells, tile)]
-    first, second = np.array(pairs, np.int64).reshape(-1, 2).T - 1
-    graph = coo_array((np.ones(first.size, bool), (first, second)), shape=(n_parts, n_parts))
-    component = connected_components(graph, directed=False)[1] if n_parts else np.empty(0, np.int64)
     present = np.zeros(n_parts + 1, bool)
     for tile in placed:
         present[np.unique(cells[tile.y0 : tile.y1, tile.x0 : tile.x1])] = True
-    new_id = np.zeros(n_parts, np.int64)
-    seen = present[1:]
-    new_id[seen] = np.unique(component[seen], return_inverse=True)[1] + 1
+    new_id = number_cells(pairs, present[1:])
     lut = np.concatenate([[0], new_id]).astype(np.int32)
     for tile in placed:
         box = cells[tile.y0 : tile.y1, tile.x0 : tile.x1]
         box[...] = lut[box]
     return cells, new_id
+
+
+def number_cells(pairs: Sequence[tuple[int, int]], present: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the id 1..N of the cell of each part, in the order of the cells' first parts; 0 where it has no pixels.
+
+    Parameters
+    ----------
+    pairs : sequence of (int, int)
+        Parts that are one cell, numbered from 1.
+    present : ndarray of bool, shape (P,)
+        Whether a part has pixels.
+    """
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T - 1
+    graph = coo_array((np.ones(first.size, bool), (first, second)), shape=(present.size, present.size))
+    component = connected_components(graph, directed=False)[1] if present.size else np.empty(0, np.int64)
+    new_id = np.zeros(present.size, np.int64)
+    new_id[present] = np.unique(component[present], return_inverse=True)[1] + 1
+    return new_id
 
 
 def _place(tiles: Iterable[tuple[int, int, NDArray[np.integer]]], cells: NDArray[np.int32]) -> Iterator[_Placed]:
@@ -108,6 +121,16 @@ def _pairs_at_borders(cells: NDArray[np.int32], tile: _Placed) -> Iterator[tuple
     own = cells[tile.y0 : tile.y1, tile.x0 : tile.x1]
     below = cells[tile.y1 : tile.y1 + height, tile.x0 : tile.x1]
     right = cells[tile.y0 : tile.y1, tile.x1 : tile.x1 + width]
+    yield from parts_of_one_cell(own, below, right)
+
+
+def parts_of_one_cell(
+    own: NDArray[np.int32], below: NDArray[np.int32], right: NDArray[np.int32]
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of parts that are one cell, of a tile and its neighbours below and to the right (Y, X).
+
+    A neighbour that is not there is an array without pixels.
+    """
     if below.size:
         yield from _matches(own[::-1], below)
     if right.size:

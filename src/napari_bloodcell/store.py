@@ -36,7 +36,11 @@ LabelFormat = Literal["ome-zarr", "tiff"]
 COUNTS, CELLS, RECIPE, GEOJSON = "counts.json", "cells.csv", "recipe.json", "cells.geojson"
 ZARR, CELLS_TIFF, TYPES_TIFF = "smear.ome.zarr", "cells.tif", "types.tif"
 OVERLAY, KDE = "overlay.png", "kde.png"
-FILES: tuple[str, ...] = (COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE)
+SLIDE, PARQUET = "slide.json", "cells.parquet"
+FILES: tuple[str, ...] = (
+    *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
+    *(SLIDE, PARQUET),  # of a whole slide only
+)
 """Every name that a result may have in its folder; nothing else there is ever touched."""
 
 _SPLIT: dict[str, tuple[str, ...]] = {
@@ -162,7 +166,7 @@ def write_result(
                 pixel_size_um=record.image.pixel_size_um,
             )
         (stage / CELLS).write_bytes(table_to_csv(result.table).encode())
-        (stage / COUNTS).write_bytes(_json(numbers_of(result, record)).encode())
+        (stage / COUNTS).write_bytes(json_text(numbers_of(result, record)).encode())
         if geojson:
             with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(to_geojson(result.cells, result.table, result.names, image_id=record.image.sha256))
@@ -307,7 +311,9 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _json(content: Any) -> str:
+def json_text(content: Any) -> str:
+    """Return content as JSON; what is not a finite number becomes null."""
+
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {str(k): plain(v) for k, v in value.items()}

@@ -1,0 +1,51 @@
+"""A cheap look at a tile, to tell whether there is anything but glass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.slides.image import SlideImage
+
+    Box = tuple[int, int, int, int]
+
+LOOK_PX = 4.0
+"""A red cell is about this wide where a tile is looked at; a platelet is a pixel or two."""
+FLAT_RANGE = 7
+"""Grey levels that even glass varies by once it is averaged. The palest platelet differs by more from what is around
+it, and so does a cell that is cut by the border of what is looked at."""
+
+
+def is_empty_glass(slide: SlideImage, box: Box, rbc_diameter_px: float) -> bool:
+    """Return whether a box (y0, x0, y1, x1) of a slide shows nothing, by its pyramid's coarse levels where it has any.
+
+    Notes
+    -----
+    Empty is what hardly varies. A tile with a cell, or with a part of one, is never that flat; a tile with dust or a
+    shadow is not either, and is looked at by the model like any other.
+    """
+    level, shrink = slide.level_for(rbc_diameter_px / LOOK_PX)
+    y0, x0, y1, x1 = box
+    height, width = level.shape[:2]
+    top, left = min(int(y0 / shrink), height - 1), min(int(x0 / shrink), width - 1)
+    bottom, right = max(top + 1, min(int(np.ceil(y1 / shrink)), height)), max(left + 1, int(np.ceil(x1 / shrink)))
+    return is_flat(level.read((top, left, bottom, min(right, width))), round(rbc_diameter_px / LOOK_PX / shrink))
+
+
+def is_flat(image: NDArray[np.uint8], bin_px: int = 1) -> bool:
+    """Return whether a (Y, X, 3) uint8 image hardly varies, averaged over squares of `bin_px` pixels."""
+    bin_px = max(1, min(bin_px, *image.shape[:2]))
+    # Squares from both corners: what the last ones leave over at one side, the first ones of the other see.
+    means = np.concatenate([_square_means(image, bin_px), _square_means(image[::-1, ::-1], bin_px)])
+    return bool((np.ptp(means, axis=0) <= FLAT_RANGE).all())
+
+
+def _square_means(image: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
+    """Return the mean colours (N, 3) of the squares of a grid that begins at the first pixel."""
+    height, width = image.shape[0] // side, image.shape[1] // side
+    squares = image[: height * side, : width * side].reshape(height, side, width, side, 3)
+    return np.asarray(squares.mean((1, 3)).reshape(-1, 3), np.float64)

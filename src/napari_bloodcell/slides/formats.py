@@ -1,0 +1,207 @@
+"""Opens slides: OME-Zarr, plain Zarr, TIFF pyramids, what OpenSlide reads, pictures, and arrays of any kind."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.image_files import (
+    TIFF_MAGIC,
+    image_name,
+    is_zarr,
+    main_series,
+    open_zarr,
+    sensible_pixel_size,
+    tiff_pixel_size,
+)
+from napari_bloodcell.slides.image import Level, SlideImage, levels_of
+from napari_bloodcell.smear import Plane, read_plane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import tifffile
+    from numpy.typing import NDArray
+
+WSI_EXTRA = 'Install what reads it: pip install "napari-bloodcell[wsi]".'
+
+
+def open_slide(source: object, *, name: str | None = None) -> SlideImage:
+    """Open an image of any size lazily.
+
+    Parameters
+    ----------
+    source : path, array-like, sequence of pyramid levels, Zarr group, Plane or SlideImage
+        OME-Zarr (0.1 to 0.5), the path of a Zarr array, OME-TIFF and other TIFF pyramids, SVS, NDPI, MRXS and what else
+        OpenSlide reads (the extra `wsi`), JPEG, PNG; NumPy, dask and Zarr arrays.
+    name : str, optional
+        Instead of the file's.
+
+    Returns
+    -------
+    SlideImage
+        Levels are read when and where they are sliced. A JPEG, PNG or other picture is read whole: it has no parts that
+        could be read alone.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, of an unknown format, or not one plane.
+    """
+    if isinstance(source, SlideImage):
+        return source
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fspath(source)).expanduser()
+        return _open_path(path, name or image_name(path))
+    if isinstance(source, Plane):
+        return SlideImage(
+            levels_of([source.data], "yxs", "The image"), source.pixel_size_um, name or source.name, source.source
+        )
+    arrays, axes, pixel_size_um, path_of = _open_object(source)
+    return SlideImage(levels_of(arrays, axes, "The image"), pixel_size_um, name or "image", path_of)
+
+
+def _open_object(source: Any) -> tuple[Sequence[Any], str | None, float | None, str | None]:
+    """Return levels, axes, µm per pixel and path of what is no path."""
+    if isinstance(source, list | tuple) and source and all(hasattr(one, "shape") for one in source):
+        if len(source) > 1 and len({tuple(one.shape) for one in source}) == 1:
+            raise InputError(
+                f"{len(source)} images of the same shape {tuple(source[0].shape)} were given; one is analysed at a "
+                "time. The levels of a pyramid go from the largest to the smallest."
+            )
+        return source, None, None, None
+    if type(source).__module__.partition(".")[0] == "zarr":
+        file = open_zarr(source, "The Zarr group")
+        return file.levels or (file.data,), file.axes, file.pixel_size_um, _path_of_zarr(source)
+    if isinstance(source, Level):
+        return [source], "yxs", None, None
+    if not hasattr(source, "shape") or not hasattr(source, "dtype"):
+        source = read_plane(source).data
+    return [source], None, None, None
+
+
+def _path_of_zarr(node: Any) -> str | None:
+    """Return the folder of a Zarr array or group, where it has one that another process can open."""
+    root = getattr(getattr(node, "store", None), "root", None)
+    return str(Path(root) / node.path) if isinstance(root, Path) and (Path(root) / node.path).is_dir() else None
+
+
+def _open_path(path: Path, name: str) -> SlideImage:
+    if is_zarr(path):
+        import zarr
+
+        try:
+            file = open_zarr(zarr.open(str(path), mode="r"), str(path))
+            levels = levels_of(file.levels or (file.data,), file.axes, str(path))
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path} is a damaged Zarr: {error}.") from error
+        return SlideImage(levels, file.pixel_size_um, name, str(path))
+    if (found := _open_with_openslide(path, name)) is not None:
+        return found
+    if path.is_file():
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+        if magic in TIFF_MAGIC:
+            return _open_tiff(path, name)
+    plane = read_plane(path, name=name)
+    return SlideImage(levels_of([plane.data], "yxs", str(path)), plane.pixel_size_um, name, str(path))
+
+
+# --- TIFF ------------------------------------------------------------------------------------------------------------
+
+
+def _open_tiff(path: Path, name: str) -> SlideImage:
+    import tifffile
+    import zarr
+
+    try:
+        tiff = tifffile.TiffFile(path)
+        series = main_series(tiff, path)
+        page = series.keyframe
+        if page.photometric in (0, 3) or (len(series.levels) == 1 and not page.is_tiled and series.size < 2**27):
+            plane = read_plane(path, name=name)  # palettes and the like are small; what is small is read whole
+            return SlideImage(levels_of([plane.data], "yxs", str(path)), plane.pixel_size_um, name, str(path))
+        pixel_size = tiff_pixel_size(tiff, series, path)
+        arrays: list[Any] = [zarr.open_array(level.aszarr(), mode="r") for level in series.levels]
+        _try_to_decode(arrays[0], page)
+        return SlideImage(levels_of(arrays, series.axes.lower(), str(path)), pixel_size, name, str(path))
+    except InputError:
+        raise
+    except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, struct.error, zlib.error) as error:
+        if "imagecodecs" in str(error):
+            if (found := _open_with_openslide(path, name, generic=True)) is not None:
+                return found
+            raise InputError(f"{path} is compressed as {_compression_of(path)}. {WSI_EXTRA}") from error
+        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {error}.") from error
+
+
+def _try_to_decode(array: Any, page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
+    """Read one pixel, so that a compression that cannot be read is known at once."""
+    array[tuple(slice(0, 1) for _ in array.shape)]
+    if page.dataoffsets and not page.databytecounts[0]:
+        raise ValueError("its first tile is empty")
+
+
+def _compression_of(path: Path) -> str:
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        compression = tiff.pages.first.compression
+        return str(getattr(compression, "name", compression))
+
+
+# --- OpenSlide -------------------------------------------------------------------------------------------------------
+
+
+class _OpenSlideLevel:
+    """A level that OpenSlide reads, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+    chunks = (256, 256, 4)
+
+    def __init__(self, slide: Any, level: int) -> None:
+        width, height = slide.level_dimensions[level]
+        self._slide, self._level, self.shape = slide, level, (int(height), int(width), 4)
+        self._step = float(slide.level_downsamples[level])
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.uint8]:
+        y0, y1, _ = key[0].indices(self.shape[0])
+        x0, x1, _ = key[1].indices(self.shape[1])
+        corner = (round(x0 * self._step), round(y0 * self._step))
+        return np.asarray(self._slide.read_region(corner, self._level, (max(0, x1 - x0), max(0, y1 - y0))))
+
+
+def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> SlideImage | None:
+    """Open what a maker of scanners wrote; None where OpenSlide is not installed or does not know the file."""
+    try:
+        import openslide
+    except ImportError:
+        return None
+    if not path.exists():
+        return None
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if vendor is None or (vendor == "generic-tiff" and not generic):
+        return None
+    try:
+        slide = openslide.OpenSlide(str(path))
+    except openslide.OpenSlideError as error:
+        raise InputError(f"{path} is a damaged {vendor} slide: {error}.") from error
+    sizes = [_number(slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
+    arrays = [_OpenSlideLevel(slide, level) for level in range(slide.level_count)]
+    return SlideImage(levels_of(arrays, "yxs", str(path)), sensible_pixel_size(sizes, str(path)), name, str(path))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,178 @@
+"""Ids 1..N for the cells of a whole slide, with their table: the blocks put together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.cells import type_lut, type_names
+from napari_bloodcell.classify import decide_types
+from napari_bloodcell.errors import OutputError
+from napari_bloodcell.ome_zarr import CHUNK, halvings, open_levels
+from napari_bloodcell.slides.block_cells import block_labels, write_block
+from napari_bloodcell.slides.plan import BLOCK_LEVELS
+from napari_bloodcell.slides.table import CellColumns
+from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
+from napari_bloodcell.store import ZARR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.slides.plan import Plan
+    from napari_bloodcell.slides.site import Site
+    from napari_bloodcell.slides.work import WorkFolder
+
+_KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities", "red_level")
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The ids of a slide's cells: `keys` rise, `ids` go with them, `codes` is the type's code by id."""
+
+    keys: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    codes: NDArray[np.uint8]
+
+    @property
+    def digest(self) -> str:
+        """Hash by which blocks that were painted with them are known."""
+        return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
+
+
+def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[CellColumns, Numbers, str]:
+    """Return the cells of all blocks as one table with ids and types, what paints them, and the image's hash.
+
+    Notes
+    -----
+    Ids follow the prompts in reading order, as those of a smear that fits in memory do.
+    """
+    blocks, proposed, digests = _gather(work, plan)
+    joined = {name: np.concatenate([b[name] for b in blocks]) for name in _KEPT}
+    del blocks
+    boxes, points = joined["mask_bbox"], joined["point"]
+    order = np.argsort(joined["key"], kind="stable")
+    if plan.overlap:
+        order = np.lexsort((*boxes.T[::-1], points[:, 1], points[:, 0]))
+    c = {name: values[order] for name, values in joined.items()}
+    del joined, boxes, points
+    n = len(order)
+    index = pd.Index(np.arange(1, n + 1), name="id")
+    types = pd.DataFrame(
+        {
+            "cell_type": pd.Series([""] * n, index=index, dtype=object),
+            "probability": np.full(n, np.nan),
+            "type_source": pd.Series(["model"] * n, index=index, dtype=object),
+            "proposed_type": pd.Series(proposed[order], index=index, dtype=object),
+            "proposed_probability": c["quality"][:, 2],
+        },
+        index=index,
+    )
+    params, calibration = plan.recipe.classify, plan.calibration
+    red_level = c["red_level"] if params.use_context else None
+    decide_types(
+        types, index, c["probabilities"], plan.classes, params=params, calibration=calibration, red_level=red_level
+    )
+    (height, width), bbox = plan.shape, c["bbox"].astype(np.int32)
+    at_edge = (bbox[:, 0] == 0) | (bbox[:, 1] == 0) | (bbox[:, 2] == height) | (bbox[:, 3] == width)
+    cells = CellColumns(
+        types=types,
+        area_px=c["area"],
+        bbox=bbox,
+        centroid=c["sums"] / c["area"][:, None],
+        predicted_iou=c["quality"][:, 0].copy(),
+        stability_score=c["quality"][:, 1].copy(),
+        cells_in_region=np.ones(n, np.int64),
+        touches_edge=at_edge,
+    )
+    by_key = np.argsort(c["key"], kind="stable")
+    codes = type_lut(types, type_names(plan.classes), n)
+    numbers = Numbers(c["key"][by_key].astype(np.int32), (by_key + 1).astype(np.int32), codes)
+    return cells, numbers, hashlib.sha256("".join([repr(plan.shape), *digests]).encode()).hexdigest()
+
+
+def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
+    """Put the ids where `paint_block` finds them."""
+    arrays = {"keys": numbers.keys, "ids": numbers.ids, "codes": numbers.codes}
+    write_arrays(_numbers_path(work), arrays, "numbers")
+
+
+def paint_block(site: Site, number: int, digest: str) -> int:
+    """Write the ids and types of a block's pixels into the OME-Zarr; nothing is done where that was done already."""
+    plan, box = site.plan, site.plan.block(number)
+    marker = site.work.path / "painted" / f"{number:08d}.npz"
+    if read_arrays(marker, digest) is not None:
+        return 0
+    path = _numbers_path(site.work)
+    numbers = _read_numbers(path, path.stat().st_mtime_ns)
+    arrays = _block(site.work, plan, number)
+    keys = arrays["all_keys"]
+    ids = np.zeros(len(keys) + 1, np.int32)
+    if len(keys):
+        place = np.minimum(np.searchsorted(numbers.keys, keys), len(numbers.keys) - 1)
+        if not np.array_equal(numbers.keys[place], keys):
+            raise OutputError(
+                f"The work on block {number} in {site.work.path} is contradictory. Remove it and run again."
+            )
+        ids[1:] = numbers.ids[place]
+    labels = block_labels(arrays, box)
+    folder = site.work.output / ZARR
+    write_block(folder, "labels/cells", ids[labels], box)
+    write_block(folder, "labels/types", numbers.codes[ids][labels], box)
+    write_arrays(marker, {}, digest)
+    return len(keys)
+
+
+def fill_coarse_levels(output: Path, plan: Plan) -> Iterator[str]:
+    """Write the levels of the pyramids that blocks do not write, and yield after each group what was written."""
+    groups = ["labels/cells", "labels/types", *([""] if plan.copies_image else [])]
+    for group in groups:
+        levels = open_levels(output / ZARR, group)
+        for k in range(BLOCK_LEVELS, len(levels)):
+            height, width = levels[k].shape[-2:]
+            for y in range(0, height, 2 * CHUNK):
+                for x in range(0, width, 2 * CHUNK):
+                    rows, columns = slice(y, min(y + 2 * CHUNK, height)), slice(x, min(x + 2 * CHUNK, width))
+                    finer = np.asarray(
+                        levels[k - 1][..., 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]
+                    )
+                    levels[k][..., rows, columns] = list(halvings(finer, 2, is_label=group != ""))[1]
+        yield group or "image"
+
+
+def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_], list[str]]:
+    """Return the blocks' columns, the types that the generator proposed, and the hashes of the blocks' pixels."""
+    blocks, proposed, digests = [], [np.empty(0, object)], []
+    for number in range(plan.n_blocks):
+        arrays = _block(work, plan, number)
+        blocks.append({name: arrays[name] for name in _KEPT})
+        known = np.array([str(name) for name in arrays["proposed_names"]], object)
+        proposed.append(known[arrays["proposed"]])
+        digests.append(str(arrays["image_sha256"]))
+    return blocks, np.concatenate(proposed), digests
+
+
+def _block(work: WorkFolder, plan: Plan, number: int) -> Arrays:
+    arrays = read_arrays(work.block_path(plan, number), plan.block_hash)
+    if arrays is None:
+        raise OutputError(f"The work on block {number} in {work.path} is missing; it was removed. Run it again.")
+    return arrays
+
+
+def _numbers_path(work: WorkFolder) -> Path:
+    return work.path / "numbers.npz"
+
+
+@lru_cache(maxsize=1)
+def _read_numbers(path: Path, _stamp: int) -> Numbers:
+    arrays = read_arrays(path, "numbers")
+    if arrays is None:
+        raise OutputError(f"{path} is missing or damaged. Run it again.")
+    return Numbers(arrays["keys"], arrays["ids"], arrays["codes"])

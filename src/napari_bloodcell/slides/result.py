@@ -1,0 +1,138 @@
+"""What is found in a whole slide: arrays on disk, read where they are looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from napari_bloodcell.cells import type_names
+from napari_bloodcell.counting import Counting, count
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.ome_zarr import open_levels
+from napari_bloodcell.segment import FailedTile
+from napari_bloodcell.slides.plan import Plan
+from napari_bloodcell.slides.table import read_parquet
+from napari_bloodcell.store import PARQUET, SLIDE, ZARR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import zarr
+
+    from napari_bloodcell.params import Recipe
+    from napari_bloodcell.protocols import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class SlideResult:
+    """Everything found in one slide; has what `pipeline.SmearResult` has, with Zarr arrays for pixels.
+
+    Attributes
+    ----------
+    folder : path
+        Where it lies.
+    plan : Plan
+        The run that made it.
+    image_sha256 : str
+        Hash of the pixels, block by block.
+    failed_tiles : list of FailedTile
+        Tiles that hold no cells because they failed; the same command tries them again.
+    """
+
+    folder: Path
+    plan: Plan
+    image_sha256: str
+    failed_tiles: list[FailedTile] = field(default_factory=list)
+    known_counting: Counting | None = field(default=None, repr=False)
+
+    @cached_property
+    def cells(self) -> zarr.Array[Any]:
+        """Label image, shape (Y, X), int32: 0 background, ids 1..N; a Zarr array."""
+        return open_levels(self.folder / ZARR, "labels/cells", "r")[0]
+
+    @cached_property
+    def types(self) -> zarr.Array[Any]:
+        """1 + the position of the cell's type in `names`, shape (Y, X), uint8; a Zarr array."""
+        return open_levels(self.folder / ZARR, "labels/types", "r")[0]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per cell, index = id; read when it is first asked for."""
+        return read_parquet(self.folder / PARQUET)
+
+    @cached_property
+    def counting(self) -> Counting:
+        """Where the counts come from."""
+        if self.known_counting is not None:
+            return self.known_counting
+        plan = self.plan
+        return count(
+            self.table,
+            params=plan.recipe.count,
+            rbc_diameter_px=plan.calibration.rbc_diameter_px,
+            area_mm2=area_mm2(plan),
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cells per type, RBC after correction for overlap."""
+        return self.counting.counts
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all types."""
+        return type_names(self.plan.classes)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What was measured once for the whole slide."""
+        return self.plan.calibration
+
+    @property
+    def recipe(self) -> Recipe:
+        """The settings used."""
+        return self.plan.recipe
+
+    @property
+    def models(self) -> dict[str, dict[str, str]]:
+        """Stage → name and sha256 of the model that did it."""
+        return self.plan.models
+
+    @property
+    def image_name(self) -> str:
+        """Name of the image, without folder and ending."""
+        return self.plan.name
+
+    @property
+    def device(self) -> str:
+        """What the recipe asked the models to run on."""
+        return self.plan.recipe.segment.device
+
+
+def area_mm2(plan: Plan) -> float | None:
+    """Return the area of a slide, mm², where its pixels have a size."""
+    size = plan.recipe.segment.pixel_size_um or plan.pixel_size_um
+    return plan.shape[0] * plan.shape[1] * size**2 * 1e-6 if size else None
+
+
+def open_slide_result(folder: Path) -> SlideResult:
+    """Open the result of a slide.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none, or a damaged one.
+    """
+    import json
+
+    try:
+        content = json.loads((folder / SLIDE).read_text(encoding="utf-8"))
+        plan = Plan.from_json(json.dumps(content["plan"]))
+        failed = [FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in content["failed_tiles"]]
+        return SlideResult(folder, plan, str(content["image_sha256"]), failed)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} holds no result of a slide: {SLIDE} is missing.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"The result in {folder} is damaged: {error}.") from error

@@ -1,0 +1,323 @@
+"""Analyses a slide of any size into a folder: tile by tile, never the whole plane, and on from where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_bloodcell.atomic import make_folder
+from napari_bloodcell.cells import type_names
+from napari_bloodcell.counting import iter_count
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.ome_zarr import create_smear
+from napari_bloodcell.params import Recipe
+from napari_bloodcell.protocols import Progress
+from napari_bloodcell.segment import FailedTile, calibrate, sample_of
+from napari_bloodcell.slides.block_cells import write_block
+from napari_bloodcell.slides.crew import Alone, Crew, Task, cluster, processes
+from napari_bloodcell.slides.finish import write_numbers_of_slide
+from napari_bloodcell.slides.formats import open_slide
+from napari_bloodcell.slides.joined import join_slide
+from napari_bloodcell.slides.numbering import fill_coarse_levels, number_cells_of_slide, write_numbers
+from napari_bloodcell.slides.plan import BLOCK_LEVELS, BLOCK_PX, Plan, models_of
+from napari_bloodcell.slides.result import SlideResult, area_mm2, open_slide_result
+from napari_bloodcell.slides.schedule import InOrder, TilesThenBlocks
+from napari_bloodcell.slides.site import Job, Site
+from napari_bloodcell.slides.work import WorkFolder, is_made_with, locked, read_arrays, write_arrays
+from napari_bloodcell.store import RECIPE, ZARR
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from napari_bloodcell.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.slides.image import SlideImage
+
+    Box = tuple[int, int, int, int]
+
+logger = logging.getLogger(__name__)
+COPY = "copy.npz"
+
+
+def iter_analyse_slide(
+    image: object,
+    output: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    copies_image: bool = True,
+    geojson: bool = False,
+    name: str | None = None,
+) -> Generator[Progress, None, SlideResult]:
+    """Segment, type and count the cells of a slide of any size into a folder.
+
+    Parameters
+    ----------
+    image : path, array-like, sequence of levels, Zarr group or SlideImage
+        Whatever `formats.open_slide` opens.
+    output : path
+        The folder of the result. Work that an earlier run with the same image, settings and weights left there is gone
+        on with; a result that is complete is opened.
+    recipe : Recipe, optional
+        Settings of every stage.
+    generator, classifier : optional
+        Models to use instead of those the recipe names; where others work, they must be picklable.
+    workers : int
+        Processes on this machine, each with the models and its share of the cores.
+    scheduler : str, optional
+        Address of a dask.distributed scheduler whose workers do it, such as "tcp://10.0.0.1:8786". They must reach the
+        image and the output folder by the same paths.
+    copies_image : bool
+        Whether the OME-Zarr gets a lossless copy of the image with a pyramid.
+    geojson : bool
+        Write ``cells.geojson`` for QuPath.
+    name : str, optional
+        Of the image, instead of its file's.
+
+    Yields
+    ------
+    Progress
+        After each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the OME-Zarr, or None.
+
+    Returns
+    -------
+    SlideResult
+
+    Raises
+    ------
+    InputError
+        If the image cannot be opened.
+    ModelError
+        If a model cannot be loaded.
+    OutputError
+        If the folder cannot be written to, is full, or another run is at it. What is done stays, and the same call goes
+        on with it.
+    """
+    recipe = recipe or Recipe()
+    output = Path(output).expanduser()
+    if workers < 1:
+        raise InputError(f"{workers} workers were asked for; give at least 1.")
+    slide = open_slide(image, name=name).with_measured_values()
+    make_folder(output)
+    with locked(output):
+        generator_here = generator if generator is not None else _load_generator(recipe)
+        classifier_here = classifier if classifier is not None else _load_classifier(recipe)
+        plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        if (found := _finished(output, plan)) is not None:
+            return found
+        work = WorkFolder(output)
+        _make_ready(work, plan)
+        are_elsewhere = workers > 1 or scheduler is not None
+        if not slide.reads_tiles or (are_elsewhere and slide.source is None):
+            slide = yield from _iter_copy(work, plan, slide)
+        source = str(Path(slide.source).resolve()) if slide.source is not None else ""
+        job = Job(str(output.resolve()), source, plan, len(slide.levels), generator, classifier)
+        crew: Crew
+        if scheduler is not None:
+            crew = cluster(job, scheduler)
+        elif workers > 1:
+            crew = processes(job, workers)
+        else:
+            crew = Alone(Site(work, plan, slide, generator_here, classifier_here))
+        try:
+            failed = yield from _iter_find(work, plan, crew)
+            cells, numbers, image_sha256 = number_cells_of_slide(work, plan)
+            write_numbers(work, numbers)
+            digest = numbers.digest
+            del numbers
+            yield from _iter_paint(plan, crew, digest)
+        finally:
+            crew.close()
+        yield from _iter_coarse(work, plan)
+        counting = yield from iter_count(
+            cells.for_counting(),
+            params=recipe.count,
+            rbc_diameter_px=plan.calibration.rbc_diameter_px,
+            area_mm2=area_mm2(plan),
+        )
+        cells.cells_in_region = counting.cells_in_region.to_numpy(np.int64)
+        lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
+        result = SlideResult(output, plan, image_sha256, lost, counting)
+        write_numbers_of_slide(result, cells, geojson=geojson)
+        if not lost:
+            work.discard()
+        return result
+
+
+def _load_generator(recipe: Recipe) -> MaskGenerator:
+    from napari_bloodcell.backends.registry import load_generator
+
+    return load_generator(recipe.segment.model, recipe.segment.device)
+
+
+def _load_classifier(recipe: Recipe) -> CellClassifier:
+    from napari_bloodcell.classify import load_classifier
+
+    return load_classifier(recipe.classify)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def _plan(
+    slide: SlideImage,
+    recipe: Recipe,
+    generator: MaskGenerator,
+    classifier: CellClassifier,
+    work: WorkFolder,
+    *,
+    copies_image: bool,
+) -> Plan:
+    """Return the plan of a run; what earlier work measured of the same slide is taken as it is."""
+    params, digest = recipe.segment, _digest(slide)
+    models = models_of(generator, classifier)
+    known = [plan for plan in (work.read_plan(), _plan_of_result(work.output)) if plan is not None]
+    for earlier in known:
+        same_settings = earlier.recipe.segment == params and earlier.models["segment"] == models["segment"]
+        if earlier.image_digest == digest and same_settings:
+            calibration, overlap = earlier.calibration, earlier.overlap
+            break
+    else:
+        calibration = calibrate(slide.levels[0], params=params, generator=generator, pixel_size_um=slide.pixel_size_um)
+        overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
+    return Plan(
+        shape=slide.shape,
+        overlap=overlap,
+        calibration=calibration,
+        recipe=recipe,
+        classes=tuple(classifier.classes),
+        models=models,
+        image_digest=digest,
+        name=slide.name,
+        source=slide.source,
+        pixel_size_um=slide.pixel_size_um,
+        copies_image=copies_image,
+        block_px=BLOCK_PX,
+    )
+
+
+def _digest(slide: SlideImage) -> str:
+    """Return by what a slide is known again: its shape, a sample of its pixels, and its file's size and date."""
+    digest = hashlib.sha256(repr((slide.shape, slide.pixel_size_um)).encode())
+    digest.update(sample_of(slide.levels[0]).tobytes())
+    if slide.source is not None and Path(slide.source).is_file():
+        state = Path(slide.source).stat()
+        digest.update(repr((state.st_size, state.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def _plan_of_result(output: Path) -> Plan | None:
+    try:
+        return open_slide_result(output).plan
+    except InputError:
+        return None
+
+
+def _finished(output: Path, plan: Plan) -> SlideResult | None:
+    """Return the result that is there already, if it is what this run would come to."""
+    if not (output / RECIPE).is_file():
+        return None
+    try:
+        found = open_slide_result(output)
+    except InputError:
+        return None
+    same = found.plan.block_hash == plan.block_hash and found.plan.recipe == plan.recipe
+    is_whole = not found.failed_tiles and found.plan.copies_image == plan.copies_image
+    return found if same and is_whole else None
+
+
+def _make_ready(work: WorkFolder, plan: Plan) -> None:
+    """Keep earlier work that fits; make the folder and the empty OME-Zarr otherwise."""
+    earlier, zarr = work.read_plan(), work.output / ZARR
+    fits = (
+        earlier is not None
+        and zarr.is_dir()
+        and (earlier.tile_hash, earlier.name, earlier.classes) == (plan.tile_hash, plan.name, plan.classes)
+        and (earlier.copies_image, earlier.pixel_size_um) == (plan.copies_image, plan.pixel_size_um)
+    )
+    if not fits:
+        if earlier is not None:
+            logger.info("the work in %s was done with other settings and is begun anew", work.path)
+        work.discard()
+        shutil.rmtree(zarr, ignore_errors=True)
+        create_smear(
+            zarr,
+            shape=plan.shape,
+            names=type_names(plan.classes),
+            name=plan.name,
+            pixel_size_um=plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
+            with_image=plan.copies_image,
+        )
+    (work.output / RECIPE).unlink(missing_ok=True)  # what was complete is no longer
+    work.write_plan(plan)
+
+
+def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Progress, None, SlideImage]:
+    """Copy a slide that tiles cannot be read from, or that other processes cannot reach, and return the copy."""
+    target = (work.output / ZARR if plan.copies_image else work.path / "image.ome.zarr").resolve()
+    if not target.is_dir():
+        create_smear(target, shape=plan.shape, names=[], name=plan.name, pixel_size_um=plan.pixel_size_um)
+    marker = work.path / COPY
+    if not is_made_with(marker, plan.image_digest):
+        for number in range(plan.n_blocks):
+            box = plan.block(number)
+            write_block(target, "", np.moveaxis(slide.read(box), -1, 0), box)
+            yield Progress(number + 1, plan.n_blocks, "blocks copied")
+        write_arrays(marker, {}, plan.image_digest)
+    copy = open_slide(target, name=slide.name)
+    return replace(copy, levels=copy.levels[:BLOCK_LEVELS])  # the others are filled at the end
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------
+
+
+def _iter_find(work: WorkFolder, plan: Plan, crew: Crew) -> Generator[Progress, None, dict[int, str]]:
+    """Find the cells of all tiles and settle all blocks; return the tiles that failed, with their errors."""
+    tiles = [n for n in range(plan.n_tiles) if not is_made_with(work.tile_path(plan, n), plan.tile_hash)]
+    blocks = [n for n in range(plan.n_blocks) if not _is_settled(work, plan, n)]
+    total = plan.n_tiles + plan.n_blocks
+    done = total - len(tiles) - len(blocks)
+    yield Progress(done, total, "tiles and blocks")
+    failed: dict[int, str] = {}
+    if plan.overlap:
+        schedules: list[tuple[list[int], list[int]]] = [(tiles, blocks)]
+    else:
+        schedules = [(tiles, []), ([], blocks)]
+    for i, (some_tiles, some_blocks) in enumerate(schedules):
+        if i:
+            join_slide(work, plan, failed)
+        ended: set[Task] = set()
+        for task in crew.work(TilesThenBlocks(plan, some_tiles, some_blocks, failed)):
+            ended.add(replace(task, more=None))
+            box = plan.block(task.number) if task.kind == "block" else None
+            yield Progress(done + len(ended), total, "tiles and blocks", box)
+        done += len(ended)
+    for number, error in failed.items():
+        logger.error("tile %s failed: %s", plan.tile(number).name, error)
+    return failed
+
+
+def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
+    """Return whether a block is done, with all of its tiles."""
+    arrays = read_arrays(work.block_path(plan, number), plan.block_hash)
+    return arrays is not None and not len(arrays["failed"])
+
+
+def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Iterator[Progress]:
+    tasks = [Task("paint", n, digest) for n in range(plan.n_blocks)]
+    for done, task in enumerate(crew.work(InOrder(tasks)), start=1):
+        yield Progress(done, len(tasks), "blocks numbered", plan.block(task.number))
+
+
+def _iter_coarse(work: WorkFolder, plan: Plan) -> Iterator[Progress]:
+    total = 3 if plan.copies_image else 2
+    for done, _ in enumerate(fill_coarse_levels(work.output, plan), start=1):
+        yield Progress(done, total, "coarse levels")

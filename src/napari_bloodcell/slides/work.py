@@ -1,0 +1,144 @@
+"""The unfinished work of a run on disk: what each tile and each block came to, and the lock on it.
+
+A tile or block is done when its file is there: the file is written under another name, synced, and renamed, after
+everything else that belongs to it. It holds the hash of the settings and weights that it was made with, so that work
+that was done differently is never mixed in.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from napari_bloodcell.atomic import write_bytes
+from napari_bloodcell.errors import OutputError
+from napari_bloodcell.slides.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+WORK, LOCK = "work", ".lock"
+"""Names in the folder of a result: unfinished work, and the lock of the run that is at it."""
+Arrays = dict[str, "NDArray[Any]"]
+
+
+class WorkFolder:
+    """The unfinished work of a run.
+
+    Parameters
+    ----------
+    output : path
+        The folder of the result.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = output / WORK
+
+    @property
+    def plan_path(self) -> Path:
+        """Where the plan lies."""
+        return self.path / "plan.json"
+
+    def read_plan(self) -> Plan | None:
+        """Return the plan of earlier work, or None where there is none that can be used."""
+        try:
+            return Plan.from_json(self.plan_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_plan(self, plan: Plan) -> None:
+        """Put the plan down."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.plan_path, plan.to_json().encode())
+
+    def tile_path(self, plan: Plan, number: int) -> Path:
+        """Return where the masks of a tile lie."""
+        row, column = divmod(number, plan.grid[1])
+        return self.path / "tiles" / f"{row:05d}" / f"{column:05d}.npz"
+
+    def block_path(self, plan: Plan, number: int) -> Path:
+        """Return where the cells of a block lie."""
+        row, column = divmod(number, plan.block_grid[1])
+        return self.path / "blocks" / f"{row:05d}" / f"{column:05d}.npz"
+
+    def discard(self) -> None:
+        """Remove the work."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str) -> None:
+    """Write arrays into one file, whole or not at all, with the hash of what they were made with.
+
+    Raises
+    ------
+    OutputError
+        If that is not possible, as on a full disk.
+    """
+    content = io.BytesIO()
+    np.savez(content, made_with=np.array(made_with), **arrays)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be made: {error.strerror or error}.") from error
+    write_bytes(path, content.getvalue())
+
+
+def read_arrays(path: Path, made_with: str) -> Arrays | None:
+    """Return what `write_arrays` wrote, or None where it is not there, damaged, or made with other settings."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["made_with"]) != made_with:
+                return None
+            return {name: file[name] for name in file.files if name != "made_with"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def is_made_with(path: Path, made_with: str) -> bool:
+    """Return whether a file of `write_arrays` is there and was made with these settings; reads little of it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["made_with"]) == made_with
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, if it is there, is on the disk and not only on its way."""
+    with suppress(OSError), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Let no other run write into the same folder meanwhile; the lock of a run that was killed is gone.
+
+    Raises
+    ------
+    OutputError
+        If another run is at it, or the folder cannot be written to.
+    """
+    lock = FileLock(output / LOCK, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"Another run is writing to {output}. Wait for it to end, stop it, or choose another output folder."
+        ) from error
+    except OSError as error:
+        raise OutputError(f"The folder {output} cannot be locked: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()  # the file stays: removing it would let a third run in between two others
