@@ -17,7 +17,7 @@ from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -139,8 +139,12 @@ def iter_train(
     *,
     params: TrainParams = TrainParams(),  # noqa: B008 - frozen
     start: str | Path | CnnClassifier | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, Training]:
-    """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between."""
+    """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between.
+
+    When `should_stop`, asked after each step, says so, the training ends with the best weights so far.
+    """
     begin = time.monotonic()
     parts = _parts(dataset_or_folder, params)
     _check(parts)
@@ -170,6 +174,7 @@ def iter_train(
         params=params,
         start=start,
         info=info,
+        should_stop=should_stop,
     )
     history: list[Epoch] = []
     yield Progress(0, params.epochs, "epochs")
@@ -245,8 +250,12 @@ def iter_grid_search(
     *,
     params: TrainParams = TrainParams(),  # noqa: B008 - frozen
     grid: Mapping[str, Sequence[Any]] = TABLE_1,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, GridSearch]:
-    """Try the grid's settings one by one; see `grid_search`. The payload is the last finished try, or None."""
+    """Try the grid's settings one by one; see `grid_search`. The payload is the last finished try, or None.
+
+    When `should_stop` says so, the search ends with the tries that are done, or with the one that was begun.
+    """
     unknown = set(grid) - set(TrainParams.model_fields)
     if unknown or not all(grid.values()):
         raise TrainingError(
@@ -261,7 +270,7 @@ def iter_grid_search(
     best_loss = np.inf
     for combination in combinations:
         chosen = TrainParams.model_validate({**params.model_dump(), **combination})
-        work = iter_train(parts, params=chosen)
+        work = iter_train(parts, params=chosen, should_stop=should_stop)
         while True:
             try:
                 next(work)
@@ -269,11 +278,15 @@ def iter_grid_search(
                 training: Training = end.value
                 break
             yield Progress(len(tries), len(combinations), "settings tried")
+        if should_stop() and best is not None:
+            break  # this one was not trained to its end
         val = training.report.parts["val"]
         tries.append({**combination, "val_loss": val.loss, "val_accuracy": val.accuracy})
         if best is None or val.loss < best_loss:
             best, best_loss = training, val.loss
         yield Progress(len(tries), len(combinations), "settings tried", tries[-1])
+        if should_stop():
+            break
     if best is None:
         raise TrainingError("The grid is empty.")
     return GridSearch(tries, best)

@@ -15,7 +15,7 @@ from napari_bloodcell.backends.device import autocast, pick_device
 from napari_bloodcell.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,6 +38,7 @@ def fit(
     params: TrainParams,
     start: str | Path | CnnClassifier | None = None,
     info: ClassifierInfo | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[EpochFigures | None, None, CnnClassifier]:
     """Train a network with Adam and binary cross-entropy (cross-entropy for more than two classes).
 
@@ -53,6 +54,8 @@ def fit(
         Weights to fine-tune; its architecture is kept, and what it knows of classes that are also in `classes`.
     info : ClassifierInfo, optional
         What the classifier says of itself; `classes` are taken from the argument.
+    should_stop : callable
+        Asked between steps; True ends the training with the best weights so far.
 
     Yields
     ------
@@ -75,7 +78,8 @@ def fit(
     order = np.random.default_rng(params.seed)
     best_loss, best_state, waited = np.inf, None, 0
     for epoch in range(params.epochs):
-        figures = yield from _epoch(network, optimiser, train, order, params, seed=params.seed * 100_003 + epoch)
+        seed = params.seed * 100_003 + epoch
+        figures = yield from _epoch(network, optimiser, train, order, params, seed=seed, should_stop=should_stop)
         val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
         yield (*figures, val_loss, val_accuracy)
         if not len(val[1]) or val_loss < best_loss:
@@ -85,6 +89,8 @@ def fit(
             waited += 1
             if params.patience is not None and waited >= params.patience:
                 break
+        if should_stop():
+            break
     if best_state is not None:
         network.load_state_dict(best_state)
     described = info or ClassifierInfo(classes=tuple(classes))
@@ -98,12 +104,13 @@ def _epoch(
     order: np.random.Generator,
     params: TrainParams,
     seed: int,
+    should_stop: Callable[[], bool],
 ) -> Generator[None, None, tuple[float, float]]:
-    """Pass once over the training part; return its mean loss and accuracy."""
+    """Pass once over the training part, or over what of it comes before a stop; return mean loss and accuracy."""
     cutouts, labels = data
     device = next(network.parameters()).device
     generator_state = _seeded(seed)
-    total, right, last = 0.0, 0, time.monotonic()
+    total, right, seen, last = 0.0, 0, 0, time.monotonic()
     rows = order.permutation(len(labels))
     for begin in range(0, len(rows), params.batch_size):
         batch = np.sort(rows[begin : begin + params.batch_size])
@@ -123,12 +130,14 @@ def _epoch(
             raise TrainingError(
                 "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
             )
-        total += value * len(batch)
+        total, seen = total + value * len(batch), seen + len(batch)
         right += int((predicted(logits) == target).sum())
+        if should_stop():
+            break
         if time.monotonic() - last > _BREATH_S:
             yield None
             last = time.monotonic()
-    return total / len(rows), right / len(rows)
+    return total / seen, right / seen
 
 
 def _shifted(cutouts: NDArray[np.uint8], most: int, rng: np.random.Generator) -> NDArray[np.uint8]:
