@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import ndimage
 
 from napari_bloodcell.errors import InputError
@@ -114,18 +114,33 @@ def iter_cutouts(
         yield batch, out
 
 
-def centre_cutout(cutout: NDArray[np.uint8], size: int = CUTOUT_SIZE, scale: float = 1.0) -> NDArray[np.uint8]:
+def centre_cutout(
+    cutout: NDArray[np.uint8],
+    size: int = CUTOUT_SIZE,
+    scale: float = 1.0,
+    *,
+    background_rgb: ArrayLike | None = None,
+    glass_level: float = GLASS_LEVEL,
+) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (any height and width, black outside) as a (size, size, 3) cutout.
 
     The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
+    `background_rgb` and `glass_level` are those of `cut_out`.
     """
     out = np.zeros((size, size, 3), np.uint8)
-    mask = np.any(cutout, axis=-1)
-    if mask.any():
-        rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
-        window = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-        _place(out, *resample(cutout[window], mask[window], scale, size), None)
+    crop = tight(cutout)
+    if crop.size:
+        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), _glass_lut(background_rgb, glass_level))
     return out
+
+
+def tight(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a masked picture of one cell (H, W, 3) without the black around it; (0, 0, 3) if it is all black."""
+    mask = np.any(cutout, axis=-1)
+    rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
+    if not rows.size:
+        return cutout[:0, :0]
+    return cutout[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
 
 
 def resample(
@@ -140,15 +155,24 @@ def resample(
     shape = (max(1, min(size, round(width * factor))), max(1, min(size, round(height * factor))))
     if shape == (width, height):
         return crop, mask
-    both = np.empty((height, width, 4), np.uint8)
-    both[..., :3] = crop
-    np.multiply(mask, np.uint8(255), out=both[..., 3])
-    small = np.asarray(Image.fromarray(both).resize(shape, Image.Resampling.BILINEAR))  # weighs colours by the mask
-    cover = small[..., 3]
-    inside = cover >= 128
+    rows, columns = _triangle_weights(height, shape[1]), _triangle_weights(width, shape[0]).T
+    cover = rows @ mask.astype(np.float32) @ columns
+    weighed = (crop * mask[..., None]).astype(np.float32).transpose(2, 0, 1)
+    colours = (rows @ weighed @ columns) / np.maximum(cover, 1e-6)
+    inside = cover >= 0.5
     if not inside.any():
-        inside = cover >= max(1, int(cover.max()))
-    return small[..., :3], inside
+        inside = cover >= cover.max()
+    return np.rint(colours).clip(0, 255).astype(np.uint8).transpose(1, 2, 0), inside
+
+
+@lru_cache(maxsize=4096)
+def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
+    """Return the weights (n_out, n_in) of a triangle filter, as wide as an output pixel where the picture shrinks."""
+    step = n_in / n_out
+    centre = (np.arange(n_out) + 0.5) * step - 0.5
+    distance = np.abs(np.arange(n_in)[None, :] - centre[:, None]) / max(1.0, step)
+    weights = np.clip(1.0 - distance, 0.0, None)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _cut_one(

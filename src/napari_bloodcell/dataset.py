@@ -42,6 +42,8 @@ class LabelledCutouts:
         Width to which a red cell was resampled; None: cutouts are at their image's own scale.
     glass_level : float or None
         Level to which the glass was brought; None: colours are those of the image.
+    names : tuple of str
+        What each cutout is called, such as its file; empty where they have no names.
     """
 
     cutouts: NDArray[np.uint8]
@@ -49,6 +51,7 @@ class LabelledCutouts:
     classes: tuple[str, ...]
     rbc_diameter_px: float | None = None
     glass_level: float | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (CUTOUT_SIZE, CUTOUT_SIZE, 3)
@@ -62,6 +65,8 @@ class LabelledCutouts:
             )
         if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
             raise TrainingError(f"Labels must be positions in the classes {self.classes}.")
+        if self.names and len(self.names) != len(self.labels):
+            raise TrainingError(f"{len(self.labels)} cutouts cannot have {len(self.names)} names.")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,7 +89,13 @@ class LabelledCutouts:
 
     def take(self, rows: NDArray[np.integer]) -> LabelledCutouts:
         """Return the cutouts of these rows."""
-        return replace(self, cutouts=self.cutouts[rows], labels=self.labels[rows])
+        names = tuple(self.names[i] for i in np.asarray(rows).tolist()) if self.names else ()
+        return replace(self, cutouts=self.cutouts[rows], labels=self.labels[rows], names=names)
+
+    def with_classes(self, classes: Sequence[str]) -> LabelledCutouts:
+        """Return the same cutouts with labels that are positions in these classes, which must hold its own."""
+        position = np.array([list(classes).index(c) for c in self.classes], np.int64)
+        return replace(self, labels=position[self.labels], classes=tuple(classes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,22 +135,28 @@ def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> Labelle
     folder = Path(folder)
     if not folder.is_dir():
         raise TrainingError(f"There is no folder {str(folder)!r}; give one with a sub-folder of pictures per class.")
+    by_class = class_folders(folder, with_augmented=with_augmented)
+    files = [file for group in by_class.values() for file in group]
+    cutouts = np.stack([centre_cutout(read_picture(file)) for file in files])
+    labels = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class.values()])
+    names = tuple(file.relative_to(folder).as_posix() for file in files)
+    return LabelledCutouts(cutouts, labels.astype(np.int64), tuple(by_class), names=names)
+
+
+def class_folders(folder: Path, *, with_augmented: bool = False) -> dict[str, list[Path]]:
+    """Return the pictures of each class of a folder with a sub-folder per class; errors as `read_cutouts`."""
     names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     if not names:
         raise TrainingError(f"{folder} has no sub-folders; one per class is needed, such as RBC and WBC.")
-    classes = tuple(sorted(names, key=_class_order))
-    cutouts: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
+    found = {}
+    for name in sorted(names, key=class_order):
         files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in _SUFFIXES)
-        files = [p for p in files if with_augmented or not p.name.startswith("aug-")]
-        if not files:
+        found[name] = [p for p in files if with_augmented or not p.name.startswith("aug-")]
+        if not found[name]:
             raise TrainingError(
                 f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(_SUFFIXES)})."
             )
-        cutouts += [centre_cutout(_read_picture(p)) for p in files]
-        labels += [label] * len(files)
-    return LabelledCutouts(np.stack(cutouts), np.array(labels, np.int64), classes)
+    return found
 
 
 def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | None:
@@ -196,7 +213,7 @@ def cutouts_of_segmentation(
         types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
     if not types:
         raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
-    classes = tuple(sorted(set(types.values()), key=_class_order))
+    classes = tuple(sorted(set(types.values()), key=class_order))
     calibration = segmentation.calibration
     cutouts = cut_out(
         image,
@@ -223,11 +240,12 @@ def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
         raise TrainingError(
             f"Cutouts of one scale and one treatment of colours can be joined, not {sorted(map(str, kinds))}."
         )
-    classes = tuple(sorted({c for d in datasets for c in d.classes}, key=_class_order))
+    classes = tuple(sorted({c for d in datasets for c in d.classes}, key=class_order))
     labels = [np.array([classes.index(c) for c in d.classes], np.int64)[d.labels] for d in datasets]
     rbc_diameter_px, glass_level = kinds.pop()
     cutouts = np.concatenate([d.cutouts for d in datasets])
-    return LabelledCutouts(cutouts, np.concatenate(labels), classes, rbc_diameter_px, glass_level)
+    names = tuple(n for d in datasets for n in d.names) if all(d.names or not len(d) for d in datasets) else ()
+    return LabelledCutouts(cutouts, np.concatenate(labels), classes, rbc_diameter_px, glass_level, names)
 
 
 def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0) -> Parts:
@@ -299,7 +317,7 @@ def balance(
         return dataset.take(originals)
     cutouts = np.concatenate([dataset.cutouts[originals], np.stack(copies)])
     labels = np.concatenate([dataset.labels[originals], np.tile(dataset.labels[rare], wbc_augmentation - 1)])
-    return replace(dataset, cutouts=cutouts, labels=labels)
+    return replace(dataset, cutouts=cutouts, labels=labels, names=())
 
 
 def augmented(cutout: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -316,11 +334,13 @@ def augmented(cutout: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     return np.where((cover >= 128)[..., None], restored, 0).astype(np.uint8)
 
 
-def _class_order(name: str) -> tuple[int, str]:
+def class_order(name: str) -> tuple[int, str]:
+    """Return the key by which classes are sorted: RBC, WBC, platelet, then by name."""
     return (BUILTIN_TYPES.index(name) if name in BUILTIN_TYPES else len(BUILTIN_TYPES), name)
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Return a picture as (H, W, 3) uint8; `TrainingError` if it is none."""
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
