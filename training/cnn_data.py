@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,6 +245,30 @@ def evaluation_sets(
         sets["cutouts val"] = [_scaled_cutouts(data, scale)]
         sets["HS2 columns 12-14, checked patches"] = list(_checked_patches(data, scale))
     return {name: concatenate(parts) for name, parts in sets.items()}
+
+
+def laboratory_cells(data: Path, part: str, lab: str) -> LabelledCutouts:
+    """Return the whole cells of a laboratory of TXL-PBC, as the classifier sees them.
+
+    Cells cut by the image's edge are left out, and red cells whose box shares much with that of a white one: the
+    ellipse in such a box is not the cell. Each is named by its field.
+    """
+    cut: list[LabelledCutouts] = []
+    for number, (_, image, boxes, diameter) in enumerate(txl_fields(data, part, only=lab)):
+        height, width = image.shape[:2]
+        white = boxes[boxes[:, 0] == WBC, 1:]
+        whole = [
+            box
+            for box in boxes
+            if min(box[1], box[2], height - box[3], width - box[4]) > 1
+            and (box[0] != RBC or all(_overlap(box[1:], w) < 0.02 for w in white))
+        ]
+        masks = [(_ellipse(box[1:], image.shape[:2]), int(box[0])) for box in whole]
+        objects = [(*mask, kind) for mask, kind in masks if mask is not None]
+        if objects:
+            labelled = _labelled(image, objects, RBC_DIAMETER_PX / diameter, background_colour(image))
+            cut.append(replace(labelled, names=tuple(f"{lab} {part} {number}" for _ in objects)))
+    return concatenate(cut)
 
 
 def patch_of(stem: str) -> tuple[str, int, int, int] | None:

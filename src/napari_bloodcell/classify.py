@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_bloodcell.cells import RBC, UNIDENTIFIED, WBC, type_lut, type_names
+from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
 from napari_bloodcell.errors import InputError, ModelError
 from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.stain import darkest_red, nuclear_stain
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -26,14 +25,10 @@ if TYPE_CHECKING:
 
 PROPOSAL_DOUBT = 0.03
 """The generator's opinion is taken to be wrong at least this often."""
-PROPOSAL_WEIGHT = 0.4
+PROPOSAL_WEIGHT = 0.7
 """Power to which its probabilities are raised: both look at the same pixels, so they are not independent."""
 CLASSIFIER_DOUBT = 0.002
 """So is the classifier's."""
-STAIN_OF_NUCLEI = (1.5, 1.9)
-"""Hardly a red cell absorbs more red light, by the median of all, than the first; none that was seen, the second."""
-STAIN_ODDS = 40.0
-"""How much likelier such a cell is white than red."""
 
 
 class SegmentedSmear(Protocol):
@@ -107,16 +102,7 @@ def iter_classify(
         probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(classes))
         done += len(ids)
         yield Progress(done, len(todo), "cells typed", ids)
-    red_level = darkest_red(plane, cells, todo) if params.use_context else None
-    decide_types(
-        table,
-        todo.index,
-        probabilities,
-        classes,
-        params=params,
-        calibration=segmentation.calibration,
-        red_level=red_level,
-    )
+    decide_types(table, todo.index, probabilities, classes, params=params)
     names = type_names([*classes, *(t for t in table["cell_type"].unique() if t)])
     lut = type_lut(table, names, int(cells.max(initial=0)))
     return Classification(types=lut[cells], table=table, names=names)
@@ -194,8 +180,6 @@ def decide_types(
     classes: Sequence[str],
     *,
     params: ClassifyParams,
-    calibration: Calibration,
-    red_level: NDArray[np.float64] | None = None,
 ) -> None:
     """Fill in types, probabilities and their source for some rows of a whole smear's table.
 
@@ -211,17 +195,10 @@ def decide_types(
         Its K classes.
     params : ClassifyParams
         Whether the context is weighed in, and what is unidentified.
-    calibration : Calibration
-        What was measured of the smear.
-    red_level : ndarray of float64, shape (N,), optional
-        What `stain.darkest_red` found; needed for the context.
     """
     classes = list(classes)
-    if params.use_context and red_level is not None:
+    if params.use_context:
         probabilities = _weigh_in_proposals(probabilities, table.loc[ids], classes)
-        red = probabilities.argmax(1) == classes.index(RBC) if RBC in classes else np.zeros(len(ids), bool)
-        stain = nuclear_stain(red_level, red, calibration.background_rgb)
-        probabilities = _weigh_in_stain(probabilities, stain, classes)
     _fill_types(table, ids, probabilities, classes, params.unidentified_below)
 
 
@@ -265,20 +242,6 @@ def _weigh_in_proposals(
     weighed = probabilities.astype(np.float64)
     weighed[known] = weighed[known].clip(CLASSIFIER_DOUBT, 1) * opinion**PROPOSAL_WEIGHT
     weighed[known] /= weighed[known].sum(1, keepdims=True)
-    return weighed.astype(np.float32)
-
-
-def _weigh_in_stain(
-    probabilities: NDArray[np.float32], stain: NDArray[np.float64], classes: list[str]
-) -> NDArray[np.float32]:
-    """Raise the odds of WBC against RBC for cells (N,) that take up the nuclear stain as no red cell does."""
-    if RBC not in classes or WBC not in classes:
-        return probabilities
-    low, high = STAIN_OF_NUCLEI
-    evidence = np.clip((np.nan_to_num(stain, nan=0.0) - low) / (high - low), 0.0, 1.0)
-    weighed = probabilities.astype(np.float64)
-    weighed[:, classes.index(RBC)] *= STAIN_ODDS**-evidence
-    weighed /= weighed.sum(1, keepdims=True)
     return weighed.astype(np.float32)
 
 

@@ -63,9 +63,8 @@ class ClassifyParams(Params):
     model: str = "embedded"
     """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or a trained one's .safetensors."""
     use_context: bool = True
-    """Weigh in what the cell alone does not show: the type that the mask generator proposes, which sees the
-    surroundings, and how strongly the cell takes up the nuclear stain beside the smear's red cells. The paper's preset
-    does not."""
+    """Weigh in the type that the mask generator proposes, which sees the cell's surroundings. The paper's preset does
+    not."""
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     batch_size: int = Field(default=256, ge=1, le=65536)
@@ -110,6 +109,11 @@ class TrainParams(Params):
     shift_px: int = Field(default=12, ge=0, le=64)
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
     far from its cell, which moves the cell out of the middle, must not change its type (the paper: 0)."""
+    fine_tune: Literal["head", "all"] = "head"
+    """What changes where given weights are fine-tuned. "head": the dense layers, held back by `anchor`, which is safe
+    with a few cells per class. "all": every layer, by Adam, as in the paper (§4.3), for hundreds of cells per class."""
+    anchor: float = Field(default=0.01, ge=0, le=1e6)
+    """How strongly fine-tuning of the head holds on to the weights that it began with."""
     patience: int | None = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation loss. None: never."""
     seed: int = 0
@@ -120,7 +124,14 @@ class TrainParams(Params):
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
         """Return the values of the authors' published training code, with changes where given."""
-        values = {"batch_size": 4, "learning_rate": 1e-4, "dense_units": 512, "shift_px": 0, "patience": None}
+        values: dict[str, Any] = {
+            "batch_size": 4,
+            "learning_rate": 1e-4,
+            "dense_units": 512,
+            "shift_px": 0,
+            "patience": None,
+        }
+        values |= {"fine_tune": "all"}
         return cls.model_validate({**values, **changes})
 
 

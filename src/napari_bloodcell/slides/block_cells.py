@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numcodecs import Zstd
 from scipy import ndimage
 
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.classify import cutout_settings, predict_types
 from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
 from napari_bloodcell.masks import paint
-from napari_bloodcell.ome_zarr import halvings, open_levels
+from napari_bloodcell.ome_zarr import CODEC
 from napari_bloodcell.segment import moved
 from napari_bloodcell.slides.joined import Joined
 from napari_bloodcell.slides.neighbours import masks_to_paint
-from napari_bloodcell.slides.plan import BLOCK_LEVELS
-from napari_bloodcell.slides.work import Arrays, sync, write_arrays
-from napari_bloodcell.stain import darkest_red
-from napari_bloodcell.store import ZARR
+from napari_bloodcell.slides.pyramid import CELLS, IMAGE, TYPES
+from napari_bloodcell.slides.work import Arrays, write_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.slides.site import Site
 
     Box = tuple[int, int, int, int]
-
-_CODEC = Zstd(level=1)
 
 
 class Painted(NamedTuple):
@@ -78,7 +72,7 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
     image = site.slide.read(painted.region)
     owned, table = _measure(painted, box)
-    probabilities, red_level = _look_at(site, image, painted.labels, table)
+    probabilities = _look_at(site, image, painted.labels, table)
     y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
     inner = (slice(y0, y0 + box[2] - box[0]), slice(x0, x0 + box[3] - box[1]))
     labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
@@ -86,7 +80,7 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
     core = np.ascontiguousarray(image[inner])
     arrays: Arrays = {
-        "labels": np.frombuffer(_CODEC.encode(np.ascontiguousarray(labels)), np.uint8),
+        "labels": np.frombuffer(CODEC.encode(np.ascontiguousarray(labels)), np.uint8),
         "all_keys": painted.keys,
         "key": painted.keys[owned],
         "area": table["area_px"].to_numpy(np.int64),
@@ -98,42 +92,26 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
         "proposed": np.searchsorted(names, [m.cell_type or "" for m in masks]).astype(np.int16),
         "proposed_names": names,
         "probabilities": probabilities,
-        "red_level": red_level,
         # Where cells are joined over all tiles, a tile anywhere may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
         "image_sha256": np.array(hashlib.sha256(core.tobytes()).hexdigest()),
     }
-    folder = site.work.output / ZARR
     if site.must_copy_image:
-        write_block(folder, "", np.moveaxis(core, -1, 0), box)
+        site.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
     codes = np.zeros(len(painted.keys) + 1, np.uint8)
     codes[owned + 1] = _first_codes(probabilities, plan)
     keys = np.concatenate([[0], painted.keys]).astype(np.int32)
-    write_block(folder, "labels/cells", keys[labels], box)
-    write_block(folder, "labels/types", codes[labels], box)
+    site.pyramids.write_block(CELLS, keys[labels], box)
+    site.pyramids.write_block(TYPES, codes[labels], box)
     write_arrays(site.work.block_path(plan, number), arrays, plan.block_hash)
     return len(owned)
 
 
-def block_labels(arrays: Arrays, box: Box) -> NDArray[np.integer]:
+def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:
     """Return the labels of a block, (Y, X), from what `settle_block` put on disk: label i is the i-th of `all_keys`."""
     dtype = np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32
-    flat = np.frombuffer(_CODEC.decode(arrays["labels"].tobytes()), dtype)
-    return flat.reshape(box[2] - box[0], box[3] - box[1])
-
-
-def write_block(folder: Path, group: str, data: NDArray[np.generic], box: Box) -> None:
-    """Write a block (…, Y, X) into the first levels of a pyramid of an OME-Zarr, and wait until it is on the disk."""
-    levels = open_levels(folder, group)[:BLOCK_LEVELS]
-    for k, part in enumerate(halvings(data, len(levels), is_label=group != "")):
-        y, x = box[0] >> k, box[1] >> k
-        height, width = part.shape[-2:]
-        levels[k][..., y : y + height, x : x + width] = part
-        chunk_y, chunk_x = levels[k].chunks[-2:]
-        for row in range(y // chunk_y, (y + height - 1) // chunk_y + 1):
-            for column in range(x // chunk_x, (x + width - 1) // chunk_x + 1):
-                place = folder / group / str(k) / "c"
-                sync(place.joinpath(*["0"] * (part.ndim - 2), str(row), str(column)))
+    flat = np.frombuffer(CODEC.decode(arrays["labels"].tobytes()), dtype)
+    return np.asarray(flat.reshape(box[2] - box[0], box[3] - box[1]))
 
 
 def _paint_masks(site: Site, box: Box) -> Painted:
@@ -176,13 +154,13 @@ def _measure(painted: Painted, box: Box) -> tuple[NDArray[np.intp], pd.DataFrame
 
 def _boxes_in_slide(table: pd.DataFrame, region: Box) -> NDArray[np.int64]:
     boxes = np.array(table["bbox"].tolist(), np.int64).reshape(-1, 4)
-    return boxes + np.array([region[0], region[1], region[0], region[1]])
+    return np.asarray(boxes + np.array([region[0], region[1], region[0], region[1]]), np.int64)
 
 
 def _look_at(
     site: Site, image: NDArray[np.uint8], labels: NDArray[np.int32], table: pd.DataFrame
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return the classifier's probabilities (N, K) and the red level (N,) of the cells of a table."""
+) -> NDArray[np.float32]:
+    """Return the classifier's probabilities (N, K) of the cells of a table."""
     params, classifier = site.plan.recipe.classify, site.classifier
     probabilities = np.zeros((len(table), len(site.plan.classes)), np.float32)
     scale, background = cutout_settings(classifier, site.plan.calibration)
@@ -199,8 +177,7 @@ def _look_at(
     for ids, cutouts in batches:
         probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(site.plan.classes))
         done += len(ids)
-    red_level = darkest_red(image, labels, table) if params.use_context else np.full(len(table), np.nan)
-    return probabilities, red_level
+    return probabilities
 
 
 def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:

@@ -13,15 +13,12 @@ import pandas as pd
 from napari_bloodcell.cells import type_lut, type_names
 from napari_bloodcell.classify import decide_types
 from napari_bloodcell.errors import OutputError
-from napari_bloodcell.ome_zarr import CHUNK, halvings, open_levels
-from napari_bloodcell.slides.block_cells import block_labels, write_block
-from napari_bloodcell.slides.plan import BLOCK_LEVELS
+from napari_bloodcell.slides.block_cells import block_labels
+from napari_bloodcell.slides.pyramid import CELLS, TYPES
 from napari_bloodcell.slides.table import CellColumns
 from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
-from napari_bloodcell.store import ZARR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.slides.site import Site
     from napari_bloodcell.slides.work import WorkFolder
 
-_KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities", "red_level")
+_KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +72,7 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[CellColumns, Nu
         },
         index=index,
     )
-    params, calibration = plan.recipe.classify, plan.calibration
-    red_level = c["red_level"] if params.use_context else None
-    decide_types(
-        types, index, c["probabilities"], plan.classes, params=params, calibration=calibration, red_level=red_level
-    )
+    decide_types(types, index, c["probabilities"], plan.classes, params=plan.recipe.classify)
     (height, width), bbox = plan.shape, c["bbox"].astype(np.int32)
     at_edge = (bbox[:, 0] == 0) | (bbox[:, 1] == 0) | (bbox[:, 2] == height) | (bbox[:, 3] == width)
     cells = CellColumns(
@@ -100,7 +93,7 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[CellColumns, Nu
 
 def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
     """Put the ids where `paint_block` finds them."""
-    arrays = {"keys": numbers.keys, "ids": numbers.ids, "codes": numbers.codes}
+    arrays: Arrays = {"keys": numbers.keys, "ids": numbers.ids, "codes": numbers.codes}
     write_arrays(_numbers_path(work), arrays, "numbers")
 
 
@@ -123,28 +116,10 @@ def paint_block(site: Site, number: int, digest: str) -> int:
             )
         ids[1:] = numbers.ids[place]
     labels = block_labels(arrays, box)
-    folder = site.work.output / ZARR
-    write_block(folder, "labels/cells", ids[labels], box)
-    write_block(folder, "labels/types", numbers.codes[ids][labels], box)
+    site.pyramids.write_block(CELLS, ids[labels], box)
+    site.pyramids.write_block(TYPES, numbers.codes[ids][labels], box)
     write_arrays(marker, {}, digest)
     return len(keys)
-
-
-def fill_coarse_levels(output: Path, plan: Plan) -> Iterator[str]:
-    """Write the levels of the pyramids that blocks do not write, and yield after each group what was written."""
-    groups = ["labels/cells", "labels/types", *([""] if plan.copies_image else [])]
-    for group in groups:
-        levels = open_levels(output / ZARR, group)
-        for k in range(BLOCK_LEVELS, len(levels)):
-            height, width = levels[k].shape[-2:]
-            for y in range(0, height, 2 * CHUNK):
-                for x in range(0, width, 2 * CHUNK):
-                    rows, columns = slice(y, min(y + 2 * CHUNK, height)), slice(x, min(x + 2 * CHUNK, width))
-                    finer = np.asarray(
-                        levels[k - 1][..., 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]
-                    )
-                    levels[k][..., rows, columns] = list(halvings(finer, 2, is_label=group != ""))[1]
-        yield group or "image"
 
 
 def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_], list[str]]:
