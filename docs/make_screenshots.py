@@ -1,6 +1,8 @@
-"""Makes the pictures of the docs: a window of napari with a result on it. Needs a display, real or virtual.
+"""Makes the pictures of the docs: a window of napari with a result on it, and each dock at 350 px in both themes.
 
-xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py
+Needs a display, real or virtual:
+
+xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py [folder]
 """
 
 from __future__ import annotations
@@ -13,72 +15,168 @@ from typing import TYPE_CHECKING, Any
 import napari
 import numpy as np
 from PIL import Image
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QApplication
 
 import napari_bloodcell
+from napari_bloodcell.widgets._edit_tools import Tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = (1440, 900)
+DOCK_PX = 350
+"""Width at which every dock must be readable."""
 PLUGIN = "napari-bloodcell"
 
 
-def wait(condition: Callable[[], bool] = lambda: False, seconds: float = 0.8) -> None:
-    """Let the window live until something is so, or for some time."""
+class Studio:
+    """A window in which the docks are opened one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.viewer = napari.Viewer(title="napari-bloodcell")
+        self.viewer.window._qt_window.resize(*SIZE)
+        self.dock: Any = None
+
+    def open(self, name: str) -> Any:
+        """Open a dock of the plugin alone, and return its widget."""
+        self.close_docks()
+        self.dock, widget = self.viewer.window.add_plugin_dock_widget(PLUGIN, name)
+        self.narrow()
+        return widget
+
+    def close_docks(self) -> None:
+        """Close all docks, also those that others opened."""
+        for dock in list(self.viewer.window.dock_widgets.values()):
+            self.viewer.window.remove_dock_widget(dock)
+        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+
+    def narrow(self) -> None:
+        """Make the dock as wide as it must be readable."""
+        self.viewer.window._qt_window.resizeDocks([self.dock], [DOCK_PX], Qt.Orientation.Horizontal)
+        wait(0.8)
+
+    def shoot(self, name: str) -> None:
+        """Save the whole window, small enough for a repository."""
+        wait(0.8)
+        save(np.asarray(self.viewer.screenshot(canvas_only=False, flash=False)), self.folder / f"{name}.jpg")
+
+    def shoot_dock(self, name: str) -> None:
+        """Save the dock alone, in the dark and in the light theme side by side."""
+        shots = []
+        for theme in ("dark", "light"):
+            self.viewer.theme = theme
+            self.narrow()
+            shots.append(_pixels(self.dock))
+        self.viewer.theme = "dark"
+        height = max(len(shot) for shot in shots)
+        padded = [np.pad(shot, ((0, height - len(shot)), (0, 6), (0, 0))) for shot in shots]
+        save(np.concatenate(padded, 1), self.folder / f"dock_{name}.png")
+
+
+def wait(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+    """Let the window live for some time, or until something is so."""
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        QApplication.processEvents()
-        time.sleep(0.01)
+    loop, timer = QEventLoop(), QTimer()
+    timer.timeout.connect(lambda: loop.quit() if until() or time.monotonic() > end else None)
+    timer.start(20)
+    loop.exec()
+    timer.stop()
 
 
-def shoot(viewer: napari.Viewer, name: str) -> None:
-    """Save the whole window, small enough for a repository."""
-    wait()
-    shot = Image.fromarray(np.asarray(viewer.screenshot(canvas_only=False, flash=False))).convert("RGB")
-    shot.save(IMAGES / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
+def save(pixels: Any, path: Path) -> None:
+    """Write a picture: .jpg for windows, .png for docks."""
+    picture = Image.fromarray(pixels[..., :3])
+    if path.suffix == ".png":
+        picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    else:
+        picture.save(path, quality=85, subsampling=0, optimize=True)
 
 
-def open_dock(viewer: napari.Viewer, name: str, width: int = 350) -> Any:
-    """Open a dock of the plugin at the width for which it is made."""
-    dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name)
-    viewer.window._qt_window.resizeDocks([dock], [width], Qt.Orientation.Horizontal)
-    return widget
+def _pixels(widget: Any) -> Any:
+    """Return what a widget shows, (Y, X, 3) uint8."""
+    image = widget.grab().toImage().convertToFormat(widget.grab().toImage().Format.Format_RGB888)
+    rows = np.frombuffer(image.constBits().asarray(image.sizeInBytes()), np.uint8).reshape(image.height(), -1)
+    return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
 
 
-def main() -> None:
+def show_segment(studio: Studio) -> None:
+    """Find the cells; a picture while they appear."""
+    dock = studio.open("Segment")
+    dock.run.click()
+    wait(600, lambda: dock.panel._bar.maximum() > 0 and dock.panel._bar.value() >= 500)
+    studio.shoot("segment_running")
+    wait(1200, lambda: not dock.is_running)
+    studio.shoot_dock("segment")
+
+
+def show_classify(studio: Studio) -> None:
+    """Type the cells."""
+    dock = studio.open("Classify")
+    dock.run.click()
+    wait(1200, lambda: not dock.is_running)
+    studio.shoot("classify")
+    studio.shoot_dock("classify")
+
+
+def show_count(studio: Studio) -> None:
+    """Count the cells, and choose a part of the curve."""
+    dock = studio.open("Count")
+    wait(60, lambda: dock.counted is not None)
+    areas = dock.counted.counting.areas
+    dock.select_range(float(np.quantile(areas, 0.96)), float(areas.max()))
+    studio.shoot("count")
+    studio.shoot_dock("count")
+    dock.clear_range()
+
+
+def show_edit(studio: Studio) -> None:
+    """Select cells that touch, as before they are merged or split."""
+    viewer = studio.viewer
+    dock = studio.open("Edit cells")
+    cells = viewer.layers["smear cells"]
+    viewer.layers.selection.active = cells
+    camera = viewer.scene.camera
+    before = camera.center, camera.zoom
+    camera.center, camera.zoom = (0, 620, 900), 3.2
+    dock.use_tool(Tool.SELECT)
+    near = napari_bloodcell.napari.table_of(cells)["centroid"].map(lambda yx: np.hypot(yx[0] - 620, yx[1] - 900))
+    for cell in near.nsmallest(2).index:
+        dock.tools.events.selected(value=int(cell))
+    studio.shoot("edit")
+    studio.shoot_dock("edit_cells")
+    dock.select_none()
+    camera.center, camera.zoom = before
+
+
+def show_analyse(studio: Studio) -> None:
+    """Run the whole chain in the light theme."""
+    studio.viewer.layers.clear()
+    studio.viewer.open_sample(PLUGIN, "smear")
+    dock = studio.open("Analyse")
+    studio.shoot_dock("analyse")
+    studio.viewer.theme = "light"
+    dock.run.click()
+    wait(1200, lambda: "RBC" in dock.summary.text())
+    wait(3)
+    studio.narrow()
+    studio.shoot("analyse_light")
+    studio.viewer.theme = "dark"
+
+
+def main(folder: Path = IMAGES) -> None:
     """Run the docks on the shipped smear, with the shipped models, and take the pictures."""
-    IMAGES.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     register_plugin()
-    viewer = napari.Viewer(title="napari-bloodcell")
-    viewer.window._qt_window.resize(*SIZE)
-    viewer.open_sample(PLUGIN, "smear")
-    segment = open_dock(viewer, "Segment")
-    wait()
-    segment.run.click()
-    wait(lambda: segment.panel._bar.maximum() > 0 and segment.panel._bar.value() >= 350, 600)
-    shoot(viewer, "segment_running")
-    wait(lambda: not segment.is_running, 1200)
-    viewer.window.remove_dock_widget(segment)
-    classify = open_dock(viewer, "Classify")
-    wait()
-    classify.run.click()
-    wait(lambda: not classify.is_running, 1200)
-    shoot(viewer, "classify")
-    viewer.window.remove_dock_widget(classify)
-    open_dock(viewer, "Count")
-    wait(seconds=3)
-    shoot(viewer, "count")
-    viewer.window.remove_dock_widget("all")
-    viewer.theme = "light"
-    analyse = open_dock(viewer, "Analyse")
-    analyse.run.click()
-    wait(lambda: "RBC" in analyse.summary.text(), 1200)
-    wait(seconds=3)
-    shoot(viewer, "analyse_light")
-    viewer.close()
+    studio = Studio(folder)
+    studio.viewer.open_sample(PLUGIN, "smear")
+    wait(1)
+    for show in (show_segment, show_classify, show_count, show_edit, show_analyse):
+        show(studio)
+    studio.close_docks()
+    studio.viewer.close()
 
 
 def register_plugin() -> None:
@@ -92,4 +190,4 @@ def register_plugin() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*map(Path, sys.argv[1:2]))

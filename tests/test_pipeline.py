@@ -36,3 +36,13 @@ def test_models_are_named_with_their_weights() -> None:
     models = run(disc_image(CENTRES, (190, 200))).models
     assert models["segment"] == {"name": "threshold", "sha256": "0" * 64}
     assert models["classify"] == {"name": "brightness", "sha256": "1" * 64}
+
+
+def test_the_device_is_the_one_that_was_used_and_not_the_one_that_was_asked_for() -> None:
+    generator = ThresholdGenerator()
+    generator.device = "cuda:1"  # type: ignore[attr-defined]
+    recipe = Recipe(segment=SegmentParams(rbc_diameter_px=24, device="auto"))
+    image = disc_image(CENTRES, (190, 200))
+    assert analyse(image, recipe=recipe, generator=generator, classifier=BrightnessClassifier()).device == "cuda:1"
+    plain = analyse(image, recipe=recipe, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
+    assert plain.device == "auto"  # a generator that does not tell

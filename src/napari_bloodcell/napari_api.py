@@ -20,11 +20,12 @@ from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, Segment
 from napari_bloodcell.progress import drain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer, Shapes
 
+    from napari_bloodcell.corrections import Correction
     from napari_bloodcell.counting import Counting
     from napari_bloodcell.pipeline import SmearResult
     from napari_bloodcell.protocols import CellClassifier, MaskGenerator, Progress
@@ -35,8 +36,10 @@ __all__ = [
     "analyse_layer",
     "cells_layer_for",
     "classify_layer",
+    "correct_cells",
     "count_layer",
     "open_result",
+    "restore_corrections",
     "result_of",
     "save_result",
     "segment_layer",
@@ -107,7 +110,9 @@ def segment_layer(
         ),
         on_progress,
     )
-    return writer.finish(found)
+    for one in found:
+        writer.store(one)
+    return writer.layer
 
 
 def classify_layer(
@@ -255,6 +260,43 @@ def analyse_layer(
     )
     count_layer(cells, params=recipe.count)
     return result_of(cells, plane=index)
+
+
+def correct_cells(
+    cells_layer: Labels,
+    types: Mapping[int, str],
+    *,
+    annotator: str | None = None,
+    viewer: ViewerModel | None = None,
+) -> int:
+    """Say of what type cells are, as a person does in the Review dock, and return of how many.
+
+    Parameters
+    ----------
+    cells_layer : Labels
+        Cells with their table.
+    types : mapping of int to str
+        Type by id; a class that is not there yet is added.
+    annotator : str, optional
+        Who says so; by default the name in the preferences, or of the login.
+    viewer : Viewer or ViewerModel, optional
+        Where the layer is.
+
+    Raises
+    ------
+    BloodCellError
+        If the layer has no table, its image is not in the viewer, or the journal cannot be written.
+    """
+    from napari_bloodcell.widgets import _review_script
+
+    return _review_script.correct(_viewer_of(cells_layer, viewer), cells_layer, types, annotator)
+
+
+def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = None) -> list[Correction]:
+    """Bring back what people said of the cells of this image, and return the corrections whose cell is not there."""
+    from napari_bloodcell.widgets import _review_script
+
+    return _review_script.restore(_viewer_of(cells_layer, viewer), cells_layer)
 
 
 def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> SmearResult:

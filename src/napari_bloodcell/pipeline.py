@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from napari_bloodcell.classify import iter_classify
 from napari_bloodcell.classify import load_classifier as default_classifier
 from napari_bloodcell.counting import Counting, iter_count
+from napari_bloodcell.errors import SettingsError
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.progress import drain
 from napari_bloodcell.segment import FailedTile, iter_segment
+from napari_bloodcell.slides.formats import is_slide
+from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.smear import read_plane
+from napari_bloodcell.store import write_result
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import Calibration, CellClassifier, MaskGenerator, Progress
+    from napari_bloodcell.slides.result import SlideResult
+    from napari_bloodcell.smear import Plane
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +57,7 @@ class SmearResult:
     image_name : str
         Name of the image, without folder and ending.
     device : str
-        What `recipe` asked the models to run on.
+        What the generator ran on, as "cpu" or "cuda:0".
     failed_tiles : list of FailedTile
         Tiles that hold no cells because they failed.
     """
@@ -69,46 +76,135 @@ class SmearResult:
     failed_tiles: list[FailedTile] = field(default_factory=list)
 
 
+@overload
 def analyse(
     image: object,
     *,
     recipe: Recipe | None = None,
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
-) -> SmearResult:
+    output: None = None,
+) -> SmearResult: ...
+@overload
+def analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    output: str | Path,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> SmearResult | SlideResult: ...
+def analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    output: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> SmearResult | SlideResult:
     """Segment, type and count the cells of a smear.
 
     Parameters
     ----------
     image : array-like or path
-        (Y, X, 3) uint8, or anything else that `smear.read_plane` takes.
+        (Y, X, 3) uint8, or anything else that `smear.read_plane` takes; with `output` also slides of any size and
+        dask and Zarr arrays, as `slides.formats.open_slide` opens them.
     recipe : Recipe, optional
         Settings of every stage; ``Recipe.paper()`` for those of the paper.
     generator, classifier : optional
         Models to use instead of those the recipe names.
+    output : path, optional
+        Folder that the result is written into. A large image, a dask or a Zarr array is then never held in memory: it
+        is analysed part by part, and a run that was stopped goes on where it was.
+    workers : int
+        Processes on this machine that share the work; with `output`.
+    scheduler : str, optional
+        Address of a dask.distributed scheduler whose workers share the work; with `output`.
 
     Returns
     -------
-    SmearResult
+    SmearResult or SlideResult
+        The second where the work was done on disk: it has the same attributes, with Zarr arrays for pixels.
 
     Raises
     ------
     BloodCellError
-        If the image cannot be read or a model cannot be loaded.
+        If the image cannot be read, a model cannot be loaded, or the folder cannot be written to.
     """
-    return drain(iter_analyse(image, recipe=recipe, generator=generator, classifier=classifier))
+    return drain(
+        iter_analyse(
+            image,
+            recipe=recipe,
+            generator=generator,
+            classifier=classifier,
+            output=output,
+            workers=workers,
+            scheduler=scheduler,
+        )
+    )
 
 
+@overload
 def iter_analyse(
     image: object,
     *,
     recipe: Recipe | None = None,
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
-) -> Generator[Progress, None, SmearResult]:
+    output: None = None,
+) -> Generator[Progress, None, SmearResult]: ...
+@overload
+def iter_analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    output: str | Path | None,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> Generator[Progress, None, SmearResult | SlideResult]: ...
+def iter_analyse(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    output: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> Generator[Progress, None, SmearResult | SlideResult]:
     """Do as `analyse`, yielding the progress of each stage in turn."""
-    recipe = recipe or Recipe()
+    if output is None:
+        if workers != 1 or scheduler is not None:
+            raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")
+        return (yield from _iter_in_memory(read_plane(image), recipe, generator, classifier))
+    if workers != 1 or scheduler is not None or is_slide(image):
+        return (
+            yield from iter_analyse_slide(
+                image,
+                output,
+                recipe=recipe,
+                generator=generator,
+                classifier=classifier,
+                workers=workers,
+                scheduler=scheduler,
+            )
+        )
     plane = read_plane(image)
+    result = yield from _iter_in_memory(plane, recipe, generator, classifier)
+    write_result(result, output, image=plane)
+    return result
+
+
+def _iter_in_memory(
+    plane: Plane, recipe: Recipe | None, generator: MaskGenerator | None, classifier: CellClassifier | None
+) -> Generator[Progress, None, SmearResult]:
+    recipe = recipe or Recipe()
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
     classifier = classifier if classifier is not None else default_classifier(recipe.classify)
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
@@ -136,6 +232,6 @@ def iter_analyse(
             "classify": {"name": classifier.name, "sha256": classifier.sha256},
         },
         image_name=plane.name,
-        device=recipe.segment.device,
+        device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
     )

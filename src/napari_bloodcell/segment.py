@@ -78,6 +78,8 @@ class Segmentation:
         Tiles that could not be segmented; they hold no cells.
     model : ModelInfo
         The generator that found the cells.
+    device : str
+        What it ran on: "cpu", "cuda:0", "mps"; what was asked for where the generator does not tell.
     """
 
     cells: NDArray[np.int32]
@@ -85,6 +87,7 @@ class Segmentation:
     calibration: Calibration
     model: ModelInfo
     failed_tiles: list[FailedTile] = field(default_factory=list)
+    device: str = "auto"
 
 
 def segment(
@@ -139,9 +142,9 @@ def iter_segment(
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
-        from napari_bloodcell.backends.registry import load_generator
+        from napari_bloodcell.backends.registry import iter_load_generator
 
-        generator = load_generator(params.model, params.device)
+        generator = yield from iter_load_generator(params.model, params.device)
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
@@ -166,7 +169,8 @@ def iter_segment(
     else:
         cells, origins = _join(found, shape, calibration, params)
     table = _describe(cells, origins)
-    return Segmentation(cells, table, calibration, ModelInfo(generator.name, generator.sha256), failed)
+    model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
+    return Segmentation(cells, table, calibration, model, failed, device)
 
 
 def calibrate(

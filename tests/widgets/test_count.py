@@ -18,6 +18,7 @@ from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._count_model import FEWEST_WBC, HEADER, CellCounter
 from napari_bloodcell.widgets._counted_region import region_of
 from napari_bloodcell.widgets._highlight import selected_cells
+from napari_bloodcell.widgets.count import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -400,3 +401,40 @@ def test_a_changed_type_among_100_000_cells_is_counted_and_drawn_within_200_ms(s
         took.append(time.process_time() - start)  # of the processor: the machine may be busy with other things
         assert cell_count(dock, "WBC") != before
     assert min(took) < 0.2
+
+
+def with_many_cells(viewer: Viewer, n: int) -> Labels:
+    image = viewer.add_image(np.zeros((64, 64, 3), np.uint8), rgb=True)
+    layer = layers.add_cells(viewer, image)
+    layers.set_table(layer, smear_table(n))
+    return layer
+
+
+def test_very_many_cells_are_counted_in_a_worker_and_the_last_change_is_what_is_shown(
+    shown: Viewer, qtbot: QtBot
+) -> None:
+    layer = with_many_cells(shown, MOST_AT_ONCE + 30_000)
+    _, dock = shown.window.add_plugin_dock_widget("napari-bloodcell", "Count")
+    qtbot.waitUntil(lambda: dock.counted is not None, timeout=60_000)
+    ids = layers.table_of(layer, ("cell_type",)).query("cell_type == 'RBC'").index.to_numpy()
+    before = cell_count(dock, "platelet")
+    took = []
+    for i in range(3):
+        layers.set_types(layer, ids[i : i + 1], "platelet")
+        start = time.process_time()
+        dock.recount()
+        took.append(time.process_time() - start)
+        assert dock._later.is_running
+    qtbot.waitUntil(lambda: not dock._later.is_running, timeout=60_000)
+    assert cell_count(dock, "platelet") == before + 3
+    assert min(took) < 0.1  # asked, not counted
+
+
+def test_a_dock_that_is_closed_while_it_counts_shows_nothing_any_more(shown: Viewer, qtbot: QtBot) -> None:
+    with_many_cells(shown, MOST_AT_ONCE + 30_000)
+    _, dock = shown.window.add_plugin_dock_widget("napari-bloodcell", "Count")
+    qtbot.waitUntil(lambda: dock._later.is_running, timeout=60_000)
+    shown.window.remove_dock_widget(dock)
+    assert not dock._later.is_running
+    qtbot.wait(300)
+    assert dock.counted is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,8 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 @pytest.fixture
 def _quick_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """What models find is shown elsewhere."""
-    from napari_bloodcell.widgets import _jobs
-
     monkeypatch.setattr(registry, "load_generator", lambda *_: ThresholdGenerator(threshold=190))
-    monkeypatch.setattr(_jobs, "load_classifier", lambda *_: BrightnessClassifier())
+    monkeypatch.setattr("napari_bloodcell.classify.load_classifier", lambda *_: BrightnessClassifier())
 
 
 @pytest.mark.slow
@@ -40,6 +39,26 @@ def test_the_notebook_runs_from_top_to_bottom() -> None:
 def test_the_notebook_is_kept_without_outputs() -> None:
     notebook = json.loads((EXAMPLES / "analyse.ipynb").read_text(encoding="utf-8"))
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook["cells"])
+
+
+@pytest.mark.slow
+def test_the_code_in_the_guide_runs() -> None:
+    page = (EXAMPLES.parent / "napari.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "napari.md", "exec"), names)
+    assert names["result"].counts["RBC"] > 60
+    assert [layer.name for layer in names["viewer"].layers] == ["smear", "smear types", "smear cells"]
+
+
+def test_every_picture_of_the_guide_is_there_and_is_made_by_the_script() -> None:
+    script = (EXAMPLES.parent / "make_screenshots.py").read_text(encoding="utf-8")
+    for page in (EXAMPLES.parent / "napari.md", EXAMPLES.parents[1] / "README.md"):
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]*images/[^)]*)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / picture).is_file(), picture
+            assert Path(picture).stem.removeprefix("dock_") in script
 
 
 @pytest.mark.usefixtures("_quick_models", "nothing_left")

@@ -13,6 +13,7 @@ from napari_bloodcell.widgets._worker import Work, WorkFailedError, WorkPanel, a
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from napari import Viewer
     from pytestqt.qtbot import QtBot
 
 
@@ -146,3 +147,34 @@ def test_downloads_are_told_in_megabytes() -> None:
     assert amount(Progress(120_000_000, 375_000_000, "downloading x.pth")) == "downloading x.pth: 120 of 375 MB"
     assert amount(Progress(12, 60, "tiles")) == "12 of 60 tiles"
     assert amount(Progress(0, 0, "loading the model")) == "Loading the model…"
+
+
+def test_work_is_in_the_activity_dock_too_and_can_be_cancelled_there(
+    viewer: Viewer, qtbot: QtBot, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from napari._qt.widgets.qt_progress_bar import QtLabeledProgressBar
+
+    panel = WorkPanel("Find cells")
+    qtbot.addWidget(panel)
+    dialog = viewer.window._qt_window._activity_dialog
+    bars = lambda: dialog.findChildren(QtLabeledProgressBar)  # noqa: E731
+    with qtbot.waitSignal(panel.work.finished, timeout=30_000):
+        panel.work.start(steps(5000), keeps_done=True)
+        qtbot.waitUntil(lambda: len(bars()) == 1 and bars()[0].qt_progress_bar.maximum() == 100, timeout=10_000)
+        assert bars()[0].description_label.text().startswith("Find cells: ")
+        assert "of 5,000 tiles" in bars()[0].description_label.text()
+        bars()[0].cancel_button.click()
+    qtbot.waitUntil(lambda: not bars(), timeout=10_000)
+    told = capfd.readouterr()
+    assert told.out == told.err == ""
+
+
+def test_a_panel_that_is_gone_leaves_nothing_in_the_activity_dock(viewer: Viewer, qtbot: QtBot) -> None:
+    from napari.utils.progress import progress
+
+    panel = WorkPanel()
+    panel.work.start(steps(5000))
+    qtbot.waitUntil(lambda: len(progress._all_instances) == 1, timeout=10_000)
+    panel.close()
+    qtbot.waitUntil(lambda: not progress._all_instances, timeout=10_000)
+    panel.deleteLater()

@@ -59,6 +59,8 @@ class OfficialSam:
         "vit_b", "vit_l" or "vit_h" for the official weights, else the name of the file.
     sha256 : str
         Of the file of weights.
+    device : torch.device
+        Where it runs.
     normalises_light : bool
         False: dark images are brightened before SAM sees them.
     image_size : int
@@ -88,7 +90,7 @@ class OfficialSam:
         device: str = "auto",
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
-        self._device = pick_device(device)
+        self.device = pick_device(device)
         if str(model) in weights.OFFICIAL:
             entry = weights.OFFICIAL[str(model)]
             path, self.sha256 = weights.download(entry.name, progress), entry.sha256
@@ -99,10 +101,10 @@ class OfficialSam:
         official = {entry.sha256: entry.name for entry in weights.OFFICIAL.values()}
         self.name = official.get(self.sha256, path.name)
         self.image_size = sizes.image_size
-        self._network = network.to(self._device)
+        self._network = network.to(self.device)
         with torch.inference_mode():
             self._decoder = SharedDecoder(network.mask_decoder, network.prompt_encoder.get_dense_pe())
-        self._dtype = torch.bfloat16 if fast_bf16(self._device) else torch.float32
+        self._dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
         self._last: _Encoded | None = None
 
     def overlap_px(self, calibration: Calibration) -> int:
@@ -218,7 +220,7 @@ class OfficialSam:
 
     def _batches(self, prompts: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
         """Split the prompts into batches of at most `size`, smaller ones on a CPU: the masks are the same."""
-        step = min(size, _CPU_BATCH) if self._device.type == "cpu" else size
+        step = min(size, _CPU_BATCH) if self.device.type == "cpu" else size
         return [prompts[i : i + step] for i in range(0, len(prompts), step)]
 
     @torch.inference_mode()
@@ -228,8 +230,8 @@ class OfficialSam:
         if self._last is not None and self._last.key == key:
             return self._last
         resized = resize_longest_side(image, self.image_size)
-        with autocast(self._device):
-            seen = normalise_and_pad(resized, self.image_size).to(self._device)
+        with autocast(self.device):
+            seen = normalise_and_pad(resized, self.image_size).to(self.device)
             embedding = encode(self._network.image_encoder, seen)
         no_mask = self._network.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         low = 4 * embedding.shape[-1]
@@ -258,12 +260,12 @@ class OfficialSam:
         prompt_encoder = self._network.prompt_encoder
         if points is not None:
             scaled = (points * encoded.scale)[:, None, ::-1].astype(np.float32)
-            xy = torch.from_numpy(scaled.copy()).to(self._device)
-            labels = torch.ones(xy.shape[:2], dtype=torch.int, device=self._device)
+            xy = torch.from_numpy(scaled.copy()).to(self.device)
+            labels = torch.ones(xy.shape[:2], dtype=torch.int, device=self.device)
             sparse, _ = prompt_encoder(points=(xy, labels), boxes=None, masks=None)
         else:
             corners = (np.asarray(boxes) * (encoded.scale * 2))[:, [1, 0, 3, 2]].astype(np.float32)
-            xyxy = torch.from_numpy(corners.copy()).to(self._device)
+            xyxy = torch.from_numpy(corners.copy()).to(self.device)
             sparse, _ = prompt_encoder(points=None, boxes=xyxy, masks=None)
         return self._decoder.predict(encoded.embedding, sparse, tokens=tokens, dtype=self._dtype)
 

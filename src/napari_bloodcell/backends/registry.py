@@ -10,10 +10,13 @@ from safetensors import SafetensorError, safe_open
 
 from napari_bloodcell.backends.embedded_sam import EmbeddedSam
 from napari_bloodcell.backends.official_sam import OfficialSam
+from napari_bloodcell.backends.weights import iter_download
 from napari_bloodcell.errors import ModelError
 
 if TYPE_CHECKING:
-    from napari_bloodcell.protocols import MaskGenerator
+    from collections.abc import Generator
+
+    from napari_bloodcell.protocols import MaskGenerator, Progress
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 OFFICIAL = ("vit_b", "vit_l", "vit_h")
@@ -42,6 +45,13 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
         )
     stamp = 0 if model in OFFICIAL else path.stat().st_mtime_ns
     return _load(model, str(path), device, stamp)
+
+
+def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress, None, MaskGenerator]:
+    """Do as `load_generator`, yielding progress in bytes while official weights are downloaded."""
+    if model in OFFICIAL:
+        yield from iter_download(model)
+    return load_generator(model, device)
 
 
 @lru_cache(maxsize=2)

@@ -43,7 +43,7 @@ class AreaFields(QWidget):
             "Areas from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type: 70, 110"
         )
         self._thresholds.setPlaceholderText("none")
-        self._automatic = QPushButton("Automatic")
+        self._automatic = QPushButton("Auto")
         self._automatic.setToolTip("Take the thresholds of the rule again")
         self._automatic.setEnabled(False)
         self._range = QLineEdit()

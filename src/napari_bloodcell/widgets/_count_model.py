@@ -122,12 +122,30 @@ class Counted:
         return stream.getvalue()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CountTask:
+    """What a count needs of a layer: its features, and settings as `CellCounter.task` describes them."""
+
+    features: pd.DataFrame
+    params: CountParams
+    thresholds: Sequence[float] | None
+    region: Region | None
+    plane: int | None
+    rbc_diameter_px: float | None
+    pixel_size_um: float | None
+    area_mm2: float | None
+
+    @property
+    def n_cells(self) -> int:
+        """Rows of the table, background included."""
+        return len(self.features)
+
+
 class CellCounter:
     """Counts cells layers; boxes, which are slow to read, are kept until they change."""
 
     def __init__(self) -> None:
-        self._boxes = np.empty((0, 4), np.int64)
-        self._box_column: NDArray[np.object_] = np.empty(0, object)
+        self._kept: tuple[NDArray[np.int64], NDArray[np.object_]] = np.empty((0, 4), np.int64), np.empty(0, object)
 
     def count(
         self,
@@ -138,7 +156,19 @@ class CellCounter:
         region: Region | None = None,
         plane: int | None = None,
     ) -> Counted:
-        """Count the cells of a layer.
+        """Count the cells of a layer here and now; see `task`."""
+        return self.run(self.task(cells_layer, params=params, thresholds=thresholds, region=region, plane=plane))
+
+    def task(
+        self,
+        cells_layer: Labels,
+        *,
+        params: CountParams | None = None,
+        thresholds: Sequence[float] | None = None,
+        region: Region | None = None,
+        plane: int | None = None,
+    ) -> CountTask:
+        """Take from a layer what is counted by `run`: quick, however many cells there are.
 
         Parameters
         ----------
@@ -156,28 +186,47 @@ class CellCounter:
         Raises
         ------
         InputError
-            If the layer has no cell table, or something in it cannot be counted.
+            If the layer has no cell table.
         """
         features = cells_layer.features
         if INDEX not in features.columns or "cell_type" not in features.columns:
             raise InputError(f"The layer {cells_layer.name!r} has no table of cells. Segment the image first.")
+        recipe, calibration = recipe_of(cells_layer), known_calibration_of(cells_layer)
+        size = pixel_size_um(cells_layer) or recipe.segment.pixel_size_um
+        return CountTask(
+            features=features.copy(deep=False),
+            params=params or recipe.count,
+            thresholds=thresholds,
+            region=region,
+            plane=plane,
+            rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
+            pixel_size_um=size,
+            area_mm2=_area_px(cells_layer, region, plane) * size**2 * 1e-6 if size else None,
+        )
+
+    def run(self, task: CountTask) -> Counted:
+        """Count what `task` took, in any thread, but only in one at a time.
+
+        Raises
+        ------
+        InputError
+            If something in it cannot be counted.
+        """
+        features, region, plane = task.features, task.region, task.plane
         table = to_table(features, ("cell_type", "area_px", "touches_edge"))
         table["bbox"] = pd.Series(self._boxes_of(features), index=table.index, dtype=object)
         n_cells = len(table)
         table = table[_is_counted(features, region, plane)] if region is not None or plane is not None else table
-        recipe, calibration = recipe_of(cells_layer), known_calibration_of(cells_layer)
-        size = pixel_size_um(cells_layer) or recipe.segment.pixel_size_um
-        area_mm2 = _area_px(cells_layer, region, plane) * size**2 * 1e-6 if size else None
         counting = count(
             table,
-            params=params or recipe.count,
-            rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
-            area_mm2=area_mm2 or None,
-            thresholds=thresholds,
+            params=task.params,
+            rbc_diameter_px=task.rbc_diameter_px,
+            area_mm2=task.area_mm2 or None,
+            thresholds=task.thresholds,
         )
         is_rbc = (table["cell_type"] == RBC).to_numpy(bool)
         ids = table.index.to_numpy(np.int64)[is_rbc]
-        return Counted(counting, _rows(counting), ids, n_cells, len(table), size, area_mm2)
+        return Counted(counting, _rows(counting), ids, n_cells, len(table), task.pixel_size_um, task.area_mm2)
 
     def note_cells_in_region(self, cells_layer: Labels, counted: Counted) -> None:
         """Write into the features how many cells each counted region is; no event: nothing that is shown changes."""
@@ -197,11 +246,12 @@ class CellCounter:
         if not all(name in features.columns for name in _BOX):
             return np.full(int(rows.sum()), None)
         boxes = np.stack([features[name].to_numpy(np.int64)[rows] for name in _BOX], axis=1)
-        if not np.array_equal(boxes, self._boxes):
+        known, column = self._kept
+        if not np.array_equal(boxes, known):
             column = np.empty(len(boxes), object)
             column[:] = list(zip(*(side.tolist() for side in boxes.T), strict=True))
-            self._boxes, self._box_column = boxes, column
-        return self._box_column
+            self._kept = boxes, column
+        return column
 
 
 def note_count_params(cells_layer: Labels, params: CountParams) -> None:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 from napari.layers import Image
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QComboBox, QFormLayout, QFrame, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractScrollArea,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.widgets._images import image_source
@@ -64,16 +75,19 @@ class StageDock(QWidget):
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidgetResizable(True)
         scroll.setWidget(inside)
+        # As high as what is in it, and lower where the window is: the button stays beneath the settings.
+        scroll.setSizeAdjustPolicy(QAbstractScrollArea.SizeAdjustPolicy.AdjustToContents)
+        scroll.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.run = QPushButton(button)
         self.run.setToolTip(tooltip)
-        self.panel = WorkPanel()
+        self.panel = WorkPanel(button)
         self.summary = QLabel()
         self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         layout = QVBoxLayout(self)
-        layout.addWidget(scroll, 1)
-        for widget in (self.run, self.panel, self.summary):
+        for widget in (scroll, self.run, self.panel, self.summary):
             layout.addWidget(widget)
+        layout.addStretch(1)
         self.setMinimumWidth(300)
         self.run.clicked.connect(self._on_run)
         self.panel.work.started.connect(self._on_busy)
@@ -114,8 +128,7 @@ class StageDock(QWidget):
         return bool(super().event(event))
 
     def finish_layout(self) -> None:
-        """Put the rest of the space below what the dock shows."""
-        self.body.addStretch(1)
+        """Show what the chosen image asks for; called when all rows are there."""
         self._on_image()
 
     def _on_run(self) -> None:

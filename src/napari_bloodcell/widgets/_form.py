@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from magicgui.widgets import create_widget
 from pydantic import ValidationError
 from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -175,15 +176,11 @@ class SettingsForm(QWidget):
         self._fill(rows, [name for name in first if name in fields])
         rest = [name for name in fields if name not in first]
         if rest:
-            more = QCollapsible("More settings", expandedIcon="▼", collapsedIcon="▶")
-            more.setDuration(0)  # an animation would redraw the canvas on every step
             inside = QWidget()
             hidden = _form_layout()
             self._fill(hidden, rest)
             inside.setLayout(hidden)
-            more.setContent(inside)
-            more.collapse(animate=False)
-            layout.addWidget(more)
+            layout.addWidget(_fold("More settings", inside))
         for setting in self._settings.values():
             setting.on_change(lambda *_: self.changed.emit())
         self.set_values(values or {})
@@ -219,6 +216,21 @@ class SettingsForm(QWidget):
             label = rows.labelForField(setting.native)
             if label is not None:
                 label.setToolTip(setting.native.toolTip())
+
+
+def _fold(text: str, inside: QWidget) -> QCollapsible:
+    """Return a button that unfolds what is below it; its arrow is text, which takes the colour of the theme."""
+    fold = QCollapsible(expandedIcon=QIcon(), collapsedIcon=QIcon())
+    fold.setDuration(0)  # an animation would redraw the canvas on every step
+    fold.setContent(inside)
+    button = fold.toggleButton()
+    button.toggled.connect(lambda is_open: button.setText(f"{'▾' if is_open else '▸'} {text}"))
+    fold.collapse(animate=False)
+    button.setText(f"▸ {text}")
+    layout = fold.layout()
+    if layout is not None:
+        layout.setContentsMargins(0, 6, 0, 0)
+    return fold
 
 
 def _form_layout() -> QFormLayout:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.backends.preload import preload_torch
 from napari_bloodcell.brightness import mean_brightness
 from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX, background_colour, estimate_rbc_diameter
 from napari_bloodcell.cells import UNIDENTIFIED, measure_cells, type_names
-from napari_bloodcell.classify import iter_classify, load_classifier
+from napari_bloodcell.classify import iter_classify
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.regions import replace_cells
 from napari_bloodcell.segment import Segmentation, iter_segment, sample_of
 from napari_bloodcell.smear import image_sha256
-from napari_bloodcell.widgets._cell_features import PLANE
+from napari_bloodcell.widgets._cell_features import PLANE, to_table
 from napari_bloodcell.widgets._images import plane_number
+from napari_bloodcell.widgets._models import iter_classifier, iter_fetch, iter_generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -79,35 +80,21 @@ class TypedCells:
 
 @dataclass(frozen=True, eq=False)
 class EarlierCells:
-    """What a cells layer held when the work began: labels (…, Y, X), which are not changed, and their table."""
+    """What a cells layer held when the work began: labels (…, Y, X) and features, which are not changed."""
 
     cells: NDArray[np.int32]
-    table: pd.DataFrame
+    features: pd.DataFrame
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The cell table; made when it is asked for, as a worker does, because that takes time for many cells."""
+        return to_table(self.features)
 
     def of_plane(self, index: PlaneIndex, stack_shape: tuple[int, ...]) -> tuple[NDArray[np.int32], pd.DataFrame]:
         """Return labels and rows of one plane."""
         if not stack_shape or PLANE not in self.table.columns:
             return self.cells[index], self.table
         return self.cells[index], self.table[self.table[PLANE] == plane_number(index, stack_shape)]
-
-
-def iter_prepare(params: SegmentParams, should_stop: ShouldStop = lambda: False) -> Generator[Progress, None, None]:
-    """Make ready for a model: fetch its weights where they are not on this machine yet; what has come is kept."""
-    from napari_bloodcell.backends import weights
-
-    preload_torch()
-    if needs_download(params.model):
-        for step in weights.iter_download(params.model):
-            yield step
-            if should_stop():
-                return
-
-
-def needs_download(model: str) -> bool:
-    """Return whether a model's weights must be downloaded first."""
-    from napari_bloodcell.backends import weights
-
-    return model in weights.OFFICIAL and not weights.find(model).is_present
 
 
 def iter_find_cells(
@@ -145,13 +132,9 @@ def iter_find_cells(
         Tiles, with `FoundMasks`; after each plane with `FoundCells`.
     """
     if generator is None:
-        from napari_bloodcell.backends.registry import load_generator
-
-        yield Progress(0, 0, "loading the model")
-        yield from iter_prepare(params, should_stop)
-        if should_stop():
+        if not (yield from iter_fetch(params.model, should_stop)):
             return []
-        generator = load_generator(params.model, params.device)
+        generator = yield from iter_generator(params)
     parts: list[Box | None] = list(regions) or [None]
     next_id = int(earlier.cells.max(initial=0)) + 1 if earlier is not None and source.stack_shape else 1
     total = _count_tiles(source.shape[-2:], parts, params.tile_size) * len(planes)
@@ -272,9 +255,7 @@ def iter_type_cells(
             "together. Choose the image that the cells were found in."
         )
     if classifier is None:
-        yield Progress(0, 0, "loading the model")
-        preload_torch()
-        classifier = load_classifier(params)
+        classifier = yield from iter_classifier(params)
     tables = []
     total = 0 if table is None else len(table)
     done = 0

@@ -9,13 +9,13 @@ import numpy as np
 
 from napari_bloodcell.brightness import brighten
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.classify import iter_classify, load_classifier
+from napari_bloodcell.classify import iter_classify
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.masks import fill_holes
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.segment import calibrate
 from napari_bloodcell.smear import read_plane
-from napari_bloodcell.widgets._jobs import iter_prepare
+from napari_bloodcell.widgets._models import iter_classifier, iter_fetch, iter_generator
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -105,10 +105,8 @@ def iter_prompt(
         If the prompt lies outside of the image, or there is no cell.
     """
     if generator is None:
-        from napari_bloodcell.backends.registry import load_generator
-
-        yield from iter_prepare(params)
-        generator = load_generator(params.model, params.device)
+        yield from iter_fetch(params.model)
+        generator = yield from iter_generator(params)
     yield Progress(0, 2, "steps")
     if calibration is None:
         whole = source.plane(prompt.plane).data
@@ -119,7 +117,8 @@ def iter_prompt(
     yield Progress(1, 2, "steps")
     cell_type, probability = mask.cell_type or "", float("nan")
     if typing is not None:
-        classifier = classifier if classifier is not None else load_classifier(typing)
+        if classifier is None:
+            classifier = yield from iter_classifier(typing)
         cell_type, probability = yield from _iter_type(part, mask, calibration, typing, classifier)
     y0, x0, _, _ = window
     box = (mask.bbox[0] + y0, mask.bbox[1] + x0, mask.bbox[2] + y0, mask.bbox[3] + x0)

@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.widgets import _layers as layers
+from napari_bloodcell.widgets._cell_features import to_table
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.widgets._live import CellsWriter
@@ -117,7 +118,7 @@ class FindCells(_Run):
         if self._writer.is_gone or not found:
             self._on_lost()
             return
-        layer = self._result = self._writer.layer
+        layer = self._result = self._writer.layer  # every plane was stored when it was done
         self._viewer.layers.selection.active = layer
         n_cells = sum(len(plane.table) for plane in found)
         parts = [f"{n_cells:,} cells in {self._took}."]
@@ -156,18 +157,17 @@ class TypeCells(_Run):
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
         layers.adopt(cells_layer, image_layer)
         layers.relink(viewer, cells_layer)
-        source = image_source(image_layer)
-        job = partial(
-            iter_type_cells,
-            source,
-            layers.full_resolution(cells_layer),
-            layers.known_table_of(cells_layer),
-            params=params,
-            names=layers.names_of(cells_layer),
-            calibration=layers.known_calibration_of(cells_layer),
-            classifier=classifier,
-        )
-        self._begin(lambda _should_stop: job(), keeps_done=False)
+        source, cells = image_source(image_layer), layers.full_resolution(cells_layer)
+        features = cells_layer.features.copy() if layers.has_table(cells_layer) else None
+        names, calibration = layers.names_of(cells_layer), layers.known_calibration_of(cells_layer)
+
+        def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, TypedCells]:
+            table = to_table(features) if features is not None else None  # takes time, and this is the worker
+            return iter_type_cells(
+                source, cells, table, params=params, names=names, calibration=calibration, classifier=classifier
+            )
+
+        self._begin(job, keeps_done=False)
 
     def _on_returned(self, typed: TypedCells) -> None:
         if self._cells_layer not in self._viewer.layers:

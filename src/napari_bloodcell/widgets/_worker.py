@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.errors import BloodCellError, InputWarning
+from napari_bloodcell.widgets._activity import ActivityBar, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -207,11 +208,20 @@ class Work(QObject):
 
 
 class WorkPanel(QWidget):
-    """Progress bar, time left and Cancel of a `Work`; hidden while there is none. Errors become notifications."""
+    """Progress bar, time left and Cancel of a `Work`; hidden while there is none. Errors become notifications.
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    Parameters
+    ----------
+    title : str
+        What the work is called in napari's activity dock, which shows it as well.
+    parent : QWidget, optional
+        As for every widget.
+    """
+
+    def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.work = Work(self)
+        self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
         self._bar.setTextVisible(True)
         self._label = QLabel()
@@ -253,9 +263,11 @@ class WorkPanel(QWidget):
         if self.work.is_cancelled or (now - self._shown_at < SHOW_EVERY_S and step.done < step.total):
             return
         self._shown_at = now
+        text, time_left = amount(step), self._clock.time_left(step)
         self._bar.setRange(0, 1000 if step.total else 0)
         self._bar.setValue(round(1000 * step.done / step.total) if step.total else 0)
-        self._label.setText(" · ".join(part for part in (amount(step), self._clock.time_left(step)) if part))
+        self._label.setText(" · ".join(part for part in (text, time_left) if part))
+        self._activity.shown = Shown(text, 100 * step.done // step.total if step.total else None, time_left)
 
     def _on_cancel(self) -> None:
         self.work.cancel()

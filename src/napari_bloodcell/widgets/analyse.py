@@ -12,7 +12,7 @@ from napari_bloodcell.params import Recipe, SegmentParams
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._dock import StageDock
 from napari_bloodcell.widgets._form import SettingsForm
-from napari_bloodcell.widgets._jobs import needs_download
+from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._runs import FindCells, TypeCells
 from napari_bloodcell.widgets.menus import open_dock

@@ -22,8 +22,8 @@ from napari_bloodcell.widgets._edit_controls import TOOLS, EditButtons
 from napari_bloodcell.widgets._edit_session import EditSession, edit_session
 from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
 from napari_bloodcell.widgets._form import SettingsForm
-from napari_bloodcell.widgets._jobs import needs_download
 from napari_bloodcell.widgets._layer_choice import LayerChoice
+from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._prompt_queue import BY_MODEL, UNTYPED, PromptQueue
 from napari_bloodcell.widgets._resting import RestingWidget
@@ -75,7 +75,7 @@ class EditWidget(RestingWidget):
         self._buttons.acted.connect(self._on_action)
         self._hint = QLabel(IDLE)
         self._hint.setWordWrap(True)
-        self._panel = WorkPanel()
+        self._panel = WorkPanel("Add a cell")
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self._form)

@@ -11,8 +11,8 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.widgets._dock import StageDock
 from napari_bloodcell.widgets._form import SettingsForm
-from napari_bloodcell.widgets._jobs import needs_download
 from napari_bloodcell.widgets._layer_choice import LayerChoice
+from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.widgets._runs import FindCells
