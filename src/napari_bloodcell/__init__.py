@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from napari_bloodcell.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
     from napari_bloodcell.recipes import read_recipe
     from napari_bloodcell.segment import Segmentation, iter_segment, segment
+    from napari_bloodcell.slides.formats import open_slide
+    from napari_bloodcell.slides.image import SlideImage
+    from napari_bloodcell.slides.result import SlideResult, open_slide_result
     from napari_bloodcell.smear import Plane, read_plane
     from napari_bloodcell.store import StoredResult, read_result, write_result
     from napari_bloodcell.train import Training, iter_train, train
@@ -64,6 +67,8 @@ __all__ = [
     "SegmentParams",
     "Segmentation",
     "SettingsError",
+    "SlideImage",
+    "SlideResult",
     "SmearResult",
     "StoredResult",
     "TrainParams",
@@ -79,6 +84,8 @@ __all__ = [
     "iter_count",
     "iter_segment",
     "iter_train",
+    "open_slide",
+    "open_slide_result",
     "read_plane",
     "read_recipe",
     "read_result",
@@ -100,6 +107,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "protocols": ("Calibration", "CellClassifier", "CellMask", "MaskGenerator", "Progress"),
     "recipes": ("read_recipe",),
     "segment": ("Segmentation", "iter_segment", "segment"),
+    "slides.formats": ("open_slide",),
+    "slides.image": ("SlideImage",),
+    "slides.result": ("SlideResult", "open_slide_result"),
     "smear": ("Plane", "read_plane"),
     "store": ("StoredResult", "read_result", "write_result"),
     "train": ("Training", "iter_train", "train"),

@@ -12,8 +12,9 @@ import numpy as np
 from napari_bloodcell.atomic import make_folder, staged
 from napari_bloodcell.cells import measure_cells, type_names
 from napari_bloodcell.errors import InputError, OutputError
+from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
 from napari_bloodcell.ome_zarr import read_labels
-from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, ZARR, StoredResult, read_result, write_result
+from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, SLIDE, ZARR, StoredResult, read_result, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,10 +39,12 @@ TRAINING_LIST: Final = "cutouts.csv"
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Return the reader of results where `path` is one: a result's folder, its OME-Zarr, or its ``recipe.json``."""
-    if not isinstance(path, str) or (_result_folder(Path(path)) is None and _zarr_with_cells(Path(path)) is None):
+    """Return the reader of a path: of results (a folder, its OME-Zarr or ``recipe.json``), of images, or None."""
+    if not isinstance(path, str):
         return None
-    return _read_for_napari
+    if _result_folder(Path(path)) is not None or _zarr_with_cells(Path(path)) is not None:
+        return _read_for_napari
+    return _read_slide_for_napari if is_slide_path(path) else None
 
 
 def read_layers(path: str | Path) -> list[LayerData]:
@@ -65,6 +68,8 @@ def read_layers(path: str | Path) -> list[LayerData]:
     """
     path = Path(path)
     folder, zarr = _result_folder(path), _zarr_with_cells(path)
+    if folder is not None and (folder / SLIDE).is_file():
+        return read_slide_result(folder)
     if folder is not None:
         result = read_result(folder)
         record = result.record
@@ -91,6 +96,10 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
         relink_soon(viewer)
     return found
+
+
+def _read_slide_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    return read_slide(path if isinstance(path, str) else path[0])
 
 
 def _result_folder(path: Path) -> Path | None:

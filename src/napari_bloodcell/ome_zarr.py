@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numcodecs import Zstd
 
 from napari_bloodcell.cells import type_colour
 from napari_bloodcell.errors import InputError
@@ -20,6 +21,8 @@ CHUNK = 512
 """Side of a chunk, pixels."""
 COARSEST = 1024
 """Levels are added to a pyramid until none of its sides is longer, pixels."""
+CODEC = Zstd(level=1)
+"""Compresses chunks; what is written past Zarr must be written with it."""
 _VERSION = "0.5"
 
 
@@ -162,6 +165,8 @@ def _create_pyramid(
         axes = [{**axis, "unit": "micrometer"} for axis in axes]
     extra = len(shape) - 2
     axes = [{"name": "c", "type": "channel"}] * extra + axes
+    from zarr.codecs import BytesCodec, ZstdCodec
+
     datasets = []
     for level, plane in enumerate(level_shapes(shape[-2:])):
         group.create_array(
@@ -169,6 +174,8 @@ def _create_pyramid(
             shape=(*shape[:-2], *plane),
             chunks=(*shape[:-2], *(min(CHUNK, side) for side in plane)),
             dtype=np.dtype(dtype),
+            serializer=BytesCodec(endian="little"),
+            compressors=ZstdCodec(level=CODEC.level),
             dimension_names=[axis["name"] for axis in axes],
         )
         step, pixel = 2.0**level, pixel_size_um or 1.0

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import napari_bloodcell as nb
-from tests.fakes import disc_image
+from tests.fakes import ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,3 +34,25 @@ def random_discs(shape: tuple[int, int], n: int, seed: int = 0) -> NDArray[np.ui
 def settings(**segment: object) -> nb.Recipe:
     values = {"rbc_diameter_px": 24.0, "tile_size": 160, **segment}
     return nb.Recipe(segment=nb.SegmentParams(**values))  # type: ignore[arg-type]
+
+
+@dataclass
+class SlowGenerator(ThresholdGenerator):
+    """Takes its time for each tile, and once ends its process on one of them, where a file says that it has not yet."""
+
+    seconds: float = 0.0
+    deadly_once: str | None = None
+
+    def generate(self, image: Any, calibration: Any, params: Any, *, origin: tuple[int, int] = (0, 0)) -> Any:
+        time.sleep(self.seconds)
+        if self.deadly_once is not None and not Path(self.deadly_once).exists():
+            Path(self.deadly_once).touch()
+            os._exit(9)
+        return super().generate(image, calibration, params, origin=origin)
+
+
+def same(a: nb.SlideResult, b: nb.SlideResult) -> bool:
+    """Whether two results are the same in pixels, tables and counts."""
+    pd.testing.assert_frame_equal(a.table, b.table)
+    pixels = np.array_equal(a.cells[...], b.cells[...]) and np.array_equal(a.types[...], b.types[...])
+    return pixels and a.counts == b.counts and a.image_sha256 == b.image_sha256

@@ -27,6 +27,9 @@ def analyse(
     geojson: bool = False,
     device: str | None = None,
     seed: int | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    image_copy: bool = True,
     quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
     segment: SegmentFlags = None,
     classify: ClassifyFlags = None,
@@ -58,6 +61,12 @@ def analyse(
         Of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
     seed
         Of everything drawn at random.
+    workers
+        Processes that share the work on each image, with the cores divided among them.
+    scheduler
+        Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
+    image_copy
+        Write a lossless copy of a whole slide beside its cells.
     quiet
         Show no progress.
     """
@@ -71,7 +80,19 @@ def analyse(
     models = batch.load_models(settings, quiet=quiet)
     if recipe is not None:
         _warn_of_other_models(recipe, models)
-    options = batch.Options(output, label_format, overlay=overlay, kde=kde, geojson=geojson, quiet=quiet)
+    if workers < 1:
+        raise SettingsError(f"--workers is {workers}; give at least 1.")
+    options = batch.Options(
+        output,
+        label_format,
+        overlay=overlay,
+        kde=kde,
+        geojson=geojson,
+        quiet=quiet,
+        workers=workers,
+        scheduler=scheduler,
+        copies_image=image_copy,
+    )
     return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
 
 

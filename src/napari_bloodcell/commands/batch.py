@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_bloodcell.atomic import write_bytes
+from napari_bloodcell.atomic import staged, write_bytes
 from napari_bloodcell.cells import RBC
 from napari_bloodcell.commands.console import ProgressLine, say, warn
 from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, SettingsError
@@ -20,6 +20,9 @@ from napari_bloodcell.image_files import IMAGE_SUFFIXES, find_images, image_name
 from napari_bloodcell.pipeline import SmearResult, iter_analyse
 from napari_bloodcell.progress import drain
 from napari_bloodcell.recipes import read_record
+from napari_bloodcell.slides.formats import is_slide
+from napari_bloodcell.slides.result import SlideResult, source_of_work
+from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.smear import Plane, image_sha256, read_plane
 from napari_bloodcell.store import KDE, OVERLAY, RECIPE, LabelFormat, write_result
 
@@ -43,6 +46,14 @@ class Options:
     kde: bool = True
     geojson: bool = False
     quiet: bool = False
+    workers: int = 1
+    scheduler: str | None = None
+    copies_image: bool = True
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes share the work on an image."""
+        return self.workers > 1 or self.scheduler is not None
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Outcome:
     image: str
     status: Status
     folder: str = ""
-    result: SmearResult | None = None
+    result: SmearResult | SlideResult | None = None
     seconds: float = 0.0
     error: str = ""
     numbers: dict[str, Any] = field(init=False, default_factory=dict)
@@ -214,15 +225,22 @@ def _one(
     image: Path, name: str, names: Sequence[str], recipe: Recipe, models: Models, options: Options, bar: ProgressLine
 ) -> Outcome:
     start = time.monotonic()
+    result: SmearResult | SlideResult
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", InputWarning)
-            plane = read_plane(image, name=name)
-        for warning in caught:
-            bar.clear()
-            warn(f"{image}: {warning.message}")
-        folder = folder_for(options.output, name, image_sha256(plane.data), names)
-        result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
+        if options.is_shared or is_slide(image):
+            folder = folder_for_slide(options.output, name, image, names)
+            result = analyse_slide_into(
+                folder, image, name=name, recipe=recipe, models=models, options=options, on_progress=bar
+            )
+        else:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", InputWarning)
+                plane = read_plane(image, name=name)
+            for warning in caught:
+                bar.clear()
+                warn(f"{image}: {warning.message}")
+            folder = folder_for(options.output, name, image_sha256(plane.data), names)
+            result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
         reason = str(error) if isinstance(error, BloodCellError) else f"{type(error).__name__}: {error}"
         return Outcome(str(image), "failed", error=reason, seconds=time.monotonic() - start)
@@ -262,7 +280,59 @@ def analyse_into(
     return result
 
 
-def in_words(result: SmearResult) -> str:
+def folder_for_slide(output: Path, name: str, image: Path, taken: Iterable[str]) -> Path:
+    """Return the folder of a slide's result: one that is its own already, as after a stop, or a free one."""
+    others = {other.casefold() for other in taken if other != name}
+
+    def is_free(candidate: str) -> bool:
+        folder = output / candidate
+        if candidate.casefold() in others or folder.is_file():
+            return False
+        owner = source_of_work(folder)
+        return owner == str(image.resolve()) if owner is not None else not (folder / RECIPE).exists()
+
+    return output / _free(name, is_free)
+
+
+def analyse_slide_into(
+    folder: Path,
+    image: Path,
+    *,
+    name: str,
+    recipe: Recipe,
+    models: Models,
+    options: Options,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> SlideResult:
+    """Analyse a whole slide part by part, on from where an earlier call was stopped, and draw its pictures."""
+    if options.label_format == "tiff":
+        raise SettingsError("A whole slide is written as OME-Zarr; leave out --format tiff.")
+    work = iter_analyse_slide(
+        image.resolve(),
+        folder,
+        recipe=recipe,
+        # Processes load their own: a model of a file or a name needs not travel.
+        generator=None if options.is_shared else models.generator,
+        classifier=None if options.is_shared else models.classifier,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        copies_image=options.copies_image,
+        geojson=options.geojson,
+        name=name,
+    )
+    result = drain(work, on_progress)
+    pictures: dict[str, Callable[[Path], object]] = {}
+    if options.overlay:
+        pictures[OVERLAY] = partial(_draw_slide, result)
+    if options.kde:
+        pictures[KDE] = partial(_draw_kde, result, recipe.segment.pixel_size_um or result.plan.pixel_size_um)
+    with staged(folder, last=KDE) as stage:
+        for file, draw in pictures.items():
+            draw(stage / file)
+    return result
+
+
+def in_words(result: SmearResult | SlideResult) -> str:
     """Return the counts in one line."""
     low, high = result.counting.interval
     more = f" ({result.counting.uncorrected.get(RBC, 0)} uncorrected, 95 %: {low} to {high})"
@@ -293,7 +363,16 @@ def _draw_overlay(plane: Plane, result: SmearResult, path: Path) -> None:
     )
 
 
-def _draw_kde(result: SmearResult, pixel_size_um: float | None, path: Path) -> None:
+def _draw_slide(result: SlideResult, path: Path) -> None:
+    """Draw the overlay at the coarsest level of the pyramids."""
+    from napari_bloodcell.plot import save_overlay_png
+
+    image, cells, types = result.overview()
+    low_high = result.counting.interval
+    save_overlay_png(path, image, cells, types, result.names, counts=result.counts, interval=low_high)
+
+
+def _draw_kde(result: SmearResult | SlideResult, pixel_size_um: float | None, path: Path) -> None:
     from napari_bloodcell.plot import save_kde_png
 
     save_kde_png(path, result.counting, pixel_size_um=pixel_size_um)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from napari_bloodcell.protocols import Progress
 
 _LEAST_SECONDS = 0.1  # between two updates of the line
@@ -23,6 +28,27 @@ def warn(text: str) -> None:
     """Write a line about a problem."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a wish to stop, which the given function tells; the second one interrupts."""
+    wish = threading.Event()
+
+    def note(_number: int, _frame: object) -> None:
+        if wish.is_set():
+            raise KeyboardInterrupt
+        wish.set()
+        warn("Stopping; the best so far is kept. Press Ctrl-C again to end at once.")
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield wish.is_set
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield wish.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class ProgressLine:

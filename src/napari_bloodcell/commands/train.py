@@ -9,13 +9,15 @@ from cyclopts import Parameter
 
 from napari_bloodcell.atomic import make_folder, write_bytes
 from napari_bloodcell.cli import DONE
-from napari_bloodcell.commands.console import ProgressLine, say
+from napari_bloodcell.commands.console import ProgressLine, say, stop_on_interrupt
 from napari_bloodcell.commands.settings import TrainFlags
 from napari_bloodcell.errors import InputError, OutputError
+from napari_bloodcell.grid_search import iter_grid_search
 from napari_bloodcell.params import TrainParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.train import Epoch, PartFigures, Training, iter_grid_search, iter_train
+from napari_bloodcell.reports import Epoch, PartFigures
+from napari_bloodcell.train import Training, iter_train
 
 
 def train(
@@ -25,6 +27,7 @@ def train(
     output: Annotated[Path, Parameter(alias="-o")],
     start: Annotated[str | None, Parameter(name="--from")] = None,
     grid_search: Annotated[bool, Parameter(negative=())] = False,
+    paper: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
     settings: TrainFlags = None,
 ) -> int:
@@ -33,13 +36,16 @@ def train(
     Parameters
     ----------
     folder
-        One folder of pictures per class in it, or such folders in "train" and "val" (and "test").
+        A training set; or one folder of pictures per class, or such folders in "train" and "val" (and "test").
     output
-        The model to write (.safetensors); its report goes beside it (.report.json).
+        The model to write (.safetensors); its report goes beside it (.report.json). Ctrl-C keeps the best so far.
     start
         Weights to fine-tune: "embedded", "paper" or a file. From scratch where it is not given.
     grid_search
-        Try every combination of the paper's Table 1 and keep the best.
+        Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a search
+        that was stopped goes on after them.
+    paper
+        The paper's settings, where others are not given.
     quiet
         Show no progress.
     """
@@ -51,6 +57,8 @@ def train(
         raise InputError("A grid search trains from scratch: give either --grid-search or --from.")
     make_folder(output.parent)
     params = settings or TrainParams()
+    if paper:
+        params = TrainParams.paper(**params.model_dump(include=params.model_fields_set))
     bar = ProgressLine(f"Training on {folder}", is_quiet=quiet)
 
     def show(step: Progress) -> None:
@@ -63,11 +71,14 @@ def train(
                 f"validation {epoch.val_loss:.4f}  {epoch.val_accuracy:.4f}"
             )
 
-    if grid_search:
-        search = drain(iter_grid_search(folder, params=params), show)
-        training, tries = search.best, search.tries
-    else:
-        training, tries = drain(iter_train(folder, params=params, start=start), show), []
+    with stop_on_interrupt() as should_stop:
+        if grid_search:
+            kept = output.with_suffix(".grid")
+            search = drain(iter_grid_search(folder, params=params, folder=kept, should_stop=should_stop), show)
+            training, tries = search.best, search.tries
+        else:
+            training = drain(iter_train(folder, params=params, start=start, should_stop=should_stop), show)
+            tries = []
     bar.clear()
     _write(training, tries, output)
     return DONE
@@ -82,6 +93,9 @@ def _write(training: Training, tries: list[dict[str, object]], output: Path) -> 
     for part, figures in report.parts.items():
         for line in _lines(part, figures, report.classes):
             say(line)
+        change = report.change(part)
+        if change is not None:
+            say(f"  accuracy of the model before: {report.before[part].accuracy:.4f} ({change:+.4f})")
     say(f"Model: {output.resolve()}")
     say(f"Report: {path.resolve()}")
 
@@ -89,9 +103,10 @@ def _write(training: Training, tries: list[dict[str, object]], output: Path) -> 
 def _lines(part: str, figures: PartFigures, classes: list[str]) -> list[str]:
     """Return the figures of a part as text: loss, accuracy, and per class precision, recall, F1 and its confusions."""
     width = max(9, *(len(name) for name in classes))
+    low, high = figures.accuracy_interval
     lines = [
         "",
-        f"{part}: {figures.n} cells, loss {figures.loss:.4f}, accuracy {figures.accuracy:.4f}",
+        f"{part}: {figures.n} cells, loss {figures.loss:.4f}, accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f})",
         f"  {'':<{width}} precision   recall       F1  typed as " + " ".join(f"{name:>{width}}" for name in classes),
     ]
     for name, row in zip(classes, figures.confusion, strict=True):

@@ -99,9 +99,7 @@ class Team:
         Says how many tasks may be under way.
     """
 
-    def __init__(
-        self, start: Callable[[], Executor], call: Callable[[Task], int], n_at_once: Callable[[], int]
-    ) -> None:
+    def __init__(self, start: Callable[[], Executor], call: Callable[..., int], n_at_once: Callable[[], int]) -> None:
         self._start, self._call, self._n_at_once = start, call, n_at_once
         self._executor: Executor | None = None
 
@@ -180,11 +178,11 @@ def cluster(job: Job, address: str) -> Team:
         If the extra is missing, or nothing answers at the address.
     """
     try:
-        from distributed import Client
+        import distributed
     except ImportError as error:
         raise SettingsError(f"A scheduler needs dask.distributed. {CLUSTER_EXTRA}") from error
     try:
-        client = Client(address, set_as_default=False, timeout="20s")
+        client: Any = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise SettingsError(f"No dask scheduler answers at {address}: {error}.") from error
     shared = client.scatter(job, broadcast=True)

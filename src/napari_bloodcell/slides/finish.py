@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def write_numbers_of_slide(result: SlideResult, cells: CellColumns, *, geojson: 
     with staged(result.folder, last=RECIPE, stale=stale) as stage:
         write_parquet(stage / PARQUET, cells)
         write_csv(stage / CELLS, cells)
-        (stage / COUNTS).write_bytes(json_text(numbers_of(result, record)).encode())
+        (stage / COUNTS).write_bytes(json_text(numbers_of(cast("Any", result), record)).encode())
         if geojson:
             with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(feature_collection(_features(result, cells)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
+import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +27,8 @@ from napari_bloodcell.slides.image import Level, SlideImage, levels_of
 from napari_bloodcell.smear import Plane, read_plane
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import tifffile
+    import zarr
     from numpy.typing import NDArray
 
 WSI_EXTRA = 'Install what reads it: pip install "napari-bloodcell[wsi]".'
@@ -65,6 +67,28 @@ def open_slide(source: object, *, name: str | None = None) -> SlideImage:
         )
     arrays, axes, pixel_size_um, path_of = _open_object(source)
     return SlideImage(levels_of(arrays, axes, "The image"), pixel_size_um, name or "image", path_of)
+
+
+LARGE_PX = 8192 * 8192
+"""An image with more pixels is analysed on disk where there is a folder to do that in: in memory it takes 2 GB."""
+
+
+def is_slide(source: object) -> bool:
+    """Return whether an image is better analysed in parts: it is large, or a dask or Zarr array.
+
+    Raises
+    ------
+    InputError
+        As `open_slide`.
+    """
+    if type(source).__module__.partition(".")[0] in ("dask", "zarr") or isinstance(source, SlideImage):
+        return True
+    if isinstance(source, str | os.PathLike):
+        return open_slide(source).n_pixels > LARGE_PX
+    if isinstance(source, Sequence) and source and hasattr(source[0], "shape"):
+        source = source[0]
+    shape = getattr(source.data if isinstance(source, Plane) else source, "shape", ())
+    return math.prod(int(n) for n in shape if n > 4) > LARGE_PX
 
 
 def _open_object(source: Any) -> tuple[Sequence[Any], str | None, float | None, str | None]:
@@ -111,11 +135,62 @@ def _open_path(path: Path, name: str) -> SlideImage:
             magic = stream.read(4)
         if magic in TIFF_MAGIC:
             return _open_tiff(path, name)
-    plane = read_plane(path, name=name)
-    return SlideImage(levels_of([plane.data], "yxs", str(path)), plane.pixel_size_um, name, str(path))
+    return SlideImage(levels_of([_Picture(path)], "yxs", str(path)), None, name, str(path))
+
+
+class _Picture:
+    """A JPEG, PNG or the like: its size is known at once, its pixels are all read when the first are asked for."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 3
+
+    def __init__(self, path: Path) -> None:
+        import PIL.Image
+
+        self._path = path
+        self._pixels: NDArray[np.uint8] | None = None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+                with PIL.Image.open(path) as picture:
+                    self.shape = (picture.height, picture.width, 3)
+        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+            self.shape = self._read().shape  # says what is wrong with it
+
+    def _read(self) -> NDArray[np.uint8]:
+        if self._pixels is None:
+            self._pixels = read_plane(self._path).data
+        return self._pixels
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        return np.asarray(self._read()[key])
 
 
 # --- TIFF ------------------------------------------------------------------------------------------------------------
+
+
+class _TiffInUse:
+    """A TIFF that is open as long as one of its levels is held."""
+
+    def __init__(self, path: Path) -> None:
+        import tifffile
+
+        self.tiff = tifffile.TiffFile(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "tiff"):
+            self.tiff.close()
+
+
+class _TiffLevel:
+    """A level of a TIFF, read tile by tile."""
+
+    def __init__(self, array: zarr.Array[Any], file: _TiffInUse) -> None:
+        self._array, self._file = array, file
+        self.shape, self.dtype, self.chunks = array.shape, array.dtype, array.chunks
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.asarray(self._array[key])
 
 
 def _open_tiff(path: Path, name: str) -> SlideImage:
@@ -123,14 +198,17 @@ def _open_tiff(path: Path, name: str) -> SlideImage:
     import zarr
 
     try:
-        tiff = tifffile.TiffFile(path)
+        file = _TiffInUse(path)
+        tiff = file.tiff
         series = main_series(tiff, path)
         page = series.keyframe
         if page.photometric in (0, 3) or (len(series.levels) == 1 and not page.is_tiled and series.size < 2**27):
             plane = read_plane(path, name=name)  # palettes and the like are small; what is small is read whole
             return SlideImage(levels_of([plane.data], "yxs", str(path)), plane.pixel_size_um, name, str(path))
         pixel_size = tiff_pixel_size(tiff, series, path)
-        arrays: list[Any] = [zarr.open_array(level.aszarr(), mode="r") for level in series.levels]
+        arrays = [
+            _TiffLevel(zarr.open_array(series.aszarr(level=i), mode="r"), file) for i in range(len(series.levels))
+        ]
         _try_to_decode(arrays[0], page)
         return SlideImage(levels_of(arrays, series.axes.lower(), str(path)), pixel_size, name, str(path))
     except InputError:

@@ -51,7 +51,9 @@ class Level:
         self._array, self._axes, self._what = array, axes, what
         self._conversion = conversion or Conversion()
         self.shape = (shape[axes.index("y")], shape[axes.index("x")], 3)
-        self.n_channels = int(self.raw((0, 0, 1, 1)).shape[2])
+        one_pixel = [1 if letter in "yx" else n for letter, n in zip(axes, shape, strict=True)]
+        self.stored_dtype = np.dtype(array.dtype)
+        self.n_channels = int(to_yxc(np.empty(one_pixel, self.stored_dtype), axes, what).shape[2])
 
     @property
     def size(self) -> int:
@@ -98,7 +100,8 @@ class Level:
         if Ellipsis in keys:
             i = keys.index(Ellipsis)
             keys = (*keys[:i], *[slice(None)] * (3 - len(keys) + 1), *keys[i + 1 :])
-        rows, columns, *rest = (*keys, *[slice(None)] * (2 - len(keys)))
+        index: list[Any] = [*keys, *([slice(None)] * (2 - len(keys)))]
+        rows, columns, rest = index[0], index[1], index[2:]
         (y0, y1, in_rows), (x0, x1, in_columns) = _span(rows, self.shape[0]), _span(columns, self.shape[1])
         part = self.read((y0, x0, y1, x1)) if y1 > y0 and x1 > x0 else np.empty((y1 - y0, x1 - x0, 3), np.uint8)
         picked = part[in_rows] if isinstance(in_rows, int) else part[in_rows, :]
@@ -150,6 +153,11 @@ class SlideImage:
         return self.levels[0].shape[0], self.levels[0].shape[1]
 
     @property
+    def pixels(self) -> Any:
+        """The finest level, which stages take for an array (Y, X, 3) uint8."""
+        return self.levels[0]
+
+    @property
     def n_pixels(self) -> int:
         """Pixels of the finest level."""
         return self.shape[0] * self.shape[1]
@@ -180,7 +188,7 @@ class SlideImage:
             If values are out of range.
         """
         finest, coarsest = self.levels[0], self.levels[-1]
-        if finest.raw((0, 0, 1, 1)).dtype == np.uint8:
+        if finest.stored_dtype == np.uint8:
             return self.with_displayed_values()
         small = coarsest.raw(_middle_of(coarsest.shape))
         conversion = conversion_of(small, self.source or "The image", _parts_of(finest))
@@ -189,9 +197,9 @@ class SlideImage:
     def with_displayed_values(self) -> Self:
         """Return the slide with its values judged by its coarsest level: enough to look at it."""
         coarsest = self.levels[-1]
-        small = coarsest.raw(_middle_of(coarsest.shape))
-        if small.dtype == np.uint8 and small.shape[2] == 3:
+        if coarsest.stored_dtype == np.uint8 and coarsest.n_channels == 3:
             return self
+        small = coarsest.raw(_middle_of(coarsest.shape))
         conversion = conversion_of(small, self.source or "The image")
         return replace(self, levels=tuple(level.converted(conversion) for level in self.levels))
 

@@ -169,4 +169,4 @@ def _numbered(work: WorkFolder, plan: Plan, number: int, offset: NDArray[np.int6
 def _boxes_of_parts(labels: NDArray[np.integer], core: Box) -> NDArray[np.int64]:
     found = ndimage.find_objects(labels.astype(np.int32))
     boxes = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in found]
-    return np.array(boxes, np.int64).reshape(-1, 4) + np.array([core[0], core[1], core[0], core[1]])
+    return np.asarray(np.array(boxes).reshape(-1, 4) + np.array([core[0], core[1], core[0], core[1]]), np.int64)

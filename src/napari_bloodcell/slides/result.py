@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.counting import Counting, count
@@ -13,13 +17,13 @@ from napari_bloodcell.ome_zarr import open_levels
 from napari_bloodcell.segment import FailedTile
 from napari_bloodcell.slides.plan import Plan
 from napari_bloodcell.slides.table import read_parquet
+from napari_bloodcell.slides.work import WorkFolder
 from napari_bloodcell.store import PARQUET, SLIDE, ZARR
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
     import zarr
+    from numpy.typing import NDArray
 
     from napari_bloodcell.params import Recipe
     from napari_bloodcell.protocols import Calibration
@@ -56,6 +60,16 @@ class SlideResult:
     def types(self) -> zarr.Array[Any]:
         """1 + the position of the cell's type in `names`, shape (Y, X), uint8; a Zarr array."""
         return open_levels(self.folder / ZARR, "labels/types", "r")[0]
+
+    def overview(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
+        """Return image (Y, X, 3), cells and types (Y, X) at the coarsest level; white where the image is not there."""
+        path = self.folder / ZARR
+        cells, types = (np.asarray(open_levels(path, f"labels/{name}", "r")[-1][...]) for name in ("cells", "types"))
+        if self.plan.copies_image:
+            image = np.moveaxis(np.asarray(open_levels(path, "", "r")[-1][...]), 0, -1)
+        else:
+            image = np.full((*cells.shape, 3), 255, np.uint8)
+        return np.ascontiguousarray(image, np.uint8), cells.astype(np.int32), types.astype(np.uint8)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -117,7 +131,18 @@ def area_mm2(plan: Plan) -> float | None:
     return plan.shape[0] * plan.shape[1] * size**2 * 1e-6 if size else None
 
 
-def open_slide_result(folder: Path) -> SlideResult:
+def source_of_work(folder: Path) -> str | None:
+    """Return the path of the slide that a folder holds a result or unfinished work of; None where it holds none."""
+    plan = WorkFolder(folder).read_plan()
+    if plan is None:
+        try:
+            plan = open_slide_result(folder).plan
+        except InputError:
+            return None
+    return plan.source
+
+
+def open_slide_result(folder: str | Path) -> SlideResult:
     """Open the result of a slide.
 
     Raises
@@ -125,8 +150,7 @@ def open_slide_result(folder: Path) -> SlideResult:
     InputError
         If the folder holds none, or a damaged one.
     """
-    import json
-
+    folder = Path(folder)
     try:
         content = json.loads((folder / SLIDE).read_text(encoding="utf-8"))
         plan = Plan.from_json(json.dumps(content["plan"]))

@@ -19,13 +19,13 @@ from napari_bloodcell.ome_zarr import create_smear
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.protocols import Progress
 from napari_bloodcell.segment import FailedTile, calibrate, sample_of
-from napari_bloodcell.slides.block_cells import write_block
 from napari_bloodcell.slides.crew import Alone, Crew, Task, cluster, processes
 from napari_bloodcell.slides.finish import write_numbers_of_slide
 from napari_bloodcell.slides.formats import open_slide
 from napari_bloodcell.slides.joined import join_slide
-from napari_bloodcell.slides.numbering import fill_coarse_levels, number_cells_of_slide, write_numbers
+from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
 from napari_bloodcell.slides.plan import BLOCK_LEVELS, BLOCK_PX, Plan, models_of
+from napari_bloodcell.slides.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.slides.result import SlideResult, area_mm2, open_slide_result
 from napari_bloodcell.slides.schedule import InOrder, TilesThenBlocks
 from napari_bloodcell.slides.site import Job, Site
@@ -143,7 +143,7 @@ def iter_analyse_slide(
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
             area_mm2=area_mm2(plan),
         )
-        cells.cells_in_region = counting.cells_in_region.to_numpy(np.int64)
+        cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
         result = SlideResult(output, plan, image_sha256, lost, counting)
         write_numbers_of_slide(result, cells, geojson=geojson)
@@ -186,7 +186,7 @@ def _plan(
             calibration, overlap = earlier.calibration, earlier.overlap
             break
     else:
-        calibration = calibrate(slide.levels[0], params=params, generator=generator, pixel_size_um=slide.pixel_size_um)
+        calibration = calibrate(slide.pixels, params=params, generator=generator, pixel_size_um=slide.pixel_size_um)
         overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
     return Plan(
         shape=slide.shape,
@@ -207,7 +207,7 @@ def _plan(
 def _digest(slide: SlideImage) -> str:
     """Return by what a slide is known again: its shape, a sample of its pixels, and its file's size and date."""
     digest = hashlib.sha256(repr((slide.shape, slide.pixel_size_um)).encode())
-    digest.update(sample_of(slide.levels[0]).tobytes())
+    digest.update(sample_of(slide.pixels).tobytes())
     if slide.source is not None and Path(slide.source).is_file():
         state = Path(slide.source).stat()
         digest.update(repr((state.st_size, state.st_mtime_ns)).encode())
@@ -267,9 +267,10 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
         create_smear(target, shape=plan.shape, names=[], name=plan.name, pixel_size_um=plan.pixel_size_um)
     marker = work.path / COPY
     if not is_made_with(marker, plan.image_digest):
+        pyramids = Pyramids(target)
         for number in range(plan.n_blocks):
             box = plan.block(number)
-            write_block(target, "", np.moveaxis(slide.read(box), -1, 0), box)
+            pyramids.write_block(IMAGE, np.moveaxis(slide.read(box), -1, 0), box)
             yield Progress(number + 1, plan.n_blocks, "blocks copied")
         write_arrays(marker, {}, plan.image_digest)
     copy = open_slide(target, name=slide.name)
@@ -318,6 +319,8 @@ def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Iterator[Progress]:
 
 
 def _iter_coarse(work: WorkFolder, plan: Plan) -> Iterator[Progress]:
-    total = 3 if plan.copies_image else 2
-    for done, _ in enumerate(fill_coarse_levels(work.output, plan), start=1):
-        yield Progress(done, total, "coarse levels")
+    pyramids = Pyramids(work.output / ZARR)
+    groups = [CELLS, TYPES, *([IMAGE] if plan.copies_image else [])]
+    for done, group in enumerate(groups, start=1):
+        pyramids.fill_coarse_levels(group)
+        yield Progress(done, len(groups), "pyramids completed")

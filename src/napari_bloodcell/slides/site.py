@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_bloodcell.slides.formats import open_slide
 from napari_bloodcell.slides.neighbours import NearbyMasks
+from napari_bloodcell.slides.pyramid import Pyramids
 from napari_bloodcell.slides.work import WorkFolder
 from napari_bloodcell.store import ZARR
 
@@ -80,6 +81,8 @@ class Site:
         The models.
     nearby : NearbyMasks
         Masks of tiles that are done, by place.
+    pyramids : Pyramids
+        Of the OME-Zarr of the result.
     """
 
     work: WorkFolder
@@ -88,9 +91,11 @@ class Site:
     generator: MaskGenerator
     classifier: CellClassifier
     nearby: NearbyMasks = field(init=False)
+    pyramids: Pyramids = field(init=False)
 
     def __post_init__(self) -> None:
         self.nearby = NearbyMasks(self.work, self.plan)
+        self.pyramids = Pyramids(self.work.output / ZARR)
 
     @property
     def must_copy_image(self) -> bool:

@@ -137,6 +137,35 @@ def read_parquet(path: Path, columns: Mapping[str, str] = COLUMNS) -> pd.DataFra
     return pd.DataFrame(table, index=index)
 
 
+def read_features(path: Path) -> pd.DataFrame:
+    """Return the table as the `features` of a Labels layer: the id in `index`, and a first row for the background.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        stored = pyarrow.parquet.read_table(path)
+        columns: dict[str, Any] = {}
+        for name in stored.column_names:
+            if pyarrow.types.is_string(stored.schema.field(name).type):
+                coded = stored[name].combine_chunks().dictionary_encode()
+                known = np.array([*coded.dictionary.to_pylist(), None], object)
+                codes = coded.indices.to_numpy(zero_copy_only=False)
+                columns[name] = known[np.concatenate([[len(known) - 1], codes]).astype(np.intp)]
+            else:
+                values = stored[name].to_numpy()
+                first = np.array([np.nan if values.dtype.kind == "f" else 0], values.dtype)
+                columns[name] = np.concatenate([first, values])
+    except (OSError, KeyError, TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise InputError(f"The table {path} is missing or damaged: {error}.") from error
+    return pd.DataFrame({"index": columns.pop("id"), **columns})
+
+
 def _schema() -> Any:
     import pyarrow
 

@@ -36,7 +36,7 @@ def find_tile(site: Site, number: int) -> int:
     diameter = plan.calibration.rbc_diameter_px
     masks: list[CellMask] = []
     if not is_empty_glass(site.slide, tile.read, diameter):
-        found = segment_tile(site.slide.levels[0], tile, plan.calibration, params, site.generator)
+        found = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
         masks = clean_masks(found, rbc_diameter_px=diameter)
     if len(masks) > plan.keys_per_tile:
         raise ModelError(f"{len(masks)} masks in the tile {tile.name} are too many; use larger tiles.")

@@ -8,10 +8,9 @@ that was done differently is never mixed in.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +85,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str)
         If that is not possible, as on a full disk.
     """
     content = io.BytesIO()
-    np.savez(content, made_with=np.array(made_with), **arrays)
+    everything: dict[str, Any] = {"made_with": np.array(made_with), **arrays}
+    np.savez(content, **everything)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,7 +97,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str)
 def read_arrays(path: Path, made_with: str) -> Arrays | None:
     """Return what `write_arrays` wrote, or None where it is not there, damaged, or made with other settings."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file["made_with"]) != made_with:
                 return None
             return {name: file[name] for name in file.files if name != "made_with"}
@@ -108,16 +108,10 @@ def read_arrays(path: Path, made_with: str) -> Arrays | None:
 def is_made_with(path: Path, made_with: str) -> bool:
     """Return whether a file of `write_arrays` is there and was made with these settings; reads little of it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return str(file["made_with"]) == made_with
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, if it is there, is on the disk and not only on its way."""
-    with suppress(OSError), path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""Processes of this machine, and those of a cluster, come to what one process comes to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+
+import napari_bloodcell as nb
+from napari_bloodcell.errors import SettingsError
+from napari_bloodcell.progress import drain
+from napari_bloodcell.slides.crew import Task, Team
+from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.slides.schedule import InOrder
+from tests.fakes import BrightnessClassifier, ThresholdGenerator
+from tests.slides.conftest import SlowGenerator, random_discs, same, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return random_discs((500, 470), 110, seed=4)
+
+
+def run(image: Any, output: Path, generator: ThresholdGenerator | None = None, **options: Any) -> nb.SlideResult:
+    models = {"generator": generator or ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    return drain(iter_analyse_slide(image, output, recipe=settings(), **models, **options))
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds_though_one_of_them_dies(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    deadly = SlowGenerator(deadly_once=str(tmp_path / "has killed"))
+    together = run(image, tmp_path / "two", deadly, workers=2)
+    assert (tmp_path / "has killed").exists()
+    assert not together.failed_tiles
+    assert same(together, run(image, tmp_path / "one"))
+
+
+class DyingExecutor(Executor):
+    """Does tasks at once, and dies of one of them."""
+
+    def __init__(self, deadly: int) -> None:
+        self._deadly, self.is_dead = deadly, False
+
+    def submit(self, call: Any, /, *args: Any, **_: Any) -> Future[Any]:
+        if self.is_dead:
+            raise BrokenExecutor
+        future: Future[Any] = Future()
+        if args[0].number == self._deadly:
+            self.is_dead = True
+            future.set_exception(BrokenExecutor("it died"))
+        else:
+            future.set_result(call(*args))
+        return future
+
+
+class Collected(InOrder):
+    """Remembers what came of each task."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        super().__init__(tasks)
+        self.errors: dict[int, Exception | None] = {}
+
+    def ended(self, task: Task, error: Exception | None) -> None:
+        self.errors[task.number] = error
+
+
+def test_a_task_that_kills_every_process_fails_and_the_others_are_done() -> None:
+    started: list[DyingExecutor] = []
+
+    def start() -> DyingExecutor:
+        started.append(DyingExecutor(deadly=3))
+        return started[-1]
+
+    schedule = Collected([Task("tile", n) for n in range(8)])
+    list(Team(start, lambda task: task.number, lambda: 4).work(schedule))
+    assert sorted(schedule.errors) == list(range(8))
+    assert [n for n, error in schedule.errors.items() if error is not None] == [3]
+    assert "died 3 times" in str(schedule.errors[3])
+    assert len(started) >= 3
+
+
+@pytest.mark.slow
+def test_a_cluster_survives_the_death_of_a_worker(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    zarr.create_array(tmp_path / "image.zarr", data=image, chunks=(128, 128, 3))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs="ERROR"
+    ) as there:
+        work = iter_analyse_slide(
+            tmp_path / "image.zarr",
+            tmp_path / "cluster",
+            recipe=settings(),
+            generator=SlowGenerator(seconds=0.2),
+            classifier=BrightnessClassifier(),
+            scheduler=there.scheduler_address,
+        )
+        for _ in range(4):
+            next(work)
+        victim = next(iter(there.workers.values()))
+        os.kill(victim.process.process.pid, signal.SIGKILL)
+        result = drain(work)
+    assert not result.failed_tiles
+    assert same(result, run(tmp_path / "image.zarr", tmp_path / "one", SlowGenerator()))
+
+
+def test_a_scheduler_that_is_not_there_is_an_error_that_names_it(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(SettingsError, match=r"No dask scheduler answers at tcp://127\.0\.0\.1:1"):
+        run(image, tmp_path, scheduler="tcp://127.0.0.1:1")
+
+
+def test_workers_need_a_folder() -> None:
+    with pytest.raises(SettingsError, match="give output"):
+        nb.analyse(np.zeros((9, 9, 3), np.uint8), workers=2)  # type: ignore[call-overload]
