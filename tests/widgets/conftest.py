@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QThreadPool, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QEvent, QThreadPool, QTimer
 
 import napari_bloodcell
 from tests.fakes import BrightnessClassifier, disc_image
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from napari import Viewer
     from numpy.typing import NDArray
+    from qtpy.QtWidgets import QApplication, QWidget
 
 MANIFEST = Path(napari_bloodcell.__path__[0]) / "napari.yaml"
 PALE = [(40, 40), (40, 120), (110, 70), (110, 160), (64, 200), (180, 128), (200, 60), (180, 220)]
@@ -33,29 +33,36 @@ def plugin(npe2pm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     monkeypatch.setattr(settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
     monkeypatch.setenv("NAPARI_BLOODCELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NAPARI_BLOODCELL_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setenv("NAPARI_BLOODCELL_TRAINING_SET", str(tmp_path / "training set"))
     settings._clear_plugin_settings_cache()
     with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(MANIFEST)):
         yield
     settings._clear_plugin_settings_cache()
 
 
-@pytest.fixture
-def nothing_left(qapp: QApplication) -> Iterator[None]:
-    """Fail a test that leaves a worker, a running timer or a window behind."""
-    timers, windows = _running_timers(), set(map(id, QApplication.topLevelWidgets()))
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail every test with a window that leaves a worker, a running timer, a window or a dock behind."""
+    if not {"qapp", "qtbot", "make_napari_viewer"}.intersection(request.fixturenames):
+        yield
+        return
+    app: QApplication = request.getfixturevalue("qapp")
+    timers, widgets = _running_timers(), set(map(id, app.allWidgets()))
     yield
     assert QThreadPool.globalInstance().waitForDone(10_000), "a worker is still running"
-    qapp.processEvents()
-    gc.collect()
-    qapp.processEvents()
+    for _ in range(2):
+        app.processEvents()
+        app.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        gc.collect()
     left = [t for t in _running_timers() if t not in timers]
     assert not left, f"timers are still running: {left}"
-    stray = [w for w in QApplication.topLevelWidgets() if id(w) not in windows and w.isVisible()]
-    assert not stray, f"windows were left open: {stray}"
+    stray = [w for w in app.allWidgets() if id(w) not in widgets and (_is_ours(w) or (w.isWindow() and w.isVisible()))]
+    assert not stray, f"widgets were left behind: {stray}"
 
 
 @pytest.fixture
-def viewer(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> Viewer:
+def viewer(make_napari_viewer: Callable[..., Viewer]) -> Viewer:
     """A window of napari."""
     return make_napari_viewer()
 
@@ -87,6 +94,10 @@ def field() -> NDArray[np.uint8]:
 def classifier() -> BrightnessClassifier:
     """Calls dark cells WBC."""
     return BrightnessClassifier()
+
+
+def _is_ours(widget: QWidget) -> bool:
+    return type(widget).__module__.startswith("napari_bloodcell")
 
 
 def _running_timers() -> list[int]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 import napari_bloodcell as nb
 from napari_bloodcell.params import Recipe
@@ -14,10 +15,13 @@ from napari_bloodcell.widgets.count import CountWidget
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari import Viewer
     from napari.layers import Labels
     from pytestqt.qtbot import QtBot
 
+DOCKS = ("Analyse", "Segment", "Classify", "Edit cells", "Count")
 PARAMS = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
 
 
@@ -146,18 +150,33 @@ def test_the_papers_preset_is_the_papers_recipe(viewer: Viewer) -> None:
         widget.close()
 
 
-def test_every_dock_is_readable_at_350_pixels_in_both_themes(viewer: Viewer, qtbot: QtBot) -> None:
-    for name in ("Classify", "Analyse"):
-        assert dock_of(viewer, name).minimumSizeHint().width() <= 350
-    viewer.theme = "light"
-    qtbot.wait(1)
+@pytest.mark.parametrize("name", DOCKS)
+def test_every_dock_is_readable_at_350_pixels_in_both_themes(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, field: np.ndarray, name: str
+) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QAbstractButton, QLabel
+
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1200, 900)
+    with_cells(viewer, field)
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        viewer.window._qt_window.resizeDocks([dock], [350], Qt.Orientation.Horizontal)
+        qtbot.wait(100)
+        assert widget.width() <= 350
+        for shown in [*widget.findChildren(QLabel), *widget.findChildren(QAbstractButton)]:
+            if shown.isVisible() and shown.text() and not getattr(shown, "wordWrap", bool)():
+                needed = shown.fontMetrics().horizontalAdvance(shown.text())
+                assert shown.width() >= needed, f"{shown.text()!r} is cut off: {shown.width()} of {needed} px"
 
 
 def test_every_control_has_a_tooltip_and_can_be_reached_by_keyboard(viewer: Viewer) -> None:
     from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QPushButton
 
-    for name in ("Segment", "Classify", "Analyse"):
+    for name in DOCKS:
         widget = dock_of(viewer, name)
         for kind in (QAbstractSpinBox, QCheckBox, QComboBox, QPushButton):
             for control in widget.findChildren(kind):
