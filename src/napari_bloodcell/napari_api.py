@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.errors import InputError
+from napari_bloodcell.napari_slides import analyse_slide
 from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.progress import drain
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "analyse_layer",
+    "analyse_slide",
     "cells_layer_for",
     "classify_layer",
     "correct_cells",
@@ -94,7 +96,7 @@ def segment_layer(
     from napari_bloodcell.widgets._jobs import iter_find_cells
     from napari_bloodcell.widgets._live import CellsWriter
 
-    viewer = _viewer_of(image_layer, viewer)
+    viewer = viewer_of(image_layer, viewer)
     source = image_source(image_layer)
     params = params or SegmentParams()
     index = layers.current_plane(viewer, image_layer)
@@ -156,7 +158,7 @@ def classify_layer(
     from napari_bloodcell.widgets._images import image_source
     from napari_bloodcell.widgets._jobs import iter_type_cells
 
-    viewer = _viewer_of(cells_layer, viewer)
+    viewer = viewer_of(cells_layer, viewer)
     image_layer = image_layer or layers.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
@@ -244,7 +246,7 @@ def analyse_layer(
     """
     from napari_bloodcell.widgets import _layers as layers
 
-    viewer = _viewer_of(image_layer, viewer)
+    viewer = viewer_of(image_layer, viewer)
     recipe = recipe or Recipe()
     index = layers.current_plane(viewer, image_layer)
     cells = segment_layer(
@@ -289,14 +291,14 @@ def correct_cells(
     """
     from napari_bloodcell.widgets import _review_script
 
-    return _review_script.correct(_viewer_of(cells_layer, viewer), cells_layer, types, annotator)
+    return _review_script.correct(viewer_of(cells_layer, viewer), cells_layer, types, annotator)
 
 
 def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = None) -> list[Correction]:
     """Bring back what people said of the cells of this image, and return the corrections whose cell is not there."""
     from napari_bloodcell.widgets import _review_script
 
-    return _review_script.restore(_viewer_of(cells_layer, viewer), cells_layer)
+    return _review_script.restore(viewer_of(cells_layer, viewer), cells_layer)
 
 
 def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> SmearResult:
@@ -317,7 +319,7 @@ def save_result(cells_layer: Labels, folder: str | Path, *, viewer: ViewerModel 
     from napari_bloodcell.napari_io import write_cells
     from napari_bloodcell.widgets import _layers as layers
 
-    viewer = _viewer_of(cells_layer, viewer)
+    viewer = viewer_of(cells_layer, viewer)
     image_layer = layers.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer; a result is saved with its image.")
@@ -372,7 +374,7 @@ def types_layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
     return layers.types_layer_for(viewer, cells_layer)
 
 
-def _viewer_of(layer: Layer, viewer: ViewerModel | None) -> ViewerModel:
+def viewer_of(layer: Layer, viewer: ViewerModel | None) -> ViewerModel:
     """Return the viewer that shows a layer: the one given, else the one that listens to the layer."""
     if viewer is not None:
         return viewer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ INDEX: Final = "index"
 """Column that holds the label id; the row of 0 is the background."""
 PLANE: Final = "plane"
 """Column of the cells of a stack: the number of the plane, counted from 0."""
+FEW: Final = 16
+"""Up to so many rows are written one by one."""
 _FIRST: Final = ("cell_type", "probability")
 _SPLIT: Final[dict[str, tuple[str, ...]]] = {
     "bbox": ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"),
@@ -46,6 +48,13 @@ def to_features(table: pd.DataFrame) -> pd.DataFrame:
         else:
             columns[name] = _with_background(table[name])
     return pd.DataFrame(columns)
+
+
+def is_table(features: pd.DataFrame) -> bool:
+    """Return whether features hold a cell table, which those of another program do not."""
+    needed = (INDEX, "cell_type", "probability", "type_source", "area_px")
+    split = (name in features.columns or all(part in features.columns for part in _SPLIT[name]) for name in _SPLIT)
+    return all(name in features.columns for name in needed) and all(split)
 
 
 def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
@@ -87,6 +96,49 @@ def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]
     wanted = np.atleast_1d(np.asarray(ids, np.int64))
     rows = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
     return np.asarray(rows[(index[rows] == wanted) & (wanted != 0)], np.intp)
+
+
+def write_types(
+    features: pd.DataFrame, ids: NDArray[np.int64], types: Any, probabilities: Any, sources: Any
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Write types of cells, one value or one for each, and return their rows and which of the ids are there (N,)."""
+    rows = rows_of(features, ids)
+    there = np.isin(ids, features[INDEX].to_numpy(np.int64)[rows])
+    for column, value in (("cell_type", types), ("probability", probabilities), ("type_source", sources)):
+        _put(features, rows, column, np.broadcast_to(np.asarray(value, object), ids.shape)[there])
+    return rows, there
+
+
+def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: NDArray[np.object_]) -> None:
+    """Write a column of some rows: a few one by one, in place; at once pandas copies all of a column of text."""
+    place, frame = features.columns.get_loc(column), cast("Any", features)
+    if len(rows) > FEW:
+        frame.iloc[rows, place] = values if features[column].dtype.kind == "O" else values.tolist()
+        return
+    for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+        frame.iat[row, place] = value
+
+
+def boxes_in(features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    """Return the boxes of some rows, int64 (N, 4), (y0, x0, y1, x1) in pixels; None where the table has none."""
+    names = _SPLIT["bbox"]
+    if not all(name in features.columns for name in names):
+        return None
+    return np.stack([features[name].to_numpy(np.int64)[rows] for name in names], axis=1)
+
+
+def with_user_types(features: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a cell table in which cells that a person typed meanwhile, as features say, keep that type."""
+    if INDEX not in features.columns or "type_source" not in features.columns:
+        return table
+    by_hand = features[(features["type_source"] == "user").to_numpy(bool)]
+    ids = table.index.intersection(pd.Index(by_hand[INDEX].to_numpy(np.int64)))
+    if not len(ids):
+        return table
+    table, by_hand = table.copy(), by_hand.set_index(INDEX)
+    for column in ("cell_type", "probability", "type_source"):
+        table.loc[ids, column] = by_hand.loc[ids, column].tolist()
+    return table
 
 
 def _with_background(column: pd.Series[Any]) -> Any:

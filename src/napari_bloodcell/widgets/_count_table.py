@@ -12,7 +12,7 @@ from napari_bloodcell.cells import RBC
 from napari_bloodcell.widgets._preferences import colour_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from napari_bloodcell.widgets._count_model import CountRow
 
@@ -55,8 +55,10 @@ class CountTable(QTableWidget):
             header.setMinimumSectionSize(36)
         self._fit()
 
-    def show_rows(self, rows: Sequence[CountRow], names: Sequence[str]) -> None:
-        """Show these counts; `names` are all types, by which colours are given."""
+    def show_rows(
+        self, rows: Sequence[CountRow], names: Sequence[str], chosen: Mapping[str, str] | None = None
+    ) -> None:
+        """Show these counts; `names` are all types, by which colours are given where none is `chosen`."""
         lines: list[tuple[str, tuple[str, str, str]]] = []
         for row in rows:
             doubt = "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}"
@@ -68,7 +70,8 @@ class CountTable(QTableWidget):
         for i, (name, texts) in enumerate(lines):
             first = QTableWidgetItem(name)
             first.setToolTip(name if name != UNCORRECTED else "Red-cell regions as they were segmented")
-            first.setIcon(_swatch(colour_of(name, [*names, name]) if name != UNCORRECTED else None))
+            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name != UNCORRECTED else None
+            first.setIcon(swatch(colour))
             self.setItem(i, 0, first)
             for j, text in enumerate(texts, start=1):
                 item = QTableWidgetItem(text)
@@ -89,7 +92,10 @@ def _rounded(number: float | None) -> str:
     return "" if number is None else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _swatch(colour: str | None) -> QIcon:
+def swatch(colour: str | None) -> QIcon:
+    """Return a square of a colour as an icon; None: an empty one."""
     pixmap = QPixmap(12, 12)
     pixmap.fill(QColor(colour) if colour else Qt.GlobalColor.transparent)
-    return QIcon(pixmap)
+    icon = QIcon(pixmap)
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted
+    return icon

@@ -8,9 +8,8 @@ from napari.layers import Image, Labels
 
 from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX
 from napari_bloodcell.cells import type_names
-from napari_bloodcell.errors import InputError
 from napari_bloodcell.protocols import Calibration
-from napari_bloodcell.widgets._cell_features import to_table
+from napari_bloodcell.widgets._cell_features import is_table, to_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -57,6 +56,11 @@ def names_of(cells_layer: Labels) -> list[str]:
     return list(info_of(cells_layer).get("names") or type_names())
 
 
+def colours_of(cells_layer: Labels) -> dict[str, str]:
+    """Return the colours, "#rrggbb" by type, that were chosen for this layer; other types have their usual ones."""
+    return dict(info_of(cells_layer).get("colours") or {})
+
+
 def calibration_of(cells_layer: Labels) -> Calibration:
     """Return what was measured of the smear; the default where nothing is known of it."""
     record = info_of(cells_layer).get("calibration")
@@ -65,14 +69,14 @@ def calibration_of(cells_layer: Labels) -> Calibration:
     return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
 
 
+def has_table(cells_layer: Labels) -> bool:
+    """Return whether a layer has a cell table, which a layer of another program has not."""
+    return is_table(cells_layer.features)
+
+
 def known_table_of(cells_layer: Labels) -> pd.DataFrame | None:
-    """Return the cell table of a layer, or None where it has none, as a layer of another program."""
-    try:
-        table = table_of(cells_layer)
-    except InputError:
-        return None
-    needed = ("cell_type", "probability", "type_source", "area_px", "bbox", "centroid")
-    return table if all(column in table.columns for column in needed) else None
+    """Return the cell table of a layer, or None where it has none."""
+    return table_of(cells_layer) if has_table(cells_layer) else None
 
 
 def known_calibration_of(cells_layer: Labels) -> Calibration | None:

@@ -21,10 +21,10 @@ COARSEST_PX: Final = 1024
 """Levels are added to a pyramid until none of its sides is longer."""
 
 
-def type_colormap(names: Sequence[str]) -> DirectLabelColormap:
-    """Return the colours of typed layers: few, by type, never by cell."""
+def type_colormap(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> DirectLabelColormap:
+    """Return the colours of typed layers: few, by type, never by cell; `chosen` ones go before the usual."""
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    colours |= {code: colour_of(name, names) for code, name in enumerate(names, start=1)}
+    colours |= {code: (chosen or {}).get(name) or colour_of(name, names) for code, name in enumerate(names, start=1)}
     return DirectLabelColormap(color_dict=colours)
 
 

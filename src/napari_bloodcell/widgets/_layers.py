@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
+from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.recipes import portable, versions
-from napari_bloodcell.widgets._cell_features import INDEX, PLANE, rows_of, to_features
+from napari_bloodcell.widgets._cell_features import INDEX, PLANE, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.widgets._images import current_plane, image_plane, image_source, plane_number
 from napari_bloodcell.widgets._layer_links import (
     KEY,
     calibration_of,
     cells_layer_for,
+    colours_of,
     full_resolution,
+    has_table,
     image_layer_for,
     info_of,
     is_cells,
@@ -60,8 +63,10 @@ __all__ = [
     "as_layer_data",
     "calibration_of",
     "cells_layer_for",
+    "colours_of",
     "current_plane",
     "full_resolution",
+    "has_table",
     "image_layer_for",
     "image_plane",
     "image_source",
@@ -98,7 +103,12 @@ class Typed(Protocol):
 
 
 def add_cells(
-    viewer: ViewerModel, image_layer: Image, *, cells: NDArray[np.int32] | None = None, name: str | None = None
+    viewer: ViewerModel,
+    image_layer: Image,
+    *,
+    cells: NDArray[np.int32] | None = None,
+    name: str | None = None,
+    visible: bool = True,
 ) -> Labels:
     """Add an empty cells layer, or one with these labels, over an image layer, and return it.
 
@@ -112,6 +122,8 @@ def add_cells(
         Ids 1..N. None: no cell yet.
     name : str, optional
         The layer's name; by default that of the image and "cells".
+    visible : bool
+        A layer that is shown only later is added in half the time.
     """
     shape = image_source(image_layer).shape
     if cells is None:
@@ -125,6 +137,7 @@ def add_cells(
             KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)},
         },
         opacity=0.6,
+        visible=visible,
         **placement_of(image_layer),
     )
     lookup = TypeLookup(np.zeros(1, np.uint8))
@@ -202,7 +215,7 @@ def note_segmentation(
         "calibration": asdict(segmentation.calibration),
         "names": names_of(layer),
         "image_sha256": image_sha256,
-        "device": recipe.segment.device,
+        "device": segmentation.device,
         "versions": versions(),
         "failed_tiles": [asdict(tile) for tile in segmentation.failed_tiles],
     }
@@ -238,10 +251,10 @@ def add_types(
         model = {"name": classifier.name, "sha256": classifier.sha256}
         info["models"] = {**info.get("models", {}), "classify": model}
     if classification is not None:
-        set_table(cells_layer, classification.table)
+        set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
     layer = types_layer_for(viewer, cells_layer)
     if layer is not None:
-        layer.colormap = type_colormap(names_of(cells_layer))
+        layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
         layer.metadata[KEY]["names"] = names_of(cells_layer)
         return layer
     lookup = lookup_of(cells_layer)
@@ -250,7 +263,7 @@ def add_types(
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
         name=f"{image} types",
-        colormap=type_colormap(names_of(cells_layer)),
+        colormap=type_colormap(names_of(cells_layer), colours_of(cells_layer)),
         metadata={
             KEY: {
                 "kind": "types",
@@ -261,19 +274,39 @@ def add_types(
             }
         },
         opacity=0.45,
+        visible=bool(lookup.codes.any()),  # nothing to see yet; it is shown with the first type
         **placement_of(cells_layer),
     )
     layer.editable = False
     lookup.show_in(layer)
     _follow_edits(cells_layer, lookup)
     _show_status_of(layer, cells_layer)
-    viewer.add_layer(layer)
     if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
-        viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(cells_layer))
+        viewer.layers.insert(viewer.layers.index(cells_layer), layer)
         viewer.layers.selection.active = cells_layer
-    if cells_layer.contour == 0:
-        cells_layer.contour = 1
+    else:
+        viewer.add_layer(layer)
+    _outline_when_shown(cells_layer, layer)
     return layer
+
+
+def _outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
+    """Draw cells as outlines from the moment on that their types are shown beneath them."""
+
+    def outline() -> None:
+        cells_layer.contour = cells_layer.contour or 1
+
+    def on_shown(_event: object = None) -> None:
+        layer.events.visible.disconnect(on_shown)
+        if QCoreApplication.instance() is None:
+            outline()
+        else:  # to draw both at once would hold the window up
+            QTimer.singleShot(0, outline)
+
+    if layer.visible:
+        outline()
+    else:
+        layer.events.visible.connect(on_shown)
 
 
 def as_layer_data(
@@ -317,27 +350,30 @@ def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
 def set_types(
     cells_layer: Labels,
     ids: Sequence[int] | NDArray[np.integer[Any]],
-    cell_type: str,
+    cell_type: str | Sequence[str],
     *,
-    probability: float = 1.0,
-    source: str = "user",
+    probability: float | Sequence[float] = 1.0,
+    source: str | Sequence[str] = "user",
 ) -> None:
-    """Give some cells another type: constant time, however many cells the layer has.
+    """Give some cells another type, or each its own: constant time, however many cells the layer has.
+
+    Ids that are not in the table are passed over.
 
     Raises
     ------
     InputError
-        If the type is not one of `names_of`.
+        If a type is not one of `names_of`.
     """
     names = names_of(cells_layer)
-    if cell_type and cell_type not in names:
-        raise InputError(f"There is no type {cell_type!r}; there are {', '.join(names)}.")
-    features = cells_layer.features
-    rows = rows_of(features, ids)
-    for column, value in (("cell_type", cell_type), ("probability", probability), ("type_source", source)):
-        features.iloc[rows, features.columns.get_loc(column)] = value
-    changed = features[INDEX].to_numpy()[rows]
-    lookup_of(cells_layer).change(changed, names.index(cell_type) + 1 if cell_type else 0)
+    wanted = np.atleast_1d(np.asarray(ids, np.int64))
+    types = np.broadcast_to(np.asarray(cell_type, object), wanted.shape)
+    unknown = sorted({str(t) for t in types} - {*names, ""})
+    if unknown:
+        raise InputError(f"There is no type {', '.join(map(repr, unknown))}; there are {', '.join(names)}.")
+    rows, there = write_types(cells_layer.features, wanted, types, probability, source)
+    codes = {"": 0, **{name: code for code, name in enumerate(names, start=1)}}
+    code = np.array([codes[str(t)] for t in types[there]], np.uint8)
+    lookup_of(cells_layer).change(wanted[there], code, boxes=boxes_in(cells_layer.features, rows))
     cells_layer.events.features()
 
 

@@ -25,6 +25,16 @@ def preference(group: str, name: str) -> Any:
         return None
 
 
+def set_preference(group: str, name: str, value: Any) -> None:
+    """Keep a preference; where napari does not know the plugin's page, as in a plain script, nothing is kept."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        setattr(getattr(get_plugin_settings(PLUGIN), group), name, value)
+    except (KeyError, AttributeError):
+        return
+
+
 def preferred_settings(stage: str) -> dict[str, Any]:
     """Return the preferred values of settings of a stage ("segment" or "classify"), as far as they were set."""
     values = {"device": preference("models", "device"), "model": preference("models", f"{stage}_model")}

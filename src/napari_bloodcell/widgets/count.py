@@ -13,6 +13,7 @@ from napari_bloodcell.params import CountParams
 from napari_bloodcell.widgets import _highlight as highlight
 from napari_bloodcell.widgets._count_controls import AreaFields, notify_errors, scrolled
 from napari_bloodcell.widgets._count_export import ExportRow
+from napari_bloodcell.widgets._count_later import LaterCount
 from napari_bloodcell.widgets._count_model import (
     CellCounter,
     Counted,
@@ -25,7 +26,7 @@ from napari_bloodcell.widgets._counted_region import Region, region_of
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._images import current_plane, plane_number
 from napari_bloodcell.widgets._layer_choice import LayerChoice
-from napari_bloodcell.widgets._layers import full_resolution, is_cells, names_of
+from napari_bloodcell.widgets._layers import colours_of, full_resolution, is_cells, names_of
 from napari_bloodcell.widgets._resting import RestingWidget
 from napari_bloodcell.widgets._results import recipe_of
 from napari_bloodcell.widgets._status import cell_at
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 SOON_MS: Final = 15
 """Changes that come in one burst, as while a threshold is dragged, are counted together."""
+MOST_AT_ONCE: Final = 120_000
+"""More cells than this are counted in a worker: the window would stand still for longer than people notice."""
 WHOLE, THIS_PLANE = "Whole image", "Plane in view"
 
 
@@ -55,6 +58,9 @@ class CountWidget(RestingWidget):
         self._soon.setSingleShot(True)
         self._soon.setInterval(SOON_MS)
         self._soon.timeout.connect(self.recount)
+        self._later = LaterCount(self._counter, self)
+        self._later.counted.connect(self._show)
+        self._later.failed.connect(lambda error: self._show_nothing(str(error)))
         self._cells.chosen.connect(self._on_layer_chosen)
         self._region.chosen.connect(self._on_region_chosen)
         self._form.changed.connect(self._on_rule_changed)
@@ -131,15 +137,23 @@ class CountWidget(RestingWidget):
             return
         try:
             region, plane = self._where(layer)
-            counted = self._counter.count(
+            task = self._counter.task(
                 layer, params=self._form.settings(), thresholds=self._thresholds, region=region, plane=plane
             )
+            if task.n_cells > MOST_AT_ONCE or self._later.is_running:
+                self._later.ask(layer, task)
+                return
+            self._show(layer, self._counter.run(task))
         except BloodCellError as error:
             self._show_nothing(str(error))
+
+    def _show(self, layer: Labels, counted: Counted) -> None:
+        """Show a counting, unless its layer is no longer the one that is chosen."""
+        if layer is not self.cells_layer:
             return
         self.counted = self._export.counted = counted
         self._counter.note_cells_in_region(layer, counted)
-        self._table.show_rows(counted.rows, names_of(layer))
+        self._table.show_rows(counted.rows, names_of(layer), colours_of(layer))
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
@@ -241,6 +255,7 @@ class CountWidget(RestingWidget):
     def on_rest(self) -> None:
         """Follow nothing."""
         self._soon.stop()
+        self._later.forget()
         self._unwatch()
         self._viewer.mouse_move_callbacks.remove(self._on_hover)
         self._viewer.events.theme.disconnect(self._on_theme)

@@ -40,6 +40,16 @@ def open_edit(napari_viewer: Viewer) -> None:
     open_dock(napari_viewer, "Edit cells")
 
 
+def open_review(napari_viewer: Viewer) -> None:
+    """Open the dock in which types are corrected."""
+    open_dock(napari_viewer, "Review")
+
+
+def open_train(napari_viewer: Viewer) -> None:
+    """Open the dock in which a classifier is trained."""
+    open_dock(napari_viewer, "Train")
+
+
 def open_classify(napari_viewer: Viewer) -> None:
     """Open the Classify dock."""
     open_dock(napari_viewer, "Classify")

@@ -1,0 +1,61 @@
+"""The scenes of the Review and Train docks, which `make_screenshots` shows when cells are found and typed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import napari_bloodcell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONG_S = 1200.0
+PER_CLASS = 40
+"""Cells of each class that are confirmed before training."""
+
+
+def show_review(studio: Any, wait: Callable[..., None]) -> None:
+    """Look at the cell that the model doubts most, then at the gallery of its class."""
+    _use_own_folders()
+    dock = studio.open("Review")
+    wait(1)
+    cells = studio.viewer.layers["smear cells"]
+    dock.step(1)
+    dock.step(1)
+    studio.shoot("review")
+    studio.shoot_dock("review")
+    dock.controls.tabs.setCurrentIndex(1)
+    panel = dock.controls.gallery
+    panel.show_class("RBC")
+    shown = panel.gallery.cells.ids[:9].tolist()
+    wait(120, lambda: all(panel.gallery.cells.has_picture(cell) for cell in shown))
+    panel.gallery.mark(shown[1:3])
+    studio.shoot_dock("review_gallery")
+    types = napari_bloodcell.napari.table_of(cells)["cell_type"]
+    for name in ("RBC", "WBC", "platelet"):
+        dock.type_cells(types[types == name].index[:PER_CLASS].tolist(), name)
+    dock.controls.tabs.setCurrentIndex(2)
+    wait(3)
+    studio.shoot_dock("review_journal")
+    dock.controls.tabs.setCurrentIndex(0)
+
+
+def show_train(studio: Any, wait: Callable[..., None]) -> None:
+    """Train on what was confirmed, and look at what came of it."""
+    _use_own_folders()
+    dock = studio.open("Train")
+    dock.form.settings_form.set_values({"epochs": 6})
+    dock.run.click()
+    wait(LONG_S, lambda: len(dock.plot.epochs) >= 4 or not dock.is_running)
+    studio.shoot("train_running")
+    wait(LONG_S, lambda: not dock.is_running)
+    dock.result.open_cell(1, 1)
+    studio.shoot_dock("train")
+
+
+def _use_own_folders() -> None:
+    """Keep the journal and the training set of the pictures away from those of whoever makes them."""
+    for variable in ("NAPARI_BLOODCELL_JOURNAL", "NAPARI_BLOODCELL_TRAINING_SET"):
+        os.environ.setdefault(variable, tempfile.mkdtemp())

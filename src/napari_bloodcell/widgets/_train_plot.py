@@ -1,0 +1,85 @@
+"""Loss and accuracy of a training, drawn while it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from napari.utils.theme import get_theme
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_bloodcell.reports import Epoch
+
+HEIGHT_PX: Final = 280
+"""Lowest height of the canvas: other docks would crush it."""
+COLOURS: Final = {"training": "#3b82f6", "validation": "#f97316"}
+
+
+class TrainingPlot(FigureCanvasQTAgg):
+    """Two axes above each other: loss and accuracy, of training and validation part, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(Figure(layout="constrained"))  # type: ignore[no-untyped-call]
+        self.setMinimumHeight(HEIGHT_PX)
+        self.setAccessibleName("Loss and accuracy by epoch")
+        self.setToolTip("Loss and accuracy after each pass over the examples; the ring marks the best, which is kept")
+        axes = self.figure.subplots(2, 1, sharex=True)
+        self._axes: tuple[Any, Any] = (axes[0], axes[1])
+        self._lines: dict[tuple[int, str], Any] = {}
+        for i, (axis, name) in enumerate(zip(self._axes, ("Loss", "Accuracy (%)"), strict=True)):
+            axis.set_ylabel(name)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            for part, colour in COLOURS.items():
+                (line,) = axis.plot([], [], "-o", color=colour, markersize=3, linewidth=1.5, label=part)
+                self._lines[i, part] = line
+        self._axes[1].set_xlabel("Epoch")
+        self._legend = self._axes[0].legend(loc="upper right", fontsize="small", frameon=False)
+        (self._best,) = self._axes[0].plot([], [], "o", markersize=9, markerfacecolor="none", markeredgewidth=1.5)
+        self.epochs: list[Epoch] = []
+
+    def show_epochs(self, epochs: Sequence[Epoch]) -> None:
+        """Show these epochs."""
+        self.epochs = list(epochs)
+        numbers = [epoch.number for epoch in epochs]
+        values = {
+            (0, "training"): [epoch.train_loss for epoch in epochs],
+            (0, "validation"): [epoch.val_loss for epoch in epochs],
+            (1, "training"): [100 * epoch.train_accuracy for epoch in epochs],
+            (1, "validation"): [100 * epoch.val_accuracy for epoch in epochs],
+        }
+        for key, line in self._lines.items():
+            line.set_data(numbers, values[key])
+        best = min(epochs, key=lambda epoch: epoch.val_loss, default=None)
+        self._best.set_data([best.number] if best else [], [best.val_loss] if best else [])
+        for axis in self._axes:
+            axis.relim()
+            axis.autoscale_view()
+        if numbers:
+            self._axes[1].set_xlim(0.5, max(numbers[-1], 5) + 0.5)
+        self._redraw()
+
+    def use_theme(self, name: str) -> None:
+        """Take the colours of one of napari's themes."""
+        theme = get_theme(name)
+        text, ground = theme.text.as_hex("long"), theme.background.as_hex("long")
+        self.figure.set_facecolor(ground)
+        for axis in self._axes:
+            axis.set_facecolor(ground)
+            axis.tick_params(colors=text, labelsize="small")
+            axis.xaxis.label.set_color(text)
+            axis.yaxis.label.set_color(text)
+            for spine in axis.spines.values():
+                spine.set_color(theme.highlight.as_hex("long"))
+        for label in self._legend.get_texts():
+            label.set_color(text)
+        self._best.set_color(text)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        """Draw when Qt has time; several calls make one drawing."""
+        draw: Any = self.draw_idle
+        draw()
