@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from pytestqt.qtbot import QtBot
 
-DOCKS = ("Analyse", "Segment", "Classify", "Edit cells", "Count")
+DOCKS = ("Analyse", "Segment", "Classify", "Edit cells", "Count", "Review", "Train")
 PARAMS = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
 
 
@@ -108,7 +108,9 @@ def test_there_must_be_cells_to_type(viewer: Viewer, field: np.ndarray, notifica
     assert "Segment" in notifications[0]
 
 
-def test_one_click_runs_the_chain_and_opens_the_count(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
+def test_one_click_runs_the_chain_and_opens_the_count(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
     viewer.add_image(field, name="smear", rgb=True)
     widget = dock_of(viewer, "Analyse")
     assert isinstance(widget, AnalyseWidget)
@@ -116,6 +118,7 @@ def test_one_click_runs_the_chain_and_opens_the_count(viewer: Viewer, qtbot: QtB
     widget.form.set_values({"rbc_diameter_px": 24})
     widget.run.click()
     qtbot.waitUntil(lambda: "WBC" in widget.summary.text(), timeout=60_000)
+    assert capfd.readouterr() == ("", "")  # all there is to say is in the window
     assert not widget.is_running
     assert [layer.name for layer in viewer.layers] == ["smear", "smear types", "smear cells"]
     docks = viewer.window.dock_widgets

@@ -21,7 +21,7 @@ from napari_bloodcell.widgets._highlight import selected_cells
 from napari_bloodcell.widgets.count import MOST_AT_ONCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari import Viewer
@@ -196,14 +196,17 @@ def shown(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> View
 
 
 @pytest.fixture
-def window(shown: Viewer, qtbot: QtBot) -> Any:
+def window(shown: Viewer, qtbot: QtBot) -> Iterator[Any]:
     """A window with 400 cells and the dock."""
     viewer = shown
     layer = add_smear(viewer, scale=(0.5, 0.5), units=("um", "um"))
     _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Count")
     qtbot.waitUntil(lambda: dock.counted is not None, timeout=30_000)
     dock._plot.draw()
-    return SimpleNamespace(viewer=viewer, layer=layer, dock=dock, qtbot=qtbot)
+    namespace = SimpleNamespace(viewer=viewer, layer=layer, dock=dock, qtbot=qtbot)
+    del dock
+    yield namespace
+    vars(namespace).clear()  # pytest holds on to it: a dock that was closed would live on
 
 
 def cell_count(dock: Any, name: str) -> int:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -79,6 +80,44 @@ def test_a_stack_is_segmented_by_plane(model: ViewerModel, field: np.ndarray, pl
     assert table.index.is_unique
     for plane, rows in table.groupby("plane"):
         assert set(np.unique(cells.data[plane])) - {0} == set(rows.index)
+
+
+def kinds_of_images(field: np.ndarray) -> dict[str, dict[str, Any]]:
+    """The same ten cells as images of every kind that napari shows."""
+    grey = field[..., 0]
+    alpha = np.dstack([field, np.full(field.shape[:2], 255, np.uint8)])
+    units = {"scale": (0.25, 0.25), "units": ("um", "um"), "translate": (100, -40)}
+    return {
+        "RGB": {"data": field, "rgb": True},
+        "RGBA": {"data": alpha, "rgb": True},
+        "RGB of 16 bits": {"data": field.astype(np.uint16) * 257, "rgb": True},
+        "RGB of floats to 1": {"data": (field / 255).astype(np.float32), "rgb": True},
+        "grey": {"data": grey},
+        "grey of 16 bits": {"data": grey.astype(np.uint16) * 257},
+        "grey of doubles to 1": {"data": grey / 255},
+        "grey of floats to 255": {"data": grey.astype(np.float32)},
+        "big-endian": {"data": (grey.astype(np.uint16) * 257).astype(">u2")},
+        "pyramid": {"data": [field, field[::2, ::2], field[::4, ::4]], "rgb": True, "multiscale": True},
+        "with units": {"data": field, "rgb": True, **units},
+        "turned": {"data": field, "rgb": True, "rotate": 30},
+        "dask": {"data": da.from_array(field, chunks=(100, 90, 3)), "rgb": True},
+        "z stack": {"data": np.stack([field] * 2), "rgb": True},
+        "z stack in time": {"data": np.stack([np.stack([grey] * 2)] * 2)},
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_images(np.zeros((8, 8, 3), np.uint8)))
+def test_images_of_every_kind_can_be_analysed(model: ViewerModel, field: np.ndarray, kind: str) -> None:
+    options = kinds_of_images(field)[kind]
+    layer = model.add_image(options.pop("data"), name="smear", **options)
+    result = nb.napari.analyse_layer(
+        layer, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier()
+    )
+    assert result.counts == {"RBC": 8, "WBC": 2, "platelet": 0}
+    cells = model.layers["smear cells"]
+    assert np.allclose(cells.scale, layer.scale)
+    assert np.allclose(cells.data_to_world((0,) * cells.ndim), layer.data_to_world((0,) * cells.ndim))
+    assert (result.counting.per_mm2 is not None) == (kind == "with units")
 
 
 def test_a_second_plane_leaves_the_first_as_it_is(model: ViewerModel, field: np.ndarray) -> None:

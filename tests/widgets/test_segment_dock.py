@@ -143,6 +143,22 @@ def test_all_planes_of_a_stack_get_their_cells(viewer: Viewer, qtbot: QtBot, fie
     assert layers.table_of(cells_in(viewer))["plane"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
 
 
+def test_of_several_images_the_active_one_is_looked_at_and_the_others_keep_their_cells(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray
+) -> None:
+    viewer.add_image(field, name="smear", rgb=True)
+    widget = dock_of(viewer)
+    run(widget, qtbot)
+    first = cells_in(viewer).data.copy()
+    other = viewer.add_image(field[:128, :128], name="other", rgb=True)
+    assert widget.image.layer is other
+    run(widget, qtbot)
+    assert len(layers.table_of(cells_in(viewer, "other"))) == 4
+    assert (cells_in(viewer).data == first).all()
+    viewer.layers.selection.active = viewer.layers["smear"]
+    assert widget.image.layer is viewer.layers["smear"]
+
+
 def test_planes_are_offered_for_stacks_only(viewer: Viewer, field: np.ndarray) -> None:
     widget = dock_of(viewer)
     viewer.add_image(field, name="flat", rgb=True)

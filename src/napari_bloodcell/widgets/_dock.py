@@ -51,7 +51,7 @@ class StageDock(QWidget):
 
     def __init__(self, viewer: Viewer, *, button: str, tooltip: str) -> None:
         super().__init__()
-        self._viewer = viewer
+        self._viewer = getattr(viewer, "__wrapped__", viewer)  # not the proxy that plugins are given
         use_preferred_cache()
         self.image = LayerChoice(
             viewer, lambda layer: isinstance(layer, Image), none="Open an image first", follows_active=True
