@@ -70,7 +70,7 @@ def features_of(
     cells: NDArray[np.integer[Any]],
     table: pd.DataFrame,
     names: Sequence[str],
-    boxes: Mapping[int, tuple[slice, slice]],
+    boxes: Mapping[int, tuple[slice, ...]],
     *,
     corner: tuple[int, int] = (0, 0),
     image_id: str = "",

@@ -9,14 +9,23 @@ import numpy as np
 
 from napari_bloodcell.image_files import IMAGE_SUFFIXES, is_zarr
 from napari_bloodcell.ome_zarr import COARSEST, halvings, open_levels
+from napari_bloodcell.progress import drain
 from napari_bloodcell.recipes import read_record
 from napari_bloodcell.slides.formats import open_slide
 from napari_bloodcell.slides.image import Level
 from napari_bloodcell.slides.result import open_slide_result
+from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.table import read_features
 from napari_bloodcell.store import PARQUET, RECIPE, ZARR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_bloodcell.params import Recipe
+    from napari_bloodcell.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.slides.image import SlideImage
     from napari_bloodcell.slides.result import SlideResult
 
@@ -89,6 +98,75 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         **place,
     }
     return [*layers, (open_levels(folder / ZARR, "labels/cells", "r+"), cells, "labels")]
+
+
+def analyse_slide(
+    image_layer: Image,
+    output: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    viewer: ViewerModel | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> SlideResult:
+    """Segment, type and count a slide of any size into a folder; its cells become layers that are read from there.
+
+    Parameters
+    ----------
+    image_layer : Image
+        The slide: RGB, a pyramid or not.
+    output : path
+        The folder of the result; a run that was stopped there goes on.
+    recipe : Recipe, optional
+        Settings of every stage.
+    viewer : Viewer or ViewerModel, optional
+        Where the layers go; by default where the image layer is.
+    generator, classifier : optional
+        Models instead of those that the recipe names.
+    workers, scheduler : optional
+        Who shares the work, as in `napari_bloodcell.analyse`.
+    on_progress : callable, optional
+        Called with every `Progress`.
+
+    Returns
+    -------
+    SlideResult
+        As `napari_bloodcell.analyse` returns it.
+
+    Raises
+    ------
+    BloodCellError
+        If the layer is a stack, a model cannot be loaded, or the folder cannot be written to.
+    """
+    from napari_bloodcell.napari_api import viewer_of
+    from napari_bloodcell.widgets._slide_view import SlideView, slide_of
+
+    viewer = viewer_of(image_layer, viewer)
+    view = SlideView(viewer, image_layer, Path(output))
+    work = iter_analyse_slide(
+        slide_of(image_layer),
+        output,
+        recipe=recipe,
+        generator=generator,
+        classifier=classifier,
+        workers=workers,
+        scheduler=scheduler,
+    )
+
+    def show(step: Progress) -> None:
+        view.show(step)
+        if on_progress is not None:
+            on_progress(step)
+
+    try:
+        result = drain(work, show)
+    finally:
+        view.close()
+    view.finish(result)
+    return result
 
 
 def levels_to_show(slide: SlideImage) -> list[Any]:

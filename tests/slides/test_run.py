@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 import napari_bloodcell as nb
+from napari_bloodcell import store as nb_store
 from napari_bloodcell.progress import drain
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -33,3 +36,66 @@ def test_in_parts_comes_to_the_same_as_in_memory(overlap: int | None, tmp_path: 
     pd.testing.assert_frame_equal(parts.table, whole.table)
     assert parts.counts == whole.counts
     assert parts.counting.interval == whole.counting.interval
+
+
+@pytest.fixture
+def analysed(tmp_path: Path) -> tuple[np.ndarray, nb.SlideResult]:
+    image = random_discs((1300, 1201), 300)
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    work = iter_analyse_slide(image, tmp_path / "out", recipe=settings(pixel_size_um=0.31), geojson=True, **models)
+    return image, drain(work)
+
+
+def test_the_result_is_what_the_formats_ask_for(analysed: tuple[np.ndarray, nb.SlideResult]) -> None:
+    ome_zarr_models = pytest.importorskip("ome_zarr_models")
+    image, result = analysed
+    path = result.folder / "smear.ome.zarr"
+    whole = ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
+    assert whole.ome_attributes.version == "0.5"
+    for name in ("cells", "types"):
+        labels = ome_zarr_models.open_ome_zarr(zarr.open_group(path / "labels" / name, mode="r"))
+        assert "Label" in type(labels).__name__
+    described = zarr.open_group(path / "labels" / "types", mode="r").attrs["ome"]["image-label"]
+    assert [entry["name"] for entry in described["properties"]] == result.names
+    assert len(described["colors"]) == len(result.names)
+    opened = nb.open_slide(path)
+    assert opened.pixel_size_um == pytest.approx(0.31)
+    assert np.array_equal(opened.read((0, 0, 1300, 1201)), image)
+    small = np.asarray(opened.levels[-1])
+    assert small.shape == (650, 601, 3)
+    assert abs(float(small.mean()) - float(image.mean())) < 1
+    finest, coarsest = (zarr.open_array(path / "labels" / "cells" / level, mode="r")[...] for level in "01")
+    assert np.array_equal(coarsest, finest[::2, ::2])
+
+
+def test_tables_and_outlines_agree_with_the_cells(analysed: tuple[np.ndarray, nb.SlideResult]) -> None:
+    _, result = analysed
+    assert (result.table["area_px"] == np.bincount(result.cells[...].ravel())[1:]).all()
+    text = (result.folder / "cells.csv").read_text(encoding="utf-8")
+    pd.testing.assert_frame_equal(nb_store.table_from_csv(text), result.table)
+    outlines = json.loads((result.folder / "cells.geojson").read_text(encoding="utf-8"))["features"]
+    assert len(outlines) == len(result.table)
+    for one in outlines:
+        row = result.table.loc[int(one["properties"]["name"])]
+        assert one["properties"]["classification"]["name"] == row["cell_type"]
+        assert one["properties"]["measurements"]["Area px^2"] == row["area_px"]
+        assert one["geometry"]["type"] == "Polygon"
+        points = np.array(one["geometry"]["coordinates"][0])
+        assert points.min(0).tolist() == [row["bbox"][1], row["bbox"][0]]
+        assert points.max(0).tolist() == [row["bbox"][3], row["bbox"][2]]
+
+
+def test_a_large_image_with_a_folder_goes_to_disk_and_a_small_one_is_written_there(tmp_path: Path) -> None:
+    import dask.array
+
+    image = random_discs((300, 320), 30)
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    small = nb.analyse(image, recipe=settings(), output=tmp_path / "small", **models)
+    lazy = nb.analyse(
+        dask.array.from_array(image, chunks=(100, 100, 3)), recipe=settings(), output=tmp_path / "lazy", **models
+    )
+    assert isinstance(small, nb.SmearResult)
+    assert isinstance(lazy, nb.SlideResult)
+    assert np.array_equal(lazy.cells[...], small.cells)
+    assert nb.read_result(tmp_path / "small").counts == lazy.counts
+    assert nb.open_slide_result(tmp_path / "lazy").counts == lazy.counts

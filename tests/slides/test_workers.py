@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.usefixtures("small_blocks")
-
 
 @pytest.fixture(scope="module")
 def image() -> NDArray[np.uint8]:
-    return random_discs((500, 470), 110, seed=4)
+    """Two blocks wide: blocks hold whole chunks, so that processes write them at once."""
+    return random_discs((300, 2500), 200, seed=4)
 
 
 def run(image: Any, output: Path, generator: ThresholdGenerator | None = None, **options: Any) -> nb.SlideResult:
