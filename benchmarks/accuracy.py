@@ -19,7 +19,9 @@ from scipy.stats import beta
 import napari_bloodcell as nb
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
 from napari_bloodcell.backends.cnn import load_classifier
+from napari_bloodcell.cutouts import cut_out
 from napari_bloodcell.masks import filter_masks, paint
+from training.cnn_data import patch_of, smear_glass
 from training.sam_data import HS_DIAMETER_PX, laboratory_of, read_boxes, read_sam_masks
 
 if TYPE_CHECKING:
@@ -139,7 +141,8 @@ def pointed_cells(data: Path, recipe: nb.Recipe) -> tuple[int, int]:
     """Chula: labelled RBC that lie in an RBC of their own, of all that are labelled."""
     own = total = 0
     for path in sorted((data / "chula/images").glob("*.jpg")):
-        points = np.loadtxt(data / f"chula/points/{path.stem}.txt", ndmin=2).astype(int)
+        lines = (data / f"chula/points/{path.stem}.txt").read_text().split()
+        points = np.array(lines, float).reshape(-1, 3).astype(int)
         result = nb.analyse(path, recipe=recipe)
         height, width = result.cells.shape
         y, x = points[:, 1].clip(0, height - 1), points[:, 0].clip(0, width - 1)
@@ -149,26 +152,22 @@ def pointed_cells(data: Path, recipe: nb.Recipe) -> tuple[int, int]:
 
 
 def cutouts_accuracy(data: Path, recipe: nb.Recipe) -> dict[str, tuple[int, int]]:
-    """Type the paper's own cutouts (val), scaled as the classifier wants them: right and all, per class."""
+    """Type the paper's own cutouts (val), cut again as the classifier wants them: right and all, per class."""
     classifier = load_classifier(recipe.classify.model, recipe.classify.device)
     scale = 1.0 if classifier.rbc_diameter_px is None else classifier.rbc_diameter_px / HS_DIAMETER_PX
+    glass = smear_glass(data) if classifier.glass_level is not None else {}
     hits = {}
     for kind in ("RBC", "WBC"):
-        images = [Image.open(p).convert("RGB") for p in sorted((data / "cutouts/val" / kind).glob("*.png"))]
-        cutouts = np.stack([rescaled(i, scale) for i in images])
-        names = np.array(classifier.classes)[classifier.predict(cutouts).argmax(1)]
+        cutouts = []
+        for path in sorted((data / "cutouts/val" / kind).glob("*.png")):
+            picture = np.asarray(Image.open(path).convert("RGB"))
+            where = patch_of(path.stem)
+            colour = glass.get(where[0] if where else "HS1")
+            mask = picture.any(-1).astype(np.int32)
+            cutouts.append(cut_out(picture, mask, [1], scale=scale, background_rgb=colour)[0])
+        names = np.array(classifier.classes)[classifier.predict(np.stack(cutouts)).argmax(1)]
         hits[kind] = (int((names == kind).sum()), len(names))
     return hits
-
-
-def rescaled(cutout: Image.Image, scale: float) -> NDArray[np.uint8]:
-    """Return a 128×128 cutout with its cell at another scale, centred on black."""
-    side = round(128 * scale)
-    small = np.asarray(cutout.resize((side, side), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
-    canvas = np.zeros((128, 128, 3), np.uint8)
-    at = (128 - side) // 2
-    canvas[at : at + side, at : at + side] = small
-    return canvas
 
 
 def rows(data: Path, recipe: nb.Recipe, only: set[str]) -> Iterator[tuple[str, str, str]]:

@@ -4,15 +4,23 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_bloodcell.resample import resample, resampling_matrix
+from napari_bloodcell.resample import resample
 
 
 @given(st.floats(0.2, 3.0), st.integers(0, 500), st.integers(1, 60))
-def test_rows_of_the_matrix_sum_to_one_where_there_are_pixels(scale: float, offset: int, n_in: int) -> None:
-    first = int(np.floor(offset * scale))
-    last = int(np.ceil((offset + n_in) * scale))
-    total = resampling_matrix(first, last - first + 1, scale, offset, n_in).sum(1)
-    assert np.all(np.isclose(total, 1, atol=1e-4) | (total == 0))
+def test_one_grey_stays_that_grey_wherever_there_are_pixels(scale: float, offset: int, n: int) -> None:
+    canvas, inside, _ = resample(np.full((n, n, 3), 77, np.uint8), scale, origin=(offset, 2 * offset))
+    assert inside.any()
+    assert np.allclose(canvas[inside], 77, atol=1e-3)
+    assert not canvas[~inside].any()
+
+
+def test_a_ramp_keeps_its_place() -> None:
+    ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 3, 2).repeat(40, 0)
+    canvas, inside, corner = resample(ramp, 0.5, origin=(0, 30), align=16)
+    columns = np.flatnonzero(inside.any(0))[2:-2]
+    expected = (columns + corner[1] + 0.5) / 0.5 - 0.5 - 30
+    assert np.allclose(canvas[10, columns, 0], expected, atol=1)
 
 
 @given(st.floats(0.3, 2.0), st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**31))

@@ -208,9 +208,13 @@ def sampling_weights(samples: Samples) -> NDArray[np.float64]:
         groups = {o: mine & (samples.origins == o) for o in np.unique(samples.origins[mine & ~of_smears])}
         for group in groups.values():
             weights[group] = 1 / np.sqrt(group.sum())
+        others = weights[mine].sum() if groups else 1.0
+        for origin in np.unique(samples.origins[mine & of_smears]):
+            group = mine & (samples.origins == origin)
+            weights[group] = 1 / np.sqrt(group.sum())
         smears = mine & of_smears
         if smears.any():
-            weights[smears] = (weights[mine].sum() * SMEAR_SHARE / (1 - SMEAR_SHARE) if groups else 1.0) / smears.sum()
+            weights[smears] *= others * SMEAR_SHARE / (1 - SMEAR_SHARE) / weights[smears].sum()
         weights[mine] /= weights[mine].sum()
     return weights
 

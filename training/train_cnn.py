@@ -26,7 +26,8 @@ from napari_bloodcell.backends.cnn_training import loss_of
 from napari_bloodcell.cutouts import GLASS_LEVEL
 from napari_bloodcell.params import TrainParams
 from napari_bloodcell.progress import drain
-from napari_bloodcell.train import figures_of, iter_train
+from napari_bloodcell.reports import figures_of
+from napari_bloodcell.train import iter_train
 from training import cnn_data
 from training.cnn_augment import Augmenter, Strengths
 
@@ -63,8 +64,9 @@ def train_embedded(
     segmenter: cnn_data.Segmenter | None = None,
     cache: Path | None = None,
     max_minutes: float = 120.0,
+    start: Path | None = None,
 ) -> CnnClassifier:
-    """Return the embedded classifier of RBC, WBC and platelet."""
+    """Return the embedded classifier of RBC, WBC and platelet; with `start`, trained on from an earlier one."""
     begin = time.monotonic()
     samples = _cached_samples(data, seed, segmenter, cache)
     if leave_out:
@@ -76,6 +78,8 @@ def train_embedded(
     LOG.info("samples (RBC, WBC, platelet): %s in %.0f s", counts, time.monotonic() - begin)
     torch.manual_seed(seed)
     network = CellCnn(Architecture("pool", dense_units, 0.2, len(cnn_data.CLASSES))).channels_last()
+    if start is not None:
+        network.load_state_dict(CnnClassifier.load(start, device="cpu").network.state_dict())
     average = _fit(network, samples, seed, steps, batch_size, learning_rate, begin, max_minutes)
     settings = {
         "seed": seed,
@@ -86,6 +90,7 @@ def train_embedded(
         "samples": counts,
         "masks": "ellipses in boxes" + (" and the embedded SAM's" if segmenter else ""),
         "leave_out": leave_out,
+        "start": hashlib.sha256(start.read_bytes()).hexdigest() if start is not None else None,
     }
     info = ClassifierInfo(
         classes=cnn_data.CLASSES,
@@ -210,6 +215,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file to write; default: the shipped one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="embedded classifier to go on from")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--leave-out", nargs="*", default=[], help="laboratories of TXL-PBC, such as 575x575")
     parser.add_argument("--dense-units", type=int, default=96)
@@ -235,6 +242,8 @@ def main() -> None:
             leave_out=tuple(arguments.leave_out),
             segmenter=segmenter,
             cache=arguments.cache,
+            learning_rate=arguments.rate,
+            start=arguments.start,
         )
     if not arguments.leave_out or arguments.out is not None:
         LOG.info("%s written, sha256 %s", out, classifier.save(out, dtype="float16"))

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def resampling_matrix(first: int, n_out: int, scale: float, offset: int, n_in: int) -> NDArray[np.float32]:
-    """Return the weights (n_out, n_in) float32 that resample one axis by a triangle filter.
-
-    Parameters
-    ----------
-    first : int
-        Index of the first output element on the smear's resampled axis.
-    n_out, n_in : int
-        Elements wanted, elements given.
-    scale : float
-        Output elements per input element.
-    offset : int
-        Index of the first input element on the smear's axis.
-
-    Notes
-    -----
-    Output element k is centred on input (k + 0.5) / scale - 0.5. The filter is as wide as an output element where the
-    image shrinks, so nothing aliases. Rows whose centre lies outside the given elements are zero.
-    """
-    centre = (np.arange(first, first + n_out) + 0.5) / scale - 0.5
-    position = np.arange(offset, offset + n_in)
-    reach = max(1.0, 1.0 / scale)
-    weights = np.clip(1.0 - np.abs(position[None, :] - centre[:, None]) / reach, 0.0, None)
-    weights[(centre < offset - 0.5) | (centre > offset + n_in - 0.5)] = 0.0
-    total = weights.sum(1, keepdims=True)
-    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0), np.float32)
 
 
 def resample(
@@ -64,18 +38,45 @@ def resample(
         Where the part has pixels; elsewhere `resampled` is 0.
     corner : tuple of int
         (y, x) of its first pixel on the resampled smear.
+
+    Notes
+    -----
+    Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear, whatever the part. The triangle
+    filter is as wide as a resampled pixel where the image shrinks, so nothing aliases.
     """
-    axes = []
-    corner = []
-    for offset, n_in in zip(origin, image.shape[:2], strict=True):
-        first = int(np.floor(offset * scale / align)) * align
-        last = int(np.ceil((offset + n_in) * scale))
-        size = max(1, int(np.ceil((last - first) / multiple))) * multiple
-        axes.append(resampling_matrix(first, size, scale, offset, n_in))
-        corner.append(first)
-    rows, columns = axes
-    part = image.astype(np.float32).reshape(image.shape[0], -1)
-    tall = (rows @ part).reshape(rows.shape[0], image.shape[1], 3)
-    resampled = np.matmul(columns, tall)
-    inside = np.logical_and.outer(np.any(rows, axis=1), np.any(columns, axis=1))
-    return resampled, inside, (corner[0], corner[1])
+    spans = [_span(offset, n_in, scale, align, multiple) for offset, n_in in zip(origin, image.shape[:2], strict=True)]
+    margin = int(np.ceil(1 / scale)) + 1  # what the filter reaches beyond the part
+    planes = np.moveaxis(image, 2, 0).astype(np.float32)
+    padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    y, x = spans
+    top, left = margin - origin[0], margin - origin[1]
+    box = (x.begin / scale + left, y.begin / scale + top, x.end / scale + left, y.end / scale + top)
+    size = (x.end - x.begin, y.end - y.begin)
+    # In floating point, so that no rounding depends on where the part begins.
+    channels = [Image.fromarray(c).resize(size, Image.Resampling.BILINEAR, box=box) for c in padded]
+    resampled = np.zeros((y.size, x.size, 3), np.float32)
+    inside = np.zeros((y.size, x.size), bool)
+    here = (slice(y.begin - y.first, y.end - y.first), slice(x.begin - x.first, x.end - x.first))
+    inside[here] = True
+    for k, channel in enumerate(channels):
+        resampled[(*here, k)] = np.asarray(channel)
+    return resampled, inside, (y.first, x.first)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One axis of the result on the resampled smear: it begins at `first`, and holds the part from `begin` to `end`."""
+
+    first: int
+    size: int
+    begin: int
+    end: int
+
+
+def _span(offset: int, n_in: int, scale: float, align: int, multiple: int) -> _Span:
+    first = int(np.floor(offset * scale / align)) * align
+    last = int(np.ceil((offset + n_in) * scale))
+    size = max(1, int(np.ceil((last - first) / multiple))) * multiple
+    begin = min(max(first, int(np.ceil(offset * scale - 0.5))), first + size - 1)
+    end = max(begin + 1, min(last, int(np.ceil((offset + n_in) * scale - 0.5))))
+    return _Span(first, size, begin, end)
