@@ -6,7 +6,7 @@
 >>> nb.napari.analyse_layer(viewer.layers["smear"]).counts  # doctest: +SKIP
 {'RBC': 412, 'WBC': 3, 'platelet': 17}
 
-Everything here also works on a `napari.components.ViewerModel`, without a display; napari is imported when it is called.
+Everything here works on a `napari.components.ViewerModel` too, without a display; napari is imported when it is called.
 """
 
 from __future__ import annotations
