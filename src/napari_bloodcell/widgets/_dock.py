@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Image
 from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
-    QAbstractScrollArea,
     QComboBox,
     QFormLayout,
     QFrame,
@@ -70,14 +69,7 @@ class StageDock(QWidget):
         self.body.addLayout(self.rows)
         inside = QWidget()
         inside.setLayout(self.body)
-        scroll = QScrollArea()
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidgetResizable(True)
-        scroll.setWidget(inside)
-        # As high as what is in it, and lower where the window is: the button stays beneath the settings.
-        scroll.setSizeAdjustPolicy(QAbstractScrollArea.SizeAdjustPolicy.AdjustToContents)
-        scroll.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        scroll = _FittedScroll(inside)
         self.run = QPushButton(button)
         self.run.setToolTip(tooltip)
         self.panel = WorkPanel(button)
@@ -148,3 +140,26 @@ class StageDock(QWidget):
         layer = self.image.layer
         is_stack = layer is not None and bool(image_source(layer).stack_shape)
         self.rows.setRowVisible(self.planes, is_stack)
+
+
+class _FittedScroll(QScrollArea):
+    """As high as what is in it, and lower where the window is: what comes below stays beneath the settings."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setWidgetResizable(True)
+        self.setWidget(inside)
+
+    def sizeHint(self) -> QSize:
+        inside = self.widget()
+        usual = super().sizeHint()
+        return usual if inside is None else QSize(usual.width(), inside.sizeHint().height() + 2 * self.frameWidth())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Ask for another height when what is in it changes."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
