@@ -108,7 +108,8 @@ def create_smear(
     source = {"image": "../../"}
     group = labels.create_group("cells")
     pyramid = _create_pyramid(group, shape, np.int32, "cells", pixel_size_um, is_label=True)
-    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": {"source": source}}
+    plain: dict[str, Any] = {"colors": [], "source": source}  # cells have no colours of their own; readers want a list
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": plain}
     group = labels.create_group("types")
     pyramid = _create_pyramid(group, shape, np.uint8, "types", pixel_size_um, is_label=True)
     described: dict[str, Any] = {
