@@ -187,6 +187,8 @@ def read_result(folder: str | Path) -> StoredResult:
     folder = Path(folder)
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} holds no result: {RECIPE} is missing. Give the folder of one image.")
+    if (folder / SLIDE).is_file():
+        raise InputError(f"{folder} holds a whole slide, which is not read at once; use open_slide_result.")
     try:
         record = read_record(folder / RECIPE)
         numbers = json.loads((folder / COUNTS).read_text(encoding="utf-8"))

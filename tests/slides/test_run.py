@@ -99,3 +99,5 @@ def test_a_large_image_with_a_folder_goes_to_disk_and_a_small_one_is_written_the
     assert np.array_equal(lazy.cells[...], small.cells)
     assert nb.read_result(tmp_path / "small").counts == lazy.counts
     assert nb.open_slide_result(tmp_path / "lazy").counts == lazy.counts
+    with pytest.raises(nb.InputError, match="use open_slide_result"):
+        nb.read_result(tmp_path / "lazy")

@@ -57,6 +57,8 @@ class Plan:
         Whether the OME-Zarr gets a copy of the image.
     block_px : int
         Side of a block, pixels.
+    device : str
+        What the generator of the process that began the run ran on.
     """
 
     shape: tuple[int, int]
@@ -71,6 +73,7 @@ class Plan:
     pixel_size_um: float | None = None
     copies_image: bool = True
     block_px: int = BLOCK_PX
+    device: str = "auto"
 
     # --- hashes ---
 

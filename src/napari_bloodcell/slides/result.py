@@ -121,8 +121,8 @@ class SlideResult:
 
     @property
     def device(self) -> str:
-        """What the recipe asked the models to run on."""
-        return self.plan.recipe.segment.device
+        """What the generator ran on, as "cpu" or "cuda:0"."""
+        return self.plan.device
 
 
 def area_mm2(plan: Plan) -> float | None:

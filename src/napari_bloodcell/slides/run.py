@@ -201,6 +201,7 @@ def _plan(
         pixel_size_um=slide.pixel_size_um,
         copies_image=copies_image,
         block_px=BLOCK_PX,
+        device=str(getattr(generator, "device", params.device)),
     )
 
 
