@@ -83,7 +83,7 @@ def _explained(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"There is not enough memory ({text}). Use a smaller tile size, another device, or a smaller model."
-    return f"Something unexpected went wrong ({text}). Please report it with the log."
+    return f"Something unexpected went wrong ({text}). Please report it with the log (Help ▸ Show logs)."
 
 
 class Work(QObject):
