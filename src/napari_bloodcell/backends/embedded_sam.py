@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from napari_bloodcell.backends.device import autocast, fast_bf16, pick_device
+from napari_bloodcell.backends.proposals import Proposals, propose
 from napari_bloodcell.backends.window_sam import (
     CLASSES,
-    HEAT_STRIDE,
     LARGE_WINDOW,
     RBC_DIAMETER_PX,
     SMALL_BOX_PX,
@@ -28,6 +28,7 @@ from napari_bloodcell.backends.window_sam import (
     STRIDE,
     WindowSam,
 )
+from napari_bloodcell.backends.working_scale import CALIBRATION_SCORE, find_scale
 from napari_bloodcell.errors import ModelError
 from napari_bloodcell.protocols import Calibration, CellMask
 from napari_bloodcell.resample import resample
@@ -45,67 +46,13 @@ ALIGN_PX = 2 * STRIDE
 """The encoder's coarsest step: canvases begin on multiples of it."""
 CANVAS_STEP_PX = 2 * ALIGN_PX
 """Canvases have sides that are multiples of this, so that few shapes need a plan of the convolutions."""
-OVERLAP_PX = 80
-"""Working pixels around a tile: a white cell's radius and what the encoder wants to see around it."""
-DUPLICATE_BOX_IOU = 0.7
-"""Proposals whose boxes agree by more than this are one cell."""
-MIN_CALIBRATION_CELLS = 3
-"""With fewer whole red cells the white ones help to find the scale."""
-WBC_PER_RBC_DIAMETER = 1.95
-"""Width of a white cell in a smear, in red cells."""
-CALIBRATION_SCORE = 0.35
-CALIBRATION_ROUNDS = 5
-CALIBRATION_SIDE_PX = 288
-"""Working pixels: the middle of a sample is looked at first, and is enough where it shows this many whole red cells."""
-ENOUGH_RED_CELLS = 15
-LARGEST_SIDE_PX = 1024
-"""Working pixels: no more than this of a sample is looked at to calibrate."""
-DOUBTFUL_RED_CELLS = 6
-"""With fewer whole red cells the scale is sought from other starts as well."""
-OTHER_STARTS = (0.6, 0.35, 0.2, 1.7)
-NARROWEST_PX = 6.0
-"""Narrower red cells than this show too little to be found."""
+OVERLAP_PX = 112
+"""Working pixels around a tile: what is further away no longer decides about a cell."""
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
     return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Proposals:
-    """What the heat map proposes.
-
-    (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels
-    of the canvas.
-    """
-
-    scores: torch.Tensor
-    classes: torch.Tensor
-    certainty: torch.Tensor
-    centres: torch.Tensor
-    boxes: torch.Tensor
-
-    def take(self, rows: torch.Tensor) -> Proposals:
-        """Return some of them."""
-        return Proposals(*(getattr(self, name)[rows] for name in self.__slots__))
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What speaks for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
-
-    factor: float | None
-    n_red: int
-    support: float
-
-    @property
-    def strength(self) -> float:
-        """Area explained, and by how many cells: a few huge "cells" explain as much as the many that they are."""
-        return self.support * float(np.sqrt(1 + min(self.n_red, 25)))
-
-
-NO_EVIDENCE = Evidence(None, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,59 +113,15 @@ class EmbeddedSam:
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles.
-
-        Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
-        clumps, mislead the first estimate.
-        """
+        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles."""
         if first.source in ("given", "pixel size", "default"):  # "default": there is nothing but glass
             return first
-        best, evidence = self._settle(sample, first)
-        if evidence.n_red < DOUBTFUL_RED_CELLS:
-            for factor in OTHER_STARTS:
-                width = first.rbc_diameter_px * factor
-                if NARROWEST_PX <= width <= max(sample.shape[:2]):
-                    other, weight = self._settle(sample, replace(first, rbc_diameter_px=width))
-                    if weight.strength > evidence.strength:
-                        best, evidence = other, weight
-        return best
 
-    def _settle(self, sample: NDArray[np.uint8], start: Calibration) -> tuple[Calibration, Evidence]:
-        """Follow the network's own measure of the cells from one start; return where it ends and what speaks for it."""
-        current, evidence = start, NO_EVIDENCE
-        for _ in range(CALIBRATION_ROUNDS):
-            middle = _middle(sample, current, CALIBRATION_SIDE_PX)
-            found = NO_EVIDENCE
-            if middle.size < 0.6 * sample.size:
-                found = self._measure(middle, current)
-            if found.n_red < ENOUGH_RED_CELLS:
-                found = self._measure(_middle(sample, current, LARGEST_SIDE_PX), current)
-            if found.factor is None:
-                break
-            evidence = found
-            width = float(np.clip(current.rbc_diameter_px * found.factor, NARROWEST_PX, max(sample.shape[:2])))
-            current = replace(current, rbc_diameter_px=width)
-            if abs(np.log(found.factor)) < 0.04:
-                break
-        return current, evidence
+        def look(part: NDArray[np.uint8], current: Calibration) -> Proposals:
+            canvas = self._canvas(part, current, (0, 0))
+            return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE)
 
-    def _measure(self, sample: NDArray[np.uint8], current: Calibration) -> Evidence:
-        """Measure how much wider cells are than `current` says, by the red ones where there are enough."""
-        proposals = self._propose(self._canvas(sample, current, (0, 0)), CALIBRATION_SCORE)
-        boxes = proposals.boxes
-        height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
-        whole = (boxes[:, :2] > 2).all(1) & (boxes[:, 2] < width - 2) & (boxes[:, 3] < height - 2)
-        size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt() / RBC_DIAMETER_PX
-        is_red = proposals.classes == CLASSES.index("RBC")
-        is_white = proposals.classes == CLASSES.index("WBC")
-        red, white = size[whole & is_red], size[whole & is_white] / WBC_PER_RBC_DIAMETER
-        plausible = (is_red & (size > 0.6) & (size < 1.6)) | (is_white & (size > 1.1) & (size < 3.2))
-        native = (size * current.rbc_diameter_px) ** 2
-        support = float((proposals.scores * native)[plausible].sum()) / (sample.shape[0] * sample.shape[1])
-        if len(red) >= MIN_CALIBRATION_CELLS:
-            return Evidence(float(red.median()), len(red), support)
-        both = torch.cat([red.repeat(2), white])
-        return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), support)
+        return find_scale(sample, first, look)
 
     @torch.inference_mode()
     def generate(
@@ -231,7 +134,7 @@ class EmbeddedSam:
     ) -> list[CellMask]:
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap."""
         canvas = self._canvas(image, calibration, origin)
-        proposals = self._propose(canvas, params.score_min)
+        proposals = propose(canvas.heat, canvas.sides, params.score_min)
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
         cells: list[CellMask] = []
         for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
@@ -267,7 +170,7 @@ class EmbeddedSam:
             for box in given:
                 cells += self._decode_prompt(canvas, box[None], (box[:2] + box[2:])[None] / 2, image.shape[:2])
             return cells
-        proposals = self._propose(canvas, 0.15)
+        proposals = propose(canvas.heat, canvas.sides, 0.15)
         for y, x in np.asarray(points, np.float32):
             point = torch.tensor([[x, y]], device=self.device) * canvas.scale
             b = proposals.boxes
@@ -282,6 +185,10 @@ class EmbeddedSam:
                 cells += self._decode_prompt(canvas, None, point, image.shape[:2])
         return cells
 
+    def see(self, image: NDArray[np.uint8], calibration: Calibration) -> Canvas:
+        """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded."""
+        return self._canvas(image, calibration, (0, 0))
+
     def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
         resampled, inside, corner = resample(image, scale, origin=origin, align=ALIGN_PX, multiple=CANVAS_STEP_PX)
@@ -290,22 +197,6 @@ class EmbeddedSam:
         tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
         embedding, detail, heat, sides = self.network.encoder(tensor)
         return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale)
-
-    def _propose(self, canvas: Canvas, score_min: float) -> Proposals:
-        """Local maxima of the heat map with their boxes; of boxes that agree the best stays."""
-        heat = torch.sigmoid(canvas.heat)
-        best, kind = heat.max(0)
-        peak = (F.max_pool2d(best[None, None], 3, 1, 1)[0, 0] == best) & (best > score_min)
-        rows, columns = torch.nonzero(peak, as_tuple=True)
-        centre = torch.stack([columns, rows], 1).float() * HEAT_STRIDE + HEAT_STRIDE / 2
-        reach = canvas.sides[:, rows, columns].T.clamp(-4, 2.2).exp() * (RBC_DIAMETER_PX / 2)
-        limit = torch.tensor([heat.shape[2], heat.shape[1]] * 2, device=heat.device) * HEAT_STRIDE
-        boxes = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1).clamp(min=0).minimum(limit)
-        scores = best[rows, columns]
-        keep = _suppress(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
-        kept = torch.from_numpy(keep).to(heat.device)
-        certainty = scores / heat[:, rows, columns].sum(0)
-        return Proposals(scores, kind[rows, columns], certainty, centre, boxes).take(kept)
 
     def _decode(
         self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
@@ -336,29 +227,6 @@ class EmbeddedSam:
             )
         token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
         return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
-
-
-def _middle(sample: NDArray[np.uint8], calibration: Calibration, side_px: int) -> NDArray[np.uint8]:
-    """Return the middle of a (Y, X, 3) sample, at most `side_px` working pixels wide."""
-    side = max(1, int(side_px * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
-    y, x = (max(0, (n - side) // 2) for n in sample.shape[:2])
-    return sample[y : y + side, x : x + side]
-
-
-def _suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_max: float) -> NDArray[np.intp]:
-    """Return which boxes (N, 4) stay, best first, when those that agree with a better one by more than `iou_max` go."""
-    order = np.argsort(-scores, kind="stable")
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    keep: list[int] = []
-    alive = np.ones(len(order), bool)
-    for i in order:
-        if not alive[i]:
-            continue
-        keep.append(int(i))
-        low, high = np.maximum(boxes[:, :2], boxes[i, :2]), np.minimum(boxes[:, 2:], boxes[i, 2:])
-        shared = np.prod(np.clip(high - low, 0, None), axis=1)
-        alive &= shared <= iou_max * (area + area[i] - shared)
-    return np.array(keep, np.intp)
 
 
 def _to_cells(
