@@ -14,10 +14,13 @@ from napari_bloodcell.backends import cnn_training
 from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier
 from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
 from napari_bloodcell.backends.cnn_training import initial_network
+from napari_bloodcell.cli import main
 from napari_bloodcell.dataset import LabelledCutouts, Parts
 from napari_bloodcell.errors import TrainingError
 from napari_bloodcell.params import TrainParams
-from napari_bloodcell.train import figures_of_probabilities, grid_search, iter_grid_search, iter_train, train
+from napari_bloodcell.reports import TrainingReport, figures_of_probabilities
+from napari_bloodcell.train import iter_train, train
+from napari_bloodcell.training_set import TrainingSet, TypedCell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +71,7 @@ def test_the_report_has_the_three_parts_and_every_class(trained):
 def test_the_report_is_kept_in_the_file(trained, tmp_path):
     trained.classifier.save(tmp_path / "mine.safetensors")
     info = load_classifier(tmp_path / "mine.safetensors", "cpu").info
-    assert info.report == json.loads(json.dumps(trained.report.to_dict()))
+    assert info.report == json.loads(json.dumps(trained.report.to_dict(with_cutouts=False)))
     assert info.data_hash == pink_and_violet().content_hash()
 
 
@@ -103,7 +106,7 @@ def test_patience_ends_training_early():
 
 
 def test_fine_tuning_begins_with_what_the_weights_know(trained):
-    params = QUICK.model_copy(update={"epochs": 1, "learning_rate": 1e-6})
+    params = QUICK.model_copy(update={"epochs": 1, "learning_rate": 1e-6, "fine_tune": "all"})
     tuned = train(pink_and_violet(seed=3), params=params, start=trained.classifier)
     cutouts = pink_and_violet(seed=99).cutouts
     np.testing.assert_allclose(tuned.classifier.predict(cutouts), trained.classifier.predict(cutouts), atol=0.02)
@@ -154,6 +157,8 @@ def test_parts_of_different_classes_are_refused():
 
 def test_a_diverging_training_is_reported():
     with pytest.raises(TrainingError, match="smaller learning_rate"):
+        train(pink_and_violet(), params=QUICK.model_copy(update={"fine_tune": "all"}), start=broken_classifier())
+    with pytest.raises(TrainingError, match="larger anchor"):
         train(pink_and_violet(), params=QUICK, start=broken_classifier())
 
 
@@ -175,22 +180,6 @@ def test_figures_of_known_probabilities_are_right():
     assert figures.loss == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.6]).mean(), abs=1e-6)
 
 
-def test_a_grid_search_tries_every_combination_and_keeps_the_best():
-    found = grid_search(
-        pink_and_violet(),
-        params=QUICK.model_copy(update={"epochs": 1}),
-        grid={"learning_rate": (1e-7, 5e-3), "dense_units": (4,)},
-    )
-    assert [t["learning_rate"] for t in found.tries] == [1e-7, 5e-3]
-    assert found.best.report.parts["val"].loss == min(t["val_loss"] for t in found.tries)
-
-
-@pytest.mark.parametrize("grid", [{"colour": (1,)}, {"dropout": ()}])
-def test_a_grid_of_unknown_or_empty_settings_is_refused(grid):
-    with pytest.raises(TrainingError, match="grid"):
-        next(iter_grid_search(pink_and_violet(), params=QUICK, grid=grid))
-
-
 def test_moving_a_cutout_keeps_the_cell():
     cutouts = pink_and_violet(3, 3).cutouts
     moved = cnn_training._shifted(cutouts, 12, np.random.default_rng(0))
@@ -201,3 +190,166 @@ def test_moving_a_cutout_keeps_the_cell():
 def test_the_papers_settings_can_be_changed_one_by_one():
     params = TrainParams.paper(epochs=2)
     assert (params.epochs, params.batch_size, params.learning_rate, params.shift_px) == (2, 4, 1e-4, 0)
+
+
+# --- fine-tuning on few cells ---------------------------------------------------------------------------------------
+
+
+def green(n: int) -> np.ndarray:
+    cutouts = np.zeros((n, 128, 128, 3), np.uint8)
+    cutouts[:, 55:73, 55:73] = (60, 200, 80)
+    cutouts[:, 60, 60, 0] = np.arange(n)
+    return cutouts
+
+
+def with_blasts(n: int = 10, seed: int = 3) -> LabelledCutouts:
+    few = pink_and_violet(n, n, seed=seed)
+    labels = np.concatenate([few.labels, np.full(n, 2)])
+    return LabelledCutouts(np.concatenate([few.cutouts, green(n)]), labels, ("RBC", "WBC", "blast"))
+
+
+def test_a_strong_anchor_changes_nothing_and_a_weak_one_fits_the_cells_better(trained):
+    paler = pink_and_violet(10, 10, seed=5)
+    paler = replace(paler, cutouts=np.where(paler.cutouts, paler.cutouts // 2 + 100, 0).astype(np.uint8))
+    held, learned = (
+        train(paler, params=QUICK.model_copy(update={"anchor": a, "epochs": 40}), start=trained.classifier)
+        for a in (1e7, 0.02)
+    )
+    fresh = pink_and_violet(seed=99).cutouts
+    np.testing.assert_allclose(held.classifier.predict(fresh), trained.classifier.predict(fresh), atol=0.02)
+    assert learned.report.parts["train"].loss < held.report.parts["train"].loss
+    assert learned.report.parts["train"].accuracy == 1
+
+
+def test_fine_tuning_of_the_head_leaves_the_classifier_before_as_it_was(trained):
+    before = {k: v.clone() for k, v in trained.classifier.network.state_dict().items()}
+    train(pink_and_violet(6, 6, seed=5), params=QUICK.model_copy(update={"anchor": 0.0}), start=trained.classifier)
+    for key, value in trained.classifier.network.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+
+
+def test_a_further_class_is_learned_from_few_cells(trained):
+    tuned = train(
+        with_blasts(), params=QUICK.model_copy(update={"epochs": 40, "anchor": 0.03}), start=trained.classifier
+    )
+    assert tuned.classifier.classes == ("RBC", "WBC", "blast")
+    fresh = pink_and_violet(seed=99)
+    assert (tuned.classifier.predict(fresh.cutouts).argmax(1) == fresh.labels).mean() > 0.9
+    assert (tuned.classifier.predict(green(20)).argmax(1) == 2).all()
+
+
+def test_a_class_without_cells_is_not_forgotten(trained):
+    params = QUICK.model_copy(update={"epochs": 40, "anchor": 0.03})
+    knows_three = train(with_blasts(), params=params, start=trained.classifier).classifier
+    tuned = train(pink_and_violet(6, 6, seed=7), params=QUICK, start=knows_three)
+    assert tuned.report.classes == ["RBC", "WBC", "blast"]
+    assert (tuned.classifier.predict(green(20)).argmax(1) == 2).all()
+
+
+def test_a_model_that_knows_none_of_the_classes_is_refused_with_the_reason(trained):
+    with pytest.raises(TrainingError, match="knows RBC, WBC, and the cells are blast, lymphocyte"):
+        train(pink_and_violet(names=("blast", "lymphocyte")), params=QUICK, start=trained.classifier)
+
+
+def test_the_report_compares_with_the_model_before_on_the_same_cells(trained):
+    report = train(pink_and_violet(40, 40, seed=3), params=QUICK, start=trained.classifier).report
+    assert set(report.before) == {"train", "val", "test"}
+    assert report.before["test"].n == report.parts["test"].n
+    assert report.change() == pytest.approx(report.parts["test"].accuracy - report.before["test"].accuracy)
+    assert trained.report.before == {}
+    assert trained.report.change() is None
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_a_training_that_is_stopped_returns_the_best_until_then(trained, start):
+    asked = iter(range(1000))
+    training = train(
+        pink_and_violet(),
+        params=QUICK.model_copy(update={"epochs": 500, "patience": None}),
+        start=trained.classifier if start else None,
+        should_stop=lambda: next(asked) >= 9,
+    )
+    assert training.report.is_stopped
+    assert 1 <= training.report.best_epoch <= len(training.report.history) < 500
+    assert training.classifier.predict(pink_and_violet(2, 2).cutouts).shape == (4, 2)
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_cutouts_behind_each_figure_are_named():
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.95, 0.05]], np.float32)
+    figures = figures_of_probabilities(p, np.array([0, 0, 0, 1, 0]), ("RBC", "WBC"), list("abcde"))
+    assert figures.cutouts == [[["e", "a", "b"], ["c"]], [[], ["d"]]]
+
+
+def test_intervals_are_wilsons():
+    right = np.array([[0.9, 0.1]] * 8 + [[0.1, 0.9]] * 2, np.float32)
+    figures = figures_of_probabilities(right, np.zeros(10, np.int64), ("RBC", "WBC"))
+    assert figures.accuracy_interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert figures.per_class["RBC"].recall_interval == figures.accuracy_interval
+    assert figures.per_class["RBC"].precision_interval[1] == 1.0
+    low, high = figures.per_class["RBC"].f1_interval
+    assert low < figures.per_class["RBC"].f1 < high
+    assert figures.per_class["WBC"].recall_interval == (0.0, 1.0)
+
+
+def test_a_report_is_read_again_as_it_was(trained):
+    content = json.loads(json.dumps(trained.report.to_dict()))
+    assert TrainingReport.from_dict(content) == trained.report
+
+
+# --- training sets, from Python and from the command line -----------------------------------------------------------
+
+
+@pytest.fixture
+def training_set(tmp_path: Path) -> TrainingSet:
+    cells = pink_and_violet(30, 30)
+    made = TrainingSet(tmp_path / "set")
+    made.add(TypedCell(c, cells.classes[k], "ada") for c, k in zip(cells.cutouts, cells.labels, strict=True))
+    return made
+
+
+def test_a_training_set_is_trained_on_in_its_own_parts(training_set):
+    training = train(training_set.folder, params=QUICK)
+    assert {name: part.n for name, part in training.report.parts.items()} == {
+        name: int(n) for name, n in training_set.counts().sum().items()
+    }
+    behind = {name for row in training.report.parts["val"].cutouts for cell in row for name in cell}
+    table = training_set.table
+    assert behind == set(table.loc[table["split"] == "val", "file"])
+
+
+def test_python_and_the_command_line_give_the_same_numbers_from_one_seed(training_set, tmp_path):
+    flags = ["--epochs", "2", "--batch-size", "16", "--dense-units", "8", "--seed", "7", "--device", "cpu", "-q"]
+    assert main(["train", str(training_set.folder), "-o", str(tmp_path / "cli.safetensors"), *flags]) == 0
+    params = TrainParams(epochs=2, batch_size=16, dense_units=8, seed=7, device="cpu")
+    training = train(training_set.folder, params=params)
+    written = json.loads((tmp_path / "cli.report.json").read_text())
+    assert TrainingReport.from_dict(written) == training.report
+    cells = pink_and_violet(4, 4).cutouts
+    np.testing.assert_array_equal(
+        load_classifier(tmp_path / "cli.safetensors", "cpu").predict(cells), training.classifier.predict(cells)
+    )
+
+
+def test_the_command_line_fine_tunes_a_file_and_tells_the_change(training_set, trained, tmp_path, capsys):
+    trained.classifier.save(tmp_path / "old.safetensors")
+    out = tmp_path / "new.safetensors"
+    flags = ["--from", str(tmp_path / "old.safetensors"), "--epochs", "5", "-q"]
+    assert main(["train", str(training_set.folder), "-o", str(out), *flags]) == 0
+    assert "accuracy of the model before" in capsys.readouterr().out
+    assert (
+        load_classifier(out, "cpu").info.settings["fine_tuned_from"]
+        == load_classifier(tmp_path / "old.safetensors", "cpu").sha256
+    )
+
+
+def test_the_papers_settings_can_be_asked_for_on_the_command_line(training_set, tmp_path):
+    out = tmp_path / "paper.safetensors"
+    assert main(["train", str(training_set.folder), "-o", str(out), "--paper", "--epochs", "1", "-q"]) == 0
+    settings = load_classifier(out, "cpu").info.settings
+    assert (settings["batch_size"], settings["dense_units"], settings["epochs"]) == (4, 512, 1)

@@ -65,6 +65,7 @@ def train_embedded(
     cache: Path | None = None,
     max_minutes: float = 120.0,
     start: Path | None = None,
+    is_evaluated: bool = True,
 ) -> CnnClassifier:
     """Return the embedded classifier of RBC, WBC and platelet; with `start`, trained on from an earlier one."""
     begin = time.monotonic()
@@ -100,7 +101,7 @@ def train_embedded(
         data_hash=hashlib.sha256(samples.rgba.tobytes() + samples.labels.tobytes()).hexdigest(),
     )
     classifier = CnnClassifier(average, info, name="embedded", device="cpu")
-    report = evaluate(classifier, data, segmenter)
+    report = evaluate(classifier, data, segmenter) if is_evaluated else {}
     report["minutes"] = (time.monotonic() - begin) / 60
     return CnnClassifier(average, replace(info, report=report), name="embedded", device="cpu")
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         SettingsError,
         TrainingError,
     )
+    from napari_bloodcell.grid_search import GridSearch, grid_search, iter_grid_search
+    from napari_bloodcell.journal import Correction, Journal
     from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
     from napari_bloodcell.pipeline import SmearResult, analyse, iter_analyse
     from napari_bloodcell.progress import drain
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.smear import Plane, read_plane
     from napari_bloodcell.store import StoredResult, read_result, write_result
     from napari_bloodcell.train import Training, iter_train, train
+    from napari_bloodcell.train_sam import SamTraining, iter_train_sam, train_sam
+    from napari_bloodcell.training_set import TrainingSet
 
     __version__: str
 
@@ -52,18 +56,22 @@ __all__ = [
     "CellMask",
     "Classification",
     "ClassifyParams",
+    "Correction",
     "CountParams",
     "Counting",
     "DeviceError",
     "DownloadError",
+    "GridSearch",
     "InputError",
     "InputWarning",
+    "Journal",
     "MaskGenerator",
     "ModelError",
     "OutputError",
     "Plane",
     "Progress",
     "Recipe",
+    "SamTraining",
     "SegmentParams",
     "Segmentation",
     "SettingsError",
@@ -74,16 +82,20 @@ __all__ = [
     "TrainParams",
     "Training",
     "TrainingError",
+    "TrainingSet",
     "__version__",
     "analyse",
     "classify",
     "count",
     "drain",
+    "grid_search",
     "iter_analyse",
     "iter_classify",
     "iter_count",
+    "iter_grid_search",
     "iter_segment",
     "iter_train",
+    "iter_train_sam",
     "open_slide",
     "open_slide_result",
     "read_plane",
@@ -91,6 +103,7 @@ __all__ = [
     "read_result",
     "segment",
     "train",
+    "train_sam",
     "write_result",
 ]
 
@@ -101,6 +114,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
         *("OutputError", "SettingsError", "TrainingError"),
     ),
+    "grid_search": ("GridSearch", "grid_search", "iter_grid_search"),
+    "journal": ("Correction", "Journal"),
     "params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
     "pipeline": ("SmearResult", "analyse", "iter_analyse"),
     "progress": ("drain",),
@@ -113,6 +128,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "smear": ("Plane", "read_plane"),
     "store": ("StoredResult", "read_result", "write_result"),
     "train": ("Training", "iter_train", "train"),
+    "train_sam": ("SamTraining", "iter_train_sam", "train_sam"),
+    "training_set": ("TrainingSet",),
 }
 _HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names}
 

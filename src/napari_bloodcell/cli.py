@@ -31,6 +31,7 @@ _COMMANDS = "napari_bloodcell.commands"
 app.command(f"{_COMMANDS}.analyse:analyse", name="analyse", help="Count the cells of images, folders or globs.")
 app.command(f"{_COMMANDS}.demo:demo", name="demo", help="Analyse the smear that comes with the program.")
 app.command(f"{_COMMANDS}.train:train", name="train", help="Train a classifier on a folder of cutouts.")
+app.command(f"{_COMMANDS}.train_sam:train_sam", name="train-sam", help="Fine-tune the embedded SAM on masks.")
 models = App(name="models", help="List, download and check the weights of models.")
 models.command(f"{_COMMANDS}.models:list_all", name="list", help="List the models and whether they are here.")
 models.command(f"{_COMMANDS}.models:download", name="download", help="Fetch and check the weights of models.")

@@ -112,8 +112,8 @@ class TrainParams(Params):
     fine_tune: Literal["head", "all"] = "head"
     """What changes where given weights are fine-tuned. "head": the dense layers, held back by `anchor`, which is safe
     with a few cells per class. "all": every layer, by Adam, as in the paper (§4.3), for hundreds of cells per class."""
-    anchor: float = Field(default=0.01, ge=0, le=1e6)
-    """How strongly fine-tuning of the head holds on to the weights that it began with."""
+    anchor: float = Field(default=6.0, ge=0, le=1e9)
+    """How strongly fine-tuning of the head holds on to the weights that it began with; the more cells, the less."""
     patience: int | None = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation loss. None: never."""
     seed: int = 0

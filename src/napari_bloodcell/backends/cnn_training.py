@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,15 @@ _BREATH_S = 1.0
 """Training lets go of control at least this often, so that it can be cancelled."""
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A classifier, the number of the epoch that its weights are from, and whether training was stopped."""
+
+    classifier: CnnClassifier
+    best_epoch: int
+    is_stopped: bool = False
+
+
 def fit(
     train: Arrays,
     val: Arrays,
@@ -39,7 +49,7 @@ def fit(
     start: str | Path | CnnClassifier | None = None,
     info: ClassifierInfo | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Generator[EpochFigures | None, None, CnnClassifier]:
+) -> Generator[EpochFigures | None, None, Fitted]:
     """Train a network with Adam and binary cross-entropy (cross-entropy for more than two classes).
 
     Parameters
@@ -64,7 +74,7 @@ def fit(
 
     Returns
     -------
-    CnnClassifier
+    Fitted
         With the weights of the epoch of the least validation loss (of the last, without a validation part).
 
     Raises
@@ -76,25 +86,24 @@ def fit(
     network = initial_network(classes, params, start).to(device).channels_last()
     optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate, fused=device.type != "mps")
     order = np.random.default_rng(params.seed)
-    best_loss, best_state, waited = np.inf, None, 0
+    best_loss, best_epoch, best_state, waited, is_stopped = np.inf, 0, None, 0, False
     for epoch in range(params.epochs):
         seed = params.seed * 100_003 + epoch
         figures = yield from _epoch(network, optimiser, train, order, params, seed=seed, should_stop=should_stop)
         val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
-        yield (*figures, val_loss, val_accuracy)
+        yield (figures[0], figures[1], val_loss, val_accuracy)
         if not len(val[1]) or val_loss < best_loss:
-            best_loss, waited = val_loss, 0
+            best_loss, best_epoch, waited = val_loss, epoch + 1, 0
             best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
         else:
             waited += 1
-            if params.patience is not None and waited >= params.patience:
-                break
-        if should_stop():
+        is_stopped = should_stop()
+        if is_stopped or (params.patience is not None and waited >= params.patience):
             break
     if best_state is not None:
         network.load_state_dict(best_state)
     described = info or ClassifierInfo(classes=tuple(classes))
-    return CnnClassifier(network, described, device=device)
+    return Fitted(CnnClassifier(network, described, device=device), best_epoch, is_stopped)
 
 
 def _epoch(

@@ -42,8 +42,8 @@ def train(
     start
         Weights to fine-tune: "embedded", "paper" or a file. From scratch where it is not given.
     grid_search
-        Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a search
-        that was stopped goes on after them.
+        Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a
+        search that was stopped goes on after them.
     paper
         The paper's settings, where others are not given.
     quiet
@@ -106,7 +106,8 @@ def _lines(part: str, figures: PartFigures, classes: list[str]) -> list[str]:
     low, high = figures.accuracy_interval
     lines = [
         "",
-        f"{part}: {figures.n} cells, loss {figures.loss:.4f}, accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f})",
+        f"{part}: {figures.n} cells, loss {figures.loss:.4f}, "
+        f"accuracy {figures.accuracy:.4f} ({low:.4f} to {high:.4f})",
         f"  {'':<{width}} precision   recall       F1  typed as " + " ".join(f"{name:>{width}}" for name in classes),
     ]
     for name, row in zip(classes, figures.confusion, strict=True):

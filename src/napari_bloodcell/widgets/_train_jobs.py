@@ -43,9 +43,9 @@ FOLDER_VARIABLE: Final = "NAPARI_BLOODCELL_TRAINING_SET"
 class Source(StrEnum):
     """Where examples come from."""
 
-    CORRECTIONS = "Corrections of the open images"
+    CORRECTIONS = "Corrections"
     TRAINING_SET = "A training set"
-    PAPER_LAYOUT = "Folders of pictures (paper's layout)"
+    PAPER_LAYOUT = "Paper's layout (folders)"
 
 
 @dataclass(frozen=True, eq=False)

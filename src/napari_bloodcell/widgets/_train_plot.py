@@ -8,6 +8,7 @@ from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from napari.utils.theme import get_theme
+from qtpy.QtCore import QSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,15 @@ class TrainingPlot(FigureCanvasQTAgg):
         self._legend = self._axes[0].legend(loc="upper right", fontsize="small", frameon=False)
         (self._best,) = self._axes[0].plot([], [], "o", markersize=9, markerfacecolor="none", markeredgewidth=1.5)
         self.epochs: list[Epoch] = []
+        self.show_epochs([])
+
+    def sizeHint(self) -> QSize:
+        """Ask for little: the figure's own size would make the dock wide and long."""
+        return QSize(280, HEIGHT_PX)
+
+    def minimumSizeHint(self) -> QSize:
+        """Be readable in a dock of 350 px."""
+        return QSize(120, HEIGHT_PX)
 
     def show_epochs(self, epochs: Sequence[Epoch]) -> None:
         """Show these epochs."""
@@ -55,11 +65,13 @@ class TrainingPlot(FigureCanvasQTAgg):
             line.set_data(numbers, values[key])
         best = min(epochs, key=lambda epoch: epoch.val_loss, default=None)
         self._best.set_data([best.number] if best else [], [best.val_loss] if best else [])
-        for axis in self._axes:
-            axis.relim()
-            axis.autoscale_view()
-        if numbers:
-            self._axes[1].set_xlim(0.5, max(numbers[-1], 5) + 0.5)
+        for axis, top in zip(self._axes, (1.0, 100.0), strict=True):
+            if numbers:
+                axis.relim()
+                axis.autoscale(axis="y")
+            else:
+                axis.set_ylim(0, top)
+        self._axes[1].set_xlim(0.5, max(len(numbers), 5) + 0.5)
         self._redraw()
 
     def use_theme(self, name: str) -> None:

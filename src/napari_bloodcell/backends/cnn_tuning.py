@@ -1,0 +1,189 @@
+"""Fine-tunes a classifier on few cells: its convolutions stay, its dense layers move only as far as the cells ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from napari_bloodcell.backends.cnn import CnnClassifier, to_tensor
+from napari_bloodcell.backends.cnn_training import Fitted, evaluate, initial_network, predicted
+from napari_bloodcell.backends.device import pick_device
+from napari_bloodcell.cells import RBC
+from napari_bloodcell.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from torch import Tensor
+
+    from napari_bloodcell.backends.cnn import ClassifierInfo
+    from napari_bloodcell.backends.cnn_network import CellCnn
+    from napari_bloodcell.backends.cnn_training import Arrays, EpochFigures
+    from napari_bloodcell.params import TrainParams
+
+COPIES = 8
+"""Every cell is seen in this many variants, itself first."""
+RBC_SHARE = 0.9
+"""Weight of the red cells among all: most cells of a smear are red, so a border drawn as if classes were equally
+frequent would take many of them for something else."""
+DOUBT = 0.8
+"""q of the generalised cross-entropy (1 - p^q) / q: near 0 every cell must be learned, near 1 a cell that contradicts
+all others counts as typed by mistake."""
+_STEPS_PER_EPOCH = 5
+_SETTLED = 1e-5
+_BATCH = 128
+_GLASS = 0.92
+
+
+def fit_head(
+    train: Arrays,
+    val: Arrays,
+    start: CnnClassifier,
+    *,
+    params: TrainParams,
+    info: ClassifierInfo,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[EpochFigures | None, None, Fitted]:
+    """Fit the dense layers of a classifier to further cells, held back by a spring to what they were.
+
+    Parameters
+    ----------
+    train, val : tuple of ndarray
+        Cutouts (N, 128, 128, 3) uint8 and labels (N,) int64: positions in the classes of `info`.
+    start : CnnClassifier
+        What is fine-tuned. It is not changed.
+    params : TrainParams
+        Epochs, anchor, patience, seed and device.
+    info : ClassifierInfo
+        What the new classifier says of itself.
+    should_stop : callable
+        Asked after every step.
+
+    Yields
+    ------
+    tuple of float, or None
+        Loss and accuracy on the training and the validation part after an epoch; None in between.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer a number.
+
+    Notes
+    -----
+    Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018), so that one mistyped cell does not spoil the rest,
+    with red cells weighing as much as in a smear, plus `anchor` / N × the squared distance from the old weights
+    (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
+    they plainly show is learned; all else, classes without cells too, stays as it was. The cells are seen turned,
+    flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that are computed once:
+    seconds, and no learning rate.
+    """
+    device = pick_device(params.device)
+    network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
+    features, labels, done = [], torch.from_numpy(train[1]).to(device), False
+    generator = torch.Generator().manual_seed(params.seed)
+    for copy in range(COPIES):
+        for begin in range(0, len(train[1]), _BATCH):
+            cutouts = to_tensor(train[0][begin : begin + _BATCH], torch.device("cpu")).float().div_(255.0)
+            features.append(_features(network, (varied(cutouts, generator) if copy else cutouts).to(device)))
+            yield None
+            done = should_stop()
+            if done:
+                break
+        if done:
+            break
+    seen = torch.cat(features)
+    labels = labels.repeat(COPIES)[: len(seen)]
+    weights = _cell_weights(labels, info.classes)
+    head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
+    anchors = [p.detach().clone() for p in head]
+    optimiser = torch.optim.LBFGS(head, max_iter=_STEPS_PER_EPOCH, line_search_fn="strong_wolfe", history_size=20)
+
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        likelihood = F.cross_entropy(_logits(network, seen), labels, reduction="none").neg()
+        loss = ((1 - torch.exp(DOUBT * likelihood)) / DOUBT * weights).sum()
+        distance = torch.stack([((p - a) ** 2).sum() for p, a in zip(head, anchors, strict=True)]).sum()
+        total = loss + params.anchor / len(train[1]) * distance
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    previous, epoch = float("inf"), 0
+    while epoch < params.epochs and not done:
+        total = float(optimiser.step(objective).detach())  # type: ignore[no-untyped-call]
+        if not np.isfinite(total):
+            raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a larger anchor.")
+        epoch += 1
+        yield _figures(network, seen, labels, val)
+        done = should_stop()
+        if previous - total < _SETTLED * max(abs(total), 1e-3):
+            break
+        previous = total
+    if not epoch:
+        yield _figures(network, seen, labels, val)
+    for p in head:
+        p.requires_grad_(False)
+    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
+
+
+def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
+    """Return cutouts (N, 3, S, S), 0 to 1, turned, flipped, a little larger or smaller, stained a little otherwise."""
+    n = len(cutouts)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand((n, *shape), generator=generator) * (high - low) + low
+
+    angle, flip = uniform(0, 2 * np.pi), torch.where(uniform(0, 1) < 0.5, 1.0, -1.0)
+    size = torch.exp(uniform(-0.13, 0.13))
+    cos, sin, zero = torch.cos(angle) / size, torch.sin(angle) / size, torch.zeros(n)
+    rows = [torch.stack([cos * flip, -sin, zero], 1), torch.stack([sin * flip, cos, zero], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(cutouts.shape), align_corners=False)
+    inside = (cutouts.amax(1, keepdim=True) > 0).float()
+    cover = F.grid_sample(inside, grid, align_corners=False)
+    colour = F.grid_sample(cutouts, grid, align_corners=False) / cover.clamp(min=1e-3)
+    density = -torch.log((colour / _GLASS).clamp(0.01, 1.15))
+    density = density * torch.exp(uniform(-0.15, 0.15, 1, 1, 1) + uniform(-0.06, 0.06, 3, 1, 1))
+    colour = torch.exp(-density) * _GLASS * (1 + uniform(-0.04, 0.04, 1, 1, 1))
+    return torch.where(cover > 0.5, colour.clamp(1 / 255, 1), 0.0)
+
+
+def _features(network: CellCnn, cutouts: Tensor) -> Tensor:
+    """Return what the dense layer sees of cutouts, (N, F)."""
+    seen: list[Tensor] = []
+    hook = network.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            network(cutouts)
+    finally:
+        hook.remove()
+    return seen[0].float()
+
+
+def _logits(network: CellCnn, features: Tensor) -> Tensor:
+    """Return K logits (N, K), also where the network has one."""
+    logits: Tensor = network.logits(F.relu(network.dense(features)))
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def _cell_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """Return a weight for each cell, sum 1: red cells have `RBC_SHARE` together, the other classes equal parts."""
+    numbers = torch.bincount(labels, minlength=len(classes))
+    others = sum(1 for n, name in zip(numbers.tolist(), classes, strict=True) if n and name != RBC)
+    of_class = [RBC_SHARE if name == RBC else (1 - RBC_SHARE) / max(others, 1) for name in classes]
+    weights = torch.tensor(of_class, device=labels.device)[labels] / numbers[labels]
+    return weights / weights.sum()
+
+
+def _figures(network: CellCnn, features: Tensor, labels: Tensor, val: Arrays) -> EpochFigures:
+    with torch.no_grad():
+        logits = _logits(network, features)
+        loss, right = float(F.cross_entropy(logits, labels)), float((predicted(logits) == labels).float().mean())
+    val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (loss, right)
+    return loss, right, val_loss, val_accuracy

@@ -1,0 +1,172 @@
+"""The embedded SAM learns a laboratory's masks, and what is written is a model of the program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from napari_bloodcell.backends.registry import load_generator
+from napari_bloodcell.cli import main
+from napari_bloodcell.errors import ModelError, OutputError, TrainingError
+from napari_bloodcell.train_sam import iter_train_sam, read_masked_fields, train_sam
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_field(
+    folder: Path, name: str = "a", ending: str = "_cells", *, are_diamonds: bool = False, seed: int = 0
+) -> Path:
+    """Write a smear of discs, and masks that are these, or the diamonds in them."""
+    rng = np.random.default_rng(seed)
+    image = np.full((220, 220, 3), 232.0)
+    cells = np.zeros((220, 220), np.uint16)
+    yy, xx = np.mgrid[:220, :220]
+    for i in range(16):
+        y, x = 30 + 52 * (i // 4) + rng.integers(-4, 5), 30 + 52 * (i % 4) + rng.integers(-4, 5)
+        distance = np.hypot(yy - y, xx - x)
+        image[distance <= 14] = (200, 130, 140)
+        cells[(abs(yy - y) + abs(xx - x) if are_diamonds else distance) <= 14] = i + 1
+    folder.mkdir(exist_ok=True)
+    smooth = ndimage.gaussian_filter(image, (1, 1, 0)) + rng.normal(0, 2, image.shape)
+    Image.fromarray(smooth.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    tifffile.imwrite(folder / f"{name}{ending}.tif", cells)
+    return folder
+
+
+def test_the_decoder_learns_masks_that_are_drawn_otherwise(tmp_path: Path):
+    folder = write_field(tmp_path / "lab", are_diamonds=True)
+    training = train_sam(folder, tmp_path / "mine.safetensors", steps=40, learning_rate=1e-3, device="cpu")
+    assert training.iou_after > training.iou_before + 0.05
+    assert (training.n_train, training.n_val) == (13, 3)
+    field = read_masked_fields(folder)[0]
+    box = np.argwhere(field.cells == 6)
+    box = np.array([[*box.min(0), *(box.max(0) + 1)]], float)
+    areas = [
+        load_generator(model, "cpu").predict(field.image, field.calibration, boxes=box)[0].area
+        for model in ("embedded", str(training.path))
+    ]
+    assert areas[1] < 0.9 * areas[0]
+
+
+def test_the_encoder_stays_as_it_was_and_provenance_is_written(tmp_path: Path):
+    training = train_sam(write_field(tmp_path / "lab"), tmp_path / "mine.safetensors", steps=2, device="cpu")
+    old, new = load_generator("embedded", "cpu"), load_generator(str(training.path), "cpu")
+    for key, value in old.network.encoder.state_dict().items():
+        torch.testing.assert_close(new.network.encoder.state_dict()[key], value)
+    assert new.settings["fine_tuned_from"] == old.sha256
+    assert new.settings["fine_tuning_steps"] == "2"
+
+
+def test_the_result_is_never_worse_on_the_cells_that_were_kept(tmp_path: Path):
+    training = train_sam(
+        write_field(tmp_path / "lab"), tmp_path / "m.safetensors", steps=3, learning_rate=0.05, device="cpu"
+    )
+    assert training.iou_after >= training.iou_before
+
+
+def test_one_seed_gives_one_file(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    for name in ("a", "b"):
+        train_sam(folder, tmp_path / f"{name}.safetensors", steps=2, seed=5, device="cpu")
+    first, second = (load_generator(str(tmp_path / f"{n}.safetensors"), "cpu").network for n in ("a", "b"))
+    for key, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_stopping_keeps_the_best_until_then(tmp_path: Path):
+    asked = iter(range(100))
+    training = train_sam(
+        write_field(tmp_path / "lab"),
+        tmp_path / "m.safetensors",
+        steps=50,
+        device="cpu",
+        should_stop=lambda: next(asked) >= 3,
+    )
+    assert training.steps == 4
+    assert training.path.is_file()
+
+
+def test_the_command_line_trains_and_tells_what_came_of_it(tmp_path: Path, capsys):
+    folder = write_field(tmp_path / "lab")
+    out = tmp_path / "out" / "mine.safetensors"
+    assert main(["train-sam", str(folder), "-o", str(out), "--steps", "2", "--device", "cpu", "-q"]) == 0
+    assert "3 cells that were kept" in capsys.readouterr().out
+    assert load_generator(str(out), "cpu").name == "embedded"
+
+
+@pytest.mark.parametrize("ending", ["_cells", "_masks", "_labels"])
+def test_label_images_are_found_by_their_names(tmp_path: Path, ending: str):
+    fields = read_masked_fields(write_field(tmp_path / "lab", ending=ending))
+    assert [f.name for f in fields] == ["a"]
+    assert fields[0].calibration.rbc_diameter_px == pytest.approx(28.6, abs=0.5)
+
+
+def test_a_binary_mask_is_taken_apart(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    cells = tifffile.imread(folder / "a_cells.tif")
+    tifffile.imwrite(folder / "a_cells.tif", (cells > 0).astype(np.uint8) * 255)
+    assert read_masked_fields(folder)[0].cells.max() == 16
+
+
+def test_a_result_of_the_program_is_read_with_its_image(tmp_path: Path):
+    image = Image.open(write_field(tmp_path / "lab") / "a.png")
+    image.save(tmp_path / "b.png")
+    image.close()
+    assert main(["analyse", str(tmp_path / "b.png"), "-o", str(tmp_path / "results"), "--device", "cpu", "-q"]) == 0
+    fields = read_masked_fields(tmp_path / "results")
+    assert len(fields) == 1
+    assert fields[0].image.shape == (*fields[0].cells.shape, 3)
+    assert fields[0].cells.max() >= 14
+
+
+def test_a_folder_without_masks_is_refused(tmp_path: Path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(TrainingError, match="holds no masks"):
+        read_masked_fields(tmp_path)
+    with pytest.raises(TrainingError, match="no folder"):
+        read_masked_fields(tmp_path / "none")
+
+
+def test_masks_that_do_not_fit_are_refused(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    tifffile.imwrite(folder / "a_cells.tif", np.pad(tifffile.imread(folder / "a_cells.tif"), 3))
+    with pytest.raises(TrainingError, match="do not belong"):
+        train_sam(folder, tmp_path / "m.safetensors", steps=1, device="cpu")
+    tifffile.imwrite(folder / "a_cells.tif", np.zeros((220, 220), np.uint16))
+    with pytest.raises(TrainingError, match="no cell"):
+        read_masked_fields(folder)
+    tifffile.imwrite(folder / "a_cells.tif", np.zeros((220, 220), np.float32))
+    with pytest.raises(TrainingError, match="whole numbers"):
+        read_masked_fields(folder)
+
+
+def test_too_few_cells_are_refused(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    cells = tifffile.imread(folder / "a_cells.tif")
+    tifffile.imwrite(folder / "a_cells.tif", np.where(cells <= 2, cells, 0).astype(np.uint16))
+    with pytest.raises(TrainingError, match="too few"):
+        train_sam(folder, tmp_path / "m.safetensors", steps=1, device="cpu")
+
+
+def test_what_is_no_embedded_sam_cannot_be_fine_tuned(tmp_path: Path):
+    from napari_bloodcell.backends.sam_tuning import load_start
+
+    with pytest.raises(ModelError, match="official ones cannot"):
+        load_start(object())
+    with pytest.raises(OutputError, match=r"\.safetensors"):
+        next(iter_train_sam(tmp_path, tmp_path / "weights.pth"))
