@@ -78,15 +78,17 @@ def open_in_napari(arguments: argparse.Namespace) -> None:
 
     import napari_bloodcell as nb
 
-    before = int(_status("self")["VmRSS"].split()[0])
-    start = time.perf_counter()
     viewer = ViewerModel()
+    viewer.add_labels(np.zeros((8, 8), np.int32))  # what napari itself takes for a first layer
+    viewer.layers.clear()
+    before = int(_status("self")["VmRSS"].split()[0])
+    start, cpu = time.perf_counter(), time.process_time()
     nb.napari.open_result(arguments.output, viewer)
     for layer in viewer.layers:
         np.asarray(layer.data[-1][...] if layer.multiscale else layer.data)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     more = (int(_status("self")["VmRSS"].split()[0]) - before) / 2**20
-    sys.stdout.write(json.dumps({"seconds": seconds, "more_gb": more, "napari": napari.__version__}) + "\n")
+    sys.stdout.write(json.dumps({"seconds": seconds, "cpu": cpu, "more_gb": more, "napari": napari.__version__}) + "\n")
 
 
 def _status(process: str) -> dict[str, str]:
@@ -158,7 +160,8 @@ def main() -> None:
     if "open" not in arguments.skip:
         side = arguments.side[-1]
         opened = _call("open", folder / f"{side}.zarr", folder / f"{side}")
-        out.write(f"| {side}² opened in napari | {opened['seconds']:.1f} | | {opened['more_gb']:.2f} more | |\n")
+        took = f"{opened['seconds']:.1f} | {opened['cpu']:.1f} | {opened['more_gb']:.2f} more"
+        out.write(f"| {side}² opened in napari | {took} | |\n")
 
 
 def _row(what: str, found: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,7 @@ def segment_on(
     image: NDArray[np.uint8], grid: tuple[int, int, int], diameter: float | None, patch: pytest.MonkeyPatch
 ) -> nb.Segmentation:
     size, dy, dx = grid
-    module = sys.modules["napari_bloodcell.segment"]
+    module = importlib.import_module("napari_bloodcell.segment")
     with patch.context() as one:
         one.setattr(
             module, "_tiles_of", lambda shape, _size, overlap, _region: tiles_of(shape[:2], size, overlap, dy, dx)
