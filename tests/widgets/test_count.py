@@ -204,7 +204,6 @@ def window(shown: Viewer, qtbot: QtBot) -> Iterator[Any]:
     qtbot.waitUntil(lambda: dock.counted is not None, timeout=30_000)
     dock._plot.draw()
     namespace = SimpleNamespace(viewer=viewer, layer=layer, dock=dock, qtbot=qtbot)
-    del dock
     yield namespace
     vars(namespace).clear()  # pytest holds on to it: a dock that was closed would live on
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import runpy
@@ -21,7 +22,8 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 def _quick_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """What models find is shown elsewhere."""
     monkeypatch.setattr(registry, "load_generator", lambda *_: ThresholdGenerator(threshold=190))
-    monkeypatch.setattr("napari_bloodcell.classify.load_classifier", lambda *_: BrightnessClassifier())
+    typing = importlib.import_module("napari_bloodcell.classify")  # the package's name `classify` is the function
+    monkeypatch.setattr(typing, "load_classifier", lambda *_: BrightnessClassifier())
 
 
 @pytest.mark.slow

@@ -92,6 +92,16 @@ class Counted:
     area_mm2: float | None
 
     @property
+    def scope(self) -> str:
+        """How much was counted, where that is not all of it or has an area; "" otherwise."""
+        parts = []
+        if self.n_counted != self.n_cells:
+            parts.append(f"{self.n_counted:,} of {self.n_cells:,} regions")
+        if self.area_mm2:
+            parts.append(f"{self.area_mm2:.4g} mm²")
+        return f"Counted: {', '.join(parts)}." if parts else ""
+
+    @property
     def warning(self) -> str:
         """What to know before one trusts the numbers; "" if nothing."""
         if self.n_cells and not any(row.cells for row in self.rows if row.cell_type != "unidentified"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.utils.colormaps import DirectLabelColormap
+from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_bloodcell.widgets._preferences import colour_of
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
-    from napari.layers import Layer
+    from napari.layers import Labels, Layer
     from numpy.typing import NDArray
 
 MOST_PIXELS_IN_ONE: Final = 4096 * 4096
@@ -50,3 +51,22 @@ def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
     while max(levels[-1].shape[-2:]) > COARSEST_PX:
         levels.append(levels[-1][..., ::2, ::2])
     return levels if len(levels) > 1 else cells
+
+
+def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
+    """Draw cells as outlines from the moment on that their types are shown beneath them."""
+
+    def outline() -> None:
+        cells_layer.contour = cells_layer.contour or 1
+
+    def on_shown(_event: object = None) -> None:
+        layer.events.visible.disconnect(on_shown)
+        if QCoreApplication.instance() is None:
+            outline()
+        else:  # to draw both at once would hold the window up
+            QTimer.singleShot(0, outline)
+
+    if layer.visible:
+        outline()
+    else:
+        layer.events.visible.connect(on_shown)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.errors import InputError
@@ -40,7 +38,8 @@ from napari_bloodcell.widgets._layer_links import (
     table_of,
     types_layer_for,
 )
-from napari_bloodcell.widgets._layer_look import placement_of, pyramid_of, type_colormap
+from napari_bloodcell.widgets._layer_look import outline_when_shown, placement_of, pyramid_of, type_colormap
+from napari_bloodcell.widgets._status import show_status_of
 from napari_bloodcell.widgets._typed_view import TypedView, TypeLookup
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def add_cells(
     )
     lookup = TypeLookup(np.zeros(1, np.uint8))
     layer.metadata[_LOOKUP] = lookup
-    _show_status_of(layer, layer)
+    show_status_of(layer, layer)
     viewer.add_layer(layer)
     return layer
 
@@ -280,33 +279,14 @@ def add_types(
     layer.editable = False
     lookup.show_in(layer)
     _follow_edits(cells_layer, lookup)
-    _show_status_of(layer, cells_layer)
+    show_status_of(layer, cells_layer)
     if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
         viewer.layers.insert(viewer.layers.index(cells_layer), layer)
         viewer.layers.selection.active = cells_layer
     else:
         viewer.add_layer(layer)
-    _outline_when_shown(cells_layer, layer)
+    outline_when_shown(cells_layer, layer)
     return layer
-
-
-def _outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
-    """Draw cells as outlines from the moment on that their types are shown beneath them."""
-
-    def outline() -> None:
-        cells_layer.contour = cells_layer.contour or 1
-
-    def on_shown(_event: object = None) -> None:
-        layer.events.visible.disconnect(on_shown)
-        if QCoreApplication.instance() is None:
-            outline()
-        else:  # to draw both at once would hold the window up
-            QTimer.singleShot(0, outline)
-
-    if layer.visible:
-        outline()
-    else:
-        layer.events.visible.connect(on_shown)
 
 
 def as_layer_data(
@@ -395,7 +375,7 @@ def lookup_of(cells_layer: Labels) -> TypeLookup:
     with suppress(InputError, KeyError):
         codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
     lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
-    _show_status_of(cells_layer, cells_layer)
+    show_status_of(cells_layer, cells_layer)
     return lookup
 
 
@@ -412,10 +392,3 @@ def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
     for event in (cells_layer.events.paint, cells_layer.events.data):
         event.disconnect(lookup.refresh)
         event.connect(lookup.refresh)
-
-
-def _show_status_of(layer: Labels, cells_layer: Labels) -> None:
-    """Let the status bar tell id, type and probability of the cell under the mouse."""
-    from napari_bloodcell.widgets._status import cell_status
-
-    layer.__dict__["get_status"] = partial(cell_status, layer, cells_layer)

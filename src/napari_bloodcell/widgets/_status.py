@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,3 +49,8 @@ def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **opti
     status["value"] = f": {told}" if told else ""
     status["coordinates"] = f" [{place}]: {told}" if told else f" [{place}]"
     return status
+
+
+def show_status_of(layer: Labels, cells_layer: Labels) -> None:
+    """Let the status bar tell id, type and probability of the cell under the mouse."""
+    layer.__dict__["get_status"] = partial(cell_status, layer, cells_layer)

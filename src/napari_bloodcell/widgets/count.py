@@ -157,7 +157,7 @@ class CountWidget(RestingWidget):
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
-        self._note.setText(" ".join(filter(None, (self._scope(counted), counted.warning))))
+        self._note.setText(" ".join(filter(None, (counted.scope, counted.warning))))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None]:
         """Return the region and the plane that are counted."""
@@ -167,14 +167,6 @@ class CountWidget(RestingWidget):
         if self._region.currentText() == THIS_PLANE:
             return None, plane_number(current_plane(self._viewer, layer), full_resolution(layer).shape[:-2])
         return None, None
-
-    def _scope(self, counted: Counted) -> str:
-        parts = []
-        if counted.n_counted != counted.n_cells:
-            parts.append(f"{counted.n_counted:,} of {counted.n_cells:,} regions")
-        if counted.area_mm2:
-            parts.append(f"{counted.area_mm2:.4g} mm²")
-        return f"Counted: {', '.join(parts)}." if parts else ""
 
     def _show_nothing(self, why: str) -> None:
         self.counted = self._export.counted = None
