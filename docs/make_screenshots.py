@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import QEvent, QEventLoop, Qt, QTimer
 from qtpy.QtWidgets import QApplication
+from training_scenes import show_review, show_train
 
 import napari_bloodcell
 from napari_bloodcell.widgets._edit_tools import Tool
@@ -63,7 +64,7 @@ class Studio:
         wait(0.8)
         save(np.asarray(self.viewer.screenshot(canvas_only=False, flash=False)), self.folder / f"{name}.jpg")
 
-    def shoot_dock(self, name: str) -> None:
+    def shoot_dock(self, name: str, suffix: str = ".png") -> None:
         """Save the dock alone, in the dark and in the light theme side by side."""
         shots = []
         for theme in ("dark", "light"):
@@ -73,7 +74,7 @@ class Studio:
         self.viewer.theme = "dark"
         height = max(len(shot) for shot in shots)
         padded = [np.pad(shot, ((0, height - len(shot)), (0, 6), (0, 0))) for shot in shots]
-        save(np.concatenate(padded, 1), self.folder / f"dock_{name}.png")
+        save(np.concatenate(padded, 1), self.folder / f"dock_{name}{suffix}")
 
 
 def wait(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
@@ -173,8 +174,11 @@ def main(folder: Path = IMAGES) -> None:
     studio = Studio(folder)
     studio.viewer.open_sample(PLUGIN, "smear")
     wait(1)
-    for show in (show_segment, show_classify, show_count, show_edit, show_analyse):
+    for show in (show_segment, show_classify, show_count, show_edit):
         show(studio)
+    for show_training in (show_review, show_train):
+        show_training(studio, wait)
+    show_analyse(studio)
     studio.close_docks()
     studio.viewer.close()
 

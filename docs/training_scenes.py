@@ -32,7 +32,7 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
     shown = panel.gallery.cells.ids[:9].tolist()
     wait(120, lambda: all(panel.gallery.cells.has_picture(cell) for cell in shown))
     panel.gallery.mark(shown[1:3])
-    studio.shoot_dock("review_gallery")
+    studio.shoot_dock("review_gallery", ".jpg")
     types = napari_bloodcell.napari.table_of(cells)["cell_type"]
     for name in ("RBC", "WBC", "platelet"):
         dock.type_cells(types[types == name].index[:PER_CLASS].tolist(), name)

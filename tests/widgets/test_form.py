@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox
 
 from napari_bloodcell.errors import SettingsError
-from napari_bloodcell.params import ClassifyParams, CountParams, Params, SegmentParams
+from napari_bloodcell.params import ClassifyParams, CountParams, Params, SegmentParams, TrainParams
 from napari_bloodcell.widgets._form import NameChoice, SettingsForm, label_of
 
 if TYPE_CHECKING:
@@ -105,3 +105,10 @@ def test_a_setting_that_is_not_allowed_is_named(qtbot: QtBot) -> None:
 )
 def test_labels_are_words_with_units(name: str, label: str) -> None:
     assert label_of(name) == label
+
+
+def test_a_small_number_is_not_rounded_away(qtbot: QtBot) -> None:
+    form = form_of(qtbot, TrainParams, without=("split",))
+    assert form.settings() == TrainParams()
+    form.set_values({"learning_rate": 1e-5})
+    assert form.settings().learning_rate == 1e-5

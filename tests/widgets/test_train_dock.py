@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.widgets.train import TrainWidget
 
-LONG = 300_000
+LONG = 200_000
 
 
 def open_train(viewer: Viewer) -> TrainWidget:
@@ -76,7 +76,8 @@ def test_curves_grow_and_the_result_can_be_looked_into_and_saved(viewer: Viewer,
     result.open_cell(0, 0)
     assert result.pictures.count() == report.parts["test"].confusion[0][0]
     assert "of 16 cells typed right" in result.summary.text()
-    assert "(" in result.by_class.item(0, 2).text()  # with its interval
+    low, high = report.parts["test"].per_class["RBC"].f1_interval
+    assert result.by_class.item(0, 2).text().endswith(f"{100 * low:.0f}–{100 * high:.0f}")
     path = tmp_path / "mine.safetensors"
     dock.save_as(path)
     assert list(CnnClassifier.load(path, device="cpu").classes) == ["RBC", "WBC"]

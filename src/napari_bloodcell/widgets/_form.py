@@ -283,6 +283,9 @@ def _make_widget(name: str, kind: Any, field: FieldInfo, *, is_optional: bool) -
     native = widget.native
     if shown is not kind:
         native.setDecimals(0)
+    if _is_small(field):
+        native.setDecimals(6)  # else 0.001 would be shown, and read, as 0
+        native.setSingleStep(field.default)
     if kind is bool:
         native.setText("")
     if isinstance(native, QAbstractSpinBox):
@@ -296,10 +299,15 @@ def _make_widget(name: str, kind: Any, field: FieldInfo, *, is_optional: bool) -
     return widget
 
 
+def _is_small(field: FieldInfo) -> bool:
+    """Return whether a setting's values are so small that two decimals cannot show them."""
+    return isinstance(field.default, float) and 0 < field.default < 0.05
+
+
 def _bounds(field: FieldInfo, kind: Any) -> tuple[float, float]:
     low: float = -(2**31) if kind is int else -1e9
     high: float = 2**31 - 1 if kind is int else 1e6
-    tiny = 1 if kind is int else 0.001
+    tiny = 1 if kind is int else 1e-6 if _is_small(field) else 0.001
     rule: Any
     for rule in field.metadata:
         low = rule.ge if getattr(rule, "ge", None) is not None else low

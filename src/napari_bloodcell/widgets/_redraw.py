@@ -43,9 +43,10 @@ def redraw_boxes(layer: Labels, boxes: NDArray[np.int64]) -> bool:
         return False
     if not len(boxes):
         return True
-    level = layer.data_level if layer.multiscale else 0
     levels: list[Any] = list(layer.data) if layer.multiscale else [layer.data]
     tile = layer._transforms["tile2data"]
+    steps = np.asarray(layer.downsample_factors)[:, -1] if layer.multiscale else np.ones(1)
+    level = int(np.abs(steps - tile.scale[-1]).argmin())  # a locked level is not `data_level`
     corner = np.rint(tile.translate / tile.scale).astype(np.int64)
     window = _read_again(levels[level], shown.raw, boxes, np.asarray(tile.scale), corner)
     if layer.multiscale:

@@ -53,6 +53,7 @@ class JournalDesk(QObject):
         journal = self.journal = ReviewJournal(session, image_layer, Journal(default_journal_folder()))
         journal.found.connect(self._on_found)
         journal.second_opinion.connect(self._on_opinion)
+        journal.written.connect(self._panel.add_written)
         journal.failed.connect(self._on_failed)
         self._panel.name.setText(journal.annotator)
         journal.look_up()

@@ -44,6 +44,7 @@ class OpinionsPanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._opinion: SecondOpinion | None = None
+        self._n_written = 0
         self.name = QLineEdit()
         self.name.setToolTip("Who corrects: it is written beside each correction")
         self._told = QLabel()
@@ -87,13 +88,9 @@ class OpinionsPanel(QWidget):
 
     def show_found(self, found: Found | None) -> None:
         """Show what the journal knows of the image."""
-        n, lost = (found.n_corrections, found.lost) if found is not None else (0, [])
-        self._told.setText(
-            f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image, "
-            f"{len(found.types) if found is not None else 0:,} on cells that are here."
-            if n
-            else "Every correction is written to the journal at once, and comes back with the image."
-        )
+        lost = found.lost if found is not None else []
+        self._n_written = found.n_corrections if found is not None else 0
+        self.add_written(0)
         self._lost_title.setText(f"{len(lost):,} could not be placed: their cells are not here any more.")
         self.lost.clear()
         for correction in lost:
@@ -102,6 +99,16 @@ class OpinionsPanel(QWidget):
             self.lost.addItem(item)
         for widget in (self._lost_title, self.lost):
             widget.setVisible(bool(lost))
+
+    def add_written(self, n_more: int) -> None:
+        """Show that the journal holds more corrections now."""
+        self._n_written += n_more
+        n = self._n_written
+        self._told.setText(
+            f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image."
+            if n
+            else "Every correction is written to the journal at once, and comes back with the image."
+        )
 
     def show_opinion(self, opinion: SecondOpinion | None) -> None:
         """Show where people differ."""

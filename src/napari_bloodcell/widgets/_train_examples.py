@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -50,7 +51,14 @@ class TrainForm(QWidget):
         self._viewer = viewer
         self._source, self._preset = QComboBox(), QComboBox()
         self._source.addItems([str(source) for source in Source])
-        self._source.setToolTip("The cells that are learned from")
+        for combo in (self._source, self._preset):  # a long entry must not make the dock wide
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.setMinimumContentsLength(10)
+            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._source.setToolTip(
+            "The cells that are learned from: those that were typed by hand in the open images and earlier ones, a "
+            "training set, or pictures in one folder per class, as the paper's authors published theirs"
+        )
         self._folder = QLineEdit(str(default_training_set()))
         browse = QToolButton()
         browse.setText("…")

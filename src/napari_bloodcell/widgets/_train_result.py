@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -25,6 +26,8 @@ from napari_bloodcell.widgets._review_gallery import CELL_PX, SIDE_PX, icon_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from napari_bloodcell.widgets._train_jobs import Trained
 
@@ -90,7 +93,7 @@ class ResultView(QWidget):
         names = behind[row][column] if behind else []
         self.pictures.clear()
         for one in names[:MOST_PICTURES]:
-            item = QListWidgetItem(icon_of(cutouts[one]), "")
+            item = QListWidgetItem(icon_of(_close(cutouts[one])), "")
             item.setToolTip(one)
             self.pictures.addItem(item)
         n = trained.figures[name].confusion[row][column]
@@ -118,8 +121,9 @@ class ResultView(QWidget):
             one = figures.per_class[name_of]
             columns = ("precision", "recall", "f1")
             for j, column in enumerate(columns):
-                item = _item(_with_interval(getattr(one, column), getattr(one, f"{column}_interval"), one.n))
-                item.setToolTip(f"{name_of}, {one.n:,} cells; in brackets the 95 % interval")
+                text = _with_interval(getattr(one, column), getattr(one, f"{column}_interval"), one.n)
+                item = _item(text.replace(" (", "\n").replace(")", ""))
+                item.setToolTip(f"{name_of}, {one.n:,} cells; below it the 95 % interval")
                 self.by_class.setItem(i, j, item)
         for table in (self.confusion, self.by_class):
             _fit(table)
@@ -166,6 +170,7 @@ def _fill(table: QTableWidget, rows: Sequence[str], columns: Sequence[str]) -> N
 
 def _fit(table: QTableWidget) -> None:
     """Be as high as the rows, eight at most."""
+    table.resizeRowsToContents()
     header = table.horizontalHeader()
     height = sum(table.rowHeight(i) for i in range(min(table.rowCount(), 8))) + 2 * table.frameWidth() + 2
     table.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
@@ -175,6 +180,16 @@ def _item(text: str) -> QTableWidgetItem:
     item = QTableWidgetItem(text)
     item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
     return item
+
+
+def _close(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the square around a cell, which may be small in its cutout, (h, h, 3)."""
+    ys, xs = np.nonzero(cutout.any(axis=-1))
+    if not len(ys):
+        return cutout
+    half = max(int(np.ptp(ys)), int(np.ptp(xs))) // 2 + 3
+    y, x = (int(ys.min()) + int(ys.max())) // 2, (int(xs.min()) + int(xs.max())) // 2
+    return cutout[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
 
 
 def _short(name: str) -> str:

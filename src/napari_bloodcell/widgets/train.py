@@ -80,9 +80,9 @@ class TrainWidget(QWidget):
         rows = QVBoxLayout(inside)
         for widget in (self.form, self.run, self.panel, self.summary):
             rows.addWidget(widget)
-        rows.addWidget(self.tabs, 1)
         rows.addLayout(row)
         rows.addWidget(self.save)
+        rows.addWidget(self.tabs, 1)
         area = scrolled(inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
