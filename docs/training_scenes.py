@@ -46,11 +46,12 @@ def show_train(studio: Any, wait: Callable[..., None]) -> None:
     """Train on what was confirmed, and look at what came of it."""
     _use_own_folders()
     dock = studio.open("Train")
-    dock.form.settings_form.set_values({"epochs": 6})
+    dock.form.settings_form.set_values({"epochs": 12})
     dock.run.click()
-    wait(LONG_S, lambda: len(dock.plot.epochs) >= 4 or not dock.is_running)
-    studio.shoot("train_running")
-    wait(LONG_S, lambda: not dock.is_running)
+    wait(LONG_S, lambda: dock.trained is not None and not dock.is_running)
+    dock.tabs.setCurrentWidget(dock.plot)
+    studio.shoot("train_curves")
+    dock.tabs.setCurrentWidget(dock.result)
     dock.result.open_cell(1, 1)
     studio.shoot_dock("train")
 
@@ -58,4 +59,4 @@ def show_train(studio: Any, wait: Callable[..., None]) -> None:
 def _use_own_folders() -> None:
     """Keep the journal and the training set of the pictures away from those of whoever makes them."""
     for variable in ("NAPARI_BLOODCELL_JOURNAL", "NAPARI_BLOODCELL_TRAINING_SET"):
-        os.environ.setdefault(variable, tempfile.mkdtemp())
+        os.environ.setdefault(variable, tempfile.mkdtemp(prefix="bloodcell-"))

@@ -42,8 +42,9 @@ def typed_table(cells: NDArray[np.int32]) -> pd.DataFrame:
 
 def add_smear(viewer: Any, *, name: str = "smear", brightness: int = 0) -> Labels:
     """Add an image of six cells, its cells layer, typed, and its types layer; return the cells layer."""
-    image = disc_image(CENTRES, SHAPE)
-    image_layer = viewer.add_image(image - np.uint8(brightness), name=name, rgb=True)
+    noise = np.random.default_rng(brightness).normal(0, 5, (*SHAPE, 3))  # no two cells have the same pixels
+    image = np.clip(disc_image(CENTRES, SHAPE) - brightness + noise, 1, 255).astype(np.uint8)
+    image_layer = viewer.add_image(image, name=name, rgb=True)
     cells = label_image()
     layer = layers.add_cells(viewer, image_layer, cells=cells)
     layers.info_of(layer)["calibration"] = {
