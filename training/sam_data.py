@@ -1,9 +1,8 @@
 """Training data of the embedded SAM: fields at the working scale with the outlines of their cells.
 
 Sources (read from the shared data folder, never copied into the project): HS1 and HS2 with SAM ViT-H's masks,
-cleaned to
-whole cells, and TXL-PBC's boxes with an ellipse in each. Held out always: HS2 columns 12-14, HS1 columns 17-19,
-TXL-PBC val.
+cleaned to whole cells, and TXL-PBC's boxes with an ellipse in each. Held out always: HS2 columns 12-14, HS1 columns
+17-19, TXL-PBC val.
 """
 
 from __future__ import annotations

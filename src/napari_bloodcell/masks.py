@@ -75,9 +75,8 @@ def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_m
         Width of a typical red cell, pixels.
     overlap_max : float
         Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer
-        one is
-        a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large. A mask
-        that is tiled by two or more others is a clump and goes.
+        one is a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large.
+        A mask that is tiled by two or more others is a clump and goes.
 
     Notes
     -----
@@ -121,8 +120,8 @@ def drop_slivers(
     """Drop the masks of which the edge of a plane of `shape` (Y, X) shows too little.
 
     A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane.
-    Annotators of
-    four laboratories leave such slivers out, and a count that includes them is too high for the area that is seen.
+    Annotators of four laboratories leave such slivers out, and a count that includes them is too high for the area
+    that is seen.
     """
     least = visible_min * rbc_diameter_px
     kept = []
