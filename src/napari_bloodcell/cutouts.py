@@ -172,7 +172,7 @@ def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
     centre = (np.arange(n_out) + 0.5) * step - 0.5
     distance = np.abs(np.arange(n_in)[None, :] - centre[:, None]) / max(1.0, step)
     weights = np.clip(1.0 - distance, 0.0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 def _cut_one(
