@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from napari_bloodcell.backends import cnn, cnn_network
 from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier
-from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
+from napari_bloodcell.backends.cnn_network import Architecture, CellCnn, MaxPool2x2
 from napari_bloodcell.errors import ModelError
 from napari_bloodcell.protocols import CellClassifier
 
@@ -47,7 +47,7 @@ def test_the_layers_are_those_of_fig_3():
     network = CellCnn(Architecture("flatten", 128, 0.2, 2))
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(32, (3, 3)), (64, (3, 3)), (128, (3, 3))]
-    assert sum(isinstance(m, torch.nn.MaxPool2d) and m.kernel_size == 2 for m in network.modules()) == 3
+    assert sum(isinstance(m, MaxPool2x2) for m in network.modules()) == 3
     assert network.dropout.p == 0.2
     assert network.dense.in_features == 14 * 14 * 128
     assert network.logits.out_features == 1
@@ -260,3 +260,9 @@ def test_the_shipped_classifiers_find_the_papers_white_cells(shared_data, name):
     assert (predicted == dataset.labels).mean() >= 0.99
     missed = (predicted[dataset.labels == 1] != 1).sum()
     assert missed <= {"paper": 0, "embedded": 1}[name]  # the model card of the embedded one says so
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 46, 46), (1, 8, 21, 15), (1, 1, 2, 3)])
+def test_the_quick_pooling_gives_what_torch_gives(shape):
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(MaxPool2x2().eval()(x), torch.nn.functional.max_pool2d(x, 2))
