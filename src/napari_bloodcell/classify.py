@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from napari_bloodcell.ahead import one_ahead
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
 from napari_bloodcell.errors import InputError, ModelError
@@ -98,7 +99,7 @@ def iter_classify(
     )
     done = 0
     yield Progress(0, len(todo), "cells typed")
-    for ids, cutouts in batches:
+    for ids, cutouts in one_ahead(batches):
         probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(classes))
         done += len(ids)
         yield Progress(done, len(todo), "cells typed", ids)
