@@ -505,3 +505,9 @@ def test_suppression_keeps_the_better_of_two_boxes_and_those_far_away():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [50, 50, 60, 60]], float)
     assert non_maximum_suppression(boxes, np.array([0.5, 0.9, 0.1]), 0.7).tolist() == [1, 2]
     assert non_maximum_suppression(boxes[:0], np.zeros(0), 0.7).tolist() == []
+
+
+def test_an_image_that_must_not_be_written_to_is_scaled_without_a_warning():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image.flags.writeable = False
+    assert resize_longest_side(image, 60).shape == (3, 40, 60)

@@ -56,8 +56,10 @@ def test_the_code_in_the_guide_runs() -> None:
 
 
 def test_every_picture_of_the_guide_is_there_and_is_made_by_the_script() -> None:
-    script = (EXAMPLES.parent / "make_screenshots.py").read_text(encoding="utf-8")
-    for page in (EXAMPLES.parent / "napari.md", EXAMPLES.parents[1] / "README.md"):
+    docs = EXAMPLES.parent
+    scripts = (docs / "make_screenshots.py", docs / "training_scenes.py")
+    script = "".join(path.read_text(encoding="utf-8") for path in scripts)
+    for page in (*docs.glob("*.md"), docs.parent / "README.md"):
         for picture in re.findall(r"!\[[^\]]*\]\(([^)]*images/[^)]*)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / picture).is_file(), picture
             assert Path(picture).stem.removeprefix("dock_") in script
