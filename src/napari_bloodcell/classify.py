@@ -16,7 +16,7 @@ from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -87,20 +87,11 @@ def iter_classify(
     table = segmentation.table.copy()
     todo = table[table["type_source"] != "user"]
     probabilities = np.zeros((len(todo), len(classes)), np.float32)
-    scale, background = cutout_settings(classifier, segmentation.calibration)
-    batches = iter_cutouts(
-        plane,
-        cells,
-        todo,
-        batch_size=params.batch_size,
-        scale=scale,
-        background_rgb=background,
-        glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
-    )
     done = 0
     yield Progress(0, len(todo), "cells typed")
-    for ids, cutouts in one_ahead(batches):
-        probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(classes))
+    batches = iter_probabilities(plane, cells, todo, classifier, segmentation.calibration, params.batch_size)
+    for ids, found in batches:
+        probabilities[done : done + len(ids)] = found
         done += len(ids)
         yield Progress(done, len(todo), "cells typed", ids)
     decide_types(table, todo.index, probabilities, classes, params=params)
@@ -210,6 +201,32 @@ def _plane(image: Any) -> NDArray[np.uint8]:
     from napari_bloodcell.smear import read_plane
 
     return read_plane(image).data
+
+
+def iter_probabilities(
+    image: NDArray[np.uint8],
+    cells: NDArray[np.integer],
+    table: pd.DataFrame,
+    classifier: CellClassifier,
+    calibration: Calibration,
+    batch_size: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
+
+    The next cells are cut out while the ones before are looked at.
+    """
+    scale, background = cutout_settings(classifier, calibration)
+    batches = iter_cutouts(
+        image,
+        cells,
+        table,
+        batch_size=batch_size,
+        scale=scale,
+        background_rgb=background,
+        glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
+    )
+    for ids, cutouts in one_ahead(batches):
+        yield ids, predict_types(classifier, cutouts, len(classifier.classes))
 
 
 def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from napari_bloodcell.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.classify import SegmentedSmear
@@ -173,6 +174,22 @@ def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | N
     return Parts(first, read.get("val", empty), read.get("test", empty))
 
 
+def typed_cells(table: pd.DataFrame, types: Mapping[int, str] | None = None) -> Mapping[int, str]:
+    """Return `types` (id → type), or where it is None those of the cells of a table that a user typed.
+
+    Raises
+    ------
+    TrainingError
+        If no cell is typed.
+    """
+    if types is None:
+        mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
+        types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
+    if not types:
+        raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
+    return types
+
+
 def cutouts_of_segmentation(
     image: NDArray[np.uint8],
     segmentation: SegmentedSmear,
@@ -207,12 +224,7 @@ def cutouts_of_segmentation(
     InputError
         If an id is not in the segmentation.
     """
-    table = segmentation.table
-    if types is None:
-        mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
-        types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
-    if not types:
-        raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
+    types = typed_cells(segmentation.table, types)
     classes = tuple(sorted(set(types.values()), key=class_order))
     calibration = segmentation.calibration
     cutouts = cut_out(

@@ -12,7 +12,15 @@ from filelock import FileLock
 
 from napari_bloodcell.atomic import make_folder, write_bytes
 from napari_bloodcell.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-from napari_bloodcell.dataset import PARTS, LabelledCutouts, Parts, class_folders, class_order, read_picture
+from napari_bloodcell.dataset import (
+    PARTS,
+    LabelledCutouts,
+    Parts,
+    class_folders,
+    class_order,
+    read_picture,
+    typed_cells,
+)
 from napari_bloodcell.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.splitting import Row, assign_parts
 from napari_bloodcell.training_list import (
@@ -149,11 +157,7 @@ class TrainingSet:
             If an id is not in the segmentation.
         """
         table = segmentation.table
-        if types is None:
-            mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
-            types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
-        if not types:
-            raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
+        types = typed_cells(table, types)
         missing = [i for i in types if i not in table.index]
         if missing:
             raise InputError(f"There is no cell {missing[0]} in the segmentation.")

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from scipy import ndimage
 
 from napari_bloodcell.backends import official_sam, weights
+from napari_bloodcell.backends.boxes import non_maximum_suppression
 from napari_bloodcell.backends.cell_prompts import find_foreground, points_on_cells, regular_grid
 from napari_bloodcell.backends.official_sam import OfficialSam
 from napari_bloodcell.backends.official_sam_checkpoint import load_network, recognise
-from napari_bloodcell.backends.official_sam_masks import UpSampling, non_maximum_suppression
+from napari_bloodcell.backends.official_sam_masks import UpSampling
 from napari_bloodcell.backends.official_sam_network import (
     SharedDecoder,
     encode,

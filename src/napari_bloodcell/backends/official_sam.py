@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from napari_bloodcell.backends import weights
+from napari_bloodcell.backends.boxes import non_maximum_suppression
 from napari_bloodcell.backends.cell_prompts import points_on_cells, regular_grid
 from napari_bloodcell.backends.device import autocast, fast_bf16, pick_device
 from napari_bloodcell.backends.official_sam_checkpoint import load_network
-from napari_bloodcell.backends.official_sam_masks import UpSampling, empty_mask, non_maximum_suppression
+from napari_bloodcell.backends.official_sam_masks import UpSampling, empty_mask
 from napari_bloodcell.backends.official_sam_network import (
     SharedDecoder,
     encode,

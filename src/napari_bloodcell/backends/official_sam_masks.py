@@ -97,19 +97,3 @@ def _reach(inside_2d: NDArray[np.bool_], across: int, matrix: NDArray[np.float32
     reached = slice(int(pixels[0]), int(pixels[-1]) + 1)
     needed = np.flatnonzero(matrix[reached].any(0))
     return reached, slice(int(needed[0]), int(needed[-1]) + 1)
-
-
-def non_maximum_suppression(
-    boxes: NDArray[np.float64], scores: NDArray[np.float64], iou_max: float
-) -> NDArray[np.intp]:
-    """Return the indices of the boxes (N, 4) that no better box overlaps by more than `iou_max`, best first."""
-    order = np.argsort(-scores, kind="stable")
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = []
-    while order.size:
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        low, high = np.maximum(boxes[best, :2], boxes[rest, :2]), np.minimum(boxes[best, 2:], boxes[rest, 2:])
-        shared = np.prod(np.clip(high - low, 0, None), axis=1)
-        order = rest[shared <= iou_max * (area[best] + area[rest] - shared)]
-    return np.array(kept, np.intp)

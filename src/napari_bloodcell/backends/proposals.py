@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_bloodcell.backends.boxes import non_maximum_suppression
 from napari_bloodcell.backends.window_sam import HEAT_STRIDE, RBC_DIAMETER_PX
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 SCORE_SHARE = (1.0, 1.0, 0.75)
 """Of the score from which on a proposal is a cell, what a red cell, a white cell and a platelet need."""
@@ -61,23 +57,7 @@ def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) ->
     limit = torch.tensor([heat.shape[2], heat.shape[1]] * 2, device=heat.device) * HEAT_STRIDE
     boxes = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1).clamp(min=0).minimum(limit)
     scores = best[rows, columns]
-    keep = _suppress(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
+    keep = non_maximum_suppression(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
     kept = torch.from_numpy(keep).to(heat.device)
     certainty = scores / heat[:, rows, columns].sum(0)
     return Proposals(scores, kind[rows, columns], certainty, centre, boxes).take(kept)
-
-
-def _suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], iou_max: float) -> NDArray[np.intp]:
-    """Return which boxes (N, 4) stay, best first, when those that agree with a better one by more than `iou_max` go."""
-    order = np.argsort(-scores, kind="stable")
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    keep: list[int] = []
-    alive = np.ones(len(order), bool)
-    for i in order:
-        if not alive[i]:
-            continue
-        keep.append(int(i))
-        low, high = np.maximum(boxes[:, :2], boxes[i, :2]), np.minimum(boxes[:, 2:], boxes[i, 2:])
-        shared = np.prod(np.clip(high - low, 0, None), axis=1)
-        alive &= shared <= iou_max * (area + area[i] - shared)
-    return np.array(keep, np.intp)

@@ -10,8 +10,7 @@ import pandas as pd
 from scipy import ndimage
 
 from napari_bloodcell.cells import type_names
-from napari_bloodcell.classify import cutout_settings, predict_types
-from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
+from napari_bloodcell.classify import iter_probabilities
 from napari_bloodcell.masks import paint
 from napari_bloodcell.ome_zarr import CODEC
 from napari_bloodcell.segment import moved
@@ -163,19 +162,9 @@ def _look_at(
     """Return the classifier's probabilities (N, K) of the cells of a table."""
     params, classifier = site.plan.recipe.classify, site.classifier
     probabilities = np.zeros((len(table), len(site.plan.classes)), np.float32)
-    scale, background = cutout_settings(classifier, site.plan.calibration)
-    batches = iter_cutouts(
-        image,
-        labels,
-        table,
-        batch_size=params.batch_size,
-        scale=scale,
-        background_rgb=background,
-        glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
-    )
     done = 0
-    for ids, cutouts in batches:
-        probabilities[done : done + len(ids)] = predict_types(classifier, cutouts, len(site.plan.classes))
+    for ids, found in iter_probabilities(image, labels, table, classifier, site.plan.calibration, params.batch_size):
+        probabilities[done : done + len(ids)] = found
         done += len(ids)
     return probabilities
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
-from weakref import ref
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from napari.utils.events import EmitterGroup
@@ -13,6 +12,7 @@ from napari_bloodcell.edits import add_cell, delete_cells, merge_cells, repaint,
 from napari_bloodcell.errors import BloodCellError, InputError
 from napari_bloodcell.patches import Edit, History, replace_rows, write_level
 from napari_bloodcell.widgets._cell_features import INDEX, rows_of, to_features, to_table
+from napari_bloodcell.widgets._cells_session import CellsSession
 from napari_bloodcell.widgets._highlight import select_cells, selected_cells
 from napari_bloodcell.widgets._layers import (
     current_plane,
@@ -40,37 +40,17 @@ if TYPE_CHECKING:
 _SESSION: Final = "napari_bloodcell_edits"
 
 
-class EditSession:
+class EditSession(CellsSession):
     """Adds, deletes, splits and merges the cells of a layer, and takes it back.
 
     `events.edited` is emitted after each change, `value` being what was done, in words.
     """
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
-        self._viewer, self._layer = ref(viewer), ref(cells_layer)
+        super().__init__(viewer, cells_layer)
         self.history = History()
         self.events = EmitterGroup(source=self, edited=None)
         cells_layer.events.paint.connect(self._on_paint)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return this one: a layer that was duplicated gets its own session when it is edited."""
-        return self
-
-    @property
-    def layer(self) -> Labels:
-        """The cells layer."""
-        layer = self._layer()
-        if layer is None:
-            raise InputError("The layer of these cells is gone.")
-        return layer
-
-    @property
-    def viewer(self) -> ViewerModel:
-        """The viewer."""
-        viewer = self._viewer()
-        if viewer is None:
-            raise InputError("The window of these cells is closed.")
-        return viewer
 
     @property
     def plane(self) -> tuple[int, ...]:
@@ -191,7 +171,7 @@ def edit_session(viewer: ViewerModel, cells_layer: Labels) -> EditSession:
     if not is_cells(cells_layer):
         raise InputError(f"The layer {getattr(cells_layer, 'name', None)!r} holds no cells. Segment the image first.")
     session = cells_layer.metadata.get(_SESSION)
-    if not isinstance(session, EditSession) or session._layer() is not cells_layer or session._viewer() is not viewer:
+    if not isinstance(session, EditSession) or not session.is_of(viewer, cells_layer):
         session = cells_layer.metadata[_SESSION] = EditSession(viewer, cells_layer)
         cells_layer.bind_key("Control-Z", _undo_key, overwrite=True)
         cells_layer.bind_key("Control-Shift-Z", _redo_key, overwrite=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
-from weakref import ref
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from napari.utils.events import EmitterGroup
@@ -12,6 +11,7 @@ from napari_bloodcell.cells import UNIDENTIFIED
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import INDEX, rows_of
+from napari_bloodcell.widgets._cells_session import CellsSession
 from napari_bloodcell.widgets._review_classes import ClassList, show_classes
 from napari_bloodcell.widgets._review_steps import CellTypes, Step, types_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SESSION: Final = "napari_bloodcell_review"
 
 
-class ReviewSession:
+class ReviewSession(CellsSession):
     """Changes types and classes of a layer.
 
     `events.typed` is emitted after each change of types, value a `Step`; `events.undone` and `events.redone` after it
@@ -35,7 +35,7 @@ class ReviewSession:
     """
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
-        self._viewer, self._layer = ref(viewer), ref(cells_layer)
+        super().__init__(viewer, cells_layer)
         self.done: list[Step] = []
         self.undone: list[Step] = []
         self.looked_at: set[int] = set()
@@ -46,26 +46,6 @@ class ReviewSession:
         self.is_changing = False
         """True while the session itself writes to the table."""
         self.events = EmitterGroup(source=self, typed=None, undone=None, redone=None, classes=None)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return this one: a layer that was duplicated gets its own session when it is reviewed."""
-        return self
-
-    @property
-    def layer(self) -> Labels:
-        """The cells layer."""
-        layer = self._layer()
-        if layer is None:
-            raise InputError("The layer of these cells is gone.")
-        return layer
-
-    @property
-    def viewer(self) -> ViewerModel:
-        """The viewer."""
-        viewer = self._viewer()
-        if viewer is None:
-            raise InputError("The window of these cells is closed.")
-        return viewer
 
     @property
     def classes(self) -> ClassList:
@@ -241,6 +221,6 @@ def review_session(viewer: ViewerModel, cells_layer: Labels) -> ReviewSession:
     if INDEX not in cells_layer.features.columns or "cell_type" not in cells_layer.features.columns:
         raise InputError(f"The layer {name!r} has no table of cells. Segment the image first.")
     session = cells_layer.metadata.get(_SESSION)
-    if not isinstance(session, ReviewSession) or session._layer() is not cells_layer or session._viewer() is not viewer:
+    if not isinstance(session, ReviewSession) or not session.is_of(viewer, cells_layer):
         session = cells_layer.metadata[_SESSION] = ReviewSession(viewer, cells_layer)
     return session
