@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Row = tuple[str, str, str]
 HS_DIAMETER_PX = 34.0
 TILE_MEGAPIXELS = 512 * 512 / 1e6
-SECTIONS = ("embedded", "patches", "classical", "typing", "counting", "start", "stock")
+SECTIONS = ("embedded", "patches", "classical", "typing", "tile_sizes", "counting", "start", "stock")
 
 
 def machine() -> str:
@@ -220,6 +220,19 @@ def typing(data: Path) -> Iterator[Row]:
     classifier = load_classifier(nb.ClassifyParams())
     seconds = side_by_side({"ours": lambda: classify(slide, segmentation, classifier=classifier)}, 5)["ours"]
     yield "cells typed per second, cutouts included", f"{len(segmentation.table) / seconds:.0f}", "3000"
+
+
+def tile_sizes(data: Path) -> Iterator[Row]:
+    """Segment the same slide in tiles of several sizes, one process with all threads."""
+    slide = _slide(data)
+    megapixels = slide.shape[0] * slide.shape[1] / 1e6
+
+    def segmenting(size: int) -> Callable[[], Any]:
+        return lambda: nb.segment(slide, params=nb.SegmentParams(tile_size=size))
+
+    seconds = side_by_side({str(size): segmenting(size) for size in (512, 1024, 2048)}, 2)
+    for size, took in seconds.items():
+        yield f"segmenting that slide, `tile_size` {size}, one process", f"{megapixels / took:.2f} megapixels/s", ""
 
 
 def counting(_: Path) -> Iterator[Row]:
