@@ -41,6 +41,7 @@ class ThresholdGenerator:
         params: SegmentParams,
         *,
         origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         self.calls += 1
         if self.fails_on == origin:

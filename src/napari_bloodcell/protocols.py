@@ -103,11 +103,13 @@ class MaskGenerator(Protocol):
         params: SegmentParams,
         *,
         origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap.
 
         `origin` is the (y, x) of the image in its smear: a generator that resamples does so on one grid for all tiles.
-        Boxes and points of the masks are relative to the image.
+        `within` is a half-open box (y0, x0, y1, x1): cells whose point lies outside of it are of no use, so a generator
+        may spare itself their masks. Boxes and points, `within` too, are relative to the image.
         """
         ...
 

@@ -43,6 +43,8 @@ NOT_REACHED = "not reached: stopped before it"
 """Why a tile is without cells when the work was stopped."""
 OWNER_MARGIN_PX = 2
 """A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
+BEYOND_PX = 1 << 20
+"""A prompt outside of the smear belongs to the tile at that edge, however far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,15 +246,17 @@ def segment_tile(
         part = brighten(part, params.brightness_target, mean=mean)
         glass = background_colour(part)
         seen = replace(calibration, background_rgb=(float(glass[0]), float(glass[1]), float(glass[2])))
+    owned = _owned_box(tile, pixels.shape)
+    within = (owned[0] - y0, owned[1] - x0, owned[2] - y0, owned[3] - x0)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            masks = generator.generate(part, seen, params, origin=(y0, x0))
+            masks = generator.generate(part, seen, params, origin=(y0, x0), within=within)
             break
         except Exception:
             if attempt == ATTEMPTS:
                 raise
     in_smear = [moved(m, y0, x0) for m in masks]
-    return [m for m in in_smear if _owns(tile, m.point, pixels.shape)]
+    return [m for m in in_smear if owned[0] <= m.point[0] < owned[2] and owned[1] <= m.point[1] < owned[3]]
 
 
 def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
@@ -261,10 +265,15 @@ def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
     return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
 
 
-def _owns(tile: Tile, point: tuple[float, float], shape: tuple[int, ...]) -> bool:
-    y0, x0, y1, x1 = tile.core
-    y, x = min(max(point[0], 0.0), shape[0] - 0.5), min(max(point[1], 0.0), shape[1] - 0.5)
-    return y0 - OWNER_MARGIN_PX <= y < y1 + OWNER_MARGIN_PX and x0 - OWNER_MARGIN_PX <= x < x1 + OWNER_MARGIN_PX
+def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return where the prompts of a tile's cells lie, (y0, x0, y1, x1): at the smear's edge also beyond it."""
+    (y0, x0, y1, x1), margin = tile.core, OWNER_MARGIN_PX
+    return (
+        y0 - margin if y0 > 0 else -BEYOND_PX,
+        x0 - margin if x0 > 0 else -BEYOND_PX,
+        y1 + margin if y1 < shape[0] else shape[0] + BEYOND_PX,
+        x1 + margin if x1 < shape[1] else shape[1] + BEYOND_PX,
+    )
 
 
 def _merge(

@@ -43,12 +43,12 @@ class SlowGenerator(ThresholdGenerator):
     seconds: float = 0.0
     deadly_once: str | None = None
 
-    def generate(self, image: Any, calibration: Any, params: Any, *, origin: tuple[int, int] = (0, 0)) -> Any:
+    def generate(self, *args: Any, **options: Any) -> Any:
         time.sleep(self.seconds)
         if self.deadly_once is not None and not Path(self.deadly_once).exists():
             Path(self.deadly_once).touch()
             os._exit(9)
-        return super().generate(image, calibration, params, origin=origin)
+        return super().generate(*args, **options)
 
 
 def same(a: nb.SlideResult, b: nb.SlideResult) -> bool:

@@ -42,10 +42,9 @@ if TYPE_CHECKING:
 
 GLASS = 235.0
 """Brightness to which the colour of the empty glass is brought."""
-ALIGN_PX = 2 * STRIDE
-"""The encoder's coarsest step: canvases begin on multiples of it."""
-CANVAS_STEP_PX = 2 * ALIGN_PX
-"""Canvases have sides that are multiples of this, so that few shapes need a plan of the convolutions."""
+CANVAS_STEP_PX = 4 * STRIDE
+"""Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
+smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
 OVERLAP_PX = 112
 """Working pixels around a tile: what is further away no longer decides about a cell."""
 
@@ -131,10 +130,13 @@ class EmbeddedSam:
         params: SegmentParams,
         *,
         origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
-        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap."""
+        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
         canvas = self._canvas(image, calibration, origin)
         proposals = propose(canvas.heat, canvas.sides, params.score_min)
+        if within is not None:
+            proposals = _within(proposals, canvas, origin, within)
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
         cells: list[CellMask] = []
         for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
@@ -191,7 +193,7 @@ class EmbeddedSam:
 
     def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
-        resampled, inside, corner = resample(image, scale, origin=origin, align=ALIGN_PX, multiple=CANVAS_STEP_PX)
+        resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
         seen = normalise(np.minimum(resampled * gain, 255.0)) * inside[..., None]
         tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
@@ -229,6 +231,23 @@ class EmbeddedSam:
         return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
 
 
+def _within(
+    proposals: Proposals, canvas: Canvas, origin: tuple[int, int], box: tuple[int, int, int, int]
+) -> Proposals:
+    """Return the proposals that lie in a box (y0, x0, y1, x1) of the image's pixels."""
+    if not len(proposals.scores):
+        return proposals
+    place = _native_points((proposals.boxes[:, :2] + proposals.boxes[:, 2:]) / 2, canvas, origin)
+    inside = ((place >= box[:2]) & (place < box[2:])).all(1)
+    return proposals.take(torch.from_numpy(np.flatnonzero(inside)).to(proposals.scores.device))
+
+
+def _native_points(points: torch.Tensor, canvas: Canvas, origin: tuple[int, int]) -> NDArray[np.float64]:
+    """Return points (N, 2), (x, y) of the canvas, as (y, x) of the image's pixels."""
+    native = (points.cpu().numpy()[:, ::-1] + np.array(canvas.corner)) / canvas.scale - np.array(origin)
+    return np.asarray(native, np.float64)
+
+
 def _to_cells(
     logits: torch.Tensor,
     iou: torch.Tensor,
@@ -259,7 +278,7 @@ def _to_cells(
     native = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
     within = (grid.abs() <= 1).all(-1)
     masks = ((native > 0) & within).cpu().numpy()
-    points = prompts.cpu().numpy()
+    points = _native_points(prompts, canvas, origin)
     cells = []
     for k in range(len(masks)):
         y0, x0 = first[k] - np.array(origin)
@@ -271,7 +290,6 @@ def _to_cells(
         r0, r1 = int(filled_rows[0]), int(filled_rows[-1]) + 1
         c0, c1 = int(filled_columns[0]), int(filled_columns[-1]) + 1
         y, x = y0 + top + r0, x0 + left + c0
-        point = (points[k, ::-1] + np.array(canvas.corner)) / canvas.scale - np.array(origin)
         cells.append(
             CellMask(
                 bbox=(int(y), int(x), int(y) + r1 - r0, int(x) + c1 - c0),
@@ -279,7 +297,7 @@ def _to_cells(
                 predicted_iou=quality[k],
                 stability_score=stability[k],
                 score=scores[k],
-                point=(float(point[0]), float(point[1])),
+                point=(float(points[k, 0]), float(points[k, 1])),
                 cell_type=names[k],
                 type_probability=certainty[k],
             )

@@ -123,6 +123,7 @@ class OfficialSam:
         params: SegmentParams,
         *,
         origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         """Return a mask for everything that SAM finds in an image; masks may nest and overlap.
 
@@ -136,6 +137,8 @@ class OfficialSam:
             `prompts`, `points_per_side`, `points_per_batch`, `predicted_iou_min` and `stability_min` are used.
         origin : tuple of int
             (y, x) of the image in its smear: prompts at cells lie on one grid for all tiles.
+        within : tuple of int, optional
+            (y0, x0, y1, x1): only prompts in this box of the image are decoded.
 
         Returns
         -------
@@ -152,6 +155,8 @@ class OfficialSam:
             points = regular_grid((image.shape[0], image.shape[1]), params.points_per_side)
         else:
             points = points_on_cells(image, calibration, origin=origin)
+        if within is not None:
+            points = points[((points >= within[:2]) & (points < within[2:])).all(1)]
         if not len(points):
             return []
         encoded = self._encode(image)
