@@ -1,28 +1,61 @@
-"""Work on the next item while the last one is used."""
+"""Work on several items at once, with the results in order."""
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items in their order; the next is made in a thread while the caller works on the one before.
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many threads may work at once, and what each does first."""
+
+    n: int = 1
+    prepare: Callable[[], None] = nothing
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: Threads | None) -> Iterator[Result]:
+    """Yield ``work(item)`` for each item in their order.
 
     Parameters
     ----------
+    work : callable
+        Called from as many threads at once as there are.
     items : iterable
-        Asked from one thread only, at most one item ahead. What it raises is raised where the item would have come.
+        Asked by the caller's thread, one item more than there are threads ahead of what is yielded.
+    threads : Threads, optional
+        None: the caller does the work, when it asks for the next.
+
+    Notes
+    -----
+    What `work` or `items` raise is raised where the result would have come. When the caller stops, what has not begun
+    never does, and what has is waited for.
     """
+    if threads is None:
+        yield from map(work, items)
+        return
     source = iter(items)
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="one-ahead") as thread:
-        coming = thread.submit(next, source, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, source, end)
-            yield item  # type: ignore[misc]
+    coming: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads.n, thread_name_prefix="blood-cells", initializer=threads.prepare)
+    try:
+        for item in source:
+            coming.append(pool.submit(work, item))
+            if len(coming) > threads.n:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

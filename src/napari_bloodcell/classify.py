@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_bloodcell.ahead import one_ahead
+from napari_bloodcell.ahead import Threads, in_threads
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
 from napari_bloodcell.errors import InputError, ModelError
@@ -213,7 +213,7 @@ def iter_probabilities(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
 
-    The next cells are cut out while the ones before are looked at.
+    Cells are cut out while others are looked at.
     """
     scale, background = cutout_settings(classifier, calibration)
     batches = iter_cutouts(
@@ -225,8 +225,12 @@ def iter_probabilities(
         background_rgb=background,
         glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
     )
-    for ids, cutouts in one_ahead(batches):
-        yield ids, predict_types(classifier, cutouts, len(classifier.classes))
+
+    def typed(batch: tuple[NDArray[np.int64], NDArray[np.uint8]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return batch[0], predict_types(classifier, batch[1], len(classifier.classes))
+
+    threads: Threads | None = getattr(classifier, "threads", None)
+    yield from in_threads(typed, batches, threads or Threads())
 
 
 def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:

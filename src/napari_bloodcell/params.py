@@ -23,7 +23,8 @@ class SegmentParams(Params):
     model: str = "embedded"
     """Mask generator: "embedded", an official SAM ("vit_b", "vit_l", "vit_h"), or the path of a checkpoint."""
     tile_size: int = Field(default=512, ge=64, le=8192)
-    """Side of a tile, pixels; the tiles at the right and bottom edge are what remains (§3.2)."""
+    """Side of a tile, pixels; the tiles at the right and bottom edge are what remains (§3.2). Small tiles are looked at
+    several at a time where the model works better so; the cells are the same."""
     tile_overlap: int | None = Field(default=None, ge=0, le=1024)
     """Pixels read around a tile so that cells on its border are seen whole. None: what the model needs. 0: the
     paper's tiles; cells cut by a border are then joined afterwards (§3.6)."""

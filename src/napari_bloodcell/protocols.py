@@ -82,6 +82,10 @@ class MaskGenerator(Protocol):
 
     `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images
     itself, so that they need not be brightened for it.
+
+    It may have more: `device`, where it runs; `look_px(calibration)`, the side in pixels of what it likes to look at
+    at once, for which small tiles are put together; `threads`, an `ahead.Threads`, if `generate` may be called from
+    several threads at once.
     """
 
     name: str
@@ -130,7 +134,8 @@ class CellClassifier(Protocol):
     """Types cells from their cutouts. `classes` are names in the order of the columns of `predict`.
 
     `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
-    trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper).
+    trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). It may
+    have `glass_level`, to which the glass is brought before, and `threads`, as a `MaskGenerator`.
     """
 
     name: str

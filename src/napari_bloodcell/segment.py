@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from napari_bloodcell.ahead import in_threads
 from napari_bloodcell.brightness import brighten, mean_brightness
 from napari_bloodcell.calibration import (
     DEFAULT_DIAMETER_PX,
@@ -24,14 +25,16 @@ from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.smear import read_plane
 from napari_bloodcell.stitch import join_tiles
-from napari_bloodcell.tiles import Tile, iter_tiles
+from napari_bloodcell.tiles import Tile, group_tiles, hull, iter_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import CellMask, MaskGenerator
+
+    _TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +141,8 @@ def iter_segment(
         (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
         What is measured of the smear is still measured on all of it.
     should_stop : callable, optional
-        Asked after each tile; when it returns True the cells found so far are the result, and the tiles that were not
-        reached are listed in `failed_tiles`.
+        Asked after each tile, or after those that the model looks at together; when it returns True the cells found so
+        far are the result, and the tiles that were not reached are listed in `failed_tiles`.
     """
     params = params or SegmentParams()
     plane = read_plane(image)
@@ -151,19 +154,21 @@ def iter_segment(
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
     tiles = _tiles_of(pixels.shape[:2], params.tile_size, overlap, region)
+    groups = group_tiles(tiles, tiles_across(params, generator, calibration, overlap))
     found: list[tuple[Tile, list[CellMask]]] = []
     failed: list[FailedTile] = []
-    for done, tile in enumerate(tiles, start=1):
-        try:
-            masks = segment_tile(pixels, tile, calibration, params, generator)
-        except Exception as error:  # whatever a model raises, the tile is named and the others go on
-            logger.exception("tile %s failed", tile.name)
-            failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
-            masks = []
-        found.append((tile, masks))
-        yield Progress(done, len(tiles), "tiles", (tile, masks))
+
+    def work(group: list[Tile]) -> list[_TileResult]:
+        return list(_segment_group(pixels, group, calibration, params, generator))
+
+    for number, results in enumerate(in_threads(work, groups, getattr(generator, "threads", None)), start=1):
+        for tile, masks, error in results:
+            if error is not None:
+                failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
+            found.append((tile, masks))
+            yield Progress(len(found), len(tiles), "tiles", (tile, masks))
         if should_stop is not None and should_stop():
-            failed += [FailedTile(rest.name, rest.core, NOT_REACHED) for rest in tiles[done:]]
+            failed += [FailedTile(t.name, t.core, NOT_REACHED) for rest in groups[number:] for t in rest]
             break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     if overlap:
@@ -234,6 +239,43 @@ def _tiles_of(
     return tiles
 
 
+def tiles_across(params: SegmentParams, generator: MaskGenerator, calibration: Calibration, overlap: int) -> int:
+    """Return how many tiles side by side are looked at together: 1 where what is seen depends on the tile."""
+    lit_by_tile = params.brighten and params.brighten_per == "tile" and not generator.normalises_light
+    if not overlap or lit_by_tile:
+        return 1
+    look_px = getattr(generator, "look_px", None)
+    return 1 if look_px is None else max(1, int(look_px(calibration)) // params.tile_size)
+
+
+def _segment_group(
+    pixels: NDArray[np.uint8],
+    group: list[Tile],
+    calibration: Calibration,
+    params: SegmentParams,
+    generator: MaskGenerator,
+) -> Iterator[_TileResult]:
+    """Yield each tile of a group with the masks that it owns, or with the error that left it without.
+
+    Tiles that fail together are tried one by one, so that a failure is that of one tile.
+    """
+    if len(group) > 1:
+        try:
+            masks = segment_tile(pixels, hull(group), calibration, params, generator)
+        except Exception:
+            logger.exception("tiles %s to %s failed together", group[0].name, group[-1].name)
+        else:
+            for tile in group:
+                yield tile, _owned(masks, _owned_box(tile, pixels.shape)), None
+            return
+    for tile in group:
+        try:
+            yield tile, segment_tile(pixels, tile, calibration, params, generator), None
+        except Exception as error:  # whatever a model raises, the tile is named and the others go on
+            logger.exception("tile %s failed", tile.name)
+            yield tile, [], error
+
+
 def segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
@@ -255,8 +297,12 @@ def segment_tile(
         except Exception:
             if attempt == ATTEMPTS:
                 raise
-    in_smear = [moved(m, y0, x0) for m in masks]
-    return [m for m in in_smear if owned[0] <= m.point[0] < owned[2] and owned[1] <= m.point[1] < owned[3]]
+    return _owned([moved(m, y0, x0) for m in masks], owned)
+
+
+def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMask]:
+    """Return the masks whose prompt lies in a box."""
+    return [m for m in masks if box[0] <= m.point[0] < box[2] and box[1] <= m.point[1] < box[3]]
 
 
 def moved(mask: CellMask, dy: int, dx: int) -> CellMask:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,21 @@ def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -
             y1, x1 = min(y0 + tile_size, height), min(x0 + tile_size, width)
             read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
             yield Tile(row, column, (y0, x0, y1, x1), read)
+
+
+def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
+    """Return tiles in squares of at most `n_across` × `n_across`, in the order of their first tiles."""
+    groups: dict[tuple[int, int], list[Tile]] = {}
+    for tile in tiles:
+        groups.setdefault((tile.row // n_across, tile.column // n_across), []).append(tile)
+    return list(groups.values())
+
+
+def hull(tiles: Sequence[Tile]) -> Tile:
+    """Return neighbouring tiles as one, in the place of the first."""
+    return Tile(tiles[0].row, tiles[0].column, _around([t.core for t in tiles]), _around([t.read for t in tiles]))
+
+
+def _around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return min(y0), min(x0), max(y1), max(x1)

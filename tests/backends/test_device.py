@@ -96,3 +96,35 @@ def test_autocast_computes_in_bf16_where_that_is_fast_and_in_float32_elsewhere(m
     cpu_with(monkeypatch)
     with autocast("cpu"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_threads_share_the_cores_and_leave_torch_as_it_was(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    threads = device_module.cpu_threads(torch.device("cpu"))
+    assert threads is not None and threads.n == device_module.MOST_THREADS
+    threads.prepare()
+    assert asked == [2, 8]  # its own, then that of every thread to come
+
+
+def test_one_core_and_other_devices_need_no_threads(monkeypatch) -> None:
+    assert device_module.cpu_threads(torch.device("cuda")) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert device_module.cpu_threads(torch.device("cpu")) is None
+
+
+def test_torch_uses_as_many_cores_after_the_threads_as_before() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        threads = device_module.cpu_threads(torch.device("cpu"))
+        assert threads is not None
+        with ThreadPoolExecutor(threads.n, initializer=threads.prepare) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -14,14 +14,16 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn
-from napari_bloodcell.backends.device import autocast, pick_device
-from napari_bloodcell.errors import ModelError
+from napari_bloodcell.backends.device import autocast, cpu_threads, pick_device
+from napari_bloodcell.errors import READ_ERRORS, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from napari_bloodcell.ahead import Threads
 
 FORMAT = "napari-bloodcell-cnn/1"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
@@ -107,6 +109,11 @@ class CnnClassifier:
         self.network = network.eval().requires_grad_(False).to(self.device).channels_last()
         self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
 
+    @property
+    def threads(self) -> Threads | None:
+        """Threads in which `predict` may be called at once."""
+        return cpu_threads(self.device)
+
     def predict(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8.
 
@@ -127,7 +134,8 @@ class CnnClassifier:
 
     def _probabilities(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), autocast(self.device):
-            logits = self.network(to_tensor(cutouts, self.device))
+            extents = torch.from_numpy(_extents(cutouts)).to(self.device)
+            logits = self.network.decide(self.network.describe(to_tensor(cutouts, self.device), extents))
             return np.asarray(probabilities_of(logits).cpu().numpy(), np.float32)
 
     def to_bytes(self, dtype: Literal["float32", "float16"] = "float32") -> bytes:
@@ -165,8 +173,10 @@ class CnnClassifier:
         path = Path(path)
         data = _read(path)
         architecture, info = _describe(path, data)
+        with torch.device("meta"):  # only shapes: a file may describe a network that is larger than memory
+            shapes = {k: tuple(v.shape) for k, v in CellCnn(architecture).state_dict().items()}
+        state = _tensors(path, data, shapes)
         network = CellCnn(architecture)
-        state = _tensors(path, data, {k: tuple(v.shape) for k, v in network.state_dict().items()})
         network.load_state_dict(state)
         sha256 = hashlib.sha256(data).hexdigest()
         return cls(network, info, name=name or path.stem, sha256=sha256, device=device)
@@ -186,6 +196,16 @@ def load_classifier(model: str | Path = "embedded", device: str | torch.device =
     if file is not None:
         return CnnClassifier.load(WEIGHTS_FOLDER / file, name=str(model), device=device)
     return CnnClassifier.load(model, device=device)
+
+
+def _extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return `cell_extents` of cutouts (N, S, S, 3) uint8, (N,); eight bytes of a row at a time."""
+    n, size = cutouts.shape[:2]
+    words = np.ascontiguousarray(cutouts).reshape(n, size, 3 * size).view(np.uint64)
+    rows = np.bitwise_or.reduce(words, axis=2) != 0
+    columns = np.bitwise_or.reduce(words, axis=1).view(np.uint8).reshape(n, size, 3).any(2)
+    from_centre = np.abs(np.arange(size) - (size - 1) / 2) + 0.5
+    return np.asarray(((rows | columns) * from_centre).max(1, initial=0), np.float32)
 
 
 def _read(path: Path) -> bytes:
@@ -212,7 +232,7 @@ def _describe(path: Path, data: bytes) -> tuple[Architecture, ClassifierInfo]:
         described: dict[str, Any] = json.loads(metadata["classifier"])
         architecture = _checked_architecture(described["architecture"])
         info = _checked_info(described, architecture.n_classes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except READ_ERRORS as error:
         raise ModelError(
             f"{path} is not a classifier of this program ({type(error).__name__}: {error}). Only safetensors files "
             "written by its training are read; files of other programs, and pickled ones, never are."

@@ -14,10 +14,12 @@ CHANNELS = (32, 64, 128)
 """Of the three convolutions (Fig. 3)."""
 _WINDOWS = (48, 64, 80, 96, 112, 128)
 """Sides, pixels, to which cutouts may be trimmed: the pooling grid stays where it is in 128."""
-_STRIDE, _FIELD_PX = 8, 22
-"""Of the last feature map: pixels from place to place, and pixels that a place sees."""
+_STRIDE = 8
+"""Pixels from place to place of the last feature map; each place sees 22."""
 _POOL_RIM_PX, _FLATTEN_RIM_PX = 9, 16
 """Black around a cell in a window: so that the map covers the cell, and so that all that sees it is within."""
+_WORTH_A_WINDOW_PX = 3000
+"""Pixels that a smaller window must save in training, over all its cells: less than the calls for it cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +82,33 @@ class CellCnn(nn.Module):
         self.logits = nn.Linear(architecture.dense_units, n_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), uint8 or 0 to 1.
+        """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), uint8 or 0 to 1."""
+        return self.decide(self.describe(x))
+
+    def describe(self, x: Tensor, extents: Tensor | None = None) -> Tensor:
+        """Return what the dense layer sees of cutouts (N, 3, 128, 128), (N, F) float32.
 
         The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
-        that of the whole cutouts, several times sooner.
+        that of the whole cutouts, several times sooner. `extents` are those of `cell_extents`, where they are known.
         """
         rim = _POOL_RIM_PX if self.architecture.head == "pool" else _FLATTEN_RIM_PX
         parts: list[Tensor] = []
         places: list[Tensor] = []
-        sides = _window_sides(x, rim)
+        sides = _window_sides(cell_extents(x) if extents is None else extents, rim)
+        if self.training:  # otherwise a cell's window must not depend on the others
+            sides = _fewer_sides(sides)
         for side in sorted(set(sides.tolist())):
             rows = torch.nonzero(sides == side)[:, 0]
             a = (CUTOUT_SIZE - side) // 2
             window = x[rows, :, a : a + side, a : a + side].contiguous(memory_format=torch.channels_last)
             parts.append(self._described(window if window.is_floating_point() else window.float().div_(255.0)))
             places.append(rows)
-        order = torch.argsort(torch.cat(places))
-        with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = self.logits(self.dropout(F.relu(self.dense(torch.cat(parts)[order]))))
+        return torch.cat(parts)[torch.argsort(torch.cat(places))]
+
+    def decide(self, described: Tensor) -> Tensor:
+        """Return logits (N, 1) or (N, K) float32 of what `describe` gave."""
+        with torch.autocast(described.device.type, enabled=False):
+            out: Tensor = self.logits(self.dropout(F.relu(self.dense(described))))
         return out
 
     def channels_last(self) -> CellCnn:
@@ -107,6 +118,15 @@ class CellCnn(nn.Module):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         return self
 
+    def _black(self) -> Tensor:
+        """Return what the last feature map holds where its field of view is black, (C,): the same at every place."""
+        first, *others = [module for module in self.features if isinstance(module, nn.Conv2d)]
+        with torch.autocast(first.weight.device.type, enabled=False):
+            out = F.relu(_bias_of(first))
+            for convolution in others:
+                out = F.relu(convolution.weight.sum((2, 3)) @ out + _bias_of(convolution))
+        return out
+
     def _described(self, window: Tensor) -> Tensor:
         """Return what the dense layer sees of cutouts trimmed to a window."""
         maps = self.features(window).float()
@@ -114,9 +134,8 @@ class CellCnn(nn.Module):
             return _pool_over_cell(maps, window)
         full, n = feature_side(CUTOUT_SIZE), maps.shape[-1]
         if n < full:
-            black = self.features(window.new_zeros(1, 3, _FIELD_PX, _FIELD_PX)).float()
             a = (CUTOUT_SIZE - window.shape[-1]) // 2 // _STRIDE
-            whole = black.expand(len(maps), -1, full, full).clone()
+            whole = self._black()[None, :, None, None].expand(len(maps), -1, full, full).clone()
             whole[:, :, a : a + n, a : a + n] = maps
             maps = whole
         return torch.flatten(maps, 1)
@@ -129,18 +148,35 @@ def feature_side(side: int) -> int:
     return side
 
 
-def _window_sides(x: Tensor, rim: int) -> Tensor:
-    """Return for each cutout (N, 3, 128, 128) the side of the smallest window that holds its cell and a rim, (N,)."""
+def _bias_of(convolution: nn.Conv2d) -> Tensor:
+    bias = convolution.bias
+    return convolution.weight.new_zeros(convolution.out_channels) if bias is None else bias
+
+
+def cell_extents(x: Tensor) -> Tensor:
+    """Return how far from the middle each cell of cutouts (N, 3, 128, 128) reaches in y or x, pixels, (N,)."""
     if len(x) == 0:
-        return torch.full((1,), _WINDOWS[0], device=x.device)[:0]
+        return torch.zeros(0, device=x.device)
     inside = x.amax(1) > 0 if x.is_floating_point() else x.any(1)
     from_centre = (torch.arange(CUTOUT_SIZE, device=x.device) - (CUTOUT_SIZE - 1) / 2).abs() + 0.5
-    extent = torch.maximum(
-        (inside.any(1) * from_centre).amax(1),
-        (inside.any(2) * from_centre).amax(1),
-    )
-    limits = torch.tensor(_WINDOWS[:-1], device=x.device) / 2 - rim
-    return torch.tensor(_WINDOWS, device=x.device)[torch.searchsorted(limits, extent)]
+    return torch.maximum((inside.any(1) * from_centre).amax(1), (inside.any(2) * from_centre).amax(1))
+
+
+def _window_sides(extents: Tensor, rim: int) -> Tensor:
+    """Return for each cell the side of the smallest window that holds it and a rim, (N,)."""
+    limits = torch.tensor(_WINDOWS[:-1], device=extents.device) / 2 - rim
+    return torch.tensor(_WINDOWS, device=extents.device)[torch.searchsorted(limits, extents)]
+
+
+def _fewer_sides(sides: Tensor) -> Tensor:
+    """Return sides of which those go up to the next that would save little by windows of their own."""
+    out = sides.clone()
+    used = sorted(set(sides.tolist()))
+    for side, larger in zip(used, used[1:], strict=False):
+        mine = out == side
+        if int(mine.sum()) * (larger**2 - side**2) < _WORTH_A_WINDOW_PX:
+            out[mine] = larger
+    return out
 
 
 def _pool_over_cell(maps: Tensor, x: Tensor) -> Tensor:

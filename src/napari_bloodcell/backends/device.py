@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from threading import Thread
 from typing import Any
 
 import torch
 
+from napari_bloodcell.ahead import Threads
 from napari_bloodcell.errors import DeviceError
 
+MOST_THREADS = 4
+"""Each needs memory for what it looks at."""
 _ALLOWED = '"auto", "cpu", "cuda", "cuda:<number>" or "mps"'
 
 
@@ -104,6 +108,30 @@ def fast_bf16(device: str | torch.device = "cpu") -> bool:
     if chosen.type == "cuda":
         return torch.cuda.get_device_capability(chosen) >= (8, 0) and bool(torch.cuda.is_bf16_supported())
     return chosen.type == "cpu" and _cpu_bf16_is_fast()
+
+
+def cpu_threads(device: torch.device) -> Threads | None:
+    """Return threads that share this process's cores, for work that is more than torch; None where there are none.
+
+    Notes
+    -----
+    Torch's own threads help only while torch works, these all the time. On other devices than the CPU there are none,
+    nor where torch may use one core only, as in one of several processes.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores < 2:
+        return None
+    n = min(cores, MOST_THREADS)
+
+    def prepare() -> None:
+        torch.get_num_threads()  # a thread that has not asked takes its number from torch's later
+        torch.set_num_threads(cores // n)
+        # That is of this thread, and of all that begin later: a thread of its own takes the latter back.
+        undo = Thread(target=torch.set_num_threads, args=(cores,))
+        undo.start()
+        undo.join()
+
+    return Threads(n, prepare)
 
 
 def autocast(device: str | torch.device, *, enabled: bool = True) -> AbstractContextManager[Any]:

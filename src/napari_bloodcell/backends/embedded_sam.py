@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from napari_bloodcell.backends.device import autocast, fast_bf16, pick_device
+from napari_bloodcell.backends.device import autocast, cpu_threads, fast_bf16, pick_device
 from napari_bloodcell.backends.proposals import Proposals, propose
 from napari_bloodcell.backends.window_sam import (
     CLASSES,
@@ -29,7 +29,7 @@ from napari_bloodcell.backends.window_sam import (
     WindowSam,
 )
 from napari_bloodcell.backends.working_scale import CALIBRATION_SCORE, find_scale
-from napari_bloodcell.errors import ModelError
+from napari_bloodcell.errors import READ_ERRORS, ModelError
 from napari_bloodcell.protocols import Calibration, CellMask
 from napari_bloodcell.resample import resample
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_bloodcell.ahead import Threads
     from napari_bloodcell.params import SegmentParams
 
 GLASS = 235.0
@@ -45,6 +46,8 @@ GLASS = 235.0
 CANVAS_STEP_PX = 4 * STRIDE
 """Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
 smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
+LOOK_PX, MOST_LOOK_PX = 850, 2048
+"""Side of what is looked at at once: in working pixels, and at most in pixels of the image. More is not quicker."""
 OVERLAP_PX = 112
 """Working pixels around a tile: what is further away no longer decides about a cell."""
 
@@ -90,16 +93,19 @@ class EmbeddedSam:
             with safe_open(weights, "pt") as file:
                 metadata = file.metadata() or {}
             state = load_file(weights)
-        except (OSError, SafetensorError) as error:
+            settings = dict(json.loads(metadata.get("settings", "{}")))
+        except (SafetensorError, *READ_ERRORS) as error:
             raise ModelError(f"{weights} cannot be read as safetensors: {error}") from error
         if metadata.get("format") != "napari-bloodcell-embedded-sam":
             raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
-        self.settings: dict[str, str] = json.loads(metadata.get("settings", "{}"))
+        self.settings: dict[str, str] = {str(k): str(v) for k, v in settings.items()}
         self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
         self.network = WindowSam()
         try:
             self.network.load_state_dict({k: v.float() for k, v in state.items()})
-        except RuntimeError as error:
+            if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values()):
+                raise ValueError("not all of its weights are finite")
+        except READ_ERRORS as error:
             raise ModelError(f"{weights} does not fit the embedded SAM: {error}") from error
         self.network = self.network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -109,6 +115,15 @@ class EmbeddedSam:
     def overlap_px(self, calibration: Calibration) -> int:
         """Return how many pixels around a tile the generator wants to see."""
         return int(np.ceil(OVERLAP_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+
+    @property
+    def threads(self) -> Threads | None:
+        """Threads in which `generate` may be called at once."""
+        return cpu_threads(self.device)
+
+    def look_px(self, calibration: Calibration) -> int:
+        """Return the side of what it likes to look at at once, pixels."""
+        return min(MOST_LOOK_PX, int(LOOK_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
@@ -231,9 +246,7 @@ class EmbeddedSam:
         return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
 
 
-def _within(
-    proposals: Proposals, canvas: Canvas, origin: tuple[int, int], box: tuple[int, int, int, int]
-) -> Proposals:
+def _within(proposals: Proposals, canvas: Canvas, origin: tuple[int, int], box: tuple[int, int, int, int]) -> Proposals:
     """Return the proposals that lie in a box (y0, x0, y1, x1) of the image's pixels."""
     if not len(proposals.scores):
         return proposals

@@ -23,7 +23,7 @@ BLOCK_PX = 2048
 locks; tiles, which have any size, are not."""
 BLOCK_LEVELS = 3
 """Levels of a pyramid that a block writes."""
-FORMAT = 1
+FORMAT = 2
 """Raised when unfinished work of an older version can no longer be used."""
 
 
@@ -59,6 +59,8 @@ class Plan:
         Side of a block, pixels.
     device : str
         What the generator of the process that began the run ran on.
+    tiles_across : int
+        Tiles of the settings that are looked at together, in each direction: they are one tile of the run.
     """
 
     shape: tuple[int, int]
@@ -74,6 +76,7 @@ class Plan:
     copies_image: bool = True
     block_px: int = BLOCK_PX
     device: str = "auto"
+    tiles_across: int = 1
 
     # --- hashes ---
 
@@ -81,7 +84,15 @@ class Plan:
     def tile_hash(self) -> str:
         """Hash of all that decides which masks are found in a tile."""
         settings = self.recipe.segment.model_dump(mode="json", exclude={"device", "model"})
-        what = [FORMAT, self.shape, self.overlap, asdict(self.calibration), settings, self.models["segment"]["sha256"]]
+        what = [
+            FORMAT,
+            self.shape,
+            self.overlap,
+            self.tile_px,
+            asdict(self.calibration),
+            settings,
+            self.models["segment"]["sha256"],
+        ]
         return _hash([*what, self.image_digest])
 
     @property
@@ -92,9 +103,14 @@ class Plan:
     # --- tiles ---
 
     @property
+    def tile_px(self) -> int:
+        """Side of a tile, pixels."""
+        return self.recipe.segment.tile_size * self.tiles_across
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tiles."""
-        return _steps(self.shape, self.recipe.segment.tile_size)
+        return _steps(self.shape, self.tile_px)
 
     @property
     def n_tiles(self) -> int:
@@ -104,12 +120,12 @@ class Plan:
     def tile(self, number: int) -> Tile:
         """Return a tile by its number, counted row by row from 0."""
         row, column = divmod(number, self.grid[1])
-        core = _cell_of_grid(self.shape, self.recipe.segment.tile_size, row, column)
+        core = _cell_of_grid(self.shape, self.tile_px, row, column)
         return Tile(row, column, core, grown(core, self.overlap, self.shape))
 
     def tiles_reading(self, box: Box) -> list[int]:
         """Return the numbers, rising, of the tiles that look at some of a box: all masks there are theirs."""
-        return _numbers(grown(box, self.overlap, self.shape), self.recipe.segment.tile_size, self.grid[1])
+        return _numbers(grown(box, self.overlap, self.shape), self.tile_px, self.grid[1])
 
     @property
     def keys_per_tile(self) -> int:
@@ -150,7 +166,7 @@ class Plan:
 
         Raises
         ------
-        ValueError, KeyError, TypeError
+        errors.READ_ERRORS
             If it is none.
         """
         content: dict[str, Any] = json.loads(text)
