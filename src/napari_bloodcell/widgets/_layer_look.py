@@ -8,6 +8,8 @@ from napari.utils.colormaps import DirectLabelColormap
 from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_bloodcell.widgets._preferences import colour_of
+from napari_bloodcell.widgets._status import show_status_of
+from napari_bloodcell.widgets._texture import draw_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,6 +53,12 @@ def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
     while max(levels[-1].shape[-2:]) > COARSEST_PX:
         levels.append(levels[-1][..., ::2, ::2])
     return levels if len(levels) > 1 else cells
+
+
+def show_as_cells(cells_layer: Labels) -> None:
+    """Let the status bar tell of the cells of a layer, and draw it quickly."""
+    show_status_of(cells_layer, cells_layer)
+    draw_quickly(cells_layer)
 
 
 def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:

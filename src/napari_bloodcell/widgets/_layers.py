@@ -38,7 +38,13 @@ from napari_bloodcell.widgets._layer_links import (
     table_of,
     types_layer_for,
 )
-from napari_bloodcell.widgets._layer_look import outline_when_shown, placement_of, pyramid_of, type_colormap
+from napari_bloodcell.widgets._layer_look import (
+    outline_when_shown,
+    placement_of,
+    pyramid_of,
+    show_as_cells,
+    type_colormap,
+)
 from napari_bloodcell.widgets._status import show_status_of
 from napari_bloodcell.widgets._typed_view import TypedView, TypeLookup
 
@@ -132,16 +138,13 @@ def add_cells(
     layer = Labels(
         pyramid_of(cells, is_pyramid=image_layer.multiscale),
         name=name or f"{image_layer.name} cells",
-        metadata={
-            KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)},
-        },
+        metadata={KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}},
         opacity=0.6,
         visible=visible,
         **placement_of(image_layer),
     )
-    lookup = TypeLookup(np.zeros(1, np.uint8))
-    layer.metadata[_LOOKUP] = lookup
-    show_status_of(layer, layer)
+    layer.metadata[_LOOKUP] = TypeLookup(np.zeros(1, np.uint8))
+    show_as_cells(layer)
     viewer.add_layer(layer)
     return layer
 
@@ -279,6 +282,7 @@ def add_types(
     layer.editable = False
     lookup.show_in(layer)
     _follow_edits(cells_layer, lookup)
+    show_as_cells(cells_layer)  # not yet done where it was read from a file
     show_status_of(layer, cells_layer)
     if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
         viewer.layers.insert(viewer.layers.index(cells_layer), layer)
@@ -375,7 +379,7 @@ def lookup_of(cells_layer: Labels) -> TypeLookup:
     with suppress(InputError, KeyError):
         codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
     lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
-    show_status_of(cells_layer, cells_layer)
+    show_as_cells(cells_layer)
     return lookup
 
 

@@ -15,6 +15,7 @@ from napari_bloodcell.widgets._cell_features import to_table
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.widgets._live import CellsWriter
+from napari_bloodcell.widgets._warm import postpone_collection
 from napari_bloodcell.widgets._worker import duration
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class _Run(QObject):
 
     def __init__(self, work: Work) -> None:
         super().__init__(work)
+        postpone_collection()  # layers are added now
         self._work = work
         self._result: Labels | None = None
         self.summary = ""

@@ -8,6 +8,7 @@ from weakref import WeakSet
 import numpy as np
 
 from napari_bloodcell.widgets._redraw import redraw_boxes
+from napari_bloodcell.widgets._texture import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ class TypedView:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return np.take(self._lookup.codes, np.asarray(self._ids[key]), mode="clip")
+        return look_up(self._lookup.codes, np.asarray(self._ids[key]))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the whole level."""

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 
 from napari_bloodcell.errors import BloodCellError, InputWarning
 from napari_bloodcell.widgets._activity import ActivityBar, Shown
+from napari_bloodcell.widgets._warm import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -220,6 +221,7 @@ class WorkPanel(QWidget):
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        warm_up()  # what is done here ends in layers
         self.work = Work(self)
         self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
