@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 Row = tuple[str, str, str]
 HS_DIAMETER_PX = 34.0
-TILE_MEGAPIXELS = 512 * 512 / 1e6
 SECTIONS = ("embedded", "patches", "classical", "typing", "tile_sizes", "counting", "start", "stock")
 
 

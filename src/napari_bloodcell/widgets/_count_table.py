@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import QSizePolicy, QTableWidgetItem
 
 from napari_bloodcell.cells import RBC
+from napari_bloodcell.widgets._narrow_table import NarrowTable
 from napari_bloodcell.widgets._preferences import colour_of
 
 if TYPE_CHECKING:
@@ -28,31 +29,13 @@ COLUMNS: Final = (
 UNCORRECTED: Final = "RBC, uncorrected"
 
 
-class CountTable(QTableWidget):
+class CountTable(NarrowTable):
     """The counts, one type a row, and the uncorrected number of red cells; narrow enough for a dock of 350 px."""
 
     def __init__(self) -> None:
-        super().__init__(0, len(COLUMNS))
-        self.setAccessibleName("Counts")
-        for i, (name, tip) in enumerate(COLUMNS):
-            item = QTableWidgetItem(name)
-            item.setToolTip(tip)
-            self.setHorizontalHeaderItem(i, item)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setTabKeyNavigation(False)
-        self.setShowGrid(False)
-        self.setWordWrap(False)
+        super().__init__(COLUMNS, "Counts")
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        vertical, header = self.verticalHeader(), self.horizontalHeader()
-        if vertical is not None and header is not None:
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-            header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(36)
         self._fit()
 
     def show_rows(

@@ -89,7 +89,7 @@ class _Setting:
     """One field of the form."""
 
     def __init__(self, model: type[Params], name: str, field: FieldInfo) -> None:
-        self.name, self._default = name, field.default
+        self.name = name
         self._inner, self._is_optional = _without_none(field.annotation)
         names = _CHOICES.get((model.__name__, name)) or _CHOICES.get(("*", name))
         self._choice: NameChoice | None = None

@@ -11,10 +11,8 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
     QHBoxLayout,
-    QHeaderView,
     QInputDialog,
     QPushButton,
-    QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
     QWidget,
@@ -22,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_bloodcell.cells import BUILTIN_TYPES, UNIDENTIFIED
 from napari_bloodcell.widgets._count_table import swatch
+from napari_bloodcell.widgets._narrow_table import NarrowTable
 from napari_bloodcell.widgets._preferences import colour_of
 from napari_bloodcell.widgets._review_classes import key_of
 
@@ -41,30 +40,12 @@ HEADER: Final = (
 )
 
 
-class ClassTable(QTableWidget):
+class ClassTable(NarrowTable):
     """One class a row."""
 
     def __init__(self) -> None:
-        super().__init__(0, len(HEADER))
-        self.setAccessibleName("Classes")
-        for i, (name, tip) in enumerate(HEADER):
-            item = QTableWidgetItem(name)
-            item.setToolTip(tip)
-            self.setHorizontalHeaderItem(i, item)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        super().__init__(HEADER, "Classes")
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setTabKeyNavigation(False)
-        self.setShowGrid(False)
-        self.setWordWrap(False)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        vertical, header = self.verticalHeader(), self.horizontalHeader()
-        if vertical is not None and header is not None:
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-            header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(36)
 
     def show_classes(self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int]) -> None:
         """Show these classes; the active one stays."""

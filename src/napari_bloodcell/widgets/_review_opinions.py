@@ -43,7 +43,6 @@ class OpinionsPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._opinion: SecondOpinion | None = None
         self._n_written = 0
         self.name = QLineEdit()
         self.name.setToolTip("Who corrects: it is written beside each correction")
@@ -112,7 +111,6 @@ class OpinionsPanel(QWidget):
 
     def show_opinion(self, opinion: SecondOpinion | None) -> None:
         """Show where people differ."""
-        self._opinion = opinion
         people = sorted({who for _, d in opinion.disputes for who in d.types}) if opinion is not None else []
         self.disputes.clear()
         self.disputes.setColumnCount(1 + len(people))
