@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.cutouts import centre_cutout, cut_out, iter_cutouts
+from napari_bloodcell.cutouts import centre_cutout, cut_out
 from napari_bloodcell.errors import InputError
 
 
@@ -99,16 +99,6 @@ def test_black_pixels_of_a_cell_stay_part_of_it_when_the_tint_is_taken_out() -> 
     assert cutout.any(-1).sum() == disc(12).sum()
 
 
-def test_batches_put_together_are_the_whole() -> None:
-    cells = np.zeros((90, 110), np.int32)
-    for i in range(7):
-        cells[4 : 4 + i + 2, 12 * i : 12 * i + 9] = i + 1
-    image = picture()
-    batches = list(iter_cutouts(image, cells, range(1, 8), batch_size=3))
-    assert [len(ids) for ids, _ in batches] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate([c for _, c in batches]), cut_out(image, cells, range(1, 8)))
-
-
 def test_no_cells_give_no_cutouts() -> None:
     assert cut_out(picture(), np.zeros((90, 110), np.int32), []).shape == (0, 128, 128, 3)
 
@@ -144,8 +134,3 @@ def test_a_table_whose_boxes_lie_outside_the_image_is_refused() -> None:
     table.at[1, "bbox"] = (0, 0, 500, 20)
     with pytest.raises(InputError, match="not within"):
         cut_out(picture(), cells, table)
-
-
-def test_batches_of_no_cells_are_refused() -> None:
-    with pytest.raises(InputError, match="batch_size"):
-        next(iter_cutouts(picture(), disc(5), [1], batch_size=0))

@@ -79,8 +79,9 @@ def measure_cells(
     y_sum, x_sum = np.zeros(n + 1), np.zeros(n + 1)
     for i in ids:
         sl = boxes[i - 1]
-        yy, xx = np.nonzero(cells[sl] == i)
-        y_sum[i], x_sum[i] = yy.sum() + yy.size * sl[0].start, xx.sum() + xx.size * sl[1].start
+        own = cells[sl] == i
+        y_sum[i] = np.count_nonzero(own, axis=1) @ np.arange(sl[0].start, sl[0].stop)
+        x_sum[i] = np.count_nonzero(own, axis=0) @ np.arange(sl[1].start, sl[1].stop)
     height, width = cells.shape
     bbox = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in (boxes[i - 1] for i in ids)]
     table = pd.DataFrame(

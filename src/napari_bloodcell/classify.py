@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_bloodcell.ahead import Threads, in_threads
 from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
-from napari_bloodcell.cutouts import GLASS_LEVEL, iter_cutouts
+from napari_bloodcell.cutouts import GLASS_LEVEL, cut_out
 from napari_bloodcell.errors import InputError, ModelError
 from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.progress import drain
@@ -216,20 +216,14 @@ def iter_probabilities(
     Cells are cut out while others are looked at.
     """
     scale, background = cutout_settings(classifier, calibration)
-    batches = iter_cutouts(
-        image,
-        cells,
-        table,
-        batch_size=batch_size,
-        scale=scale,
-        background_rgb=background,
-        glass_level=getattr(classifier, "glass_level", None) or GLASS_LEVEL,
-    )
+    level = getattr(classifier, "glass_level", None) or GLASS_LEVEL
 
-    def typed(batch: tuple[NDArray[np.int64], NDArray[np.uint8]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return batch[0], predict_types(classifier, batch[1], len(classifier.classes))
+    def typed(some: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        cutouts = cut_out(image, cells, some, scale=scale, background_rgb=background, glass_level=level)
+        return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
     threads: Threads | None = getattr(classifier, "threads", None)
+    batches = (table.iloc[start : start + batch_size] for start in range(0, len(table), batch_size))
     yield from in_threads(typed, batches, threads or Threads())
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_bloodcell.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -76,42 +76,6 @@ def cut_out(
     for i, (cell, box) in enumerate(zip(ids, boxes, strict=True)):
         _cut_one(out[i], image, cells, int(cell), box, scale, lut)
     return out
-
-
-def iter_cutouts(
-    image: NDArray[np.uint8],
-    cells: NDArray[np.integer],
-    table_or_ids: pd.DataFrame | Sequence[int] | NDArray[np.integer],
-    *,
-    batch_size: int = 256,
-    size: int = CUTOUT_SIZE,
-    scale: float = 1.0,
-    background_rgb: ArrayLike | None = None,
-    glass_level: float = GLASS_LEVEL,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Yield cutouts in batches of at most `batch_size`, as (ids, cutouts); see `cut_out`.
-
-    Yields
-    ------
-    ids : ndarray of int64, shape (B,)
-    cutouts : ndarray of uint8, shape (B, size, size, 3)
-
-    Raises
-    ------
-    InputError
-        As `cut_out`.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give at least 1.")
-    ids, boxes = _ids_and_boxes(image, cells, table_or_ids)
-    lut = _glass_lut(background_rgb, glass_level)
-    _check_geometry(size, scale)
-    for start in range(0, len(ids), batch_size):
-        batch = ids[start : start + batch_size]
-        out = np.zeros((len(batch), size, size, 3), np.uint8)
-        for i, cell in enumerate(batch):
-            _cut_one(out[i], image, cells, int(cell), boxes[start + i], scale, lut)
-        yield batch, out
 
 
 def centre_cutout(

@@ -53,8 +53,8 @@ def intersection_area(a: CellMask, b: CellMask) -> int:
 
 def fill_holes(mask: CellMask) -> CellMask:
     """Return the mask without holes: the pallor of a red cell belongs to it."""
-    filled = ndimage.binary_fill_holes(mask.mask)
-    return mask if filled.sum() == mask.mask.sum() else replace(mask, mask=filled)
+    outside, n_parts = ndimage.label(np.pad(~mask.mask, 1, constant_values=True))
+    return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
 
 
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
@@ -187,12 +187,13 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Distance to the centroid in units of the equivalent radius, squared."""
-    yy, xx = np.nonzero(mask)
-    if yy.size == 0:
+    y, x = np.arange(mask.shape[0]), np.arange(mask.shape[1])
+    in_row, in_column = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+    area = in_row.sum()
+    if not area:
         return np.full(mask.shape, np.inf, np.float32)
-    rows = (np.arange(mask.shape[0]) - yy.mean()) ** 2
-    columns = (np.arange(mask.shape[1]) - xx.mean()) ** 2
-    return np.asarray((rows[:, None] + columns[None, :]) / yy.size, np.float32)
+    rows, columns = (y - (in_row @ y) / area) ** 2, (x - (in_column @ x) / area) ** 2
+    return np.asarray((rows[:, None] + columns[None, :]) / area, np.float32)
 
 
 def _keep_largest_parts(cells: NDArray[np.int32], n: int) -> None:

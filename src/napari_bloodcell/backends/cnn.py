@@ -29,6 +29,8 @@ FORMAT = "napari-bloodcell-cnn/1"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 EMBEDDED_FILES = {"embedded": "cnn_embedded.safetensors", "paper": "cnn_paper.safetensors"}
 _MAX_FILE_BYTES = 2**30
+_AT_ONCE = 64
+"""Cutouts that go through the network together; more need more memory and are not quicker."""
 
 
 def probabilities_of(logits: Tensor) -> Tensor:
@@ -128,8 +130,8 @@ class CnnClassifier:
                 f"uint8 of shape (N, {CUTOUT_SIZE}, {CUTOUT_SIZE}, 3) is needed."
             )
         out = np.empty((len(cutouts), len(self.classes)), np.float32)
-        for start in range(0, len(cutouts), 256):
-            out[start : start + 256] = self._probabilities(cutouts[start : start + 256])
+        for start in range(0, len(cutouts), _AT_ONCE):
+            out[start : start + _AT_ONCE] = self._probabilities(cutouts[start : start + _AT_ONCE])
         return out
 
     def _probabilities(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
