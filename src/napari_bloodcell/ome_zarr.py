@@ -112,12 +112,16 @@ def create_smear(
     group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": plain}
     group = labels.create_group("types")
     pyramid = _create_pyramid(group, shape, np.uint8, "types", pixel_size_um, is_label=True)
-    described: dict[str, Any] = {
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": type_metadata(names)}
+
+
+def type_metadata(names: Sequence[str]) -> dict[str, Any]:
+    """Return the ``image-label`` metadata of typed labels: colours and names."""
+    return {
         "colors": [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)],
         "properties": [{"label-value": i + 1, "name": n} for i, n in enumerate(names)],
-        "source": source,
+        "source": {"image": "../../"},
     }
-    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": described}
 
 
 def open_levels(path: Path, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:

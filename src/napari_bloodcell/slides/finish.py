@@ -57,6 +57,8 @@ def write_numbers_of_slide(result: SlideResult, cells: CellColumns, *, geojson: 
             "plan": json.loads(result.plan.to_json()),
             "image_sha256": result.image_sha256,
             "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
+            "names": list(result.known_names),
+            "is_corrected": result.is_corrected,
         }
         (stage / SLIDE).write_bytes(json_text(about).encode())
         (stage / RECIPE).write_bytes(to_json(record).encode())
@@ -93,7 +95,7 @@ def _features(result: SlideResult, cells: CellColumns) -> Iterator[str]:
         low, high = own[:, :2].min(0).tolist(), own[:, 2:].max(0).tolist()
         y0, x0, y1, x1 = grown((low[0], low[1], high[0], high[1]), 0, plan.shape)
         labels = np.asarray(result.cells[y0:y1, x0:x1])
-        ids = (rows + 1).tolist()
+        ids = cells.types.index[rows].tolist()
         places = {
             i: (slice(b[0] - y0, b[2] - y0), slice(b[1] - x0, b[3] - x0))
             for i, b in zip(ids, own.tolist(), strict=True)

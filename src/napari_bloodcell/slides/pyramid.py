@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_bloodcell.atomic import write_bytes
+from napari_bloodcell.errors import OutputError
 from napari_bloodcell.ome_zarr import CHUNK, CODEC, halvings, open_levels
 from napari_bloodcell.slides.plan import BLOCK_LEVELS
 
@@ -65,6 +66,23 @@ class Pyramids:
                     y1, x1 = min(y + side, height), min(x + side, width)
                     finer = np.asarray(levels[k - 1][..., 2 * y : 2 * y1, 2 * x : 2 * x1])
                     self._write(group, k, list(halvings(finer, 2, is_label=group != IMAGE))[1], y, x)
+
+    def fill_coarse_levels_at(self, group: str, box: Box) -> None:
+        """Write a block of a label image into the levels that blocks do not write, for a first look; one process only.
+
+        Raises
+        ------
+        OutputError
+            If that is not possible.
+        """
+        levels = self.levels(group)
+        try:
+            for k in range(BLOCK_LEVELS, len(levels)):
+                y0, x0, y1, x1 = (-(-side // 2**k) for side in box)
+                finer = np.asarray(levels[k - 1][2 * y0 : 2 * y1, 2 * x0 : 2 * x1])
+                levels[k][y0 : y0 - (-finer.shape[0] // 2), x0 : x0 - (-finer.shape[1] // 2)] = finer[::2, ::2]
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written to: {error.strerror or error}.") from error
 
     def _write(self, group: str, level: int, data: NDArray[Any], y: int, x: int) -> None:
         """Write data (…, Y, X) that begins at y, x into a level: chunk by chunk, each whole or not at all, and synced.

@@ -43,6 +43,12 @@ class SlideResult:
         Hash of the pixels, block by block.
     failed_tiles : list of FailedTile
         Tiles that hold no cells because they failed; the same command tries them again.
+    known_counting : Counting, optional
+        Where it was counted just now.
+    known_names : tuple of str
+        Names of all types, where people added some; () for those of the classifier.
+    is_corrected : bool
+        Whether people changed cells or types after the run.
     """
 
     folder: Path
@@ -50,6 +56,8 @@ class SlideResult:
     image_sha256: str
     failed_tiles: list[FailedTile] = field(default_factory=list)
     known_counting: Counting | None = field(default=None, repr=False)
+    known_names: tuple[str, ...] = ()
+    is_corrected: bool = False
 
     @cached_property
     def cells(self) -> zarr.Array[Any]:
@@ -97,7 +105,7 @@ class SlideResult:
     @property
     def names(self) -> list[str]:
         """Names of all types."""
-        return type_names(self.plan.classes)
+        return list(self.known_names) or type_names(self.plan.classes)
 
     @property
     def calibration(self) -> Calibration:
@@ -155,7 +163,10 @@ def open_slide_result(folder: str | Path) -> SlideResult:
         content = json.loads((folder / SLIDE).read_text(encoding="utf-8"))
         plan = Plan.from_json(json.dumps(content["plan"]))
         failed = [FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in content["failed_tiles"]]
-        return SlideResult(folder, plan, str(content["image_sha256"]), failed)
+        names = tuple(str(name) for name in content.get("names") or ())
+        corrected = bool(content.get("is_corrected", False))
+        sha256 = str(content["image_sha256"])
+        return SlideResult(folder, plan, sha256, failed, known_names=names, is_corrected=corrected)
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no result of a slide: {SLIDE} is missing.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,18 +7,18 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from napari_bloodcell.atomic import make_folder
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.counting import iter_count
-from napari_bloodcell.errors import InputError
+from napari_bloodcell.errors import InputError, OutputError
 from napari_bloodcell.ome_zarr import create_smear
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.segment import FailedTile, calibrate, sample_of
+from napari_bloodcell.segment import FailedTile, calibrate, sample_of, tiles_across
 from napari_bloodcell.slides.crew import Alone, Crew, Task, cluster, processes
 from napari_bloodcell.slides.finish import write_numbers_of_slide
 from napari_bloodcell.slides.formats import open_slide
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Box = tuple[int, int, int, int]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 COPY = "copy.npz"
 
@@ -56,6 +57,7 @@ def iter_analyse_slide(
     copies_image: bool = True,
     geojson: bool = False,
     name: str | None = None,
+    live: bool = False,
 ) -> Generator[Progress, None, SlideResult]:
     """Segment, type and count the cells of a slide of any size into a folder.
 
@@ -81,6 +83,8 @@ def iter_analyse_slide(
         Write ``cells.geojson`` for QuPath.
     name : str, optional
         Of the image, instead of its file's.
+    live : bool
+        Write what a block brings into the coarsest levels of the labels at once, too, for those who watch.
 
     Yields
     ------
@@ -113,6 +117,7 @@ def iter_analyse_slide(
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
         if (found := _finished(output, plan)) is not None:
             return found
+        _keep_corrections(output)
         work = WorkFolder(output)
         _make_ready(work, plan)
         are_elsewhere = workers > 1 or scheduler is not None
@@ -128,12 +133,12 @@ def iter_analyse_slide(
         else:
             crew = Alone(Site(work, plan, slide, generator_here, classifier_here))
         try:
-            failed = yield from _iter_find(work, plan, crew)
+            failed = yield from _iter_shown(_iter_find(work, plan, crew), work if live else None)
             cells, numbers, image_sha256 = number_cells_of_slide(work, plan)
             write_numbers(work, numbers)
             digest = numbers.digest
             del numbers
-            yield from _iter_paint(plan, crew, digest)
+            yield from _iter_shown(_iter_paint(plan, crew, digest), work if live else None)
         finally:
             crew.close()
         yield from _iter_coarse(work, plan)
@@ -202,6 +207,7 @@ def _plan(
         copies_image=copies_image,
         block_px=BLOCK_PX,
         device=str(getattr(generator, "device", params.device)),
+        tiles_across=tiles_across(params, generator, calibration, overlap),
     )
 
 
@@ -233,6 +239,19 @@ def _finished(output: Path, plan: Plan) -> SlideResult | None:
     same = found.plan.block_hash == plan.block_hash and found.plan.recipe == plan.recipe
     is_whole = not found.failed_tiles and found.plan.copies_image == plan.copies_image
     return found if same and is_whole else None
+
+
+def _keep_corrections(output: Path) -> None:
+    """Refuse to begin anew where people corrected what was found."""
+    try:
+        is_corrected = open_slide_result(output).is_corrected
+    except InputError:
+        return
+    if is_corrected:
+        raise OutputError(
+            f"{output} holds a result that was corrected by hand, of another image or with other settings. Choose "
+            "another folder, or remove it."
+        )
 
 
 def _make_ready(work: WorkFolder, plan: Plan) -> None:
@@ -313,7 +332,24 @@ def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
     return arrays is not None and not len(arrays["failed"])
 
 
-def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Iterator[Progress]:
+def _iter_shown(steps: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:
+    """Yield steps, after the blocks that they brought are in the coarsest levels of the labels."""
+    if work is None:
+        return (yield from steps)
+    pyramids = Pyramids(work.output / ZARR)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if isinstance(step.payload, tuple):
+            for group in (CELLS, TYPES):
+                pyramids.fill_coarse_levels_at(group, step.payload)
+        yield step
+
+
+def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Generator[Progress, None, None]:
     tasks = [Task("paint", n, digest) for n in range(plan.n_blocks)]
     for done, task in enumerate(crew.work(InOrder(tasks)), start=1):
         yield Progress(done, len(tasks), "blocks numbered", plan.block(task.number))

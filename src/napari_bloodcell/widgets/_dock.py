@@ -87,6 +87,11 @@ class StageDock(QWidget):
         self.image.chosen.connect(self._on_image)
 
     @property
+    def viewer(self) -> Viewer:
+        """The window that the dock belongs to."""
+        return self._viewer
+
+    @property
     def is_running(self) -> bool:
         """Whether work is under way."""
         return self.panel.work.is_running

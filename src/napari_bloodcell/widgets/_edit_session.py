@@ -10,8 +10,8 @@ from napari.utils.notifications import show_info
 
 from napari_bloodcell.edits import add_cell, delete_cells, merge_cells, repaint, split_cell
 from napari_bloodcell.errors import BloodCellError, InputError
-from napari_bloodcell.patches import Edit, History, replace_rows, write_level
-from napari_bloodcell.widgets._cell_features import INDEX, rows_of, to_features, to_table
+from napari_bloodcell.patches import Edit, History, replace_rows, window_of, write_level
+from napari_bloodcell.widgets._cell_features import INDEX, boxes_in, rows_of, to_features, to_table
 from napari_bloodcell.widgets._cells_session import CellsSession
 from napari_bloodcell.widgets._highlight import select_cells, selected_cells
 from napari_bloodcell.widgets._layers import (
@@ -23,6 +23,7 @@ from napari_bloodcell.widgets._layers import (
     plane_number,
     refresh_cells,
 )
+from napari_bloodcell.widgets._slide_keeper import keeper_of
 from napari_bloodcell.widgets._strokes import strokes_of
 
 if TYPE_CHECKING:
@@ -86,6 +87,39 @@ class EditSession(CellsSession):
         edit, _ = self.history.redo(self._cells, self._rows_of([]))
         self._show(edit, edit.removed, edit.added, edit.what)
 
+    def painted(
+        self,
+        before: NDArray[np.int32],
+        after: NDArray[np.int32],
+        corner: tuple[int, int],
+        *,
+        plane: tuple[int, ...] = (),
+    ) -> None:
+        """Take a patch (h, w) at `corner` (y, x) of a plane that was painted into cells, table and history."""
+        box = (*corner, corner[0] + before.shape[0], corner[1] + before.shape[1])
+        self._cells[window_of(plane, box)] = after
+        changed = before != after
+        ids = [int(i) for i in np.union1d(before[changed], after[changed])]
+        edit = repaint(self._cells, self._rows_of(ids), before, corner, plane=plane)
+        self.history.remember(edit)
+        self._show(edit, edit.removed, edit.added, edit.what)
+
+    @property
+    def next_id(self) -> int:
+        """An id that no cell has."""
+        return int(self.layer.features[INDEX].max()) + 1 if INDEX in self.layer.features.columns else 1
+
+    def cells_outside(self, ids: Sequence[int], box: tuple[int, int, int, int]) -> list[int]:
+        """Return those of some cells that lie wholly outside of a box (y0, x0, y1, x1)."""
+        features = self.layer.features
+        rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
+        boxes = boxes_in(features, rows)
+        if boxes is None or not len(boxes):
+            return []
+        y0, x0, y1, x1 = boxes.T
+        outside = (y1 <= box[0]) | (y0 >= box[2]) | (x1 <= box[1]) | (x0 >= box[3])
+        return [int(i) for i in features[INDEX].to_numpy()[rows[outside]]]
+
     @property
     def _cells(self) -> NDArray[np.int32]:
         return full_resolution(self.layer)
@@ -105,6 +139,10 @@ class EditSession(CellsSession):
         selected = selected_cells(self.viewer, layer)
         if np.isin(selected, gone).any():
             select_cells(self.viewer, layer, np.setdiff1d(selected, gone))
+        keeper = keeper_of(layer)
+        if keeper is not None:
+            (y0, x0), (height, width) = edit.corner, edit.before.shape
+            keeper.touch((y0, x0, y0 + height, x0 + width))
         refresh_cells(layer)
         self.events.edited(value=what)
 
@@ -152,12 +190,7 @@ class EditSession(CellsSession):
         if INDEX not in layer.features.columns:
             return
         for stroke in strokes_of(self._cells, event.value):
-            self._cells[stroke.window] = stroke.after
-            changed = stroke.before != stroke.after
-            ids = [int(i) for i in np.union1d(stroke.before[changed], stroke.after[changed])]
-            edit = repaint(self._cells, self._rows_of(ids), stroke.before, stroke.corner, plane=stroke.plane)
-            self.history.remember(edit)
-            self._show(edit, edit.removed, edit.added, edit.what)
+            self.painted(stroke.before, stroke.after, stroke.corner, plane=stroke.plane)
 
 
 def edit_session(viewer: ViewerModel, cells_layer: Labels) -> EditSession:

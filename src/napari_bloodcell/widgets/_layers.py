@@ -45,6 +45,7 @@ from napari_bloodcell.widgets._layer_look import (
     show_as_cells,
     type_colormap,
 )
+from napari_bloodcell.widgets._slide_keeper import keep_on_disk
 from napari_bloodcell.widgets._status import show_status_of
 from napari_bloodcell.widgets._typed_view import TypedView, TypeLookup
 
@@ -193,6 +194,7 @@ def relink(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
     image_layer = image_layer_for(viewer, cells_layer)
     if image_layer is not None:
         adopt(cells_layer, image_layer)
+    keep_on_disk(cells_layer, lookup_of(cells_layer))
     types = types_layer_for(viewer, cells_layer)
     if types is not None:
         level = types.data[0] if types.multiscale else types.data

@@ -203,7 +203,8 @@ class ReviewJournal(QObject):
 
     def _write(self, step: Step, cells: Any, corrections: list[tuple[int, Any, PlaneIndex, dict[str, Any]]]) -> None:
         for cell, box, plane, what in corrections:
-            correction = Correction.of_cell(cells[plane], cell, box, image_sha256=self._hash_of(plane), **what)
+            image = cells[plane] if plane else cells  # all of it is never read
+            correction = Correction.of_cell(image, cell, box, image_sha256=self._hash_of(plane), **what)
             self._journal.append(correction)
             step.written.append(correction)
         self.written.emit(len(step.written))

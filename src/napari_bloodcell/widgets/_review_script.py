@@ -10,6 +10,7 @@ from napari_bloodcell.journal import Journal, default_journal_folder
 from napari_bloodcell.widgets._layers import image_layer_for
 from napari_bloodcell.widgets._review_journal import ReviewJournal
 from napari_bloodcell.widgets._review_session import review_session
+from napari_bloodcell.widgets._slide_keeper import keeper_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ def correct(viewer: ViewerModel, cells_layer: Labels, types: Mapping[int, str], 
         finally:
             journal.wait()
             journal.annotator = usual
+            keeper = keeper_of(cells_layer)
+            if keeper is not None:
+                keeper.flush()
 
 
 def restore(viewer: ViewerModel, cells_layer: Labels) -> list[Correction]:

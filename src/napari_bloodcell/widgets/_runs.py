@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Box = tuple[int, int, int, int]
 
 
-class _Run(QObject):
+class Run(QObject):
     """Listens to a `Work` for one job; `done` is emitted once, when the work has ended, with a layer or None."""
 
     done = Signal(object)
@@ -78,7 +78,7 @@ class _Run(QObject):
         return duration(time.monotonic() - self._started)
 
 
-class FindCells(_Run):
+class FindCells(Run):
     """Finds the cells of an image layer and shows them tile by tile."""
 
     def __init__(
@@ -142,7 +142,7 @@ class FindCells(_Run):
         super()._on_lost()
 
 
-class TypeCells(_Run):
+class TypeCells(Run):
     """Types the cells of a layer and shows their types."""
 
     def __init__(

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from napari.layers import Labels
+from napari.utils.transforms import Affine
 
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.errors import InputError
@@ -20,13 +22,15 @@ from napari_bloodcell.widgets._images import image_source, pixel_size_um
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from napari_bloodcell.protocols import Progress
     from napari_bloodcell.slides.result import SlideResult
 
 REFRESH_EVERY_S: Final = 0.3
 """How often blocks that are new on disk are drawn, at most."""
+IN_PROGRESS: Final = "in progress"
+"""Kind of the layers that show what a run has found so far."""
 
 
 class SlideView:
@@ -46,6 +50,7 @@ class SlideView:
         self._viewer, self._image_layer, self._output = viewer, image_layer, output
         self._live: list[Labels] = []
         self._drawn_at = 0.0
+        self._remove_stale()
 
     def show(self, step: Progress) -> None:
         """Draw the cells that are new; a few times a second, however many steps there are."""
@@ -53,14 +58,17 @@ class SlideView:
             return
         if not self._live:
             self._live = [self._add("types", layers.type_colormap(type_names())), self._add("cells", None)]
-        if time.monotonic() - self._drawn_at < REFRESH_EVERY_S:
-            return
+        if time.monotonic() - self._drawn_at >= REFRESH_EVERY_S:
+            self.pause()
+            self._drawn_at = time.monotonic()
+
+    def pause(self) -> None:
+        """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
         for layer in self._live:
             if layer in self._viewer.layers:
                 if layer.multiscale:
                     layer._reset_thumbnail_level_data()
                 layer.refresh(extent=False)
-        self._drawn_at = time.monotonic()
 
     def finish(self, result: SlideResult) -> Labels:
         """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
@@ -80,12 +88,28 @@ class SlideView:
                 self._viewer.layers.remove(layer)
         self._live = []
 
+    def _remove_stale(self) -> None:
+        """Remove what an earlier run left of this image on screen, and the cells of the folder that is written to."""
+        viewer, image_id, folder = self._viewer, str(self._image_layer.unique_id), str(self._output.resolve())
+        stale: list[Layer] = []
+        for layer in viewer.layers:
+            info = layers.info_of(layer)
+            if info.get("kind") == IN_PROGRESS and info.get("image_id") == image_id:
+                stale.append(layer)
+            elif layers.is_cells(layer) and info.get("folder") == folder:
+                cells_id = str(layer.unique_id)
+                stale += [one for one in viewer.layers if layers.info_of(one).get("cells_id") == cells_id]
+                stale.append(layer)
+        for layer in stale:
+            viewer.layers.remove(layer)
+
     def _add(self, kind: str, colormap: Any) -> Labels:
         data = open_levels(self._output / ZARR, f"labels/{kind}", "r")
         layer = Labels(
             _levels(data),
             multiscale=len(data) > 1,
             name=f"{self._image_layer.name} {kind} (in progress)",
+            metadata={layers.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
             opacity=0.45 if kind == "types" else 0.6,
             **({} if colormap is None else {"colormap": colormap}),
             **layers.placement_of(self._image_layer),
@@ -115,6 +139,12 @@ def slide_of(layer: Image) -> SlideImage:
     data = list(layer.data) if layer.multiscale else layer.data
     slide = open_slide(data)
     return SlideImage(slide.levels, size, layer.name, slide.source)
+
+
+def moved_placement(layer: Layer, corner: tuple[int, int]) -> dict[str, Any]:
+    """Return `translate` of a layer whose first pixel is the pixel `corner` (y, x) of another one."""
+    matrix = Affine(scale=layer.scale[-2:], rotate=layer.rotate[-2:, -2:], shear=layer.shear[-1:]).linear_matrix
+    return {"translate": np.asarray(layer.translate[-2:]) + matrix @ np.asarray(corner, float)}
 
 
 def _levels(data: list[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from napari.utils.notifications import show_error
@@ -15,6 +16,8 @@ from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._runs import FindCells, TypeCells
+from napari_bloodcell.widgets._slide_folder import SlideFolder
+from napari_bloodcell.widgets._slide_run import AnalyseSlide, start_on_disk
 from napari_bloodcell.widgets.menus import open_dock
 from napari_bloodcell.widgets.segment import may_download
 
@@ -47,6 +50,8 @@ class AnalyseWidget(StageDock):
             "which is downloaded (2.6 GB) and slow without a GPU"
         )
         self.rows.addRow("Preset", self.preset)
+        self.folder = SlideFolder()
+        self.rows.addRow("Results in", self.folder)
         self.form = SettingsForm(
             SegmentParams,
             first=_SHOWN,
@@ -87,6 +92,13 @@ class AnalyseWidget(StageDock):
             and not may_download(self, recipe.segment.model)
         ):
             return
+        if self.folder.path is not None or self.folder.is_required:
+            slide_run = start_on_disk(
+                self, layer, self.folder, recipe, generator=self.generator, classifier=self.classifier
+            )
+            if slide_run is not None:
+                slide_run.done.connect(partial(self._on_slide, slide_run))
+            return
         run = FindCells(
             self._viewer,
             self.panel.work,
@@ -116,6 +128,15 @@ class AnalyseWidget(StageDock):
         info = layers.info_of(cells)
         info["recipe"] = {**info.get("recipe", {}), "count": recipe.count.model_dump(mode="json")}
         open_dock(self._viewer, "Count")
+
+    def _on_slide(self, run: AnalyseSlide, cells: Labels | None) -> None:
+        self.summary.setText(run.summary)
+        if cells is not None:
+            open_dock(self._viewer, "Count")
+
+    def _on_image(self) -> None:
+        super()._on_image()
+        self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
 
     def _on_preset(self) -> None:
         base = Recipe.paper().segment if self.preset.currentText() == PRESETS[1] else SegmentParams()

@@ -24,6 +24,7 @@ from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._models import needs_download
+from napari_bloodcell.widgets._paint_button import PaintButton
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._prompt_queue import BY_MODEL, UNTYPED, PromptQueue
 from napari_bloodcell.widgets._resting import RestingWidget
@@ -73,6 +74,7 @@ class EditWidget(RestingWidget):
         self._buttons = EditButtons()
         self._buttons.tool_chosen.connect(self.use_tool)
         self._buttons.acted.connect(self._on_action)
+        self.paint_button = PaintButton(self._viewer)
         self._hint = QLabel(IDLE)
         self._hint.setWordWrap(True)
         self._panel = WorkPanel("Add a cell")
@@ -80,6 +82,7 @@ class EditWidget(RestingWidget):
         layout.addLayout(form)
         layout.addWidget(self._form)
         layout.addWidget(self._buttons)
+        layout.addWidget(self.paint_button)
         layout.addWidget(self._hint)
         layout.addWidget(self._panel)
         layout.addStretch(1)
@@ -114,7 +117,8 @@ class EditWidget(RestingWidget):
     def cut(self, line: tuple[tuple[float, float], tuple[float, float]]) -> None:
         """Cut the cell that a line crosses longest."""
         session = self.session
-        cell = cell_on_line(layers.full_resolution(session.layer)[session.plane], line)
+        cells = layers.full_resolution(session.layer)
+        cell = cell_on_line(cells[session.plane] if session.plane else cells, line)
         if not cell:
             raise InputError("The line crosses no cell. Draw it across the cell that is to be cut.")
         session.split(cell, line=line)
@@ -183,10 +187,12 @@ class EditWidget(RestingWidget):
     def _enter(self, layer: Labels) -> None:
         session = self._session = edit_session(self._viewer, layer)
         session.events.edited.connect(self._on_edited)
+        self.paint_button.follow(session)
         for key, name in KEYS:
             layer.bind_key(key, partial(self._on_key, name), overwrite=True)
 
     def _leave(self) -> None:
+        self.paint_button.follow(None)
         if self._session is None:
             return
         self._session.events.edited.disconnect(self._on_edited)

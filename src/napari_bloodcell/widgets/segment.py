@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari.layers import Shapes
 from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.errors import InputError
-from napari_bloodcell.params import SegmentParams
+from napari_bloodcell.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.patches import union_of
 from napari_bloodcell.widgets._dock import StageDock
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._layer_choice import LayerChoice
@@ -16,13 +18,16 @@ from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
 from napari_bloodcell.widgets._regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.widgets._runs import FindCells
+from napari_bloodcell.widgets._slide_folder import SlideFolder, is_large
+from napari_bloodcell.widgets._slide_run import add_part, start_on_disk
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Image
     from qtpy.QtWidgets import QWidget
 
-    from napari_bloodcell.protocols import MaskGenerator
+    from napari_bloodcell.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.widgets._runs import Run
 
     Box = tuple[int, int, int, int]
 
@@ -37,13 +42,16 @@ class SegmentWidget(StageDock):
             napari_viewer, button="Find cells", tooltip="Find the cells; they appear in the window as they are found"
         )
         self.generator: MaskGenerator | None = None
-        """Used instead of the model in the form, where it is given."""
+        self.classifier: CellClassifier | None = None
+        """Used instead of the models of the settings, where they are given."""
         self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
         self.region.setToolTip(
             "Look at the whole image, at what the window shows, or at the rectangles of a Shapes layer "
             "(the selected ones, else all)"
         )
         self.rows.addRow("Where", self.region)
+        self.folder = SlideFolder()
+        self.rows.addRow("Results in", self.folder)
         self.form = SettingsForm(
             SegmentParams,
             first=("model", "device", "rbc_diameter_px"),
@@ -61,16 +69,35 @@ class SegmentWidget(StageDock):
         params: SegmentParams = self.form.settings()
         if self.generator is None and needs_download(params.model) and not may_download(self, params.model):
             return
-        run = FindCells(
+        regions = self._boxes(layer)
+        if is_large(layer) and regions:
+            layer, regions = add_part(self._viewer, layer, union_of(regions)), []
+            run: Run | None = self._find_in_memory(layer, params, regions)
+        elif regions or (self.folder.path is None and not self.folder.is_required):
+            run = self._find_in_memory(layer, params, regions)
+        else:
+            recipe = Recipe(segment=params, classify=ClassifyParams(**preferred_settings("classify")))
+            run = start_on_disk(self, layer, self.folder, recipe, generator=self.generator, classifier=self.classifier)
+        if run is not None:
+            run.done.connect(partial(self._on_done, run))
+
+    def _find_in_memory(self, layer: Image, params: SegmentParams, regions: list[Box]) -> FindCells:
+        return FindCells(
             self._viewer,
             self.panel.work,
             layer,
             params,
             planes=self.chosen_planes(layer),
-            regions=self._boxes(layer),
+            regions=regions,
             generator=self.generator,
         )
-        run.done.connect(lambda _layer: self.summary.setText(run.summary))
+
+    def _on_done(self, run: Run, _layer: object) -> None:
+        self.summary.setText(run.summary)
+
+    def _on_image(self) -> None:
+        super()._on_image()
+        self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
 
     def _boxes(self, layer: Image) -> list[Box]:
         shapes = self.region.layer
