@@ -96,7 +96,7 @@ def paper(data: Path) -> bool:
     is_good = True
     for seed in SEEDS:
         begin = time.monotonic()
-        params = TrainParams.paper(seed=seed, device="cpu", wbc_augmentation=1, rbc_per_wbc=None)
+        params = TrainParams(seed=seed, device="cpu", wbc_augmentation=1, rbc_per_wbc=None)
         classifier = train(Parts(parts.train, nothing, nothing), params=params).classifier
         seconds = time.monotonic() - begin
         figures = figures_of(classifier, parts.val)

@@ -25,7 +25,7 @@ from napari_bloodcell.training_set import TrainingSet, TypedCell
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUICK = TrainParams(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
+QUICK = TrainParams.quick(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -182,14 +182,19 @@ def test_figures_of_known_probabilities_are_right():
 
 def test_moving_a_cutout_keeps_the_cell():
     cutouts = pink_and_violet(3, 3).cutouts
-    moved = cnn_training._shifted(cutouts, 12, np.random.default_rng(0))
+    moved = cnn_training._shifted(cutouts, np.random.default_rng(0).integers(-12, 13, (6, 2)))
     assert not np.array_equal(moved, cutouts)
     assert [int(c.astype(int).sum()) for c in moved] == [int(c.astype(int).sum()) for c in cutouts]
 
 
-def test_the_papers_settings_can_be_changed_one_by_one():
-    params = TrainParams.paper(epochs=2)
-    assert (params.epochs, params.batch_size, params.learning_rate, params.shift_px) == (2, 4, 1e-4, 0)
+def test_the_papers_settings_are_the_defaults_and_presets_can_be_changed_one_by_one():
+    params = TrainParams()
+    chosen = (params.epochs, params.batch_size, params.learning_rate, params.dense_units, params.dropout)
+    assert chosen == (20, 4, 1e-4, 512, 0.2)
+    assert (params.shift_px, params.patience) == (0, None)
+    assert TrainParams.paper(epochs=2) == TrainParams(epochs=2, fine_tune="all")
+    quick = TrainParams.quick(epochs=2)
+    assert (quick.epochs, quick.batch_size, quick.patience) == (2, 32, 5)
 
 
 # --- fine-tuning on few cells ---------------------------------------------------------------------------------------
@@ -348,8 +353,16 @@ def test_the_command_line_fine_tunes_a_file_and_tells_the_change(training_set, t
     )
 
 
-def test_the_papers_settings_can_be_asked_for_on_the_command_line(training_set, tmp_path):
+@pytest.mark.parametrize(("flags", "expected"), [([], (4, 512, "head")), (["--quick"], (32, 128, "head"))])
+def test_the_papers_settings_are_the_defaults_of_the_command_line_too(training_set, tmp_path, flags, expected):
     out = tmp_path / "paper.safetensors"
-    assert main(["train", str(training_set.folder), "-o", str(out), "--paper", "--epochs", "1", "-q"]) == 0
+    assert main(["train", str(training_set.folder), "-o", str(out), *flags, "--epochs", "1", "-q"]) == 0
     settings = load_classifier(out, "cpu").info.settings
-    assert (settings["batch_size"], settings["dense_units"], settings["epochs"]) == (4, 512, 1)
+    assert (settings["batch_size"], settings["dense_units"], settings["fine_tune"]) == expected
+    assert settings["epochs"] == 1
+
+
+def test_two_presets_at_once_are_refused(training_set, tmp_path, capsys):
+    flags = ["-o", str(tmp_path / "m.safetensors"), "--paper", "--quick"]
+    assert main(["train", str(training_set.folder), *flags]) == 2
+    assert "either --paper or --quick" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Make the two classifiers that the project ships: ``python -m training.train_cnn paper|embedded``, from the root.
 
 ``paper``: the CNN of Fig. 3 on ../shared/data/cutouts/train (RBC, WBC; the authors' copies are left out, WBC × 10 by
-our own), with the defaults of `TrainParams` but all 20 epochs, seed 0. ``embedded``: RBC, WBC and platelet on TXL-PBC
+our own), with `TrainParams.quick` but all 20 epochs, seed 0. ``embedded``: RBC, WBC and platelet on TXL-PBC
 train, HS1, HS2 and cutouts/train (`training.cnn_data` says what is held out), seed 0. Data, seed, settings and figures
 stand in the metadata of the files.
 ``--leave-out 575x575`` trains without a laboratory of TXL-PBC, or several; only `--out` writes a file then.
@@ -44,7 +44,7 @@ SHARES = {cnn_data.RBC: 0.45, cnn_data.WBC: 0.33, cnn_data.PLATELET: 0.22}
 def train_paper(data: Path, seed: int) -> CnnClassifier:
     """Return the paper's binary CNN."""
     dataset, held_out = cnn_data.paper_parts(data)
-    training = drain(iter_train(dataset, params=TrainParams(seed=seed, patience=None, device="cpu")), _log)
+    training = drain(iter_train(dataset, params=TrainParams.quick(seed=seed, patience=None, device="cpu")), _log)
     figures = figures_of(training.classifier, held_out)
     seconds = training.report.seconds
     LOG.info("cutouts val: accuracy %.4f, confusion %s, %.0f s", figures.accuracy, figures.confusion, seconds)

@@ -93,30 +93,31 @@ class TrainParams(Params):
 
     epochs: int = Field(default=20, ge=1, le=10000)
     """Passes over the training part at most."""
-    batch_size: int = Field(default=32, ge=1, le=65536)
-    """Cutouts in a step."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    """Step size of Adam."""
+    batch_size: int = Field(default=4, ge=1, le=65536)
+    """Cutouts in a step (Table 2)."""
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    """Step size of Adam (Table 2)."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Share of dense units dropped in training (§4.2)."""
-    dense_units: int = Field(default=128, ge=1, le=65536)
-    """Width of the dense layer."""
+    dense_units: int = Field(default=512, ge=1, le=65536)
+    """Width of the dense layer (Table 2)."""
     split: tuple[float, float, float] = (0.75, 0.15, 0.10)
     """Shares of training, validation and test part, per class (§3.4)."""
     wbc_augmentation: int = Field(default=10, ge=1, le=100)
     """Copies made of each WBC of the training part, by flips and rotations up to 90° (§3.4)."""
     rbc_per_wbc: float | None = Field(default=2.0, gt=0)
     """RBC of the training part are thinned to this many per (augmented) WBC (§3.4). None: all are kept."""
-    shift_px: int = Field(default=12, ge=0, le=64)
+    shift_px: int = Field(default=0, ge=0, le=64)
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
-    far from its cell, which moves the cell out of the middle, must not change its type (the paper: 0)."""
+    far from its cell, which moves the cell out of the middle, must not change its type (`quick`: 12)."""
     fine_tune: Literal["head", "all"] = "head"
     """What changes where given weights are fine-tuned. "head": the dense layers, held back by `anchor`, which is safe
-    with a few cells per class. "all": every layer, by Adam, as in the paper (§4.3), for hundreds of cells per class."""
+    with a few cells per class; batches, learning rate and dropout play no part. "all": every layer, by Adam, as in the
+    paper (§4.3), for hundreds of cells per class."""
     anchor: float = Field(default=6.0, ge=0, le=1e9)
     """How strongly fine-tuning of the head holds on to the weights that it began with; the more cells, the less."""
-    patience: int | None = Field(default=5, ge=1)
-    """Stop after this many epochs without a better validation loss. None: never."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many epochs without a better validation loss. None: never (`quick`: 5)."""
     seed: int = 0
     """Seed of split, augmentation and initial weights."""
     device: str = "auto"
@@ -124,15 +125,13 @@ class TrainParams(Params):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return the values of the authors' published training code, with changes where given."""
-        values: dict[str, Any] = {
-            "batch_size": 4,
-            "learning_rate": 1e-4,
-            "dense_units": 512,
-            "shift_px": 0,
-            "patience": None,
-        }
-        values |= {"fine_tune": "all"}
+        """Return the paper's settings for fine-tuning too: the defaults, and every layer changes (§4.3)."""
+        return cls.model_validate({"fine_tune": "all", **changes})
+
+    @classmethod
+    def quick(cls, **changes: Any) -> TrainParams:
+        """Return settings that train from scratch several times sooner: larger steps in larger batches, early stop."""
+        values = {"batch_size": 32, "learning_rate": 1e-3, "dense_units": 128, "shift_px": 12, "patience": 5}
         return cls.model_validate({**values, **changes})
 
 

@@ -130,8 +130,8 @@ def train(
         folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left
         out there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
     params : TrainParams
-        Settings. The defaults take larger steps in larger batches than the paper, which is several times quicker and as
-        good; `TrainParams.paper` has the values of its published code.
+        Settings. The defaults are the paper's (Table 2); `TrainParams.quick` takes larger steps in larger batches,
+        which is several times quicker.
     start : str, path or CnnClassifier, optional
         "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are its own; classes
         that it knows and that are not in the data stay, those that are new are added.
@@ -155,9 +155,8 @@ def train(
     -----
     Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
     (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
-    the epoch of the least validation loss are kept. Departures from the paper: cutouts are moved about at random
-    (`shift_px`), `patience` ends training early, and fine-tuning holds on to what the weights know
-    (`TrainParams.fine_tune`).
+    the epoch of the least validation loss are kept. A departure from the paper: fine-tuning holds on to what the
+    weights know (`TrainParams.fine_tune`); `TrainParams.paper` does not.
     """
     work = iter_train(dataset_or_folder, params=params, start=start, should_stop=should_stop)
     return drain(work)

@@ -185,8 +185,8 @@ def test_settings_go_with_the_start(viewer: Viewer) -> None:
     assert form.params() == TrainParams()
     form.choose(start=SCRATCH)
     assert form.start is None
-    form.choose(preset=Preset.PAPER)
-    assert form.params() == TrainParams.paper()
+    form.choose(preset=Preset.QUICK)
+    assert form.params() == TrainParams.quick()
     form.choose(preset=Preset.GRID, start="embedded")
     assert form.start is None
 

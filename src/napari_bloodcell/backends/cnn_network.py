@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -172,7 +173,7 @@ def _fewer_sides(sides: Tensor) -> Tensor:
     """Return sides of which those go up to the next that would save little by windows of their own."""
     out = sides.clone()
     used = sorted(set(sides.tolist()))
-    for side, larger in zip(used, used[1:], strict=False):
+    for side, larger in pairwise(used):
         mine = out == side
         if int(mine.sum()) * (larger**2 - side**2) < _WORTH_A_WINDOW_PX:
             out[mine] = larger

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from napari_bloodcell.backends.adam_linear import BETAS, EPS, WORTH_IT, AdamLinear
 from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier, to_tensor
-from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
+from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn, cell_extents
+from napari_bloodcell.backends.crew import Crew
 from napari_bloodcell.backends.device import autocast, pick_device
+from napari_bloodcell.backends.shared_features import describe
 from napari_bloodcell.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -84,75 +88,112 @@ def fit(
     """
     device = pick_device(params.device)
     network = initial_network(classes, params, start).to(device).channels_last()
-    optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate, fused=device.type != "mps")
-    order = np.random.default_rng(params.seed)
     best_loss, best_epoch, best_state, waited, is_stopped = np.inf, 0, None, 0, False
-    for epoch in range(params.epochs):
-        seed = params.seed * 100_003 + epoch
-        figures = yield from _epoch(network, optimiser, train, order, params, seed=seed, should_stop=should_stop)
-        val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
-        yield (figures[0], figures[1], val_loss, val_accuracy)
-        if not len(val[1]) or val_loss < best_loss:
-            best_loss, best_epoch, waited = val_loss, epoch + 1, 0
-            best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        else:
-            waited += 1
-        is_stopped = should_stop()
-        if is_stopped or (params.patience is not None and waited >= params.patience):
-            break
+    with Crew(None if device.type == "cpu" else 1) as crew:
+        learner = _Learner(network, params, crew, device)
+        examples = _Examples(*train, extents=_extents(train[0]))
+        for epoch in range(params.epochs):
+            figures = yield from learner.epoch(examples, params.seed * 100_003 + epoch, should_stop)
+            val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
+            yield (figures[0], figures[1], val_loss, val_accuracy)
+            if not len(val[1]) or val_loss < best_loss:
+                best_loss, best_epoch, waited = val_loss, epoch + 1, 0
+                if len(val[1]):  # otherwise the last weights are wanted, which the network has
+                    best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+            else:
+                waited += 1
+            is_stopped = should_stop()
+            if is_stopped or (params.patience is not None and waited >= params.patience):
+                break
     if best_state is not None:
         network.load_state_dict(best_state)
+    network.dense = learner.dense
     described = info or ClassifierInfo(classes=tuple(classes))
     return Fitted(CnnClassifier(network, described, device=device), best_epoch, is_stopped)
 
 
-def _epoch(
-    network: CellCnn,
-    optimiser: torch.optim.Optimizer,
-    data: Arrays,
-    order: np.random.Generator,
-    params: TrainParams,
-    seed: int,
-    should_stop: Callable[[], bool],
-) -> Generator[None, None, tuple[float, float]]:
-    """Pass once over the training part, or over what of it comes before a stop; return mean loss and accuracy."""
-    cutouts, labels = data
-    device = next(network.parameters()).device
-    generator_state = _seeded(seed)
-    total, right, seen, last = 0.0, 0, 0, time.monotonic()
-    rows = order.permutation(len(labels))
-    for begin in range(0, len(rows), params.batch_size):
-        batch = np.sort(rows[begin : begin + params.batch_size])
-        target = torch.from_numpy(labels[batch]).to(device)
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave the caller's alone
-            torch.set_rng_state(generator_state)
-            network.train()
-            optimiser.zero_grad(set_to_none=False)  # memory for 13 million gradients is not asked for anew
-            with autocast(device):
-                logits = network(to_tensor(_shifted(cutouts[batch], params.shift_px, order), device))
-            loss = loss_of(logits, target)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            generator_state = torch.get_rng_state()
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise TrainingError(
-                "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
-            )
-        total, seen = total + value * len(batch), seen + len(batch)
-        right += int((predicted(logits) == target).sum())
-        if should_stop():
-            break
-        if time.monotonic() - last > _BREATH_S:
-            yield None
-            last = time.monotonic()
-    return total / seen, right / seen
+@dataclass(frozen=True, eq=False)
+class _Examples:
+    """The training part, with how far each cell reaches from the middle of its cutout."""
+
+    cutouts: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    extents: NDArray[np.float32]
 
 
-def _shifted(cutouts: NDArray[np.uint8], most: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return cutouts (N, S, S, 3) moved at random by up to `most` pixels; what is moved out is lost."""
+class _Learner:
+    """A network with what changes it."""
+
+    def __init__(self, network: CellCnn, params: TrainParams, crew: Crew, device: torch.device) -> None:
+        self.network, self.params, self.crew, self.device = network, params, crew, device
+        self.dense = network.dense
+        if device.type == "cpu" and self.dense.weight.numel() >= WORTH_IT:
+            network.dense = AdamLinear(self.dense, params.learning_rate, crew)
+        rest = [p for p in network.parameters() if p.requires_grad]
+        is_fused = device.type != "mps"
+        self._optimiser = torch.optim.Adam(rest, lr=params.learning_rate, betas=BETAS, eps=EPS, fused=is_fused)
+        self._order = np.random.default_rng(params.seed)
+
+    def epoch(
+        self, examples: _Examples, seed: int, should_stop: Callable[[], bool]
+    ) -> Generator[None, None, tuple[float, float]]:
+        """Pass once over the examples, or over what of them comes before a stop; return mean loss and accuracy."""
+        generator_state = _seeded(seed)
+        total, right, seen, last = 0.0, 0, 0, time.monotonic()
+        rows = self._order.permutation(len(examples.labels))
+        for begin in range(0, len(rows), self.params.batch_size):
+            batch = np.sort(rows[begin : begin + self.params.batch_size])
+            target = torch.from_numpy(examples.labels[batch]).to(self.device)
+            x, extents = self._moved(examples, batch)
+            with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave the caller's alone
+                torch.set_rng_state(generator_state)
+                logits = self.crew.lead(partial(self._step, x, extents, target))
+                generator_state = torch.get_rng_state()
+            value = float(loss_of(logits, target))
+            if not np.isfinite(value):
+                raise TrainingError(
+                    "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
+                )
+            total, seen = total + value * len(batch), seen + len(batch)
+            right += int((predicted(logits) == target).sum())
+            if should_stop():
+                break
+            if time.monotonic() - last > _BREATH_S:
+                yield None
+                last = time.monotonic()
+        return total / seen, right / seen
+
+    def _moved(self, examples: _Examples, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return cutouts of the batch, moved at random, and the extents of their cells."""
+        most = self.params.shift_px
+        shifts = self._order.integers(-most, most + 1, (len(batch), 2))
+        x = to_tensor(_shifted(examples.cutouts[batch], shifts), self.device)
+        reach = np.minimum(examples.extents[batch] + np.abs(shifts).max(1), CUTOUT_SIZE / 2)
+        return x, torch.from_numpy(reach.astype(np.float32)).to(self.device)
+
+    def _step(self, x: Tensor, extents: Tensor, target: Tensor) -> Tensor:
+        """Take a step, and return the logits before it."""
+        self.network.train()
+        self._optimiser.zero_grad(set_to_none=True)
+        logits = self.network.decide(describe(self.network, x, extents, self.crew))
+        loss_of(logits, target).backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        return logits.detach()
+
+
+def _extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return how far from the middle each cell reaches, pixels, (N,)."""
+    cpu = torch.device("cpu")
+    parts = [cell_extents(to_tensor(cutouts[i : i + 128], cpu)).numpy() for i in range(0, len(cutouts), 128)]
+    return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+def _shifted(cutouts: NDArray[np.uint8], shifts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return cutouts (N, S, S, 3) moved by (dy, dx) pixels; what is moved out is lost."""
+    if not shifts.any():
+        return cutouts
     out = np.zeros_like(cutouts)
-    for new, old, (dy, dx) in zip(out, cutouts, rng.integers(-most, most + 1, (len(cutouts), 2)), strict=True):
+    for new, old, (dy, dx) in zip(out, cutouts, shifts.tolist(), strict=True):
         h, w = old.shape[0] - abs(dy), old.shape[1] - abs(dx)
         y, x = max(dy, 0), max(dx, 0)
         new[y : y + h, x : x + w] = old[y - dy : y - dy + h, x - dx : x - dx + w]

@@ -1,0 +1,126 @@
+"""A dense layer that takes Adam's steps itself, for wide layers on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+if TYPE_CHECKING:
+    from napari_bloodcell.backends.crew import Crew
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""Those of `torch.optim.Adam`."""
+WORTH_IT = 1_000_000
+"""Weights from which it is quicker than Adam by `torch.optim`."""
+_BLOCK = 402_000
+"""Weights updated at once: they, their gradient and Adam's two averages fit into the cache."""
+
+
+class AdamLinear(nn.Linear):
+    """A linear layer whose weights are updated while gradients flow back through it, as `torch.optim.Adam` would.
+
+    The gradient of wide weights is as large as they are, and yet only the product of two slim matrices. Here it is made
+    in blocks that are used up while they are in the cache, so that it is never written to memory, and each core has
+    rows of its own: the paper's dense layer (12.8 million weights, batches of four) learns several times sooner. The
+    bias is left to an optimiser.
+
+    Parameters
+    ----------
+    layer : nn.Linear
+        Its parameters are taken over, not copied, so that `layer` learns too.
+    learning_rate : float
+        Step size.
+    crew : Crew
+        Threads that share the rows.
+    """
+
+    def __init__(self, layer: nn.Linear, learning_rate: float, crew: Crew) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.weight.requires_grad_(False)
+        self.learning_rate = learning_rate
+        self._crew = crew
+        self._shares = [_Share(rows, layer.in_features) for rows in self.weight.data.chunk(crew.n)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, out) of (N, in); in training, a backward pass through the result is a step."""
+        if not (self.training and torch.is_grad_enabled()):
+            return F.linear(x, self.weight, self.bias)
+        z: Tensor = _Step.apply(x, self)  # type: ignore[no-untyped-call]
+        return z + self.bias
+
+    def apply_weights(self, x: Tensor) -> Tensor:
+        """Return x (N, in) times the weights, (N, out)."""
+        return torch.cat(self._crew.map(lambda share: share.apply_weights(x), self._shares), 1)
+
+    def step(self, x: Tensor, dz: Tensor) -> Tensor:
+        """Update the weights for input x (N, in) and gradient dz (N, out); return the gradient of x."""
+        gradients = torch.split(dz, [len(share.weight) for share in self._shares], 1)
+        pairs = list(zip(self._shares, gradients, strict=True))
+        return torch.stack(self._crew.map(lambda pair: pair[0].step(x, pair[1], self.learning_rate), pairs)).sum(0)
+
+
+class _Share:
+    """Rows of the weights that one core has, with Adam's averages for them."""
+
+    def __init__(self, weight: Tensor, n_in: int) -> None:
+        self.weight = weight
+        self.blocks = [_Block(rows) for rows in torch.split(weight, max(1, _BLOCK // n_in))]
+
+    @torch.no_grad()
+    def apply_weights(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t()
+
+    @torch.no_grad()
+    def step(self, x: Tensor, dz: Tensor, learning_rate: float) -> Tensor:
+        dx = torch.zeros_like(x)
+        memory = torch.empty_like(self.blocks[0].weight)  # for one gradient after the other
+        gradients = torch.split(dz, [len(block.weight) for block in self.blocks], 1)
+        for block, mine in zip(self.blocks, gradients, strict=True):
+            dx.addmm_(mine, block.weight)
+            block.update(torch.mm(mine.t(), x, out=memory[: len(block.weight)]), learning_rate)
+        return dx
+
+
+class _Block:
+    """Rows that are updated at once."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.mean, self.square = torch.zeros_like(weight), torch.zeros_like(weight)
+        self.n_steps = torch.zeros((), dtype=torch.float32, device=weight.device)
+
+    def update(self, gradient: Tensor, learning_rate: float) -> None:
+        adam(
+            [self.weight],
+            [gradient],
+            [self.mean],
+            [self.square],
+            [],
+            [self.n_steps],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=EPS,
+            maximize=False,
+        )
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: AdamLinear) -> Tensor:
+        ctx.layer = layer
+        ctx.save_for_backward(x)
+        return layer.apply_weights(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return ctx.layer.step(x, gradients[0]), None
