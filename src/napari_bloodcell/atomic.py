@@ -60,6 +60,23 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the path where what is done in the block cannot be written there.
+
+    Raises
+    ------
+    OutputError
+        In place of any `OSError`.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+@contextmanager
 def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[Path]:
     """Give a folder to write into; what it holds at the end replaces what `folder` holds under the same names.
 

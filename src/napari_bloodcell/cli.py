@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some images (or a download) failed; wrong use, nothing was done; stopped by the user."""
+
+TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
+"""Environment variable with which faults of the program are shown with their traceback."""
 
 app = App(
     name="napari-bloodcell",
@@ -66,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), WRONG_USE)
     except KeyboardInterrupt:
         return _fail("Interrupted. What was written so far is complete.", INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - a user gets a line and where to send it, not a traceback
+        return _fail(_unexpected(error), SOME_FAILED)
     return code if isinstance(code, int) else DONE
 
 
@@ -73,6 +80,16 @@ def _fail(message: str, code: int) -> int:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"napari-bloodcell: error: {message}\n")
     return code
+
+
+def _unexpected(error: Exception) -> str:
+    """Return what to say of a fault of the program itself; its traceback where `TRACEBACK_VARIABLE` is set."""
+    if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
+        return "".join(traceback.format_exception(error)).strip()
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of the program; what was written so far is complete. Set "
+        f"{TRACEBACK_VARIABLE}=1, run it again, and send what it prints to the developers."
+    )
 
 
 def _usage_error(error: CycloptsError) -> str:

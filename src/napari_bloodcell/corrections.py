@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import uuid
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SAME_FROM = 0.5
 """Two outlines whose IoU is more than this are one cell; no cell can then be two others."""
+_LARGEST_BOX_PX = 2**26  # what a line of a journal may claim: a cell is some thousand pixels large
 _BUCKET = 64  # pixels: side of the squares in which neighbours are looked for
 
 
@@ -160,7 +162,7 @@ class Correction:
         values = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         try:
             return cls(**values | _checked(values))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"this is no correction: {error}") from error
 
 
@@ -215,11 +217,21 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     bbox = tuple(int(v) for v in values["bbox"])
     runs = tuple(int(v) for v in values["runs"])
     y, x = (float(v) for v in values["centroid"])
-    if len(bbox) != 4 or bbox[0] >= bbox[2] or bbox[1] >= bbox[3]:
+    if len(bbox) != 4 or not (0 <= bbox[0] < bbox[2] and 0 <= bbox[1] < bbox[3]):
         raise ValueError(f"the box {bbox} is none")
+    if (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]) > _LARGEST_BOX_PX or not (math.isfinite(y) and math.isfinite(x)):
+        raise ValueError(f"no cell has the box {bbox} with the middle {(y, x)}")
     if not runs or min(runs) < 0 or sum(runs) != (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]):
         raise ValueError("the outline does not fill its box")
-    words = ("from_type", "to_type", "annotator", "image_sha256", "when", "key", "undoes")
+    words = tuple(f.name for f in fields(Correction) if f.type == "str")
     if not all(isinstance(values.get(name, ""), str) for name in words):
         raise ValueError(f"{', '.join(words)} must be text")
-    return {"cell": int(values["cell"]), "bbox": bbox, "centroid": (y, x), "runs": runs}
+    "".join(values.get(name, "") for name in words).encode()  # half a character cannot be written again
+    probability = values.get("model_probability")
+    return {
+        "cell": int(values["cell"]),
+        "bbox": bbox,
+        "centroid": (y, x),
+        "runs": runs,
+        "model_probability": None if probability is None else float(probability),
+    }

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from napari_bloodcell.cells import BUILTIN_TYPES, RBC, WBC
 from napari_bloodcell.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-from napari_bloodcell.errors import TrainingError
+from napari_bloodcell.errors import READ_ERRORS, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""
+_DAMAGED: tuple[type[Exception], ...] = (Image.DecompressionBombError, *READ_ERRORS)
 _SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
@@ -356,5 +357,5 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         raise TrainingError(f"The cutout {path} cannot be read as a picture: {error}.") from error

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
+READ_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+    *(RuntimeError, MemoryError, SyntaxError, ImportError, struct.error, zlib.error),
+)
+"""What libraries raise when they read a damaged file, or one that claims to be larger than memory. Errors of this
+program are among them by inheritance: let those pass first."""
+
 
 class BloodCellError(Exception):
     """Base of all errors that the program raises on purpose."""

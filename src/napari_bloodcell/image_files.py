@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import InputError, InputWarning
+from napari_bloodcell.errors import READ_ERRORS, InputError, InputWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +25,9 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm", ".svs")
 )
 """Endings by which images are found in a folder. What a file is, its first bytes say."""
+
+MAX_PIXELS = 2**30
+"""Most pixels that are read from a file or a lazy array at once (3 GiB as uint8)."""
 
 SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
 """A red cell is 375 px wide at the one and 4 px at the other; beyond, a resolution is a printer's or a screen's."""
@@ -88,13 +91,13 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def read_image_file(path: Path) -> ImageFile:
-    """Read an image file or a Zarr folder.
+def read_image_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
+    """Read an image file, of at most so many pixels, or open a Zarr folder.
 
     Raises
     ------
     InputError
-        If it does not exist, is empty, truncated, of an unknown format, or holds several images.
+        If it does not exist, is empty, truncated, of an unknown format, too large, or holds several images.
     """
     if path.is_dir():
         return _read_zarr_folder(path)
@@ -107,7 +110,16 @@ def read_image_file(path: Path) -> ImageFile:
         raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
-    return _read_tiff(path) if magic in TIFF_MAGIC else _read_pillow(path)
+    return _read_tiff(path, max_pixels) if magic in TIFF_MAGIC else _read_pillow(path)
+
+
+def check_size(shape: Sequence[int], max_pixels: int, what: str) -> None:
+    """Raise `InputError` where an image has more pixels than may be read at once; sides up to 4 count as channels."""
+    if math.prod(int(n) for n in shape if int(n) > 4) > max_pixels:
+        raise InputError(
+            f"{what} has the shape {tuple(shape)}: more than {max_pixels:,} pixels are not read at once. "
+            "Give a part of it, or a level of lower resolution."
+        )
 
 
 def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float | None:
@@ -166,7 +178,9 @@ def _read_pillow(path: Path) -> ImageFile:
         ) from error
     except PIL.Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large for its format; save it as TIFF or OME-Zarr.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except InputError:
+        raise
+    except READ_ERRORS as error:
         raise InputError(f"{path} is damaged or truncated: {error}. Copy it again from its source.") from error
     return ImageFile(pixels, axes, None)
 
@@ -174,18 +188,20 @@ def _read_pillow(path: Path) -> ImageFile:
 # --- TIFF ----------------------------------------------------------------------------------------------------------
 
 
-def _read_tiff(path: Path) -> ImageFile:
+def _read_tiff(path: Path, max_pixels: int) -> ImageFile:
     import tifffile
 
+    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
     try:
         with tifffile.TiffFile(path) as tiff:
             series = main_series(tiff, path)
+            check_size(series.shape, max_pixels, str(path))
             _check_complete(series, path)
             axes, pixel_size = series.axes.lower(), tiff_pixel_size(tiff, series, path)
             pixels = _tiff_pixels(series, path)
     except InputError:
         raise
-    except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, struct.error, zlib.error) as error:
+    except damaged as error:
         raise InputError(f"{path} is a damaged or unknown kind of TIFF: {error}.") from error
     if pixels.ndim != len(axes):
         axes = "yxs" if pixels.ndim == 3 else "yx"
@@ -283,7 +299,7 @@ def _read_zarr_folder(path: Path) -> ImageFile:
         return open_zarr(zarr.open(str(path), mode="r"), str(path))
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"{path} is a damaged Zarr: {error}.") from error
 
 
@@ -340,6 +356,12 @@ def _dicts(items: Iterable[Any] | None) -> list[dict[str, Any]]:
     return [item for item in items or () if isinstance(item, dict)]
 
 
+def is_inside(relative: str) -> bool:
+    """Return whether a path that a file names stays in its folder, on every system."""
+    path = PureWindowsPath(relative)
+    return bool(relative) and "\0" not in relative and not path.drive and not path.root and ".." not in path.parts
+
+
 def inside(relative: str, where: str) -> str:
     """Return a path that a file names, if it stays in its folder.
 
@@ -348,7 +370,6 @@ def inside(relative: str, where: str) -> str:
     InputError
         If it is absolute or climbs out.
     """
-    parts = re.split(r"[/\\]", relative)
-    if not relative or ".." in parts or parts[0] == "" or ":" in parts[0]:
+    if not is_inside(relative):
         raise InputError(f"{where} names the path {relative!r}, which leaves its folder. Such a file is not read.")
     return relative

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_bloodcell.atomic import make_folder, staged
 from napari_bloodcell.cells import measure_cells, type_names
-from napari_bloodcell.errors import InputError, OutputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError
 from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
 from napari_bloodcell.ome_zarr import read_labels
 from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, SLIDE, ZARR, StoredResult, read_result, write_result
@@ -158,7 +158,7 @@ def _read_image(path: Path) -> Any:
         levels = [root[d["path"]] for d in root.attrs["ome"]["multiscales"][0]["datasets"]]
         if levels[0].nbytes <= MOST_BYTES_READ:
             return np.ascontiguousarray(np.moveaxis(np.asarray(levels[0][...]), 0, -1))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"The image in {path} is missing or damaged: {error}.") from error
     import dask.array
 
@@ -174,7 +174,7 @@ def _names_in(path: Path) -> list[str]:
         root: Any = zarr.open_group(path, mode="r")
         listed = root["labels/types"].attrs["ome"]["image-label"]["properties"]
         return [str(entry["name"]) for entry in sorted(listed, key=lambda entry: int(entry["label-value"]))]
-    except (OSError, KeyError, ValueError, TypeError):
+    except READ_ERRORS:
         return type_names()
 
 
@@ -185,7 +185,7 @@ def _pixel_size_in(path: Path) -> float | None:
 
     try:
         return open_zarr(zarr.open_group(path, mode="r"), str(path)).pixel_size_um
-    except (InputError, OSError, ValueError):
+    except READ_ERRORS:
         return None
 
 

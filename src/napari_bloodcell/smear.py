@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import InputError
-from napari_bloodcell.image_files import image_name, open_zarr, pillow_pixels, read_image_file
+from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.image_files import (
+    MAX_PIXELS,
+    check_size,
+    image_name,
+    open_zarr,
+    pillow_pixels,
+    read_image_file,
+)
 from napari_bloodcell.pixel_values import conversion_of, to_rgb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MAX_PIXELS = 2**30
-"""Most pixels that are read from a file or a lazy array at once (3 GiB as uint8)."""
 
 _BAND = 256  # rows hashed at once
 
@@ -86,7 +90,7 @@ def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX
         return source
     if isinstance(source, str | os.PathLike):
         path = Path(os.fspath(source)).expanduser()
-        file = read_image_file(path)
+        file = read_image_file(path, max_pixels=max_pixels)
         data = _rgb(file.data, file.axes, max_pixels, f"The image {path}")
         return Plane(data, file.pixel_size_um, name or image_name(path), str(path))
     array, axes, pixel_size_um = _open(source)
@@ -153,15 +157,11 @@ def _rgb(source: Any, axes: str | None, max_pixels: int, what: str) -> NDArray[n
 
 
 def _load(source: Any, max_pixels: int, what: str) -> NDArray[Any]:
-    shape = getattr(source, "shape", None)
-    if shape is not None and int(np.prod([int(s) for s in shape if int(s) > 4], dtype=object)) > max_pixels:
-        raise InputError(
-            f"{what} has the shape {tuple(shape)}: more than {max_pixels:,} pixels are not read at once. "
-            "Give a part of it, or a level of lower resolution."
-        )
+    if (shape := getattr(source, "shape", None)) is not None:
+        check_size(shape, max_pixels, what)
     try:
         return np.asarray(source[...] if _comes_from(source, "zarr") else source)
-    except (TypeError, ValueError, RuntimeError, OSError, KeyError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"{what} of type {type(source).__name__} cannot be made an array: {error}.") from error
 
 

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import struct
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -17,7 +15,7 @@ import pandas as pd
 
 from napari_bloodcell.atomic import staged
 from napari_bloodcell.cells import COLUMNS, type_colour
-from napari_bloodcell.errors import InputError, SettingsError
+from napari_bloodcell.errors import READ_ERRORS, InputError, SettingsError
 from napari_bloodcell.geojson import to_geojson
 from napari_bloodcell.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.recipes import CalibrationRecord, ImageRecord, RecipeRecord, make_record, read_record, to_json
@@ -43,6 +41,7 @@ FILES: tuple[str, ...] = (
 )
 """Every name that a result may have in its folder; nothing else there is ever touched."""
 
+_DAMAGED: tuple[type[Exception], ...] = (csv.Error, SettingsError, *READ_ERRORS)
 _SPLIT: dict[str, tuple[str, ...]] = {
     "bbox": ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"),
     "centroid": ("centroid_y", "centroid_x"),
@@ -195,7 +194,7 @@ def read_result(folder: str | Path) -> StoredResult:
         counts = {str(name): int(n) for name, n in numbers["counts"].items()}
         names = [str(entry["name"]) for entry in numbers["types"]]
         table = table_from_csv((folder / CELLS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
+    except _DAMAGED as error:
         raise InputError(f"The result in {folder} is damaged: {error}.") from error
     cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
     if cells.shape != (record.image.height, record.image.width) or types.shape != cells.shape:
@@ -347,9 +346,10 @@ def _write_tiffs(folder: Path, result: Result, pixel_size_um: float | None) -> N
 def _read_tiffs(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     import tifffile
 
+    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
     try:
         cells = np.asarray(tifffile.imread(folder / CELLS_TIFF))
         types = np.asarray(tifffile.imread(folder / TYPES_TIFF))
-    except (OSError, ValueError, LookupError, TypeError, struct.error, zlib.error, tifffile.TiffFileError) as error:
+    except damaged as error:
         raise InputError(f"The label images of {folder} are missing or damaged: {error}.") from error
     return cells.astype(np.int32), types.astype(np.uint8)

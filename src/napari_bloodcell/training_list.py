@@ -6,7 +6,6 @@ import hashlib
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,13 @@ from PIL import Image
 
 from napari_bloodcell.cutouts import CUTOUT_SIZE, centre_cutout, tight
 from napari_bloodcell.dataset import PARTS, read_picture
-from napari_bloodcell.errors import TrainingError
+from napari_bloodcell.errors import READ_ERRORS, TrainingError
+from napari_bloodcell.image_files import is_inside
 from napari_bloodcell.splitting import BY_CLASS, Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -194,10 +195,10 @@ def read_list(path: Path) -> pd.DataFrame:
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
         table = typed(pd.read_csv(path, dtype=str, keep_default_na=False))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except READ_ERRORS as error:
         raise TrainingError(f"The list {path} cannot be read: {error}.") from error
     wrong = table.loc[~table["split"].isin(PARTS) | (table["class"] == "")]
-    outside = [f for f in table["file"] if Path(f).is_absolute() or ".." in Path(f).parts]
+    outside = [f for f in table["file"] if not is_inside(f)]
     if len(wrong) or outside or table["file"].duplicated().any():
         bad = outside[0] if outside else wrong["file"].iloc[0] if len(wrong) else "a file that is listed twice"
         raise TrainingError(

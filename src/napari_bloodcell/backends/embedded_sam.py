@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.ahead import Threads
     from napari_bloodcell.params import SegmentParams
 
+_DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
+
 GLASS = 235.0
 """Brightness to which the colour of the empty glass is brought."""
 CANVAS_STEP_PX = 4 * STRIDE
@@ -94,7 +96,7 @@ class EmbeddedSam:
                 metadata = file.metadata() or {}
             state = load_file(weights)
             settings = dict(json.loads(metadata.get("settings", "{}")))
-        except (SafetensorError, *READ_ERRORS) as error:
+        except _DAMAGED as error:
             raise ModelError(f"{weights} cannot be read as safetensors: {error}") from error
         if metadata.get("format") != "napari-bloodcell-embedded-sam":
             raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_bloodcell.backends.segment_anything_modules import modeling
-from napari_bloodcell.errors import ModelError
+from napari_bloodcell.errors import READ_ERRORS, ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,23 +25,7 @@ _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _DECODER_HEADS = 8
 """The one number of the official layout that does not show in the shapes of the weights."""
 _OFFICIAL = {(768, 12, 12): "vit_b", (1024, 24, 16): "vit_l", (1280, 32, 16): "vit_h"}
-_DAMAGED = (
-    RuntimeError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    OSError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    SafetensorError,
-)
+_DAMAGED: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, *READ_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +137,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         # Mapped where the format allows it, so that the file and the network are not in memory at once.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about details of pickles that are refused in any case
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            is_zip = zipfile.is_zipfile(path)
+            if is_zip:
+                _refuse_bombs(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _DAMAGED as error:
         reason = str(error).strip().splitlines()
         raise ModelError(
@@ -162,6 +148,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"never executed ({type(error).__name__}: {reason[0] if reason else 'no details'}). Download it again."
         ) from error
     return _flatten(content, path)
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Raise where a zip would unpack to more than it is; what torch writes is not compressed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if (
+        any(e.compress_type != zipfile.ZIP_STORED for e in entries)
+        or sum(e.file_size for e in entries) > path.stat().st_size
+    ):
+        raise ValueError("it is compressed, which no checkpoint of torch is")
 
 
 def _flatten(content: object, path: Path) -> dict[str, Tensor]:

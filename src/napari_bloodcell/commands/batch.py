@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
 import glob
 import io
+import sys
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, Se
 from napari_bloodcell.image_files import IMAGE_SUFFIXES, find_images, image_name, is_zarr
 from napari_bloodcell.pipeline import SmearResult, iter_analyse
 from napari_bloodcell.progress import drain
+from napari_bloodcell.protocols import Progress
 from napari_bloodcell.recipes import read_record
 from napari_bloodcell.slides.formats import is_slide
 from napari_bloodcell.slides.result import SlideResult, source_of_work
@@ -27,10 +31,10 @@ from napari_bloodcell.smear import Plane, image_sha256, read_plane
 from napari_bloodcell.store import KDE, OVERLAY, RECIPE, LabelFormat, write_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from napari_bloodcell.params import Recipe
-    from napari_bloodcell.protocols import CellClassifier, MaskGenerator, Progress
+    from napari_bloodcell.protocols import CellClassifier, MaskGenerator
 
 SUMMARY = "summary.csv"
 Status = Literal["done", "incomplete", "failed"]
@@ -199,31 +203,81 @@ def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
 
 
 def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, models: Models, options: Options) -> bool:
-    """Analyse images one by one, writing each result and the summary, and return whether all were done.
+    """Analyse images, writing each result and the summary, and return whether all were done.
 
-    An image that fails is named and the others go on.
+    An image that fails is named and the others go on. Of several ordinary images `options.workers` are analysed at a
+    time, each in a process of its own; on a whole slide all processes work together.
     """
     outcomes = [Outcome(name, "failed", error=f"There is no image {name}.") for name in missing]
     for outcome in outcomes:
         warn(f"{outcome.image}: failed: {outcome.error}")
     names = folder_names(images)
-    for number, (image, name) in enumerate(zip(images, names, strict=True), start=1):
-        bar = ProgressLine(f"[{number}/{len(images)}] {image}", is_quiet=options.quiet)
-        outcome = _one(image, name, names, recipe, models, options, bar)
-        bar.clear()
+    found: dict[int, Outcome] = {}
+    for number, outcome in _iter_outcomes(images, names, recipe, models, options):
         if outcome.error:
             warn(f"{outcome.image}: {outcome.status}: {outcome.error}")
-        outcomes.append(outcome)
-        write_bytes(options.output / SUMMARY, summary(outcomes).encode())
+        found[number] = outcome
+        done = [*outcomes, *(found[i] for i in sorted(found))]
+        write_bytes(options.output / SUMMARY, summary(done).encode())
+        _give_memory_back()
+    outcomes += found.values()
     problems = [outcome for outcome in outcomes if outcome.status != "done"]
     if problems and len(outcomes) > 1:
         warn(f"{len(problems)} of {len(outcomes)} images failed: {', '.join(outcome.image for outcome in problems)}")
     return not problems
 
 
-def _one(
-    image: Path, name: str, names: Sequence[str], recipe: Recipe, models: Models, options: Options, bar: ProgressLine
+def _iter_outcomes(
+    images: Sequence[Path], names: Sequence[str], recipe: Recipe, models: Models, options: Options
+) -> Iterator[tuple[int, Outcome]]:
+    """Analyse images and yield what became of each, with its place among them."""
+    alone = dict(enumerate(images))
+    if options.workers > 1 and options.scheduler is None:
+        ordinary = {i: image for i, image in alone.items() if _is_ordinary(image)}
+        if len(ordinary) > 1:
+            from napari_bloodcell.commands.parallel import iter_outcomes
+
+            bar = ProgressLine(f"{len(ordinary)} images", is_quiet=options.quiet)
+            for done, (number, outcome) in enumerate(
+                iter_outcomes(ordinary, names, recipe=recipe, options=options), start=1
+            ):
+                bar(Progress(done, len(ordinary), "images"))
+                bar.clear()
+                yield number, outcome
+            alone = {i: image for i, image in alone.items() if i not in ordinary}
+    for number, image in alone.items():
+        bar = ProgressLine(f"[{number + 1}/{len(images)}] {image}", is_quiet=options.quiet)
+        outcome = analyse_one(image, names[number], names, recipe, models, options, bar)
+        bar.clear()
+        yield number, outcome
+
+
+def _is_ordinary(image: Path) -> bool:
+    """Return whether an image is analysed in memory; what is wrong with it is told when that is tried."""
+    try:
+        return not is_slide(image)
+    except InputError:
+        return True
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: images of many sizes leave gaps that glibc would keep for itself."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def analyse_one(
+    image: Path,
+    name: str,
+    names: Sequence[str],
+    recipe: Recipe,
+    models: Models,
+    options: Options,
+    bar: ProgressLine | None = None,
 ) -> Outcome:
+    """Analyse one image of a batch, write its result, and return what became of it; it never raises."""
+    bar = bar or ProgressLine("", is_quiet=True)
     start = time.monotonic()
     result: SmearResult | SlideResult
     try:

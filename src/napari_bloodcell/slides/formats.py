@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError
 from napari_bloodcell.image_files import (
     TIFF_MAGIC,
     image_name,
@@ -125,7 +123,7 @@ def _open_path(path: Path, name: str) -> SlideImage:
             levels = levels_of(file.levels or (file.data,), file.axes, str(path))
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except READ_ERRORS as error:
             raise InputError(f"{path} is a damaged Zarr: {error}.") from error
         return SlideImage(levels, file.pixel_size_um, name, str(path))
     if (found := _open_with_openslide(path, name)) is not None:
@@ -149,12 +147,13 @@ class _Picture:
 
         self._path = path
         self._pixels: NDArray[np.uint8] | None = None
+        damaged: tuple[type[Exception], ...] = (PIL.Image.DecompressionBombError, *READ_ERRORS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
                 with PIL.Image.open(path) as picture:
                     self.shape = (picture.height, picture.width, 3)
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        except damaged:
             self.shape = self._read().shape  # says what is wrong with it
 
     def _read(self) -> NDArray[np.uint8]:
@@ -197,6 +196,7 @@ def _open_tiff(path: Path, name: str) -> SlideImage:
     import tifffile
     import zarr
 
+    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
     try:
         file = _TiffInUse(path)
         tiff = file.tiff
@@ -213,7 +213,7 @@ def _open_tiff(path: Path, name: str) -> SlideImage:
         return SlideImage(levels_of(arrays, series.axes.lower(), str(path)), pixel_size, name, str(path))
     except InputError:
         raise
-    except (tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, struct.error, zlib.error) as error:
+    except damaged as error:
         if "imagecodecs" in str(error):
             if (found := _open_with_openslide(path, name, generic=True)) is not None:
                 return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_bloodcell.errors import InputError
+from napari_bloodcell.errors import READ_ERRORS, BloodCellError, InputError
 from napari_bloodcell.pixel_values import Conversion, conversion_of, to_rgb
 from napari_bloodcell.smear import guess_axes, to_yxc
 
@@ -75,11 +75,17 @@ class Level:
         return sides[self._axes.index("y")], sides[self._axes.index("x")], 3
 
     def raw(self, box: Box) -> NDArray[Any]:
-        """Return a box (y0, x0, y1, x1), pixels, as it is stored, (y, x, channels)."""
+        """Return a box (y0, x0, y1, x1), pixels, as it is stored, (y, x, channels); `InputError` if it is damaged."""
         y0, x0, y1, x1 = box
         index: list[slice] = [slice(None)] * len(self._axes)
         index[self._axes.index("y")], index[self._axes.index("x")] = slice(y0, y1), slice(x0, x1)
-        return to_yxc(np.asarray(self._array[tuple(index)]), self._axes, self._what)
+        try:
+            part = np.asarray(self._array[tuple(index)])
+        except BloodCellError:
+            raise
+        except READ_ERRORS as error:
+            raise InputError(f"{self._what} cannot be read at {box}: it is damaged ({error}).") from error
+        return to_yxc(part, self._axes, self._what)
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Return a box (y0, x0, y1, x1), pixels, as (y, x, 3) uint8."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from napari_bloodcell.atomic import make_folder
+from napari_bloodcell.atomic import make_folder, writing
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.counting import iter_count
 from napari_bloodcell.errors import InputError, OutputError
@@ -268,14 +268,15 @@ def _make_ready(work: WorkFolder, plan: Plan) -> None:
             logger.info("the work in %s was done with other settings and is begun anew", work.path)
         work.discard()
         shutil.rmtree(zarr, ignore_errors=True)
-        create_smear(
-            zarr,
-            shape=plan.shape,
-            names=type_names(plan.classes),
-            name=plan.name,
-            pixel_size_um=plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
-            with_image=plan.copies_image,
-        )
+        with writing(zarr):
+            create_smear(
+                zarr,
+                shape=plan.shape,
+                names=type_names(plan.classes),
+                name=plan.name,
+                pixel_size_um=plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
+                with_image=plan.copies_image,
+            )
     (work.output / RECIPE).unlink(missing_ok=True)  # what was complete is no longer
     work.write_plan(plan)
 
@@ -284,7 +285,8 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
     """Copy a slide that tiles cannot be read from, or that other processes cannot reach, and return the copy."""
     target = (work.output / ZARR if plan.copies_image else work.path / "image.ome.zarr").resolve()
     if not target.is_dir():
-        create_smear(target, shape=plan.shape, names=[], name=plan.name, pixel_size_um=plan.pixel_size_um)
+        with writing(target):
+            create_smear(target, shape=plan.shape, names=[], name=plan.name, pixel_size_um=plan.pixel_size_um)
     marker = work.path / COPY
     if not is_made_with(marker, plan.image_digest):
         pyramids = Pyramids(target)

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from napari_bloodcell.atomic import write_bytes
-from napari_bloodcell.errors import OutputError
+from napari_bloodcell.errors import READ_ERRORS, OutputError
 from napari_bloodcell.slides.plan import Plan
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WORK, LOCK = "work", ".lock"
 """Names in the folder of a result: unfinished work, and the lock of the run that is at it."""
 Arrays = dict[str, "NDArray[Any]"]
+_DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, *READ_ERRORS)
 
 
 class WorkFolder:
@@ -53,7 +54,7 @@ class WorkFolder:
         """Return the plan of earlier work, or None where there is none that can be used."""
         try:
             return Plan.from_json(self.plan_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except READ_ERRORS:
             return None
 
     def write_plan(self, plan: Plan) -> None:
@@ -101,7 +102,7 @@ def read_arrays(path: Path, made_with: str) -> Arrays | None:
             if str(file["made_with"]) != made_with:
                 return None
             return {name: file[name] for name in file.files if name != "made_with"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
 
 
@@ -110,7 +111,7 @@ def is_made_with(path: Path, made_with: str) -> bool:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return str(file["made_with"]) == made_with
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return False
 
 
