@@ -62,7 +62,8 @@ def analyse(
     seed
         Of everything drawn at random.
     workers
-        Processes that share the work on each image, with the cores divided among them.
+        Processes, with the cores divided among them: of several images each takes one after the other, on a whole
+        slide, or on a single image, they work together.
     scheduler
         Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
     image_copy

@@ -160,13 +160,16 @@ def processes(job: Job, n_workers: int) -> Team:
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
     def start() -> Executor:
-        with _threads(threads):
-            pool = ProcessPoolExecutor(n_workers, get_context("spawn"), _begin, (job,))
-            # Processes inherit the number of threads when they start, and they start with the first tasks.
-            wait([pool.submit(os.getpid) for _ in range(n_workers)])
-        return pool
+        with threads_in_processes(threads):
+            return start_pool(ProcessPoolExecutor(n_workers, get_context("spawn"), _begin, (job,)), n_workers)
 
     return Team(start, _do_here, lambda: 2 * n_workers)
+
+
+def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
+    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks."""
+    wait([pool.submit(os.getpid) for _ in range(n_workers)])
+    return pool
 
 
 def cluster(job: Job, address: str) -> Team:
@@ -240,7 +243,7 @@ def _do_there(job: Job, task: Task) -> int:
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def threads_in_processes(n: int) -> Iterator[None]:
     """Let processes that are started meanwhile use n threads each."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
