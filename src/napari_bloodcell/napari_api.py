@@ -92,7 +92,7 @@ def segment_layer(
     """
     from napari_bloodcell.widgets import _layers as layers
     from napari_bloodcell.widgets._images import image_source
-    from napari_bloodcell.widgets._jobs import iter_find_cells
+    from napari_bloodcell.widgets._jobs import FoundCells, iter_find_cells
     from napari_bloodcell.widgets._live import CellsWriter
 
     viewer = viewer_of(image_layer, viewer)
@@ -100,7 +100,14 @@ def segment_layer(
     params = params or SegmentParams()
     index = layers.current_plane(viewer, image_layer)
     writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
-    found = drain(
+
+    def on_step(step: Progress) -> None:
+        if isinstance(step.payload, FoundCells):
+            writer.store(step.payload)
+        if on_progress is not None:
+            on_progress(step)
+
+    drain(
         iter_find_cells(
             source,
             params=params,
@@ -109,10 +116,9 @@ def segment_layer(
             earlier=writer.earlier,
             generator=generator,
         ),
-        on_progress,
+        on_step,
     )
-    for one in found:
-        writer.store(one)
+    writer.write_table()
     return writer.layer
 
 

@@ -6,6 +6,7 @@ import difflib
 import json
 import platform
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -95,6 +96,12 @@ class RecipeRecord(Params):
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that take part in the numbers; those not installed are left out."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read them once: metadata are files."""
     found = {}
     for name in PACKAGES:
         try:

@@ -216,3 +216,18 @@ def test_importing_the_module_loads_no_napari() -> None:
     assert not loaded_after("import napari_bloodcell as nb; nb.napari.segment_layer").intersection(
         {"napari", "qtpy", "torch"}
     )
+
+
+def test_the_table_of_a_stack_is_written_seldom_while_it_grows(
+    model: ViewerModel, field: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    usual = layers.set_table
+    monkeypatch.setattr(layers, "set_table", lambda layer, table: (written.append(len(table)), usual(layer, table)))
+    monkeypatch.setattr("napari_bloodcell.widgets._live.TABLE_SHARE", 1e-9)
+    stack = model.add_image(np.stack([field] * 6), name="stack", rgb=True)
+    cells = nb.napari.segment_layer(stack, params=PARAMS, planes="all", viewer=model, generator=ThresholdGenerator())
+    assert written == [10, 60]
+    table = layers.table_of(cells)
+    assert table["plane"].value_counts().to_dict() == dict.fromkeys(range(6), 10)
+    assert sorted(table.index) == list(range(1, 61))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,11 @@ class FoundCells:
     segmentation: Segmentation
     image_sha256: str
 
+    def without_pixels(self) -> FoundCells:
+        """Return this with images of no pixels, to be kept while many planes come."""
+        none = np.zeros((0, 0), np.int32)
+        return replace(self, cells=none, segmentation=replace(self.segmentation, cells=none))
+
 
 @dataclass(frozen=True, eq=False)
 class TypedCells:
@@ -130,6 +135,11 @@ def iter_find_cells(
     ------
     Progress
         Tiles, with `FoundMasks`; after each plane with `FoundCells`.
+
+    Returns
+    -------
+    list of FoundCells
+        Of all planes that were looked at, without their pixels.
     """
     if generator is None:
         if not (yield from iter_fetch(params.model, should_stop)):
@@ -157,8 +167,9 @@ def iter_find_cells(
         if source.stack_shape:
             table = table.assign(**{PLANE: plane_number(index, source.stack_shape)})
             next_id = max(next_id, int(cells.max(initial=0)) + 1)
-        results.append(FoundCells(index, cells, table, segmentation, image_sha256(plane.data)))
-        yield Progress(done, total, "tiles", results[-1])
+        found = FoundCells(index, cells, table, segmentation, image_sha256(plane.data))
+        results.append(found.without_pixels())
+        yield Progress(done, total, "tiles", found)
         if should_stop():
             break
     return results

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REFRESH_EVERY_S: Final = 0.25
 """How often tiles that are done are drawn, at most."""
+TABLE_SHARE: Final = 0.05
+"""How much of the time, at most, goes into the table of a stack, which grows with every plane."""
 
 
 class CellsWriter:
@@ -57,6 +59,8 @@ class CellsWriter:
         self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
         self._drawn_at = 0.0
         self._painted: list[tuple[int, int, int, int]] = []
+        self._waiting: dict[int, pd.DataFrame] = {}
+        self._table_due = 0.0
 
     @property
     def layer(self) -> Labels:
@@ -91,9 +95,22 @@ class CellsWriter:
         layer = self.layer
         layers.full_resolution(layer)[found.index] = found.cells
         layers.note_segmentation(layer, found.segmentation, self._recipe, image_sha256=found.image_sha256)
-        layers.set_table(layer, self._whole_table(layer, found))
+        self._waiting[plane_number(found.index, self._shape[:-2])] = found.table
+        if time.monotonic() >= self._table_due:
+            self.write_table()
         if not self._reveal():
             layers.refresh_cells(layer)
+
+    def write_table(self) -> None:
+        """Put the rows of planes that are done into the layer's table; asked for at the end."""
+        if not self._waiting:
+            return
+        start = time.monotonic()
+        layers.set_table(self.layer, self._whole_table(self.layer))
+        self._waiting.clear()
+        if len(self._shape) > 2:
+            now = time.monotonic()
+            self._table_due = now + (now - start) / TABLE_SHARE
 
     def undo(self) -> None:
         """Leave the layer as it was before, as after an error."""
@@ -116,16 +133,16 @@ class CellsWriter:
             self.layer.visible = True
         return is_now
 
-    def _whole_table(self, layer: Labels, found: FoundCells) -> pd.DataFrame:
-        """Return the rows of this plane with those of the others."""
+    def _whole_table(self, layer: Labels) -> pd.DataFrame:
+        """Return the rows of the planes that are done with those of the others."""
         import pandas as pd
 
-        stack_shape = self._shape[:-2]
-        known = layers.known_table_of(layer) if stack_shape else None
-        if known is None or PLANE not in known.columns:
-            return found.table
-        others = known[known[PLANE] != plane_number(found.index, stack_shape)]
-        return pd.concat([others, found.table]) if len(others) else found.table
+        found = list(self._waiting.values())
+        known = layers.known_table_of(layer) if len(self._shape) > 2 else None
+        if known is not None and PLANE in known.columns:
+            others = known[~known[PLANE].isin(self._waiting)]
+            found = [others, *found] if len(others) else found
+        return pd.concat(found) if len(found) > 1 else found[0]
 
 
 def redraw_part(layer: Labels, plane: NDArray[np.int32], box: tuple[int, int, int, int]) -> None:

@@ -120,6 +120,7 @@ class FindCells(Run):
         if self._writer.is_gone or not found:
             self._on_lost()
             return
+        self._writer.write_table()
         layer = self._result = self._writer.layer  # every plane was stored when it was done
         self._viewer.layers.selection.active = layer
         n_cells = sum(len(plane.table) for plane in found)
