@@ -72,7 +72,8 @@ class Studio:
             self.narrow()
             shots.append(_pixels(self.dock))
         self.viewer.theme = "dark"
-        height = max(len(shot) for shot in shots)
+        height = max(_used_rows(shot) for shot in shots)
+        shots = [shot[:height] for shot in shots]
         padded = [np.pad(shot, ((0, height - len(shot)), (0, 6), (0, 0))) for shot in shots]
         save(np.concatenate(padded, 1), self.folder / f"dock_{name}{suffix}")
 
@@ -101,6 +102,22 @@ def _pixels(widget: Any) -> Any:
     image = widget.grab().toImage().convertToFormat(widget.grab().toImage().Format.Format_RGB888)
     rows = np.frombuffer(image.constBits().asarray(image.sizeInBytes()), np.uint8).reshape(image.height(), -1)
     return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
+
+
+def _used_rows(shot: Any) -> int:
+    """Return how many rows there are to the last that shows something, and a little more."""
+    return min(len(shot), int(np.flatnonzero((shot != shot[-1:]).any((1, 2)))[-1]) + 12)
+
+
+def touching_pair(labels: Any, near: tuple[slice, slice]) -> list[int]:
+    """Return the two cells of a part of a label image that share the longest border."""
+    part = np.asarray(labels[near])
+    first = np.concatenate([part[:, :-1].ravel(), part[:-1].ravel()])
+    second = np.concatenate([part[:, 1:].ravel(), part[1:].ravel()])
+    border = (first > 0) & (second > 0) & (first != second)
+    pairs, n = np.unique(np.sort(np.stack([first[border], second[border]], 1), 1), axis=0, return_counts=True)
+    ids: list[int] = pairs[n.argmax()].tolist()
+    return ids
 
 
 def show_segment(studio: Studio) -> None:
@@ -143,9 +160,8 @@ def show_edit(studio: Studio) -> None:
     before = camera.center, camera.zoom
     camera.center, camera.zoom = (0, 620, 900), 3.2
     dock.use_tool(Tool.SELECT)
-    near = napari_bloodcell.napari.table_of(cells)["centroid"].map(lambda yx: np.hypot(yx[0] - 620, yx[1] - 900))
-    for cell in near.nsmallest(2).index:
-        dock.tools.events.selected(value=int(cell))
+    for cell in touching_pair(cells.data, np.s_[540:700, 820:980]):
+        dock.tools.events.selected(value=cell)
     studio.shoot("edit")
     studio.shoot_dock("edit_cells")
     dock.select_none()
