@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.protocols import Calibration, CellClassifier
 
 
+BATCH_STEP = 64
+"""Batches are multiples of this, so that cells go through the network in the same company however many threads."""
 PROPOSAL_DOUBT = 0.03
 """The generator's opinion is taken to be wrong at least this often."""
 PROPOSAL_WEIGHT = 0.7
@@ -222,9 +224,10 @@ def iter_probabilities(
         cutouts = cut_out(image, cells, some, scale=scale, background_rgb=background, glass_level=level)
         return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
-    threads: Threads | None = getattr(classifier, "threads", None)
-    batches = (table.iloc[start : start + batch_size] for start in range(0, len(table), batch_size))
-    yield from in_threads(typed, batches, threads or Threads())
+    threads: Threads = getattr(classifier, "threads", None) or Threads()
+    share = -(-len(table) // threads.n // BATCH_STEP) * BATCH_STEP  # for each thread some, where there are few
+    step = max(1, min(batch_size, max(share, BATCH_STEP)))
+    yield from in_threads(typed, (table.iloc[k : k + step] for k in range(0, len(table), step)), threads)
 
 
 def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:

@@ -161,7 +161,8 @@ def iter_segment(
     def work(group: list[Tile]) -> list[_TileResult]:
         return list(_segment_group(pixels, group, calibration, params, generator))
 
-    for number, results in enumerate(in_threads(work, groups, getattr(generator, "threads", None)), start=1):
+    threads = getattr(generator, "threads", None) if len(groups) > 1 else None
+    for number, results in enumerate(in_threads(work, groups, threads), start=1):
         for tile, masks, error in results:
             if error is not None:
                 failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
