@@ -80,8 +80,8 @@ def measure_cells(
     for i in ids:
         sl = boxes[i - 1]
         own = cells[sl] == i
-        y_sum[i] = np.count_nonzero(own, axis=1) @ np.arange(sl[0].start, sl[0].stop)
-        x_sum[i] = np.count_nonzero(own, axis=0) @ np.arange(sl[1].start, sl[1].stop)
+        y_sum[i] = np.add.reduce(own, 1, np.intp) @ np.arange(sl[0].start, sl[0].stop)
+        x_sum[i] = np.add.reduce(own, 0, np.intp) @ np.arange(sl[1].start, sl[1].stop)
     height, width = cells.shape
     bbox = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in (boxes[i - 1] for i in ids)]
     table = pd.DataFrame(

@@ -21,6 +21,10 @@ DEBRIS_AREAS = 0.02
 """A mask smaller than this many red cells is noise."""
 
 
+CROSS, SQUARE = ndimage.generate_binary_structure(2, 1), ndimage.generate_binary_structure(2, 2)
+"""Which neighbours of a pixel are joined with it: those beside it, and those at its corners as well."""
+
+
 def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the pairs i < j of half-open boxes (N, 4) as (y0, x0, y1, x1) that share pixels."""
     order = np.argsort(boxes[:, 0], kind="stable")
@@ -53,14 +57,17 @@ def intersection_area(a: CellMask, b: CellMask) -> int:
 
 def fill_holes(mask: CellMask) -> CellMask:
     """Return the mask without holes: the pallor of a red cell belongs to it."""
-    outside, n_parts = ndimage.label(np.pad(~mask.mask, 1, constant_values=True))
+    height, width = mask.mask.shape
+    empty = np.ones((height + 2, width + 2), bool)
+    np.logical_not(mask.mask, out=empty[1:-1, 1:-1])
+    outside, n_parts = ndimage.label(empty, CROSS)
     return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
 
 
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
     """Return the masks without holes, less those that are background or noise; each is judged on its own."""
     typical = np.pi / 4 * rbc_diameter_px**2
-    filled = [fill_holes(m) for m in masks if m.mask.any()]
+    filled = [fill_holes(m) for m in masks if m.area]
     return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
 
 
@@ -188,7 +195,7 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Distance to the centroid in units of the equivalent radius, squared."""
     y, x = np.arange(mask.shape[0]), np.arange(mask.shape[1])
-    in_row, in_column = np.count_nonzero(mask, axis=1), np.count_nonzero(mask, axis=0)
+    in_row, in_column = np.add.reduce(mask, 1, np.intp), np.add.reduce(mask, 0, np.intp)
     area = in_row.sum()
     if not area:
         return np.full(mask.shape, np.inf, np.float32)
@@ -203,7 +210,7 @@ def _keep_largest_parts(cells: NDArray[np.int32], n: int) -> None:
         if box is None:
             continue
         own = cells[box] == label
-        parts, n_parts = ndimage.label(own, structure=np.ones((3, 3), bool))
+        parts, n_parts = ndimage.label(own, SQUARE)
         if n_parts > 1:
             sizes = np.bincount(parts.ravel())
             sizes[0] = 0
