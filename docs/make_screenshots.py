@@ -92,7 +92,7 @@ def save(pixels: Any, path: Path) -> None:
     """Write a picture: .jpg for windows, .png for docks."""
     picture = Image.fromarray(pixels[..., :3])
     if path.suffix == ".png":
-        picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.save(path, optimize=True)  # as it is: a palette would change the colours of the classes
     else:
         picture.save(path, quality=85, subsampling=0, optimize=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import napari_bloodcell
@@ -37,6 +38,7 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
     for name in ("RBC", "WBC", "platelet"):
         dock.type_cells(types[types == name].index[:PER_CLASS].tolist(), name)
     dock.controls.tabs.setCurrentIndex(2)
+    dock.controls.opinions.name.setText("A. Reader")
     wait(3)
     studio.shoot_dock("review_journal")
     dock.controls.tabs.setCurrentIndex(0)
@@ -45,6 +47,7 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
 def show_train(studio: Any, wait: Callable[..., None]) -> None:
     """Train on what was confirmed, and look at what came of it."""
     _use_own_folders()
+    studio.viewer.reset_view()
     dock = studio.open("Train")
     dock.form.settings_form.set_values({"epochs": 12})
     dock.run.click()
@@ -58,5 +61,7 @@ def show_train(studio: Any, wait: Callable[..., None]) -> None:
 
 def _use_own_folders() -> None:
     """Keep the journal and the training set of the pictures away from those of whoever makes them."""
-    for variable in ("NAPARI_BLOODCELL_JOURNAL", "NAPARI_BLOODCELL_TRAINING_SET"):
-        os.environ.setdefault(variable, tempfile.mkdtemp(prefix="bloodcell-"))
+    folder = Path(tempfile.gettempdir()) / f"smears-{os.getpid()}"
+    for what in ("journal", "training set"):
+        variable = f"NAPARI_BLOODCELL_{what.replace(' ', '_').upper()}"
+        os.environ.setdefault(variable, str(folder / what))
