@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def image_name(path: Path) -> str:
 
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr array or group."""
-    return path.is_dir() and any((path / marker).is_file() for marker in _ZARR_MARKERS)
+    return os.path.isdir(path) and any((path / marker).is_file() for marker in _ZARR_MARKERS)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -99,15 +100,15 @@ def read_image_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     InputError
         If it does not exist, is empty, truncated, of an unknown format, too large, or holds several images.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
         return _read_zarr_folder(path)
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
     return _read_tiff(path, max_pixels) if magic in TIFF_MAGIC else _read_pillow(path)

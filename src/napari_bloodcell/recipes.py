@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import platform
 import re
 from functools import cache
@@ -267,11 +268,14 @@ def _model_beside(path: Path, stage: str, model: str) -> str:
     advice = f"Put the file beside the recipe and name it so, or give the model on its own (--{stage}-model)."
     windows = PureWindowsPath(model)
     folder = path.parent.resolve()
-    target = (folder / model).resolve() if "\0" not in model else folder
+    try:
+        target = (folder / model).resolve()
+    except (OSError, ValueError):  # no name of a file at all
+        target = folder
     if windows.drive or windows.root or ".." in windows.parts or folder not in target.parents:
         raise SettingsError(
             f"The recipe {path} names the {stage} model {model!r}, which is not in the recipe's folder. {advice}"
         )
-    if not target.is_file():
+    if not os.path.isfile(target):  # False for a name that is too long, where Path.is_file raises
         raise SettingsError(f"The recipe {path} names the {stage} model {model!r}, but there is no {target}. {advice}")
     return str(target)

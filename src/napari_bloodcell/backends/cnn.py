@@ -215,9 +215,10 @@ def _read(path: Path) -> bytes:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ModelError(f"{path} is larger than any classifier of this program ({_MAX_FILE_BYTES} bytes).")
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter: no name of a file at all
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(
-            f"The classifier {str(path)!r} cannot be read ({error.strerror or error}). Give "
+            f"The classifier {str(path)!r} cannot be read ({reason}). Give "
             f"{' or '.join(map(repr, EMBEDDED_FILES))}, or the path of a .safetensors file that training wrote."
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -129,7 +130,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ModelError
         If there is no such file, or it is damaged, truncated, or not of tensors alone.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f'There is no checkpoint {path}. Give "vit_b", "vit_l" or "vit_h", or the path of a file.')
     try:
         if path.suffix.lower() == ".safetensors":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
         If there is no such model, or the file is not a model that the program knows.
     """
     path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else Path(model).expanduser()
-    if model not in OFFICIAL and not path.is_file():
+    if model not in OFFICIAL and not os.path.isfile(path):
         raise ModelError(
             f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL)}, or the path of a file.'
         )

@@ -7,6 +7,7 @@ import csv
 import ctypes
 import glob
 import io
+import os
 import sys
 import time
 import warnings
@@ -104,9 +105,9 @@ def collect(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     missing: list[str] = []
     for argument in arguments:
         path = Path(argument).expanduser()
-        if path.is_dir() and not is_zarr(path):
+        if os.path.isdir(path) and not is_zarr(path):
             found = _images_of(path)
-        elif path.exists():
+        elif os.path.exists(path):
             found = [path]
         else:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))

@@ -128,7 +128,7 @@ def _open_path(path: Path, name: str) -> SlideImage:
         return SlideImage(levels, file.pixel_size_um, name, str(path))
     if (found := _open_with_openslide(path, name)) is not None:
         return found
-    if path.is_file():
+    if os.path.isfile(path):
         with path.open("rb") as stream:
             magic = stream.read(4)
         if magic in TIFF_MAGIC:
@@ -264,7 +264,7 @@ def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> Sli
         import openslide
     except ImportError:
         return None
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     vendor = openslide.OpenSlide.detect_format(str(path))
     if vendor is None or (vendor == "generic-tiff" and not generic):
