@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from napari_bloodcell.cli import main
 from napari_bloodcell.dataset import LabelledCutouts
@@ -14,10 +20,7 @@ from napari_bloodcell.errors import TrainingError
 from napari_bloodcell.grid_search import BEST, TABLE_1, TRIES, grid_search, iter_grid_search
 from napari_bloodcell.params import TrainParams
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-QUICK = TrainParams(epochs=1, batch_size=16, dense_units=4, wbc_augmentation=1, device="cpu")
+QUICK = TrainParams.quick(epochs=1, batch_size=16, dense_units=4, wbc_augmentation=1, device="cpu")
 GRID = {"learning_rate": (1e-7, 5e-3), "dropout": (0.2, 0.5)}
 
 
@@ -83,6 +86,51 @@ def test_a_search_that_was_stopped_goes_on_and_ends_as_one_that_was_not(tmp_path
     cells = light_and_dark(3).cutouts
     np.testing.assert_array_equal(resumed.best.classifier.predict(cells), whole.best.classifier.predict(cells))
     assert resumed.best.report.parts["val"].loss == whole.best.report.parts["val"].loss
+
+
+SEARCH = """
+import sys
+from pathlib import Path
+from tests.test_grid_search import GRID, QUICK, light_and_dark
+from napari_bloodcell.grid_search import grid_search
+grid_search(light_and_dark(), params=QUICK, grid=GRID, folder=Path(sys.argv[1]))
+"""
+
+
+def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path: Path):
+    whole = grid_search(light_and_dark(), params=QUICK, grid=GRID)
+    work = subprocess.Popen([sys.executable, "-c", SEARCH, str(tmp_path)], cwd=Path(__file__).parents[1])
+    try:
+        until = time.monotonic() + 300
+        while not ((tmp_path / TRIES).is_file() and stop_after(1, tmp_path)()):
+            assert work.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        work.kill()
+        work.wait()
+    n_before = (tmp_path / TRIES).read_text().count("val_loss")
+    resumed = grid_search(light_and_dark(), params=QUICK, grid=GRID, folder=tmp_path)
+    assert 1 <= n_before
+    assert resumed.is_complete
+    assert [{k: t[k] for k in GRID} for t in resumed.tries] == [{k: t[k] for k in GRID} for t in whole.tries]
+    for one, other in zip(resumed.tries, whole.tries, strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
+
+
+def test_python_and_the_command_line_search_alike(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("napari_bloodcell.commands.train.iter_grid_search", partial(iter_grid_search, grid=GRID))
+    cells = light_and_dark()
+    for i, (cutout, label) in enumerate(zip(cells.cutouts, cells.labels, strict=True)):
+        file = tmp_path / "cells" / cells.classes[label] / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cutout).save(file)
+    flags = ["--epochs", "1", "--batch-size", "16", "--dense-units", "4", "--wbc-augmentation", "1", "--device", "cpu"]
+    out = tmp_path / "m.safetensors"
+    assert main(["train", str(tmp_path / "cells"), "-o", str(out), "--grid-search", "--quick", *flags, "-q"]) == 0
+    assert json.loads(out.with_suffix(".report.json").read_text())["grid_search"] == (
+        grid_search(tmp_path / "cells", params=QUICK, grid=GRID).tries
+    )
 
 
 def test_a_search_of_other_cells_or_settings_is_not_resumed(tmp_path: Path):

@@ -187,6 +187,14 @@ def test_moving_a_cutout_keeps_the_cell():
     assert [int(c.astype(int).sum()) for c in moved] == [int(c.astype(int).sum()) for c in cutouts]
 
 
+def test_a_cutout_is_laid_in_eight_ways():
+    cutout = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3)).astype(np.uint8)
+    laid = cnn_training._turned(np.repeat(cutout, 8, 0), np.arange(8))
+    assert len({one.tobytes() for one in laid}) == 8
+    assert {int(one.sum()) for one in laid.astype(np.int64)} == {int(cutout.sum())}
+    np.testing.assert_array_equal(laid[0], cutout[0])
+
+
 def test_the_papers_settings_are_the_defaults_and_presets_can_be_changed_one_by_one():
     params = TrainParams()
     chosen = (params.epochs, params.batch_size, params.learning_rate, params.dense_units, params.dropout)
@@ -249,6 +257,35 @@ def test_a_class_without_cells_is_not_forgotten(trained):
     tuned = train(pink_and_violet(6, 6, seed=7), params=QUICK, start=knows_three)
     assert tuned.report.classes == ["RBC", "WBC", "blast"]
     assert (tuned.classifier.predict(green(20)).argmax(1) == 2).all()
+
+
+def mistyped(kept: bool, n_wrong: int, *, n: int) -> LabelledCutouts:
+    """Return n pink and n violet cells, of which the first violet ones are typed RBC, or left out."""
+    cells = pink_and_violet(n, n, seed=11)
+    labels = cells.labels.copy()
+    labels[n : n + n_wrong] = 0
+    return replace(cells, labels=labels) if kept else cells.take(np.nonzero(labels == cells.labels)[0])
+
+
+def test_a_cell_typed_by_mistake_is_left_out(trained):
+    params = QUICK.model_copy(update={"epochs": 40, "anchor": 0.03})
+    with_mistake, without = (
+        train(Parts(cells, cells.take(np.zeros(0, np.int64)), pink_and_violet(seed=99)), params=params, start=start)
+        for cells, start in ((mistyped(kept, 1, n=10), trained.classifier) for kept in (True, False))
+    )
+    assert with_mistake.report.parts["test"].accuracy == without.report.parts["test"].accuracy == 1.0
+    assert with_mistake.report.parts["train"].confusion[0][1] == 1
+
+
+def test_many_cells_that_contradict_the_model_before_are_believed(trained):
+    cells = pink_and_violet(10, 10, seed=11)
+    swapped = replace(cells, labels=1 - cells.labels)
+    params = QUICK.model_copy(update={"epochs": 60, "anchor": 0.003})
+    tuned = train(
+        Parts(swapped, swapped.take(np.zeros(0, np.int64)), swapped), params=params, start=trained.classifier
+    ).report
+    assert tuned.before["test"].accuracy < 0.1
+    assert tuned.parts["test"].accuracy > 0.9
 
 
 def test_a_model_that_knows_none_of_the_classes_is_refused_with_the_reason(trained):

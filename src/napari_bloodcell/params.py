@@ -107,6 +107,9 @@ class TrainParams(Params):
     """Copies made of each WBC of the training part, by flips and rotations up to 90° (§3.4)."""
     rbc_per_wbc: float | None = Field(default=2.0, gt=0)
     """RBC of the training part are thinned to this many per (augmented) WBC (§3.4). None: all are kept."""
+    turn: bool = True
+    """Cutouts of the training part are flipped and turned by quarters at random, anew in each epoch, as more of
+    the copies of §3.4: a cell has no top."""
     shift_px: int = Field(default=0, ge=0, le=64)
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
     far from its cell, which moves the cell out of the middle, must not change its type (`quick`: 12)."""

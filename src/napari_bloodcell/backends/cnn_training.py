@@ -164,10 +164,13 @@ class _Learner:
         return total / seen, right / seen
 
     def _moved(self, examples: _Examples, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return cutouts of the batch, moved at random, and the extents of their cells."""
+        """Return cutouts of the batch, turned and moved at random, and the extents of their cells."""
         most = self.params.shift_px
         shifts = self._order.integers(-most, most + 1, (len(batch), 2))
-        x = to_tensor(_shifted(examples.cutouts[batch], shifts), self.device)
+        cutouts = examples.cutouts[batch]
+        if self.params.turn:
+            cutouts = _turned(cutouts, self._order.integers(8, size=len(batch)))
+        x = to_tensor(_shifted(cutouts, shifts), self.device)
         reach = np.minimum(examples.extents[batch] + np.abs(shifts).max(1), CUTOUT_SIZE / 2)
         return x, torch.from_numpy(reach.astype(np.float32)).to(self.device)
 
@@ -186,6 +189,12 @@ def _extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
     cpu = torch.device("cpu")
     parts = [cell_extents(to_tensor(cutouts[i : i + 128], cpu)).numpy() for i in range(0, len(cutouts), 128)]
     return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+def _turned(cutouts: NDArray[np.uint8], ways: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return cutouts (N, S, S, 3), each in one of the eight ways to lay a square: quarter turns, from 4 on flipped."""
+    turned = [np.rot90(one, way % 4) for one, way in zip(cutouts, ways.tolist(), strict=True)]
+    return np.stack([one[:, ::-1] if way >= 4 else one for one, way in zip(turned, ways.tolist(), strict=True)])
 
 
 def _shifted(cutouts: NDArray[np.uint8], shifts: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,11 @@ frequent would take many of them for something else."""
 DOUBT = 0.8
 """q of the generalised cross-entropy (1 - p^q) / q: near 0 every cell must be learned, near 1 a cell that contradicts
 all others counts as typed by mistake."""
+SURE = 0.9
+"""Probability from which a classifier that says otherwise is a witness against what a cell was typed as."""
+_MOST_DOUBTED = 0.25
+"""Share of a class's cells that may be in doubt before the doubt itself is doubted."""
+_MOST_FITS = 5
 _STEPS_PER_EPOCH = 5
 _SETTLED = 1e-5
 _BATCH = 128
@@ -83,16 +89,18 @@ def fit_head(
     (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
     they plainly show is learned; all else, classes without cells too, stays as it was. The cells are seen turned,
     flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that are computed once:
-    seconds, and no learning rate.
+    seconds, and no learning rate. A cell of which both the classifier before and one that is fitted to the other cells
+    are sure that it is something else is left out: a single red cell, at its weight in a smear, could turn all white
+    ones.
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
     features, labels, done = [], torch.from_numpy(train[1]).to(device), False
     generator = torch.Generator().manual_seed(params.seed)
-    for copy in range(COPIES):
+    for variant in range(COPIES):
         for begin in range(0, len(train[1]), _BATCH):
             cutouts = to_tensor(train[0][begin : begin + _BATCH], torch.device("cpu")).float().div_(255.0)
-            features.append(_features(network, (varied(cutouts, generator) if copy else cutouts).to(device)))
+            features.append(_features(network, (varied(cutouts, generator) if variant else cutouts).to(device)))
             yield None
             done = should_stop()
             if done:
@@ -100,8 +108,30 @@ def fit_head(
         if done:
             break
     seen = torch.cat(features)
+    n = len(train[1])
     labels = labels.repeat(COPIES)[: len(seen)]
-    weights = _cell_weights(labels, info.classes)
+    kept = torch.ones(n, dtype=torch.bool, device=device)
+    if len(seen) == COPIES * n:
+        kept = ~(yield from _mistyped(network, seen, labels, start.classes, info.classes, params, should_stop))
+    rows = kept.repeat(COPIES)[: len(seen)]
+    seen, labels = seen[rows], labels[rows]
+    fitting = _fitting(network, seen, labels, info.classes, params.anchor / n)
+    epoch = 0
+    while epoch < params.epochs and not done and next(fitting, None) is not None:
+        epoch += 1
+        yield _figures(network, seen, labels, val)
+        done = should_stop()
+    if not epoch:
+        yield _figures(network, seen, labels, val)
+    network.requires_grad_(False)
+    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
+
+
+def _fitting(
+    network: CellCnn, seen: Tensor, labels: Tensor, classes: Sequence[str], pull: float
+) -> Generator[float, None, None]:
+    """Fit the dense layers to features (N, F), and yield the objective after every few steps until it has settled."""
+    weights = _cell_weights(labels, classes)
     head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
     anchors = [p.detach().clone() for p in head]
     optimiser = torch.optim.LBFGS(head, max_iter=_STEPS_PER_EPOCH, line_search_fn="strong_wolfe", history_size=20)
@@ -111,26 +141,63 @@ def fit_head(
         likelihood = F.cross_entropy(_logits(network, seen), labels, reduction="none").neg()
         loss = ((1 - torch.exp(DOUBT * likelihood)) / DOUBT * weights).sum()
         distance = torch.stack([((p - a) ** 2).sum() for p, a in zip(head, anchors, strict=True)]).sum()
-        total = loss + params.anchor / len(train[1]) * distance
+        total = loss + pull * distance
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
-    previous, epoch = float("inf"), 0
-    while epoch < params.epochs and not done:
+    previous = float("inf")
+    while True:
         total = float(optimiser.step(objective).detach())  # type: ignore[no-untyped-call]
         if not np.isfinite(total):
             raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a larger anchor.")
-        epoch += 1
-        yield _figures(network, seen, labels, val)
-        done = should_stop()
+        yield total
         if previous - total < _SETTLED * max(abs(total), 1e-3):
-            break
+            return
         previous = total
-    if not epoch:
-        yield _figures(network, seen, labels, val)
-    for p in head:
-        p.requires_grad_(False)
-    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
+
+
+def _mistyped(
+    network: CellCnn,
+    seen: Tensor,
+    labels: Tensor,
+    known: Sequence[str],
+    classes: Sequence[str],
+    params: TrainParams,
+    should_stop: Callable[[], bool],
+) -> Generator[None, None, Tensor]:
+    """Return which cells (n,) are probably typed by mistake: two witnesses are sure that they are something else.
+
+    One is the classifier before; the other is fitted to the cells without the ones in doubt. Where the former doubts
+    more than a few cells of a class, it is wrong about this laboratory, and nothing is taken for a mistake.
+    """
+    typed = labels[: len(labels) // COPIES]
+    can_doubt = torch.tensor([name in known for name in classes], device=labels.device)
+    doubted = can_doubt[typed] & _is_sure_of_another(network, seen, typed)
+    out = torch.zeros_like(doubted)
+    cells = torch.nonzero(doubted)[:, 0]
+    for group in torch.split(cells, -(-len(cells) // _MOST_FITS)) if len(cells) else ():
+        rows = torch.ones_like(doubted)
+        rows[group] = False
+        witness = copy.deepcopy(network)
+        rest = rows.repeat(COPIES)
+        fitting = _fitting(witness, seen[rest], labels[rest], classes, params.anchor / len(typed))
+        for _ in zip(range(params.epochs), fitting, strict=False):
+            yield None
+            if should_stop():
+                return torch.zeros_like(doubted)
+        out[group] = _is_sure_of_another(witness, seen, typed)[group]
+    of_class = torch.bincount(typed, minlength=len(classes))
+    too_many = torch.bincount(typed[doubted], minlength=len(classes)) > _MOST_DOUBTED * of_class
+    return out & ~too_many[typed]
+
+
+def _is_sure_of_another(network: CellCnn, seen: Tensor, typed: Tensor) -> Tensor:
+    """Return for each cell whether a network gives another class than the typed one at least the probability `SURE`."""
+    with torch.no_grad():
+        p = torch.softmax(_logits(network, seen), 1)
+        of_cell = p.reshape(COPIES, len(typed), -1).mean(0)
+        sure: Tensor = of_cell.scatter(1, typed[:, None], 0.0).amax(1) >= SURE
+    return sure
 
 
 def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
