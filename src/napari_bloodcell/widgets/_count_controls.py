@@ -48,7 +48,7 @@ class AreaFields(QWidget):
         self._automatic.setEnabled(False)
         self._range = QLineEdit()
         self._range.setToolTip("Select the red cells whose area lies in a range. Drag in the plot, or type: 30–50")
-        self._range.setPlaceholderText("drag in the plot, or type")
+        self._range.setPlaceholderText("drag in the plot")
         self._clear = QPushButton("Clear")
         self._clear.setToolTip("Select no cell")
         self._clear.setEnabled(False)
