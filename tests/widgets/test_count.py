@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.backend_bases import MouseButton, MouseEvent
 from napari.components import ViewerModel
+from qtpy.QtWidgets import QScrollArea
 
 from napari_bloodcell.counting import count
 from napari_bloodcell.errors import InputError, OutputError
@@ -440,3 +441,14 @@ def test_a_dock_that_is_closed_while_it_counts_shows_nothing_any_more(shown: Vie
     assert not dock._later.is_running
     qtbot.wait(300)
     assert dock.counted is None
+
+
+@pytest.mark.parametrize("name", ["Count", "Review", "Train"])
+def test_no_dock_gets_narrower_than_what_is_in_it(make_napari_viewer: Any, qtbot: QtBot, name: str) -> None:
+    viewer = make_napari_viewer(show=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)
+    qtbot.wait(100)
+    area = widget.findChild(QScrollArea)
+    needed = area.widget().minimumSizeHint().width()
+    assert needed + area.verticalScrollBar().sizeHint().width() <= area.minimumSizeHint().width() <= 350
+    assert area.viewport().width() >= needed

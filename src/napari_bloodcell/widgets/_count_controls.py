@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from napari.utils.notifications import show_error
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+ENOUGH_PX: Final = 350
+"""Every dock can be read at this width; what asks for more has not got its style yet."""
 
 
 class AreaFields(QWidget):
@@ -123,9 +127,27 @@ class AreaFields(QWidget):
         return [number / self._factor for number in _numbers(text)]
 
 
+class _Scrolled(QScrollArea):
+    """At least as wide as what is in it: nothing is cut off at the right."""
+
+    def minimumSizeHint(self) -> QSize:
+        usual, inside = super().minimumSizeHint(), self.widget()
+        bar = self.verticalScrollBar()
+        if inside is None or bar is None:
+            return usual
+        width = inside.minimumSizeHint().width() + bar.sizeHint().width()
+        return QSize(min(width, ENOUGH_PX), usual.height())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Ask for another width when what is in it changes."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+
 def scrolled(inside: QWidget) -> QScrollArea:
     """Return a frame in which this scrolls up and down where the window is low."""
-    area = QScrollArea()
+    area = _Scrolled()
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setWidgetResizable(True)
