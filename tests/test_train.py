@@ -199,8 +199,8 @@ def test_the_papers_settings_are_the_defaults_and_presets_can_be_changed_one_by_
     params = TrainParams()
     chosen = (params.epochs, params.batch_size, params.learning_rate, params.dense_units, params.dropout)
     assert chosen == (20, 4, 1e-4, 512, 0.2)
-    assert (params.shift_px, params.patience) == (0, None)
-    assert TrainParams.paper(epochs=2) == TrainParams(epochs=2, fine_tune="all")
+    assert params.patience is None
+    assert TrainParams.paper(epochs=2) == TrainParams(epochs=2, turn=False, shift_px=0, fine_tune="all")
     quick = TrainParams.quick(epochs=2)
     assert (quick.epochs, quick.batch_size, quick.patience) == (2, 32, 5)
 

@@ -109,10 +109,10 @@ class TrainParams(Params):
     """RBC of the training part are thinned to this many per (augmented) WBC (§3.4). None: all are kept."""
     turn: bool = True
     """Cutouts of the training part are flipped and turned by quarters at random, anew in each epoch, as more of
-    the copies of §3.4: a cell has no top."""
-    shift_px: int = Field(default=0, ge=0, le=64)
+    the copies of §3.4: a cell has no top (`paper`: not)."""
+    shift_px: int = Field(default=12, ge=0, le=64)
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
-    far from its cell, which moves the cell out of the middle, must not change its type (`quick`: 12)."""
+    far from its cell, which moves the cell out of the middle, must not change its type (`paper`: 0)."""
     fine_tune: Literal["head", "all"] = "head"
     """What changes where given weights are fine-tuned. "head": the dense layers, held back by `anchor`, which is safe
     with a few cells per class; batches, learning rate and dropout play no part. "all": every layer, by Adam, as in the
@@ -128,13 +128,13 @@ class TrainParams(Params):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return the paper's settings for fine-tuning too: the defaults, and every layer changes (§4.3)."""
-        return cls.model_validate({"fine_tune": "all", **changes})
+        """Return what the authors' published code does: cutouts lie as they are, fine-tuning changes every layer (§4.3)."""
+        return cls.model_validate({"turn": False, "shift_px": 0, "fine_tune": "all", **changes})
 
     @classmethod
     def quick(cls, **changes: Any) -> TrainParams:
         """Return settings that train from scratch several times sooner: larger steps in larger batches, early stop."""
-        values = {"batch_size": 32, "learning_rate": 1e-3, "dense_units": 128, "shift_px": 12, "patience": 5}
+        values = {"batch_size": 32, "learning_rate": 1e-3, "dense_units": 128, "patience": 5}
         return cls.model_validate({**values, **changes})
 
 

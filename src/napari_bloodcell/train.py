@@ -155,8 +155,9 @@ def train(
     -----
     Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
     (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
-    the epoch of the least validation loss are kept. A departure from the paper: fine-tuning holds on to what the
-    weights know (`TrainParams.fine_tune`); `TrainParams.paper` does not.
+    the epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does
+    not make: cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning holds on to what the weights
+    know (`fine_tune`).
     """
     work = iter_train(dataset_or_folder, params=params, start=start, should_stop=should_stop)
     return drain(work)
