@@ -228,6 +228,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{', '.join(words)} must be text")
     "".join(values.get(name, "") for name in words).encode()  # half a character cannot be written again
     probability = values.get("model_probability")
+    if probability is not None and not 0 <= float(probability) <= 1:
+        raise ValueError(f"the probability is {probability}")
     return {
         "cell": int(values["cell"]),
         "bbox": bbox,

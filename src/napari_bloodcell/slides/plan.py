@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_bloodcell.params import Recipe
-from napari_bloodcell.protocols import Calibration
+from pydantic import TypeAdapter
+
+from napari_bloodcell.params import Recipe  # noqa: TC001 - pydantic reads the types of the fields
+from napari_bloodcell.protocols import Calibration  # noqa: TC001
 from napari_bloodcell.tiles import Tile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from napari_bloodcell.protocols import CellClassifier, MaskGenerator
 
@@ -172,10 +175,11 @@ class Plan:
         content: dict[str, Any] = json.loads(text)
         if content.pop("format") != FORMAT:
             raise ValueError("it is of another version")
-        known: Mapping[str, Any] = content["calibration"]
-        calibration = Calibration(**{**known, "background_rgb": tuple(known["background_rgb"])})
-        changed = {"shape": tuple(content["shape"]), "classes": tuple(content["classes"]), "calibration": calibration}
-        return cls(**{**content, **changed, "recipe": Recipe.model_validate(content["recipe"])})
+        plan: Plan = TypeAdapter(cls).validate_python(content)
+        width = plan.calibration.rbc_diameter_px
+        if min(plan.shape) < 1 or plan.overlap < 0 or plan.block_px < 1 or not 0 < width < math.inf:
+            raise ValueError("its sizes are impossible")
+        return plan
 
 
 def models_of(generator: MaskGenerator, classifier: CellClassifier) -> dict[str, dict[str, str]]:
