@@ -3,7 +3,8 @@
 A SAM that never saw a laboratory of TXL-PBC is fine-tuned by `train_sam`, with its defaults, on a few corrected fields
 of it, and then segments other fields of that laboratory, and fields of others, which must not get worse. TXL-PBC has
 boxes and no masks. A corrected field is what a person would leave in the Edit cells dock: in each labelled box the mask
-that the model itself draws in it. What is found is therefore compared by its boxes.
+that the model itself draws in it (``--masks model``) or the ellipse (``--masks ellipses``), as of a person who redraws
+each outline until it fits the label. What is found is compared by its boxes.
 
 ``--sam`` is a model trained with ``python -m training.train_sam --leave-out 575x575 640x480``.
 """
@@ -26,8 +27,10 @@ from benchmarks.accuracy import cleaned_reference
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
 from napari_bloodcell.backends.registry import load_generator
 from napari_bloodcell.masks import paint
+from napari_bloodcell.protocols import CellMask
 from napari_bloodcell.train_sam import train_sam
 from training.cnn_data import txl_fields
+from training.cnn_masks import ellipse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,15 +48,27 @@ def fields_of(data: Path, part: str, lab: str, n: int, seed: int = 0) -> list[Fi
     return [found[i] for i in np.random.default_rng(seed).permutation(len(found))[:n]]
 
 
-def write_corrected(folder: Path, fields: Sequence[Field], model: str) -> None:
-    """Write images with label images: the masks that a model draws in the true boxes."""
+def write_corrected(folder: Path, fields: Sequence[Field], model: str, masks_are: str) -> None:
+    """Write images with label images: what a model draws in the true boxes, or their ellipses."""
     generator: Any = load_generator(model, "cpu")
     params = nb.SegmentParams(model=model, device="cpu")
     for number, (image, boxes) in enumerate(fields):
         calibration = nb.segment(image, params=params).calibration
-        masks = generator.predict(image, calibration, boxes=boxes)
+        if masks_are == "model":
+            masks = generator.predict(image, calibration, boxes=boxes)
+        else:
+            drawn = [ellipse(box, image.shape[:2]) for box in boxes]
+            masks = [_as_cell(mask, corner) for mask, corner in (one for one in drawn if one is not None)]
         Image.fromarray(image).save(folder / f"{number}.png")
         tifffile.imwrite(folder / f"{number}_cells.tif", paint(masks, image.shape[:2])[0])
+
+
+def _as_cell(mask: NDArray[np.bool_], corner: tuple[int, int]) -> CellMask:
+    (y, x), (height, width) = corner, mask.shape
+    middle = (y + height / 2, x + width / 2)
+    return CellMask(
+        (y, x, y + height, x + width), mask, predicted_iou=1.0, stability_score=1.0, score=1.0, point=middle
+    )
 
 
 def boxed(fields: Sequence[Field], model: str) -> tuple[float, float, float, float]:
@@ -101,6 +116,7 @@ def main() -> None:
     parser.add_argument("--others", nargs="*", default=["360x363", "416x416"])
     parser.add_argument("--corrected", type=int, nargs="*", default=list(FIELD_NUMBERS), help="fields to learn from")
     parser.add_argument("--fields", type=int, default=30, help="to judge on, of each laboratory that was left out")
+    parser.add_argument("--masks", choices=["model", "ellipses"], default="ellipses", help="of the corrected fields")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -113,7 +129,9 @@ def main() -> None:
         row(arguments.data, lab, arguments.others, arguments.sam, arguments.fields, "none")
         for n in arguments.corrected:
             with tempfile.TemporaryDirectory() as folder:
-                write_corrected(Path(folder), fields_of(arguments.data, "train", lab, n), arguments.sam)
+                write_corrected(
+                    Path(folder), fields_of(arguments.data, "train", lab, n), arguments.sam, arguments.masks
+                )
                 begin = time.monotonic()
                 tuned = train_sam(folder, Path(folder) / "tuned.safetensors", start=arguments.sam, device="cpu")
                 name = f"{n} ({tuned.n_train + tuned.n_val} cells, {time.monotonic() - begin:.0f} s, "

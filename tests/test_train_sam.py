@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from napari_bloodcell.backends import sam_tuning
 from napari_bloodcell.backends.registry import load_generator
 from napari_bloodcell.cli import main
 from napari_bloodcell.errors import ModelError, OutputError, TrainingError
@@ -77,6 +79,33 @@ def test_the_result_is_never_worse_on_the_cells_that_were_kept(tmp_path: Path):
         write_field(tmp_path / "lab"), tmp_path / "m.safetensors", steps=3, learning_rate=0.05, device="cpu"
     )
     assert training.iou_after >= training.iou_before
+
+
+def test_weights_that_gain_nothing_stay_as_they_were(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    training = train_sam(folder, tmp_path / "m.safetensors", steps=20, learning_rate=1e-6, device="cpu")
+    old, new = load_generator("embedded", "cpu").network, load_generator(str(training.path), "cpu").network
+    for key, value in old.state_dict().items():
+        torch.testing.assert_close(new.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_what_other_cells_cover_counts_neither_for_nor_against_a_mask(tmp_path: Path):
+    folder = write_field(tmp_path / "lab")
+    cells = tifffile.imread(folder / "a_cells.tif")
+    generator = load_generator("embedded", "cpu")
+    field = read_masked_fields(folder)[0]
+    overlaps = []
+    for covered in (cells, np.where((cells == 6) & (np.indices(cells.shape)[1] > 86), 40, cells)):
+        seen = sam_tuning._see(generator, replace(field, cells=covered.astype(np.int32)))
+        row = np.flatnonzero(seen.ids == 6)
+        whole = sam_tuning._see(generator, field).boxes[np.flatnonzero(seen.ids == 6)]
+        middle = (whole[:, :2] + whole[:, 2:]) / 2
+        decoded = sam_tuning._decoded(generator.network, seen, row, middle, whole, "both")
+        masks, _, target, others = next(decoded)
+        found, truth = (masks[:, 0] > 0) & ~others, target > 0.5
+        overlaps.append(float((found & truth).sum() / (found | truth).sum()))
+        assert bool((masks[:, 0] > 0)[others].any()) == (covered is not cells)
+    assert overlaps[1] == pytest.approx(overlaps[0], abs=0.1)  # half of it, if they counted
 
 
 def test_one_seed_gives_one_file(tmp_path: Path):

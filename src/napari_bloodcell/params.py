@@ -128,7 +128,7 @@ class TrainParams(Params):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return what the authors' published code does: cutouts lie as they are, fine-tuning changes every layer (§4.3)."""
+        """Return what the authors' code does: cutouts lie as they are, fine-tuning changes every layer (§4.3)."""
         return cls.model_validate({"turn": False, "shift_px": 0, "fine_tune": "all", **changes})
 
     @classmethod
