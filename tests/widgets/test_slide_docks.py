@@ -155,6 +155,16 @@ def test_settings_are_tried_on_a_part_of_a_large_image(viewer: Viewer, qtbot: Qt
     assert layers.cells_layer_for(viewer, slide) is None
 
 
+def test_a_slide_that_does_not_fit_in_memory_is_not_typed_at_once(
+    viewer: Viewer, slide: Any, notifications: list[str]
+) -> None:
+    layers.add_cells(viewer, slide, cells=np.zeros(SHAPE, np.int32))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Classify")
+    widget.run.click()
+    assert any("too large to be read whole" in told for told in notifications)
+    assert not widget.is_running
+
+
 def test_a_result_with_other_settings_is_replaced_only_when_the_user_says_so(
     viewer: Viewer, qtbot: QtBot, slide: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
