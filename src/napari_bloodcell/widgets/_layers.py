@@ -247,14 +247,13 @@ def add_types(
         What made them, for the metadata.
     """
     info = info_of(cells_layer)
-    if classification is not None:
-        info["names"] = list(classification.names)
     if recipe is not None:
         info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
     if classifier is not None:
         model = {"name": classifier.name, "sha256": classifier.sha256}
         info["models"] = {**info.get("models", {}), "classify": model}
     if classification is not None:
+        info["names"] = list(classification.names)
         set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
     layer = types_layer_for(viewer, cells_layer)
     if layer is not None:
@@ -278,7 +277,7 @@ def add_types(
             }
         },
         opacity=0.45,
-        visible=bool(lookup.codes.any()),  # nothing to see yet; it is shown with the first type
+        visible=False,  # it is added in half the time
         **placement_of(cells_layer),
     )
     layer.editable = False
@@ -292,6 +291,7 @@ def add_types(
     else:
         viewer.add_layer(layer)
     outline_when_shown(cells_layer, layer)
+    layer.visible = bool(lookup.codes.any())  # else nothing is to be seen yet: it is shown with the first type
     return layer
 
 
