@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,40 +66,3 @@ def _takes_options(command: list[str]) -> None:
     assert answer.exit_code == 0, answer.output
     with program.make_context(command[1], list(command[2:])) as context:
         assert context.params["dashboard"] is False
-
-
-@pytest.mark.slow
-def test_a_slide_is_analysed_by_dasks_own_commands(tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
-    dask = shutil.which("dask")
-    if dask is None:
-        pytest.skip("there is no command dask")
-    _run_by_hand(dask, tmp_path)
-
-
-def _run_by_hand(dask: str, folder: Path) -> None:
-    """Do as the guide says for a cluster by hand."""
-    import socket
-    import subprocess
-
-    from PIL import Image
-
-    from napari_bloodcell.synthetic import load_shipped
-
-    Image.fromarray(load_shipped()[0][:200, :260]).save(folder / "slide.png")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = f"tcp://127.0.0.1:{port}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    started = [subprocess.Popen([dask, "scheduler", "--port", port, "--no-dashboard"], **quiet)]
-    try:
-        command = [dask, "worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
-        started.append(subprocess.Popen(command, **quiet))
-        options = ["--output", str(folder / "results"), "--scheduler", address, "--quiet"]
-        assert cli.main(["analyse", str(folder / "slide.png"), *options]) == cli.DONE
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
-    assert (folder / "results" / "slide" / "cells.parquet").is_file()
