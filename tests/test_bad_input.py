@@ -26,7 +26,7 @@ from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
 from napari_bloodcell import atomic, cli
 from napari_bloodcell.backends.cnn import load_classifier
 from napari_bloodcell.backends.registry import load_generator
-from napari_bloodcell.commands import batch
+from napari_bloodcell.commands import batch, places
 from napari_bloodcell.errors import InputError, ModelError, OutputError
 from napari_bloodcell.journal import Correction, Journal
 from napari_bloodcell.slides.formats import is_slide, open_slide
@@ -87,6 +87,8 @@ def test_a_tiff_that_claims_to_be_huge_is_refused_before_it_is_read(tmp_path: Pa
             file.pages.first.tags[tag].overwrite(60_000)
     with pytest.raises(InputError, match="not read at once"):
         read_plane(path)
+    with pytest.raises(InputError, match="described as larger than it is"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "nul\0", "half \ud800 of a character"])
@@ -97,7 +99,7 @@ def test_names_that_no_file_can_have_are_refused(name: str, tmp_path: Path) -> N
     for load in (load_generator, load_classifier):
         with pytest.raises(ModelError):
             load(str(tmp_path / f"{name}.safetensors"))
-    assert batch.collect([name]) == ([], [name])
+    assert places.collect([name]) == ([], [name])
 
 
 def test_a_checkpoint_that_is_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

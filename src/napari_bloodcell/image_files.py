@@ -197,7 +197,7 @@ def _read_tiff(path: Path, max_pixels: int) -> ImageFile:
         with tifffile.TiffFile(path) as tiff:
             series = main_series(tiff, path)
             check_size(series.shape, max_pixels, str(path))
-            _check_complete(series, path)
+            check_complete(series, path)
             axes, pixel_size = series.axes.lower(), tiff_pixel_size(tiff, series, path)
             pixels = _tiff_pixels(series, path)
     except InputError:
@@ -222,7 +222,7 @@ def main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
     return first
 
 
-def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
+def check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
     """Raise where the file ends before its pixels do."""
     size = path.stat().st_size
     for page in series.pages:
@@ -230,6 +230,8 @@ def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
             raise InputError(f"{path} is incomplete: pages that its metadata name are missing.")
         if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
             raise InputError(f"{path} is truncated: it ends before its pixels do. Copy it again from its source.")
+        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
+            raise InputError(f"{path} is damaged: it is described as larger than it is. Copy it again from its source.")
 
 
 def _tiff_pixels(series: tifffile.TiffPageSeries, path: Path) -> np.ndarray[Any, np.dtype[Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from napari_bloodcell.errors import READ_ERRORS, InputError
 from napari_bloodcell.image_files import (
     TIFF_MAGIC,
+    check_complete,
     image_name,
     is_zarr,
     main_series,
@@ -201,6 +202,7 @@ def _open_tiff(path: Path, name: str) -> SlideImage:
         file = _TiffInUse(path)
         tiff = file.tiff
         series = main_series(tiff, path)
+        check_complete(series, path)
         page = series.keyframe
         if page.photometric in (0, 3) or (len(series.levels) == 1 and not page.is_tiled and series.size < 2**27):
             plane = read_plane(path, name=name)  # palettes and the like are small; what is small is read whole
