@@ -27,7 +27,7 @@ TABLE_1: dict[str, tuple[Any, ...]] = {
     "dense_units": (128, 256, 512),
     "dropout": (0.2, 0.3, 0.4, 0.5),
 }
-"""The grid that `grid_search` tries: 3 × 3 × 3 × 4 = 108 settings. How many of each there are is the paper's; the values
+"""The grid that `grid_search` tries: 3 × 3 × 3 × 4 = 108 settings. How many of each there are is the paper's; values
 lie around those of the authors' published training code, which are the defaults of `TrainParams`."""
 TRIES, BEST = "tries.jsonl", "best.safetensors"
 """Files in the folder of a search: a line per finished try, and the best classifier so far."""
