@@ -16,7 +16,7 @@ import pytest
 from napari_bloodcell import cli
 from napari_bloodcell.backends import weights
 from napari_bloodcell.commands import batch
-from napari_bloodcell.commands.batch import collect, folder_for, folder_names
+from napari_bloodcell.commands.places import collect, folder_for, folder_names
 from napari_bloodcell.commands.settings import recipe_from
 from napari_bloodcell.errors import DownloadError, InputError, SettingsError
 from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, SegmentParams

@@ -20,7 +20,7 @@ from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, Segment
 from napari_bloodcell.progress import drain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer, Shapes
@@ -94,6 +94,7 @@ def segment_layer(
     from napari_bloodcell.widgets._images import image_source
     from napari_bloodcell.widgets._jobs import FoundCells, iter_find_cells
     from napari_bloodcell.widgets._live import CellsWriter
+    from napari_bloodcell.widgets._regions import boxes_of
 
     viewer = viewer_of(image_layer, viewer)
     source = image_source(image_layer)
@@ -112,7 +113,7 @@ def segment_layer(
             source,
             params=params,
             planes=list(source.plane_indices()) if planes == "all" else [index],
-            regions=_boxes_of(region, image_layer),
+            regions=boxes_of(region, image_layer),
             earlier=writer.earlier,
             generator=generator,
         ),
@@ -390,17 +391,3 @@ def viewer_of(layer: Layer, viewer: ViewerModel | None) -> ViewerModel:
         if isinstance(owner, NapariViewerModel) and layer in owner.layers:
             return owner
     raise InputError(f"The layer {layer.name!r} is in no viewer. Add it to one, or give viewer=…")
-
-
-def _boxes_of(region: Box | Shapes | Literal["view"] | None, image_layer: Image) -> Sequence[Box]:
-    from napari_bloodcell.widgets._regions import box_of_view, boxes_of_shapes
-
-    if region is None:
-        return []
-    if isinstance(region, str):
-        if region != "view":
-            raise InputError(f'The region is {region!r}; give (y0, x0, y1, x1), a Shapes layer or "view".')
-        return [box_of_view(image_layer)]
-    if isinstance(region, tuple):
-        return [region]
-    return boxes_of_shapes(region, image_layer)

@@ -10,6 +10,7 @@ from napari_bloodcell.atomic import make_folder
 from napari_bloodcell.cli import DONE, SOME_FAILED
 from napari_bloodcell.commands import batch
 from napari_bloodcell.commands.console import warn
+from napari_bloodcell.commands.places import collect
 from napari_bloodcell.commands.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
 from napari_bloodcell.errors import InputError, SettingsError
 from napari_bloodcell.recipes import read_record
@@ -74,7 +75,7 @@ def analyse(
     if not images:
         raise InputError("Give at least one image, folder or glob to analyse.")
     settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
-    found, missing = batch.collect(images)
+    found, missing = collect(images)
     if not found:
         raise InputError(f"There is no image {', '.join(missing)}.")
     make_folder(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets._images import image_source, visible_box
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari.layers import Image, Shapes
 
     Box = tuple[int, int, int, int]
@@ -50,3 +52,22 @@ def boxes_of_shapes(shapes: Shapes, image_layer: Image) -> list[Box]:
     if not boxes:
         raise InputError(f"{shapes.name!r} has no shape over {image_layer.name!r}. Draw a rectangle there first.")
     return boxes
+
+
+def boxes_of(region: Box | Shapes | Literal["view"] | None, image_layer: Image) -> Sequence[Box]:
+    """Return the boxes of a region as a script gives it; none for the whole image.
+
+    Raises
+    ------
+    InputError
+        If it is no region, or nothing of the image lies in it.
+    """
+    if region is None:
+        return []
+    if isinstance(region, str):
+        if region != "view":
+            raise InputError(f'The region is {region!r}; give (y0, x0, y1, x1), a Shapes layer or "view".')
+        return [box_of_view(image_layer)]
+    if isinstance(region, tuple):
+        return [region]
+    return boxes_of_shapes(region, image_layer)
