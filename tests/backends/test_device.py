@@ -103,7 +103,8 @@ def test_threads_share_the_cores_and_leave_torch_as_it_was(monkeypatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     threads = device_module.cpu_threads(torch.device("cpu"))
-    assert threads is not None and threads.n == device_module.MOST_THREADS
+    assert threads is not None
+    assert threads.n == device_module.MOST_THREADS
     threads.prepare()
     assert asked == [2, 8]  # its own, then that of every thread to come
 
