@@ -508,6 +508,11 @@ def test_suppression_keeps_the_better_of_two_boxes_and_those_far_away():
     assert non_maximum_suppression(boxes[:0], np.zeros(0), 0.7).tolist() == []
 
 
+def test_boxes_whose_iou_is_the_limit_itself_are_both_kept():
+    boxes = np.array([[0, 0, 9, 9], [0, 2, 9, 10]], float)  # 63 / 90
+    assert non_maximum_suppression(boxes, np.array([0.5, 0.9]), 0.7).tolist() == [1, 0]
+
+
 def test_an_image_that_must_not_be_written_to_is_scaled_without_a_warning():
     image = np.zeros((20, 30, 3), np.uint8)
     image.flags.writeable = False

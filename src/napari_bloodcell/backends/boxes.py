@@ -22,5 +22,6 @@ def non_maximum_suppression(
         kept.append(best)
         low, high = np.maximum(boxes[best, :2], boxes[rest, :2]), np.minimum(boxes[best, 2:], boxes[rest, 2:])
         shared = np.prod(np.clip(high - low, 0, None), axis=1)
-        order = rest[shared <= iou_max * (area[best] + area[rest] - shared)]
+        union = np.maximum(area[best] + area[rest] - shared, 1e-9)
+        order = rest[shared / union <= iou_max]  # divided: 0.7 * 90 is less than 63
     return np.array(kept, np.intp)

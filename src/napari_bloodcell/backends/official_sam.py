@@ -172,6 +172,7 @@ class OfficialSam:
         if not found:
             return []
         boxes = np.array([c.bbox for c in found], np.float64)
+        boxes[:, 2:] -= 1  # SAM's boxes end at the last pixel, not after it
         keep = non_maximum_suppression(boxes, np.array([c.predicted_iou for c in found]), BOX_NMS_IOU)
         return [found[i].mask() for i in keep]
 
