@@ -118,7 +118,7 @@ def test_cells_are_picked_exactly_at_every_zoom(
             place = np.asarray(cells.data_to_world(((y0 + y1) // 2, (x0 + x1) // 2)))
             assert cell_at(cells, place) == cell
             assert f"cell {cell}" in cells.get_status(place)["coordinates"]
-    assert largest_read[0] <= 1
+    assert largest_read[0] <= LARGEST_READ  # what napari draws meanwhile
 
 
 def test_types_given_by_hand_are_in_every_file_of_the_folder(result: Path, largest_read: list[int]) -> None:
