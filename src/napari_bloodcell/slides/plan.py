@@ -151,10 +151,6 @@ class Plan:
         """Return the box of a block by its number, counted row by row from 0."""
         return _cell_of_grid(self.shape, self.block_px, *divmod(number, self.block_grid[1]))
 
-    def blocks_in(self, box: Box) -> list[int]:
-        """Return the numbers of the blocks that share pixels with a box."""
-        return _numbers(box, self.block_px, self.block_grid[1])
-
     # --- on disk ---
 
     def to_json(self) -> str:
