@@ -125,13 +125,21 @@ def test_the_wheel_of_the_sdist_is_the_wheel(built: Built, tmp_path: Path) -> No
     assert contents(again) == contents(built.wheel)
 
 
+def python_with_pip() -> str:
+    """This Python, or the one that its environment was made of: `./run` makes one without pip."""
+    for python in (sys.executable, str(Path(sys.base_prefix) / "bin" / "python3"), "python3"):
+        if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+            return python
+    raise AssertionError("no pip")
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_away_from_the_checkout(built: Built, tmp_path: Path) -> None:
     """The packages that it needs are those of this environment; `./run package` installs them anew."""
     call(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
     folder = "Scripts" if sys.platform == "win32" else "bin"
     python = tmp_path / "env" / folder / "python"
-    call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built.wheel)
+    call(python_with_pip(), "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", built.wheel)
     site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
