@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +90,17 @@ def test_a_tiff_pyramid_opens_with_its_levels(ome: bool, image: NDArray[np.uint8
     assert slide.reads_tiles
     assert np.array_equal(read(slide), part(image))
     assert np.array_equal(slide.levels[1][10:90, 20:70], image[::2, ::2][10:90, 20:70])
+
+
+def test_a_tiff_is_closed_wherever_it_was_held(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "slide.tif", image, tile=(64, 64), photometric="rgb")
+    held: list[Any] = [nb.open_slide(tmp_path / "slide.tif")]
+    held.append(held)  # in a circle, as layers and their viewers hold each other
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del held
+        gc.collect()
+    assert [str(w.message) for w in said] == []
 
 
 def test_what_openslide_reads_opens_with_its_pixel_size(image: NDArray[np.uint8], tmp_path: Path) -> None:

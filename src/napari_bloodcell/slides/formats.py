@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import numpy as np
 
@@ -176,10 +177,8 @@ class _TiffInUse:
         import tifffile
 
         self.tiff = tifffile.TiffFile(path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "tiff"):
-            self.tiff.close()
+        # Not __del__: within a cycle the file might be collected before it, open.
+        finalize(self, self.tiff.close)
 
 
 class _TiffLevel:
