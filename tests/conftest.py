@@ -22,6 +22,17 @@ settings.register_profile("project", deadline=None, max_examples=50, derandomize
 settings.load_profile("project")
 
 
+@pytest.fixture
+def one_torch_thread():
+    """Keep torch to one core: what is computed, or timed, must not depend on who else uses the others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public data beside the checkout, or the one that BLOODCELL_DATA names."""

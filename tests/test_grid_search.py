@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from napari_bloodcell.cli import main
@@ -20,16 +19,10 @@ from napari_bloodcell.errors import TrainingError
 from napari_bloodcell.grid_search import BEST, TABLE_1, TRIES, grid_search, iter_grid_search
 from napari_bloodcell.params import TrainParams
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 QUICK = TrainParams.quick(epochs=1, batch_size=16, dense_units=4, wbc_augmentation=1, device="cpu")
 GRID = {"learning_rate": (1e-7, 5e-3), "dropout": (0.2, 0.5)}
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def light_and_dark(n: int = 12) -> LabelledCutouts:

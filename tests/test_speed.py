@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 import napari_bloodcell as nb
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")  # one core for either side
 
 DIAMETER_PX = 34.0
 PARAMS = nb.SegmentParams(rbc_diameter_px=DIAMETER_PX)
@@ -46,15 +47,6 @@ def sam() -> EmbeddedSam:
     generator = load_generator("embedded")
     assert isinstance(generator, EmbeddedSam)
     return generator
-
-
-@pytest.fixture(autouse=True)
-def _one_core():
-    """One core for either side: who else uses the others must not matter."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def least_seconds(*functions: Callable[[], Any], rounds: int = 4) -> list[float]:

@@ -25,15 +25,9 @@ from napari_bloodcell.training_set import TrainingSet, TypedCell
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 QUICK = TrainParams.quick(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pink_and_violet(n_rbc=24, n_wbc=12, seed=0, names=("RBC", "WBC"), **kind) -> LabelledCutouts:

@@ -18,13 +18,7 @@ from napari_bloodcell.backends.cnn_network import Architecture, CellCnn, MaxPool
 from napari_bloodcell.errors import ModelError
 from napari_bloodcell.protocols import CellClassifier
 
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def discs(diameters: list[int], seed: int = 0) -> np.ndarray:

@@ -13,13 +13,7 @@ from napari_bloodcell.backends.crew import Crew
 from napari_bloodcell.backends.shared_features import describe
 from tests.backends.test_cnn import discs
 
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.mark.parametrize("n", [1, 3])
