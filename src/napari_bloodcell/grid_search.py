@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_bloodcell.atomic import make_folder, write_bytes
 from napari_bloodcell.errors import ModelError, TrainingError
 from napari_bloodcell.params import TrainParams
-from napari_bloodcell.progress import drain
+from napari_bloodcell.progress import Steps, drain
 from napari_bloodcell.protocols import Progress
 from napari_bloodcell.reports import TrainingReport
 from napari_bloodcell.train import Training, iter_train, never, parts_of
@@ -78,14 +78,10 @@ def iter_grid_search(
             yield Progress(len(log.tries), len(combinations), "settings tried", log.try_of(combination))
             continue
         chosen = TrainParams.model_validate({**params.model_dump(), **combination})
-        work = iter_train(parts, params=chosen, should_stop=should_stop)
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                training: Training = end.value
-                break
+        epochs = Steps(iter_train(parts, params=chosen, should_stop=should_stop))
+        for _ in epochs:
             yield Progress(len(log.tries), len(combinations), "settings tried")
+        training = epochs.result
         if training.report.is_stopped:
             return GridSearch(log.in_order(combinations), best or training, is_complete=False)
         if best is None or training.report.parts["val"].loss < best.report.parts["val"].loss:

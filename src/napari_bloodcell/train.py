@@ -19,7 +19,7 @@ from napari_bloodcell.dataset import (
 )
 from napari_bloodcell.errors import TrainingError
 from napari_bloodcell.params import TrainParams
-from napari_bloodcell.progress import drain
+from napari_bloodcell.progress import Steps, drain
 from napari_bloodcell.protocols import Progress
 from napari_bloodcell.reports import Epoch, TrainingReport, figures_of
 from napari_bloodcell.training_list import LIST
@@ -88,16 +88,13 @@ def iter_train(
             should_stop=should_stop,
         )
     history: list[Epoch] = []
-    while True:
-        try:
-            figures = next(work)
-        except StopIteration as end:
-            fitted: cnn_training.Fitted = end.value
-            break
+    fitting = Steps(work)
+    for figures in fitting:
         epoch = None if figures is None else Epoch(len(history) + 1, *figures)
         if epoch is not None:
             history.append(epoch)
         yield Progress(len(history), params.epochs, "epochs", epoch)
+    fitted = fitting.result
     judged = [(name, part) for name, part in parts.items() if len(part)]
     report = TrainingReport(
         classes=list(classes),

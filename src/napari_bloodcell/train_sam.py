@@ -12,7 +12,7 @@ from scipy import ndimage
 from napari_bloodcell.atomic import make_folder, write_bytes
 from napari_bloodcell.calibration import background_colour
 from napari_bloodcell.errors import OutputError, TrainingError
-from napari_bloodcell.progress import drain
+from napari_bloodcell.progress import Steps, drain
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.smear import read_plane
 from napari_bloodcell.store import RECIPE, ZARR, read_result
@@ -77,13 +77,10 @@ def iter_train_sam(
     work = sam_tuning.tune_decoder(
         generator, fields, steps=steps, learning_rate=learning_rate, seed=seed, should_stop=should_stop
     )
-    while True:
-        try:
-            done, loss, iou = next(work)
-        except StopIteration as end:
-            tuned: sam_tuning.TunedSam = end.value
-            break
+    tuning = Steps(work)
+    for done, loss, iou in tuning:
         yield Progress(done, steps, "steps", (loss, iou))
+    tuned = tuning.result
     make_folder(output.parent)
     write_bytes(output, tuned.content)
     return SamTraining(output, tuned.iou_before, tuned.iou_after, tuned.n_train, tuned.n_val, tuned.steps)

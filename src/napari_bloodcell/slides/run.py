@@ -17,6 +17,7 @@ from napari_bloodcell.counting import iter_count
 from napari_bloodcell.errors import InputError, OutputError
 from napari_bloodcell.ome_zarr import create_smear
 from napari_bloodcell.params import Recipe
+from napari_bloodcell.progress import Steps
 from napari_bloodcell.protocols import Progress
 from napari_bloodcell.segment import FailedTile, calibrate, sample_of, tiles_across
 from napari_bloodcell.slides.crew import Alone, Crew, Task, cluster, processes
@@ -334,21 +335,18 @@ def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
     return arrays is not None and not len(arrays["failed"])
 
 
-def _iter_shown(steps: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:
+def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:
     """Yield steps, after the blocks that they brought are in the coarsest levels of the labels."""
     if work is None:
-        return (yield from steps)
+        return (yield from analysis)
     pyramids = Pyramids(work.output / ZARR)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+    steps = Steps(analysis)
+    for step in steps:
         if isinstance(step.payload, tuple):
             for group in (CELLS, TYPES):
                 pyramids.fill_coarse_levels_at(group, step.payload)
         yield step
+    return steps.result
 
 
 def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Generator[Progress, None, None]:

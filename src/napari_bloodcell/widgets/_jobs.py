@@ -14,6 +14,7 @@ from napari_bloodcell.calibration import DEFAULT_DIAMETER_PX, background_colour,
 from napari_bloodcell.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.classify import iter_classify
 from napari_bloodcell.errors import InputError
+from napari_bloodcell.progress import Steps
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.regions import replace_cells
 from napari_bloodcell.segment import Segmentation, iter_segment, sample_of
@@ -153,17 +154,13 @@ def iter_find_cells(
     for index in planes:
         plane = source.plane(index)
         known = earlier.of_plane(index, source.stack_shape) if earlier is not None else None
-        work = _iter_find_in_plane(
-            plane, known, parts, params, generator, next_id if source.stack_shape else None, should_stop
-        )
-        step: Progress | None = None
-        try:
-            while True:
-                step = next(work)
-                yield Progress(done + step.done, total, step.what, FoundMasks(index, _masks_of(step)))
-        except StopIteration as end:
-            cells, table, segmentation = end.value
-        done += step.done if step is not None else 0
+        first_id = next_id if source.stack_shape else None
+        steps = Steps(_iter_find_in_plane(plane, known, parts, params, generator, first_id, should_stop))
+        done_before = done
+        for step in steps:
+            done = done_before + step.done
+            yield Progress(done, total, step.what, FoundMasks(index, _masks_of(step)))
+        cells, table, segmentation = steps.result
         if source.stack_shape:
             table = table.assign(**{PLANE: plane_number(index, source.stack_shape)})
             next_id = max(next_id, int(cells.max(initial=0)) + 1)
@@ -188,15 +185,12 @@ def _iter_find_in_plane(
     done = 0
     found: Segmentation | None = None
     for part in parts:
-        work = iter_segment(plane, params=params, generator=generator, region=part, should_stop=should_stop)
-        step = Progress(0, 0, "tiles")
-        try:
-            while True:
-                step = next(work)
-                yield Progress(done + step.done, 0, step.what, step.payload)
-        except StopIteration as end:
-            found = end.value
-        done += step.done
+        steps = Steps(iter_segment(plane, params=params, generator=generator, region=part, should_stop=should_stop))
+        done_before = done
+        for step in steps:
+            done = done_before + step.done
+            yield Progress(done, 0, step.what, step.payload)
+        found = steps.result
         if known is None:
             known = np.zeros_like(found.cells), found.table.iloc[:0]
         missing = [tile.box for tile in found.failed_tiles]
@@ -280,15 +274,12 @@ def iter_type_cells(
         if calibration is None:
             calibration = calibrate_for(plane, rows)
         segmented = _SegmentedPlane(labels.astype(np.int32, copy=False), rows, calibration)
-        work = iter_classify(plane.data, segmented, params=params, classifier=classifier)
-        step = Progress(0, 0, "")
-        try:
-            while True:
-                step = next(work)
-                yield Progress(done + step.done, max(total, done + step.total), step.what, step.payload)
-        except StopIteration as end:
-            rows = end.value.table
-        done += step.done
+        steps = Steps(iter_classify(plane.data, segmented, params=params, classifier=classifier))
+        done_before = done
+        for step in steps:
+            done = done_before + step.done
+            yield Progress(done, max(total, done_before + step.total), step.what, step.payload)
+        rows = steps.result.table
         if source.stack_shape:
             rows = rows.assign(**{PLANE: plane_number(index, source.stack_shape)})
         tables.append(rows)

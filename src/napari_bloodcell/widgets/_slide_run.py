@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from napari.utils.notifications import show_info
 
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.napari_slides import MOST_PIXELS_HALVED
+from napari_bloodcell.progress import Steps
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.widgets._layers import placement_of
 from napari_bloodcell.widgets._models import iter_classifier, iter_fetch, iter_generator
@@ -114,18 +116,13 @@ def _iter_slide(
     if classifier is None:
         classifier = yield from iter_classifier(recipe.classify)
     work = iter_analyse_slide(slide, output, recipe=recipe, generator=generator, classifier=classifier, live=True)
-    try:
-        while True:
-            try:
-                step = next(work)
-            except StopIteration as end:
-                result: SlideResult = end.value
-                return result
+    steps = Steps(work)
+    with closing(work):
+        for step in steps:
             yield step
             if should_stop():
                 return None
-    finally:
-        work.close()
+    return steps.result
 
 
 def start_on_disk(

@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.errors import BloodCellError, InputWarning
+from napari_bloodcell.progress import Steps
 from napari_bloodcell.widgets._activity import ActivityBar, Shown
 from napari_bloodcell.widgets._warm import warm_up
 
@@ -59,16 +60,15 @@ class _Thread(WorkerBase):
     def work(self) -> Any:
         """Run the job to its end, or until it must stop."""
         generator = self._job(self.cancelled.is_set)
+        steps = Steps(generator)
         usual = sys.getswitchinterval()
         sys.setswitchinterval(min(usual, SWITCH_EVERY_S))
         try:
-            while not self.abort_requested:
-                try:
-                    step = next(generator)
-                except StopIteration as end:
-                    return end.value
+            for step in steps:
                 self.signals.yielded.emit(step)
-            self.signals.aborted.emit()
+                if self.abort_requested:
+                    self.signals.aborted.emit()
+                    return None
         except BloodCellError:
             raise
         except Exception as error:
@@ -77,7 +77,7 @@ class _Thread(WorkerBase):
         finally:
             sys.setswitchinterval(max(usual, 0.005))
             generator.close()
-        return None
+        return steps.result
 
 
 def _explained(error: Exception) -> str:
