@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import zarr
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm", ".svs")
+    (
+        *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm"),
+        *(".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),  # of scanners
+    )
 )
 """Endings by which images are found in a folder. What a file is, its first bytes say."""
 
@@ -32,6 +35,8 @@ MAX_PIXELS = 2**30
 
 SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
 """A red cell is 375 px wide at the one and 4 px at the other; beyond, a resolution is a printer's or a screen's."""
+
+WSI_EXTRA = 'Install what reads slides: pip install "napari-bloodcell[wsi]".'
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -111,6 +116,8 @@ def read_image_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
         raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
+    if path.suffix.lower() == ".mrxs":
+        raise InputError(f"{path} is but the small picture of a slide. {WSI_EXTRA}")
     return _read_tiff(path, max_pixels) if magic in TIFF_MAGIC else _read_pillow(path)
 
 

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
     LayerData = tuple[Any, dict[str, Any], str]
 
-SLIDE_SUFFIXES: Final = (
-    frozenset({".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}) | IMAGE_SUFFIXES
-)
+SLIDE_SUFFIXES: Final = IMAGE_SUFFIXES | {".dcm"}
 """Endings of files that are opened as slides; what they are, their first bytes say."""
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid of its own gets one in memory where it is no larger; a larger one is read in steps."""

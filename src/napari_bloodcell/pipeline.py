@@ -12,9 +12,8 @@ from napari_bloodcell.errors import SettingsError
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.progress import drain
 from napari_bloodcell.segment import FailedTile, iter_segment
-from napari_bloodcell.slides.formats import is_slide
+from napari_bloodcell.slides.formats import is_slide, read_whole
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.smear import read_plane
 from napari_bloodcell.store import write_result
 
 if TYPE_CHECKING:
@@ -182,7 +181,7 @@ def iter_analyse(
     if output is None:
         if workers != 1 or scheduler is not None:
             raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")
-        return (yield from _iter_in_memory(read_plane(image), recipe, generator, classifier))
+        return (yield from _iter_in_memory(read_whole(image), recipe, generator, classifier))
     if workers != 1 or scheduler is not None or is_slide(image):
         return (
             yield from iter_analyse_slide(
@@ -195,7 +194,7 @@ def iter_analyse(
                 scheduler=scheduler,
             )
         )
-    plane = read_plane(image)
+    plane = read_whole(image)
     result = yield from _iter_in_memory(plane, recipe, generator, classifier)
     write_result(result, output, image=plane)
     return result

@@ -21,9 +21,9 @@ from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, Se
 from napari_bloodcell.pipeline import SmearResult, iter_analyse
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.slides.formats import is_slide
+from napari_bloodcell.slides.formats import is_slide, read_whole
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.smear import Plane, image_sha256, read_plane
+from napari_bloodcell.smear import Plane, image_sha256
 from napari_bloodcell.store import KDE, OVERLAY, LabelFormat, write_result
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def analyse_one(
         else:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", InputWarning)
-                plane = read_plane(image, name=name)
+                plane = read_whole(image, name=name)
             for warning in caught:
                 bar.clear()
                 warn(f"{image}: {warning.message}")

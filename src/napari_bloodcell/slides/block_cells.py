@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.classify import iter_probabilities
+from napari_bloodcell.errors import InputError
 from napari_bloodcell.masks import paint
 from napari_bloodcell.ome_zarr import CODEC
 from napari_bloodcell.segment import moved
@@ -69,7 +71,7 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     site.without(failed)
     box = plan.block(number)
     painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
-    image = site.slide.read(painted.region)
+    image = _read(site, painted.region, failed)
     owned, table = _measure(painted, box)
     probabilities = _look_at(site, image, painted.labels, table)
     y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
@@ -104,6 +106,25 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     site.pyramids.write_block(TYPES, codes[labels], box)
     write_arrays(site.work.block_path(plan, number), arrays, plan.block_hash)
     return len(owned)
+
+
+def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
+    """Return the image of a region, (y, x, 3); white where a tile failed and its pixels cannot be read."""
+    try:
+        return site.slide.read(region)
+    except InputError:
+        if not failed:
+            raise
+    y0, x0, y1, x1 = region
+    image = np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
+    for number in site.plan.tiles_reading(region):
+        top, left, bottom, right = site.plan.tile(number).core
+        a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
+        if a >= c or b >= d:
+            continue
+        with suppress(InputError) if number in failed else nullcontext():
+            image[a - y0 : c - y0, b - x0 : d - x0] = site.slide.read((a, b, c, d))
+    return image
 
 
 def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:

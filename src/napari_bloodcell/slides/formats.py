@@ -14,8 +14,11 @@ import numpy as np
 
 from napari_bloodcell.errors import READ_ERRORS, InputError
 from napari_bloodcell.image_files import (
+    MAX_PIXELS,
     TIFF_MAGIC,
+    WSI_EXTRA,
     check_complete,
+    check_size,
     image_name,
     is_zarr,
     main_series,
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
     import tifffile
     import zarr
     from numpy.typing import NDArray
-
-WSI_EXTRA = 'Install what reads it: pip install "napari-bloodcell[wsi]".'
 
 
 def open_slide(source: object, *, name: str | None = None) -> SlideImage:
@@ -89,6 +90,24 @@ def is_slide(source: object) -> bool:
         source = source[0]
     shape = getattr(source.data if isinstance(source, Plane) else source, "shape", ())
     return math.prod(int(n) for n in shape if n > 4) > LARGE_PX
+
+
+def read_whole(source: object, *, name: str | None = None) -> Plane:
+    """Read an image as one plane in memory, as `smear.read_plane` does, and what only OpenSlide reads, too.
+
+    Raises
+    ------
+    InputError
+        As `smear.read_plane`.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(os.fspath(source)).expanduser()
+        if (slide := _open_with_openslide(path, name or image_name(path))) is not None:
+            check_size(slide.shape, MAX_PIXELS, str(path))
+            pixels = slide.read((0, 0, *slide.shape))
+            pixels.flags.writeable = False
+            return Plane(pixels, slide.pixel_size_um, slide.name, str(path))
+    return read_plane(source, name=name)
 
 
 def _open_object(source: Any) -> tuple[Sequence[Any], str | None, float | None, str | None]:
@@ -240,6 +259,30 @@ def _compression_of(path: Path) -> str:
 # --- OpenSlide -------------------------------------------------------------------------------------------------------
 
 
+class _Scan:
+    """A file of a scanner that OpenSlide has open.
+
+    Once OpenSlide has met a damaged part it reads nothing more of the file, so that it has to be opened anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._path, self._damaged = path, openslide.OpenSlideError
+        self._open = openslide.OpenSlide
+        self.slide = self._open(str(path))
+
+    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return a part (height, width, 4) of a level; `corner` (x, y) is in pixels of the finest one."""
+        slide = self.slide
+        try:
+            return np.asarray(slide.read_region(corner, level, size))
+        except self._damaged as error:
+            if self.slide is slide:
+                self.slide = self._open(str(self._path))
+            raise ValueError(str(error)) from error
+
+
 class _OpenSlideLevel:
     """A level that OpenSlide reads, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
 
@@ -247,16 +290,16 @@ class _OpenSlideLevel:
     ndim = 3
     chunks = (256, 256, 4)
 
-    def __init__(self, slide: Any, level: int) -> None:
-        width, height = slide.level_dimensions[level]
-        self._slide, self._level, self.shape = slide, level, (int(height), int(width), 4)
-        self._step = float(slide.level_downsamples[level])
+    def __init__(self, scan: _Scan, level: int) -> None:
+        width, height = scan.slide.level_dimensions[level]
+        self._scan, self._level, self.shape = scan, level, (int(height), int(width), 4)
+        self._step = float(scan.slide.level_downsamples[level])
 
     def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.uint8]:
         y0, y1, _ = key[0].indices(self.shape[0])
         x0, x1, _ = key[1].indices(self.shape[1])
         corner = (round(x0 * self._step), round(y0 * self._step))
-        return np.asarray(self._slide.read_region(corner, self._level, (max(0, x1 - x0), max(0, y1 - y0))))
+        return self._scan.read(corner, self._level, (max(0, x1 - x0), max(0, y1 - y0)))
 
 
 def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> SlideImage | None:
@@ -271,11 +314,11 @@ def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> Sli
     if vendor is None or (vendor == "generic-tiff" and not generic):
         return None
     try:
-        slide = openslide.OpenSlide(str(path))
+        scan = _Scan(path)
     except openslide.OpenSlideError as error:
         raise InputError(f"{path} is a damaged {vendor} slide: {error}.") from error
-    sizes = [_number(slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
-    arrays = [_OpenSlideLevel(slide, level) for level in range(slide.level_count)]
+    sizes = [_number(scan.slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
+    arrays = [_OpenSlideLevel(scan, level) for level in range(scan.slide.level_count)]
     return SlideImage(levels_of(arrays, "yxs", str(path)), sensible_pixel_size(sizes, str(path)), name, str(path))
 
 
