@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.protocols import Calibration, CellClassifier
 
 
-BATCH_STEP = 64
+BATCH_STEP = 128
 """Batches are multiples of this, so that cells go through the network in the same company however many threads."""
 PROPOSAL_DOUBT = 0.03
 """The generator's opinion is taken to be wrong at least this often."""

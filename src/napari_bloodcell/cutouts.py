@@ -119,14 +119,16 @@ def resample(
     shape = (max(1, min(size, round(width * factor))), max(1, min(size, round(height * factor))))
     if shape == (width, height):
         return crop, mask
-    rows, columns = _triangle_weights(height, shape[1]), _triangle_weights(width, shape[0]).T
-    cover = rows @ mask.astype(np.float32) @ columns
-    weighed = (crop * mask[..., None]).astype(np.float32).transpose(2, 0, 1)
-    colours = (rows @ weighed @ columns) / np.maximum(cover, 1e-6)
+    planes = np.empty((4, height, width), np.float32)
+    np.multiply(crop.transpose(2, 0, 1), mask, out=planes[:3])
+    planes[3] = mask
+    resampled = _triangle_weights(height, shape[1]) @ (planes @ _triangle_weights(width, shape[0]).T)
+    colours, cover = resampled[:3], resampled[3]
+    colours /= np.maximum(cover, 1e-6)
     inside = cover >= 0.5
     if not inside.any():
         inside = cover >= cover.max()
-    return np.rint(colours).clip(0, 255).astype(np.uint8).transpose(1, 2, 0), inside
+    return np.rint(colours, out=colours).clip(0, 255, out=colours).astype(np.uint8).transpose(1, 2, 0), inside
 
 
 @lru_cache(maxsize=4096)

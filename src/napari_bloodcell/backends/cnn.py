@@ -29,7 +29,7 @@ FORMAT = "napari-bloodcell-cnn/1"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 EMBEDDED_FILES = {"embedded": "cnn_embedded.safetensors", "paper": "cnn_paper.safetensors"}
 _MAX_FILE_BYTES = 2**30
-_AT_ONCE = 64
+_AT_ONCE = 128
 """Cutouts that go through the network together; more need more memory and are not quicker."""
 
 

@@ -102,7 +102,7 @@ class CellCnn(nn.Module):
             rows = torch.nonzero(sides == side)[:, 0]
             a = (CUTOUT_SIZE - side) // 2
             window = x[rows, :, a : a + side, a : a + side].contiguous(memory_format=torch.channels_last)
-            parts.append(self._described(window if window.is_floating_point() else window.float().div_(255.0)))
+            parts.append(self._described(window if window.is_floating_point() else _levels(window)))
             places.append(rows)
         return torch.cat(parts)[torch.argsort(torch.cat(places))]
 
@@ -140,6 +140,13 @@ class CellCnn(nn.Module):
             whole[:, :, a : a + n, a : a + n] = maps
             maps = whole
         return torch.flatten(maps, 1)
+
+
+def _levels(window: Tensor) -> Tensor:
+    """Return uint8 as 0 to 1, at once in the precision in which the convolutions run."""
+    kind = window.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    return window.to(dtype).div_(255.0)
 
 
 def feature_side(side: int) -> int:
