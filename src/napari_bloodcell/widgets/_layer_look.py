@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.utils.colormaps import DirectLabelColormap
@@ -22,6 +23,8 @@ MOST_PIXELS_IN_ONE: Final = 4096 * 4096
 """A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
 COARSEST_PX: Final = 1024
 """Levels are added to a pyramid until none of its sides is longer."""
+TOOLS_AFTER_MS: Final = 50
+"""How long the first of napari's painting tools waits after its layer; the next one as long again."""
 
 
 def type_colormap(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> DirectLabelColormap:
@@ -78,3 +81,13 @@ def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
         outline()
     else:
         layer.events.visible.connect(on_shown)
+
+
+def show_tools_later(layer: Labels) -> None:
+    """Let napari make the marks of brush and polygon one by one after a layer was added: half of what that takes."""
+    if QCoreApplication.instance() is None:
+        return
+    shown = [overlay for overlay in layer._overlays.values() if overlay.visible]
+    for number, overlay in enumerate(shown, start=1):
+        overlay.visible = False  # napari makes what is visible
+        QTimer.singleShot(number * TOOLS_AFTER_MS, partial(setattr, overlay, "visible", True))

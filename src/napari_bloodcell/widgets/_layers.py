@@ -43,6 +43,7 @@ from napari_bloodcell.widgets._layer_look import (
     placement_of,
     pyramid_of,
     show_as_cells,
+    show_tools_later,
     type_colormap,
 )
 from napari_bloodcell.widgets._slide_keeper import keep_on_disk
@@ -146,6 +147,7 @@ def add_cells(
     )
     layer.metadata[_LOOKUP] = TypeLookup(np.zeros(1, np.uint8))
     show_as_cells(layer)
+    show_tools_later(layer)
     viewer.add_layer(layer)
     return layer
 
@@ -263,19 +265,12 @@ def add_types(
     lookup = lookup_of(cells_layer)
     levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
     image = info.get("image") or cells_layer.name
+    about = {"kind": "types", "image": image, "cells": cells_layer.name, "names": names_of(cells_layer)}
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
         name=f"{image} types",
         colormap=type_colormap(names_of(cells_layer), colours_of(cells_layer)),
-        metadata={
-            KEY: {
-                "kind": "types",
-                "image": image,
-                "cells": cells_layer.name,
-                "cells_id": str(cells_layer.unique_id),
-                "names": names_of(cells_layer),
-            }
-        },
+        metadata={KEY: {**about, "cells_id": str(cells_layer.unique_id)}},
         opacity=0.45,
         visible=False,  # it is added in half the time
         **placement_of(cells_layer),
@@ -285,13 +280,15 @@ def add_types(
     _follow_edits(cells_layer, lookup)
     show_as_cells(cells_layer)  # not yet done where it was read from a file
     show_status_of(layer, cells_layer)
+    show_tools_later(layer)
     if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
         viewer.layers.insert(viewer.layers.index(cells_layer), layer)
         viewer.layers.selection.active = cells_layer
     else:
         viewer.add_layer(layer)
     outline_when_shown(cells_layer, layer)
-    layer.visible = bool(lookup.codes.any())  # else nothing is to be seen yet: it is shown with the first type
+    if lookup.codes.any():  # else nothing is to be seen yet: it is shown with the first type
+        layer.visible = True
     return layer
 
 

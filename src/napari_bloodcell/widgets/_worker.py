@@ -6,11 +6,12 @@ import logging
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
 from napari.utils.notifications import show_error, show_warning
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.errors import BloodCellError, InputWarning
@@ -147,7 +148,12 @@ class Work(QObject):
         signals.aborted.connect(self._on_aborted)
         signals.finished.connect(self._on_finished)
         self.started.emit()
-        thread.start()
+        QTimer.singleShot(0, partial(self._launch, thread))
+
+    def _launch(self, thread: _Thread) -> None:
+        """Let the thread go, once the window has drawn what was changed for it: the two would hold each other up."""
+        if thread is self._thread:
+            thread.start()
 
     def cancel(self) -> None:
         """Ask the work to end with what is done."""
