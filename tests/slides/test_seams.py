@@ -51,7 +51,12 @@ def best_ious(cells: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np
 
 
 def segment_on(
-    image: NDArray[np.uint8], grid: tuple[int, int, int], diameter: float | None, patch: pytest.MonkeyPatch
+    image: NDArray[np.uint8],
+    grid: tuple[int, int, int],
+    diameter: float | None,
+    patch: pytest.MonkeyPatch,
+    *,
+    is_grouped: bool = False,
 ) -> nb.Segmentation:
     size, dy, dx = grid
     module = importlib.import_module("napari_bloodcell.segment")
@@ -59,10 +64,10 @@ def segment_on(
         one.setattr(
             module, "_tiles_of", lambda shape, _size, overlap, _region: tiles_of(shape[:2], size, overlap, dy, dx)
         )
-        one.setattr(module, "tiles_across", lambda *_: 1)  # the network sees every border
-        return nb.segment(
-            image, params=nb.SegmentParams(rbc_diameter_px=diameter), generator=load_generator("embedded")
-        )
+        if not is_grouped:
+            one.setattr(module, "tiles_across", lambda *_: 1)  # the network sees every border
+        params = nb.SegmentParams(rbc_diameter_px=diameter, tile_size=size)
+        return nb.segment(image, params=params, generator=load_generator("embedded"))
 
 
 def steps_across(cells: NDArray[np.int32], grid: tuple[int, int, int]) -> int:
@@ -74,11 +79,15 @@ def steps_across(cells: NDArray[np.int32], grid: tuple[int, int, int]) -> int:
 
 
 def check_grids(
-    image: NDArray[np.uint8], patch: pytest.MonkeyPatch, grids: Sequence[tuple[int, int, int]] = tuple(GRIDS)
+    image: NDArray[np.uint8],
+    patch: pytest.MonkeyPatch,
+    grids: Sequence[tuple[int, int, int]] = tuple(GRIDS),
+    *,
+    is_grouped: bool = False,
 ) -> None:
     whole = segment_on(image, (4096, 0, 0), None, patch)
     for grid in grids:
-        tiled = segment_on(image, grid, whole.calibration.rbc_diameter_px, patch)
+        tiled = segment_on(image, grid, whole.calibration.rbc_diameter_px, patch, is_grouped=is_grouped)
         ious = best_ious(whole.cells, tiled.cells)
         assert len(tiled.table) == len(whole.table), grid
         assert (ious >= 0.98).mean() >= 0.995, grid
@@ -87,7 +96,12 @@ def check_grids(
 
 @pytest.mark.slow
 def test_tiles_leave_no_trace_on_the_shipped_smear(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_grids(load_shipped()[0], monkeypatch, [(256, 0, 0), (1024, 0, 0), (512, 170, 333)])
+    check_grids(load_shipped()[0], monkeypatch)
+
+
+@pytest.mark.slow
+def test_nor_do_tiles_that_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_grids(load_shipped()[0], monkeypatch, [(256, 0, 0), (384, 0, 0), (256, 100, 50)], is_grouped=True)
 
 
 @pytest.mark.slow
