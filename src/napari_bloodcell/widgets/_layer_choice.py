@@ -8,6 +8,8 @@ from weakref import ref
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QSizePolicy
 
+from napari_bloodcell.widgets._slots import connect_for_life
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -56,9 +58,9 @@ class LayerChoice(QComboBox):
         for name in ("inserted", "removed", "reordered", "renamed"):
             emitter = getattr(viewer.layers.events, name, None)
             if emitter is not None:
-                emitter.connect(self.refresh)
+                connect_for_life(emitter, self.refresh)
         if follows_active:
-            viewer.layers.selection.events.active.connect(self._on_active)
+            connect_for_life(viewer.layers.selection.events.active, self._on_active)
         self.currentIndexChanged.connect(self._on_index)
         self.refresh()
 

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.widgets._count_controls import notify_errors
 from napari_bloodcell.widgets._paint_patch import PaintPatch
+from napari_bloodcell.widgets._slots import connect_for_life
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -30,7 +31,7 @@ class PaintButton(QPushButton):
         self._session: EditSession | None = None
         self.patch: PaintPatch | None = None
         self.toggled.connect(self._on_toggled)
-        viewer.layers.events.removed.connect(self._on_removed)
+        connect_for_life(viewer.layers.events.removed, self._on_removed)
         self.follow(None)
 
     def follow(self, session: EditSession | None) -> None:

@@ -1,15 +1,18 @@
-"""Slots that do not keep a dock alive after it was closed."""
+"""Slots that do not keep a dock alive after it was closed, and of which nothing is left then."""
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from napari_bloodcell.widgets._count_controls import notify_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from napari.utils.events import EventEmitter
 
 
 def notifying(method: Callable[..., Any]) -> Callable[..., None]:
@@ -26,3 +29,14 @@ def notifying(method: Callable[..., Any]) -> Callable[..., None]:
             notify_errors(lambda: found(*values[:n_taken]))
 
     return slot
+
+
+def connect_for_life(emitter: EventEmitter, method: Callable[..., Any]) -> None:
+    """Connect a widget's method to an event of napari until Qt deletes the widget.
+
+    napari does not keep the widget alive either, but what it notes of a dead one goes only when the event is next sent,
+    and some events, such as a layer that is renamed, hardly ever are.
+    """
+    emitter.connect(method)
+    widget: Any = method.__self__  # type: ignore[attr-defined]
+    widget.destroyed.connect(partial(emitter.disconnect, (ref(widget), method.__name__)))

@@ -17,7 +17,7 @@ from napari_bloodcell.widgets._count_controls import scrolled
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._review_journal import annotator_name
 from napari_bloodcell.widgets._runs import TypeCells
-from napari_bloodcell.widgets._slots import notifying
+from napari_bloodcell.widgets._slots import connect_for_life, notifying
 from napari_bloodcell.widgets._train_examples import Preset, TrainForm
 from napari_bloodcell.widgets._train_grid import GridTable
 from napari_bloodcell.widgets._train_jobs import Source, Trained, TrainTask, corrected_planes, iter_training
@@ -51,7 +51,7 @@ class TrainWidget(QWidget):
         work = self.panel.work
         work.started.connect(self._show_state)
         work.finished.connect(self._show_state)
-        self._viewer.events.theme.connect(self._on_theme)
+        connect_for_life(self._viewer.events.theme, self._on_theme)
         self._on_theme()
         self._show_state()
 
