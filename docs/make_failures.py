@@ -8,6 +8,7 @@ crops; they are named below each picture. Outlines: what the program finds, in t
 
 from __future__ import annotations
 
+import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,14 @@ import napari_bloodcell as nb
 from napari_bloodcell.cells import TYPE_COLOURS, type_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 IMAGES = Path(__file__).parent / "images" / "failures"
 SIDE_PX = 300
 """Side of each half of a picture."""
+ERRATA = Path(__file__).parents[1] / "benchmarks" / "label_errata.csv"
 LABEL_COLOURS = (TYPE_COLOURS["WBC"], TYPE_COLOURS["RBC"], TYPE_COLOURS["platelet"])
 
 
@@ -53,7 +57,6 @@ SCENES = (
     Scene("slice_of_white_cell", _TXL + "20b95c52", (326, 60), 130),
     Scene("debris_as_platelet", _TXL + "8eb4116f", (212, 400), 200),
     Scene("clump_as_platelet", _TXL + "2b174855", (387, 548), 200),
-    Scene("wrong_label", _TXL + "666561c9", (227, 484), 240),
 )
 
 
@@ -66,16 +69,36 @@ def picture_of(scene: Scene, data: Path) -> Image.Image:
     colours = _palette(result.names)
     edges = find_boundaries(result.cells, mode="inner")
     shown[edges] = colours[result.types[edges]]
-    corner = tuple(
-        int(np.clip(middle - scene.side / 2, 0, max(0, n - scene.side)))
-        for middle, n in zip(scene.centre, field.shape[:2], strict=True)
-    )
+    corner = _corner(scene.centre, scene.side, field.shape)
     plain, found = (_crop(pixels, corner, scene.side) for pixels in (field, shown))
     _draw_labels(found, path, corner, scene.side, field.shape[:2])
     out = Image.new("RGB", (2 * SIDE_PX + 6, SIDE_PX), "white")
     out.paste(plain, (0, 0))
     out.paste(found, (SIDE_PX + 6, 0))
     return out
+
+
+def picture_of_wrong_labels(data: Path, side: int = 220) -> Image.Image:
+    """Return the parts of fields whose label is wrong side by side, with all labels."""
+    with ERRATA.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    out = Image.new("RGB", (len(rows) * (SIDE_PX + 6) - 6, SIDE_PX), "white")
+    for number, row in enumerate(rows):
+        path = next(data.glob(f"{_TXL}{row['field']}*"))
+        field = np.asarray(Image.open(path).convert("RGB"))
+        middle = [(int(row[f"{axis}0"]) + int(row[f"{axis}1"])) / 2 for axis in "yx"]
+        corner = _corner(middle, side, field.shape)
+        part = _crop(field, corner, side)
+        _draw_labels(part, path, corner, side, field.shape[:2])
+        out.paste(part, (number * (SIDE_PX + 6), 0))
+    return out
+
+
+def _corner(centre: Sequence[float], side: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return where a part of a field begins, (y, x), within the field."""
+    return tuple(
+        int(np.clip(middle - side / 2, 0, max(0, n - side))) for middle, n in zip(centre, shape[:2], strict=True)
+    )
 
 
 def _crop(pixels: NDArray[np.uint8], corner: tuple[int, ...], side: int) -> Image.Image:
@@ -117,8 +140,10 @@ def _palette(names: list[str]) -> NDArray[np.uint8]:
 def main(data: Path, folder: Path = IMAGES) -> None:
     """Write the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    for scene in SCENES:
-        picture_of(scene, data).save(folder / f"{scene.name}.jpg", quality=88, optimize=True)
+    pictures = {scene.name: picture_of(scene, data) for scene in SCENES}
+    pictures["wrong_labels"] = picture_of_wrong_labels(data)
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.jpg", quality=88, optimize=True)
 
 
 if __name__ == "__main__":
