@@ -12,6 +12,7 @@ import numpy as np
 from napari_bloodcell.atomic import make_folder, staged
 from napari_bloodcell.cells import measure_cells, type_names
 from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError
+from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
 from napari_bloodcell.ome_zarr import read_labels
 from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, SLIDE, ZARR, StoredResult, read_result, write_result
@@ -230,10 +231,13 @@ def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
     """
     from napari_bloodcell.widgets._images import image_source, plane_number
     from napari_bloodcell.widgets._layers import adopt
-    from napari_bloodcell.widgets._results import planes_with_cells, result_of
+    from napari_bloodcell.widgets._results import planes_with_cells, result_of, save_large
 
     adopt(cells_layer, image_layer)
     source = image_source(image_layer)
+    if source.is_large:
+        save_large(folder, cells_layer, source)
+        return folder
     for index in planes_with_cells(cells_layer):
         result = result_of(cells_layer, index)
         plane = source.plane(index)
@@ -268,8 +272,8 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
     """
     from PIL import Image as Picture
 
-    from napari_bloodcell.dataset import cutouts_of_segmentation
-    from napari_bloodcell.smear import image_sha256
+    from napari_bloodcell.cutouts import cut_out
+    from napari_bloodcell.journal import image_hash
     from napari_bloodcell.widgets._images import image_source
     from napari_bloodcell.widgets._layers import adopt
     from napari_bloodcell.widgets._results import planes_with_cells, segmented_plane
@@ -288,12 +292,12 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
             chosen = by_hand if len(by_hand) else typed
             if chosen.empty:
                 raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
-            plane = source.plane(index)
+            pixels = source.slide().pixels if source.is_large else source.plane(index).data
             types = dict(zip(chosen.index.tolist(), chosen["cell_type"].tolist(), strict=True))
-            cutouts = cutouts_of_segmentation(plane.data, segmented, types)
-            digest = image_sha256(plane.data)
-            for cell, cutout in zip(types, cutouts.cutouts, strict=True):
-                name = f"{_file_name(types[cell])}/{_file_name(source.name)}_{cell:06d}.png"
+            digest = image_hash(pixels)
+            for cell in types:
+                cutout = cut_out(pixels, segmented.cells, chosen.loc[[cell]])[0]
+                name = f"{legal_name(types[cell])}/{legal_name(source.name)}_{cell:06d}.png"
                 (stage / name).parent.mkdir(exist_ok=True)
                 Picture.fromarray(cutout).save(stage / name)
                 rows.append([name, types[cell], source.name, digest, cell, chosen.at[cell, "type_source"]])
@@ -326,7 +330,3 @@ def _is_derived(data: LayerData) -> bool:
     """Return whether this is a typed layer: it follows from the cells and is written with them."""
     info = data[1].get("metadata", {}).get("napari_bloodcell", {})
     return isinstance(info, dict) and info.get("kind") == "types"
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in text).strip(". ") or "unnamed"

@@ -15,6 +15,7 @@ from PIL import Image
 from napari_bloodcell.cutouts import CUTOUT_SIZE, centre_cutout, tight
 from napari_bloodcell.dataset import PARTS, read_picture
 from napari_bloodcell.errors import READ_ERRORS, TrainingError
+from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.image_files import is_inside
 from napari_bloodcell.splitting import BY_CLASS, Row
 
@@ -136,11 +137,11 @@ def row_of(cell: TypedCell) -> Row:
         raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no pixels (H, W, 3).")
     pixels = tight(cell.cutout)
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    source = "_".join(part for part in (_file_name(cell.image), _file_name(cell.cell)) if part)
+    source = "_".join(part for part in (legal_name(cell.image, instead=""), legal_name(cell.cell, instead="")) if part)
     box = cell.bbox or (None, None, None, None)
     glass = cell.glass_rgb or (None, None, None)
     return {
-        "file": f"{_file_name(cell.cell_type) or '_'}/{source}{'_' if source else ''}{digest[:10]}.png",
+        "file": f"{legal_name(cell.cell_type, instead='_')}/{source}{'_' if source else ''}{digest[:10]}.png",
         "class": cell.cell_type,
         "split": cell.split,
         "annotator": cell.annotator,
@@ -221,7 +222,3 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
 
 def _is_known(value: object) -> bool:
     return not (value is None or value is pd.NA or value != value)
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_ ." else "_" for c in text).strip(". ")[:80]

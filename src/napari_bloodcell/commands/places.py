@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.errors import InputError, SettingsError
+from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.image_files import IMAGE_SUFFIXES, find_images, image_name, is_zarr
 from napari_bloodcell.recipes import read_record
 from napari_bloodcell.slides.result import source_of_work
@@ -59,12 +60,12 @@ def _images_of(folder: Path) -> list[Path]:
 
 
 def folder_names(images: Sequence[Path]) -> list[str]:
-    """Return a name for the result of each image, none twice up to case: the image's, and its folder's if needed."""
+    """Return a legal name for the result of each image, none twice up to case: the image's, its folder's if needed."""
 
     def candidates(image: Path) -> tuple[str, str, str]:
         parent = image.resolve().parent.name or "root"
-        ending = image.suffix.lstrip(".")
-        return image_name(image), f"{parent}_{image_name(image)}", f"{parent}_{image_name(image)}_{ending}"
+        name, ending = image_name(image), image.suffix.lstrip(".")
+        return legal_name(name), legal_name(f"{parent}_{name}"), legal_name(f"{parent}_{name}_{ending}")
 
     options = [candidates(image) for image in images]
     chosen: dict[int, str] = {}
