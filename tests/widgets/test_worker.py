@@ -5,13 +5,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from napari.utils.notifications import ErrorNotification, notification_manager
 
 from napari_bloodcell.errors import BloodCellError, InputError
 from napari_bloodcell.protocols import Progress
-from napari_bloodcell.widgets._worker import Work, WorkFailedError, WorkPanel, amount, duration
+from napari_bloodcell.widgets._errors import WorkFailedError, notify_errors
+from napari_bloodcell.widgets._worker import Work, WorkPanel, amount, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from napari import Viewer
     from pytestqt.qtbot import QtBot
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 def work(qapp: object, nothing_left: None) -> Work:
     return Work()
+
+
+@pytest.fixture
+def dispatched() -> Iterator[list[Any]]:
+    """The notifications of napari meanwhile, whole."""
+    told: list[Any] = []
+    notification_manager.notification_ready.connect(told.append)
+    yield told
+    notification_manager.notification_ready.disconnect(told.append)
 
 
 def steps(n: int, *, closed: list[str] | None = None, error: Exception | None = None) -> Any:
@@ -124,6 +135,44 @@ def test_errors_become_notifications(qtbot: QtBot, nothing_left: None, notificat
     with qtbot.waitSignal(panel.work.finished):
         panel.work.start(steps(1, error=InputError("Give an image.")))
     assert notifications == ["Give an image."]
+
+
+def unexpected_job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, None]:
+    yield Progress(0, 1, "tiles")
+    raise RuntimeError("shapes of the model do not fit")
+
+
+def unexpected_slot() -> None:
+    raise ZeroDivisionError("a slot")
+
+
+def test_an_unexpected_error_of_a_worker_says_what_to_do_and_keeps_its_traceback_off_the_terminal(
+    qtbot: QtBot, nothing_left: None, dispatched: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    panel = WorkPanel()
+    qtbot.addWidget(panel)
+    with qtbot.waitSignal(panel.work.finished):
+        panel.work.start(unexpected_job)
+    (told,) = dispatched
+    assert "RuntimeError: shapes of the model do not fit" in told.message
+    assert "press View Traceback" in told.message
+    assert "unexpected_job" in told.as_text()
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    assert "unexpected_job" not in out + err
+
+
+def test_an_unexpected_error_of_a_slot_does_so_too(
+    qapp: object, dispatched: list[Any], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not notify_errors(unexpected_slot)
+    (told,) = dispatched
+    assert isinstance(told, ErrorNotification)  # those have the button View Traceback
+    assert "ZeroDivisionError: a slot" in told.message
+    assert "unexpected_slot" in told.as_text()
+    assert "unexpected_slot" in caplog.text  # what Help ▸ Show logs is filled from
+    out, err = capfd.readouterr()
+    assert "unexpected_slot" not in out + err
 
 
 def test_a_panel_that_is_closed_ends_its_work(qtbot: QtBot, nothing_left: None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -18,7 +17,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_bloodcell.errors import BloodCellError, InputError
+from napari_bloodcell.errors import InputError
+from napari_bloodcell.widgets._errors import notify_errors as notify_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,14 +165,6 @@ def align_labels(dock: QWidget) -> None:
     width = max((label.sizeHint().width() for label in found if label.isVisibleTo(dock)), default=0)
     for label in found:
         label.setMinimumWidth(width)
-
-
-def notify_errors(action: Any) -> None:
-    """Call a function; an error of the program becomes a notification."""
-    try:
-        action()
-    except BloodCellError as error:
-        show_error(str(error))
 
 
 def _numbers(text: str) -> list[float]:

@@ -9,8 +9,8 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QWidget
 
 from napari_bloodcell.errors import InputError, OutputError
-from napari_bloodcell.widgets._count_controls import notify_errors
 from napari_bloodcell.widgets._count_model import save_histogram
+from napari_bloodcell.widgets._errors import notify_errors
 
 if TYPE_CHECKING:
     from napari_bloodcell.widgets._count_model import Counted

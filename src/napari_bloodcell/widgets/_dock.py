@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.layers import Image
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QComboBox,
@@ -19,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_bloodcell.errors import BloodCellError
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._layers import current_plane
@@ -129,10 +128,7 @@ class StageDock(QWidget):
         self._on_image()
 
     def _on_run(self) -> None:
-        try:
-            self.start()
-        except BloodCellError as error:
-            show_error(str(error))
+        notify_errors(self.start)
 
     def _on_busy(self) -> None:
         self.run.setEnabled(False)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.errors import BloodCellError, InputError
+from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._edit_session import edit_session
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._images import current_plane, image_source
 from napari_bloodcell.widgets._prompts import Prompt, PromptedCell, iter_prompt
 from napari_bloodcell.widgets._results import recipe_of
@@ -75,10 +75,7 @@ class PromptQueue(QObject):
         """Start with the next prompt, if nothing is under way."""
         while self._waiting and not self._work.is_running:
             layer, prompt = self._waiting.pop(0)
-            try:
-                self._start(layer, prompt)
-            except BloodCellError as error:
-                show_error(str(error))
+            notify_errors(partial(self._start, layer, prompt))
 
     def _start(self, layer: Layer, prompt: Prompt) -> None:
         image = layer if isinstance(layer, Image) else layers.image_layer_for(self._viewer, layer)
@@ -108,10 +105,7 @@ class PromptQueue(QObject):
         self._layer = None
 
     def _on_found(self, found: PromptedCell) -> None:
-        try:
-            self._add(found)
-        except BloodCellError as error:
-            show_error(str(error))
+        notify_errors(partial(self._add, found))
 
     def _add(self, found: PromptedCell) -> None:
         """Put a cell that was found where it belongs, if that is still there."""

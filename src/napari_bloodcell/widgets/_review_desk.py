@@ -8,7 +8,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.journal import Journal, default_journal_folder
-from napari_bloodcell.widgets._count_controls import notify_errors
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._preferences import set_preference
 from napari_bloodcell.widgets._review_journal import ReviewJournal
 from napari_bloodcell.widgets._review_view import show_place

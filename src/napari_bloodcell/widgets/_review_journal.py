@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.errors import BloodCellError, OutputError
 from napari_bloodcell.journal import Correction, Journal, image_hash, merge, place
+from napari_bloodcell.widgets._errors import logger
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._layers import full_resolution, info_of
 from napari_bloodcell.widgets._preferences import preference
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.widgets._images import PlaneIndex
     from napari_bloodcell.widgets._review_session import ReviewSession
     from napari_bloodcell.widgets._review_steps import Step
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ class ReviewJournal(QObject):
         except BloodCellError as error:
             self.failed.emit(error)
         except Exception as error:
-            logger.exception("the journal failed")
+            logger.info("the journal failed", exc_info=True)
             self.failed.emit(OutputError(f"The journal of corrections failed ({type(error).__name__}: {error})."))
 
     def _on_typed(self, event: Any) -> None:

@@ -13,6 +13,7 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import to_table
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.widgets._live import CellsWriter
@@ -50,12 +51,20 @@ class Run(QObject):
         self._started = time.monotonic()
 
     def _begin(self, job: Callable[[Callable[[], bool]], Generator[Progress, None, Any]], *, keeps_done: bool) -> None:
-        self._work.progressed.connect(self._on_progressed)
-        self._work.returned.connect(self._on_returned)
+        self._work.progressed.connect(self._on_step)
+        self._work.returned.connect(self._on_end)
         self._work.failed.connect(self._on_lost)
         self._work.cut_off.connect(self._on_lost)
         self._work.finished.connect(self._on_finished)
         self._work.start(job, keeps_done=keeps_done)
+
+    def _on_step(self, step: Progress) -> None:
+        if not notify_errors(partial(self._on_progressed, step)):
+            self._work.cut()
+
+    def _on_end(self, result: Any) -> None:
+        if not notify_errors(partial(self._on_returned, result)):
+            self._on_lost()
 
     def _on_progressed(self, step: Progress) -> None:
         pass
@@ -67,8 +76,8 @@ class Run(QObject):
         self.summary = "Nothing was changed."
 
     def _on_finished(self) -> None:
-        self._work.progressed.disconnect(self._on_progressed)
-        self._work.returned.disconnect(self._on_returned)
+        self._work.progressed.disconnect(self._on_step)
+        self._work.returned.disconnect(self._on_end)
         self._work.failed.disconnect(self._on_lost)
         self._work.cut_off.disconnect(self._on_lost)
         self._work.finished.disconnect(self._on_finished)

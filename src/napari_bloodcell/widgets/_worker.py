@@ -10,13 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.errors import BloodCellError, InputWarning
 from napari_bloodcell.progress import Steps
 from napari_bloodcell.widgets._activity import ActivityBar, Shown
+from napari_bloodcell.widgets._errors import WorkFailedError, explained, tell_of
 from napari_bloodcell.widgets._warm import warm_up
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ SHOW_EVERY_S: Final = 0.1
 
 SWITCH_EVERY_S: Final = 0.0005
 """How long a worker may keep Python's lock while the window wants it; Python's own 5 ms add up to stutter."""
-
-
-class WorkFailedError(BloodCellError):
-    """Something failed in a worker that is not an error of the program's own."""
 
 
 class _Thread(WorkerBase):
@@ -73,19 +70,11 @@ class _Thread(WorkerBase):
         except BloodCellError:
             raise
         except Exception as error:
-            logger.exception("a worker failed")
-            raise WorkFailedError(_explained(error)) from error
+            raise WorkFailedError(explained(error)) from error
         finally:
             sys.setswitchinterval(max(usual, 0.005))
             generator.close()
         return steps.result
-
-
-def _explained(error: Exception) -> str:
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"There is not enough memory ({text}). Use a smaller tile size, another device, or a smaller model."
-    return f"Something unexpected went wrong ({text}). Please report it with the log (Help ▸ Show logs)."
 
 
 class Work(QObject):
@@ -197,9 +186,9 @@ class Work(QObject):
         if self._is_current():
             self.cut_off.emit()
 
-    def _on_errored(self, error: Exception) -> None:
+    def _on_errored(self, error: BloodCellError) -> None:
         if self._is_current():
-            self.failed.emit(error if isinstance(error, BloodCellError) else WorkFailedError(_explained(error)))
+            self.failed.emit(error)
 
     def _on_warned(self, details: tuple[Any, ...]) -> None:
         message, category = details[0], details[1]
@@ -282,7 +271,7 @@ class WorkPanel(QWidget):
         self._label.setText("Stopping after this step…")
 
     def _on_failed(self, error: BloodCellError) -> None:
-        show_error(str(error))
+        tell_of(error)
 
 
 class _Clock:

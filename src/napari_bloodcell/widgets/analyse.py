@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QComboBox
 
-from napari_bloodcell.errors import BloodCellError, InputError
+from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import Recipe, SegmentParams
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._dock import StageDock
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._models import needs_download
 from napari_bloodcell.widgets._preferences import preferred_settings
@@ -114,12 +114,11 @@ class AnalyseWidget(StageDock):
         was_stopped = "Stopped" in run.summary
         if cells is None or was_stopped or image not in self._viewer.layers:
             return
-        try:
-            typing = TypeCells(self._viewer, self.panel.work, cells, image, recipe.classify, classifier=self.classifier)
-        except BloodCellError as error:
-            show_error(str(error))
-            return
-        typing.done.connect(lambda types: self._on_typed(types, cells, recipe, f"{run.summary} {typing.summary}"))
+        notify_errors(lambda: self._type(cells, image, recipe, run.summary))
+
+    def _type(self, cells: Labels, image: Image, recipe: Recipe, found: str) -> None:
+        run = TypeCells(self._viewer, self.panel.work, cells, image, recipe.classify, classifier=self.classifier)
+        run.done.connect(lambda types: self._on_typed(types, cells, recipe, f"{found} {run.summary}"))
 
     def _on_typed(self, types: Labels | None, cells: Labels, recipe: Recipe, summary: str) -> None:
         self.summary.setText(summary)

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 from napari_bloodcell.errors import BloodCellError
 from napari_bloodcell.params import CountParams
 from napari_bloodcell.widgets import _highlight as highlight
-from napari_bloodcell.widgets._count_controls import AreaFields, notify_errors, scrolled
+from napari_bloodcell.widgets._count_controls import AreaFields, scrolled
 from napari_bloodcell.widgets._count_export import ExportRow
 from napari_bloodcell.widgets._count_later import LaterCount
 from napari_bloodcell.widgets._count_model import (
@@ -23,6 +23,7 @@ from napari_bloodcell.widgets._count_model import (
 from napari_bloodcell.widgets._count_plot import AreaPlot
 from napari_bloodcell.widgets._count_table import CountTable
 from napari_bloodcell.widgets._counted_region import Region, region_of
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._images import current_plane, plane_number
 from napari_bloodcell.widgets._layer_choice import LayerChoice

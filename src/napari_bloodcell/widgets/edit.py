@@ -17,10 +17,10 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.widgets import _highlight as highlight
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._count_controls import notify_errors
 from napari_bloodcell.widgets._edit_controls import TOOLS, EditButtons
 from napari_bloodcell.widgets._edit_session import EditSession, edit_session
 from napari_bloodcell.widgets._edit_tools import EditTools, Tool, cell_on_line
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._form import SettingsForm
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._models import needs_download

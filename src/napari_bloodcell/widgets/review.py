@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QVBoxLayout
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets import _highlight as highlight
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._count_controls import notify_errors
 from napari_bloodcell.widgets._edit_tools import Tool
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._layer_choice import LayerChoice
 from napari_bloodcell.widgets._resting import RestingWidget
 from napari_bloodcell.widgets._review_controls import IDLE, TOOLS, ReviewControls

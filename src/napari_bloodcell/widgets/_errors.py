@@ -1,0 +1,66 @@
+"""Errors as notifications of napari that say what to do; the program itself prints nothing to the terminal."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.utils.notifications import ErrorNotification, notification_manager, show_error
+
+from napari_bloodcell.errors import BloodCellError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger: Final = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+
+
+class WorkFailedError(BloodCellError):
+    """Something failed that is not an error of the program's own, which is its cause."""
+
+
+class _Unexpected(ErrorNotification):
+    """A notification whose button shows the traceback, and which is one line where napari prints it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self._message = explained(error)
+
+    def __str__(self) -> str:
+        return f"ERROR: {self.message}"
+
+
+def explained(error: Exception) -> str:
+    """Return what to tell of an error that nobody thought of."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"There is not enough memory ({text}). Use a smaller tile size, another device, or a smaller model."
+    return (
+        f"Something unexpected went wrong ({text}). Please report it with its traceback: press View Traceback here, "
+        "or look at Help ▸ Show logs."
+    )
+
+
+def tell_of(error: BloodCellError) -> None:
+    """Tell the user of an error; of what failed unexpectedly in a worker with its traceback."""
+    cause = error.__cause__
+    if isinstance(error, WorkFailedError) and isinstance(cause, Exception):
+        logger.info("failed in a worker", exc_info=cause)
+        notification_manager.dispatch(_Unexpected(cause))
+    else:
+        show_error(str(error))
+
+
+def notify_errors(action: Callable[[], Any]) -> bool:
+    """Call a function, turn what it raises into a notification, and return whether all went well."""
+    try:
+        action()
+    except BloodCellError as error:
+        tell_of(error)
+    except Exception as error:
+        logger.info("failed in the window", exc_info=True)
+        notification_manager.dispatch(_Unexpected(error))
+    else:
+        return True
+    return False
