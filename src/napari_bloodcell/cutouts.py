@@ -131,7 +131,7 @@ def resample(
     return np.rint(colours, out=colours).clip(0, 255, out=colours).astype(np.uint8).transpose(1, 2, 0), inside
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
     """Return the weights (n_out, n_in) of a triangle filter, as wide as an output pixel where the picture shrinks."""
     step = n_in / n_out
