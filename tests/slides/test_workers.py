@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from concurrent.futures import BrokenExecutor, Executor, Future
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +19,13 @@ import zarr
 import napari_bloodcell as nb
 from napari_bloodcell.errors import SettingsError
 from napari_bloodcell.progress import drain
-from napari_bloodcell.slides.crew import Task, Team
+from napari_bloodcell.slides.crew import Task, Team, start_pool
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.schedule import InOrder
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import SlowGenerator, random_discs, same, settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 
@@ -123,3 +126,40 @@ def test_a_scheduler_that_is_not_there_is_an_error_that_names_it(image: NDArray[
 def test_workers_need_a_folder() -> None:
     with pytest.raises(SettingsError, match="give output"):
         nb.analyse(np.zeros((9, 9, 3), np.uint8), workers=2)  # type: ignore[call-overload]
+
+
+def test_processes_that_end_at_once_are_an_error_that_tells_of_scripts() -> None:
+    with (
+        ProcessPoolExecutor(1, get_context("spawn"), os._exit, (1,)) as pool,
+        pytest.raises(SettingsError, match='if __name__ == "__main__"'),
+    ):
+        start_pool(pool, 1)
+
+
+def test_processes_end_with_the_one_that_started_them_though_it_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "import os, time\n"
+        "from napari_bloodcell.slides.crew import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(child)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 from qtpy.QtWidgets import QFileDialog, QMessageBox
+from scipy import ndimage
 
 import napari_bloodcell as nb
 from napari_bloodcell import napari_slides
 from napari_bloodcell.progress import drain
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.widgets import _images, _slide_view
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets import _slide_folder, _slide_view
 from napari_bloodcell.widgets._dock import StageDock
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import SlowGenerator, random_discs
@@ -31,7 +32,7 @@ SHAPE = (640, 800)
 @pytest.fixture(autouse=True)
 def small_slides(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is large, how large blocks are, and how many levels they write, all in proportion to a small image."""
-    monkeypatch.setattr(_slide_folder, "LARGE_PX", 600 * 600)
+    monkeypatch.setattr(_images, "LARGE_PX", 600 * 600)
     monkeypatch.setattr("napari_bloodcell.slides.run.BLOCK_PX", 256)
     monkeypatch.setattr("napari_bloodcell.slides.pyramid.BLOCK_LEVELS", 1)
     monkeypatch.setattr("napari_bloodcell.ome_zarr.COARSEST", 300)
@@ -155,14 +156,20 @@ def test_settings_are_tried_on_a_part_of_a_large_image(viewer: Viewer, qtbot: Qt
     assert layers.cells_layer_for(viewer, slide) is None
 
 
-def test_a_slide_that_does_not_fit_in_memory_is_not_typed_at_once(
-    viewer: Viewer, slide: Any, notifications: list[str]
-) -> None:
-    layers.add_cells(viewer, slide, cells=np.zeros(SHAPE, np.int32))
+def test_cells_of_a_slide_are_typed_part_by_part(viewer: Viewer, qtbot: QtBot, slide: Any) -> None:
+    labels, n = ndimage.label(np.asarray(slide.data[0]).mean(-1) < 160)
+    layer = viewer.add_labels(
+        [labels, labels[::2, ::2]], name="of another program", scale=slide.scale, units=slide.units
+    )
     _, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Classify")
-    widget.run.click()
-    assert any("too large to be read whole" in told for told in notifications)
-    assert not widget.is_running
+    widget.classifier = BrightnessClassifier()
+    widget.cells.choose(layer)
+    run(widget, qtbot)
+    assert n > 60
+    table = layers.table_of(layer)
+    assert table["cell_type"].value_counts().sum() == n
+    assert set(table["cell_type"]) == {"RBC", "WBC"}
+    assert "RBC" in widget.summary.text()
 
 
 def test_a_result_with_other_settings_is_replaced_only_when_the_user_says_so(

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.commands import batch
-from napari_bloodcell.slides.crew import MOST_LOSSES, start_pool, threads_in_processes
+from napari_bloodcell.slides.crew import MOST_LOSSES, end_with_parent, start_pool, threads_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,6 +81,7 @@ def _start(n_workers: int, names: Sequence[str], recipe: Recipe, options: batch.
 
 def _begin(names: Sequence[str], recipe: Recipe, options: batch.Options) -> None:
     global _context
+    end_with_parent()
     _context = names, recipe, options, batch.load_models(recipe, quiet=True)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_bloodcell.params import ClassifyParams
     from napari_bloodcell.slides.result import SlideResult
 
 _TYPING = ("cell_type", "probability", "type_source", "proposed_type", "proposed_probability")
@@ -94,7 +95,14 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
 
 
-def write_corrected(folder: Path, features: pd.DataFrame, names: Sequence[str]) -> SlideResult:
+def write_corrected(
+    folder: Path,
+    features: pd.DataFrame,
+    names: Sequence[str],
+    *,
+    typed_with: ClassifyParams | None = None,
+    classifier: dict[str, str] | None = None,
+) -> SlideResult:
     """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result.
 
     Parameters
@@ -105,6 +113,8 @@ def write_corrected(folder: Path, features: pd.DataFrame, names: Sequence[str]) 
         The cell table as the features of a Labels layer.
     names : sequence of str
         Names of all types.
+    typed_with, classifier : optional
+        Settings of another typing since, and name and hash of its model, for the record.
 
     Raises
     ------
@@ -113,6 +123,9 @@ def write_corrected(folder: Path, features: pd.DataFrame, names: Sequence[str]) 
     """
     before = open_slide_result(folder)
     plan, cells = before.plan, columns_of(features)
+    if typed_with is not None and classifier is not None:
+        recipe = plan.recipe.model_copy(update={"classify": typed_with})
+        plan = replace(plan, recipe=recipe, models={**plan.models, "classify": classifier})
     counting = count(
         cells.for_counting(),
         params=plan.recipe.count,
@@ -121,7 +134,7 @@ def write_corrected(folder: Path, features: pd.DataFrame, names: Sequence[str]) 
     )
     cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
     known = () if list(names) == before.names and not before.known_names else tuple(names)
-    result = replace(before, known_counting=counting, known_names=known, is_corrected=True)
+    result = replace(before, plan=plan, known_counting=counting, known_names=known, is_corrected=True)
     if known:
         root: Any = zarr.open_group(folder / ZARR / TYPES, mode="r+")
         root.attrs["ome"] = {**root.attrs["ome"], "image-label": type_metadata(names)}

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_bloodcell.errors import ModelError, SettingsError
@@ -167,8 +167,21 @@ def processes(job: Job, n_workers: int) -> Team:
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
-    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks."""
-    wait([pool.submit(os.getpid) for _ in range(n_workers)])
+    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks.
+
+    Raises
+    ------
+    SettingsError
+        If they end at once.
+    """
+    try:
+        for started in [pool.submit(os.getpid) for _ in range(n_workers)]:
+            started.result()
+    except BrokenExecutor as error:
+        raise SettingsError(
+            "The processes that workers ask for end as soon as they are started. A script must call this under "
+            '`if __name__ == "__main__":`, because each process reads the script.'
+        ) from error
     return pool
 
 
@@ -225,7 +238,21 @@ _job: Job | None = None
 
 def _begin(job: Job) -> None:
     global _job
+    end_with_parent()
     _job = job
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, also where that is killed and cannot tell."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def wait_for_its_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_its_end, daemon=True, name="end with parent").start()
 
 
 def _do_here(task: Task) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.image_files import SENSIBLE_UM_PER_PX
+from napari_bloodcell.slides.formats import LARGE_PX, open_slide
 from napari_bloodcell.smear import Plane, read_plane
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer
+
+    from napari_bloodcell.slides.image import SlideImage
 
 PlaneIndex = tuple[int, ...]
 """Position along the leading axes of a stack; () where there is one plane only."""
@@ -54,6 +58,21 @@ class ImageSource:
         """Lengths of the leading axes; () where there is one plane only."""
         return self.shape[:-2]
 
+    @property
+    def is_large(self) -> bool:
+        """Whether this is one plane that is too large to be read whole."""
+        return is_large_plane(self.shape)
+
+    def slide(self) -> SlideImage:
+        """Return an image without leading axes as a slide, which is read where it is sliced.
+
+        Raises
+        ------
+        InputError
+            If its pixels cannot be read as an image.
+        """
+        return replace(open_slide(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
+
     def plane_indices(self) -> Iterator[PlaneIndex]:
         """Yield the position of every plane."""
         return itertools.product(*(range(n) for n in self.stack_shape))
@@ -71,6 +90,11 @@ class ImageSource:
             data = np.asarray(data)[..., None]
         plane = read_plane(data, name=self.name)
         return Plane(plane.data, self.pixel_size_um, self.name)
+
+
+def is_large_plane(shape: tuple[int, ...]) -> bool:
+    """Return whether this is the shape of one plane, (Y, X), that is too large to be read whole."""
+    return len(shape) == 2 and math.prod(shape) > LARGE_PX
 
 
 def image_source(layer: Image) -> ImageSource:

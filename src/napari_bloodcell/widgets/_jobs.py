@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from napari_bloodcell.progress import Steps
 from napari_bloodcell.protocols import Calibration, Progress
 from napari_bloodcell.regions import replace_cells
 from napari_bloodcell.segment import Segmentation, iter_segment, sample_of
+from napari_bloodcell.slides.anywhere import iter_classify_parts, iter_measure
 from napari_bloodcell.smear import image_sha256
 from napari_bloodcell.widgets._cell_features import PLANE, to_table
 from napari_bloodcell.widgets._images import plane_number
@@ -261,6 +262,23 @@ def iter_type_cells(
         )
     if classifier is None:
         classifier = yield from iter_classifier(params)
+    iter_types = _iter_type_large if source.is_large else _iter_type_planes
+    typed = yield from iter_types(source, cells, table, params, calibration, classifier)
+    typed.index.name = "id"
+    found = [t for t in typed["cell_type"].unique() if t]
+    names = type_names([n for n in [*names, *classifier.classes, *found] if n != UNIDENTIFIED])
+    return TypedCells(typed, names, classifier)
+
+
+def _iter_type_planes(
+    source: ImageSource,
+    cells: NDArray[np.int32],
+    table: pd.DataFrame | None,
+    params: ClassifyParams,
+    calibration: Calibration | None,
+    classifier: CellClassifier,
+) -> Generator[Progress, None, pd.DataFrame]:
+    """Type the cells of one plane after the other, and return their table."""
     tables = []
     total = 0 if table is None else len(table)
     done = 0
@@ -272,7 +290,7 @@ def iter_type_cells(
             continue
         plane = source.plane(index)
         if calibration is None:
-            calibration = calibrate_for(plane, rows)
+            calibration = calibrate_for(plane.data, rows)
         segmented = _SegmentedPlane(labels.astype(np.int32, copy=False), rows, calibration)
         steps = Steps(iter_classify(plane.data, segmented, params=params, classifier=classifier))
         done_before = done
@@ -283,11 +301,25 @@ def iter_type_cells(
         if source.stack_shape:
             rows = rows.assign(**{PLANE: plane_number(index, source.stack_shape)})
         tables.append(rows)
-    typed = pd.concat(tables) if tables else measure_cells(np.zeros((1, 1), np.int32))
-    typed.index.name = "id"
-    found = [t for t in typed["cell_type"].unique() if t]
-    names = type_names([n for n in [*names, *classifier.classes, *found] if n != UNIDENTIFIED])
-    return TypedCells(typed, names, classifier)
+    return pd.concat(tables) if tables else measure_cells(np.zeros((1, 1), np.int32))
+
+
+def _iter_type_large(
+    source: ImageSource,
+    cells: NDArray[np.int32],
+    table: pd.DataFrame | None,
+    params: ClassifyParams,
+    calibration: Calibration | None,
+    classifier: CellClassifier,
+) -> Generator[Progress, None, pd.DataFrame]:
+    """Type the cells of a plane that is never in memory as a whole, and return their table."""
+    pixels = source.slide().pixels
+    now = yield from iter_measure(cells)
+    if table is not None:
+        same = (table["area_px"].reindex(now.index) == now["area_px"]).to_numpy()
+        now = pd.concat([table.loc[now.index[same]], _with_known(now[~same], table)]).sort_index()
+    calibration = calibration or calibrate_for(pixels, now)
+    return (yield from iter_classify_parts(pixels, cells, now, calibration, params=params, classifier=classifier))
 
 
 def measured(cells: NDArray[np.integer], table: pd.DataFrame | None) -> pd.DataFrame:
@@ -301,15 +333,21 @@ def measured(cells: NDArray[np.integer], table: pd.DataFrame | None) -> pd.DataF
     if same.all():
         return table.loc[ids]
     fresh = measure_cells(np.where(np.isin(cells, ids[~same]), cells, 0))
+    return pd.concat([table.loc[ids[same]], _with_known(fresh, table)]).sort_index()
+
+
+def _with_known(fresh: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return cells that were measured again, with what the table says of their types and quality."""
+    fresh = fresh.copy()
     for column in ("cell_type", "probability", "type_source", "predicted_iou", "stability_score"):
         old = table[column].reindex(fresh.index)
         fresh[column] = old.where(old.notna(), fresh[column]).astype(fresh[column].dtype)
-    return pd.concat([table.loc[ids[same]], fresh]).sort_index()
+    return fresh
 
 
-def calibrate_for(plane: Plane, table: pd.DataFrame) -> Calibration:
-    """Measure a smear whose cells come from elsewhere; the typical cell tells the width where the image does not."""
-    sample = sample_of(plane.data)
+def calibrate_for(pixels: Any, table: pd.DataFrame) -> Calibration:
+    """Measure a smear (Y, X, 3) whose cells come from elsewhere; the typical cell tells its width if nothing does."""
+    sample = sample_of(pixels)
     glass = background_colour(sample)
     diameter = estimate_rbc_diameter(sample)
     if diameter is None and len(table):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_bloodcell.cells import type_lut
 from napari_bloodcell.counting import Counting, count
-from napari_bloodcell.errors import InputError
+from napari_bloodcell.errors import InputError, OutputError
 from napari_bloodcell.params import CountParams, Recipe
 from napari_bloodcell.pipeline import SmearResult
 from napari_bloodcell.segment import FailedTile
+from napari_bloodcell.slides.anywhere import write_slide
+from napari_bloodcell.slides.corrected import columns_of
+from napari_bloodcell.store import KDE, OVERLAY
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import PLANE
-from napari_bloodcell.widgets._images import PlaneIndex, pixel_size_um, plane_number
+from napari_bloodcell.widgets._images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +67,12 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
         If the cells have no types yet, or no table.
     """
     info = layers.info_of(cells_layer)
-    labels = layers.full_resolution(cells_layer)
+    labels: Any = layers.full_resolution(cells_layer)
+    if not isinstance(labels, np.ndarray) and not index and is_large_plane(labels.shape):
+        raise InputError(
+            f"{cells_layer.name!r} is too large to be held in memory. Its table is table_of, its counts count_layer; "
+            "save_result writes it."
+        )
     counting = count_cells(cells_layer, index=index)
     table = layers.table_of(cells_layer)
     if index:
@@ -71,7 +80,6 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
     table = table.assign(cells_in_region=counting.cells_in_region)
     cells = np.asarray(labels[index], np.int32)
     names = layers.names_of(cells_layer)
-    models: dict[str, Any] = info.get("models") or {}
     recipe = recipe_of(cells_layer)
     size = pixel_size_um(cells_layer)
     if size is not None and recipe.segment.pixel_size_um is None:
@@ -85,11 +93,57 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
         names=names,
         calibration=layers.calibration_of(cells_layer),
         recipe=recipe,
-        models={stage: models.get(stage, _UNKNOWN) for stage in ("segment", "classify")},
+        models=_models_of(cells_layer),
         image_name=str(info.get("image") or cells_layer.name),
         device=str(info.get("device") or "auto"),
-        failed_tiles=[FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in info.get("failed_tiles") or []],
+        failed_tiles=_failed_tiles_of(cells_layer),
     )
+
+
+def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
+    """Write a plane that is never in memory as a whole, with its typed cells, as the result of a slide.
+
+    Raises
+    ------
+    BloodCellError
+        If the cells have no types, or the folder is their own or cannot be written to.
+    """
+    from napari_bloodcell.plot import save_kde_png, save_overlay_png
+
+    info = layers.info_of(cells_layer)
+    own = info.get("folder")
+    if own is not None and folder.resolve() == Path(own).resolve():
+        raise OutputError(f"{folder} holds these cells, and every correction of them is saved there. Choose another.")
+    if not layers.table_of(cells_layer, ("cell_type",))["cell_type"].astype(bool).any():
+        raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
+    result = write_slide(
+        folder,
+        source.slide(),
+        layers.full_resolution(cells_layer),
+        columns_of(cells_layer.features),
+        names=layers.names_of(cells_layer),
+        recipe=recipe_of(cells_layer),
+        models=_models_of(cells_layer),
+        calibration=layers.calibration_of(cells_layer),
+        device=str(info.get("device") or "auto"),
+        failed_tiles=_failed_tiles_of(cells_layer),
+    )
+    image, cells, types = result.overview()
+    counting = result.counting
+    save_overlay_png(
+        folder / OVERLAY, image, cells, types, result.names, counts=result.counts, interval=counting.interval
+    )
+    save_kde_png(folder / KDE, counting, pixel_size_um=result.plan.pixel_size_um)
+
+
+def _models_of(cells_layer: Labels) -> dict[str, dict[str, str]]:
+    known: dict[str, dict[str, str]] = layers.info_of(cells_layer).get("models") or {}
+    return {stage: known.get(stage, _UNKNOWN) for stage in ("segment", "classify")}
+
+
+def _failed_tiles_of(cells_layer: Labels) -> list[FailedTile]:
+    listed = layers.info_of(cells_layer).get("failed_tiles") or []
+    return [FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in listed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +156,13 @@ class SegmentedPlane:
 
 
 def segmented_plane(cells_layer: Labels, index: PlaneIndex = ()) -> SegmentedPlane:
-    """Return labels, table and calibration of one plane of a cells layer."""
+    """Return labels, table and calibration of one plane of a cells layer; of a large one the labels are not read."""
     labels = layers.full_resolution(cells_layer)
     table = layers.table_of(cells_layer)
     if index:
         table = table[table[PLANE] == plane_number(index, labels.shape[:-2])]
-    return SegmentedPlane(np.asarray(labels[index], np.int32), table, layers.calibration_of(cells_layer))
+    cells = labels if is_large_plane(labels.shape) else np.asarray(labels[index], np.int32)
+    return SegmentedPlane(cells, table, layers.calibration_of(cells_layer))
 
 
 def planes_with_cells(cells_layer: Labels) -> list[PlaneIndex]:

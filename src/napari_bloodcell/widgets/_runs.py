@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
-from napari_bloodcell.errors import InputError
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import to_table
@@ -17,7 +16,6 @@ from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.widgets._live import CellsWriter
-from napari_bloodcell.widgets._slide_folder import is_large
 from napari_bloodcell.widgets._warm import postpone_collection
 from napari_bloodcell.widgets._worker import duration
 
@@ -169,11 +167,6 @@ class TypeCells(Run):
     ) -> None:
         super().__init__(work)
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
-        if is_large(image_layer):
-            raise InputError(
-                f"{image_layer.name!r} is too large to be read whole. Its cells are typed while they are found: choose "
-                "the classifier in Preferences, and another folder in the Analyse dock."
-            )
         layers.adopt(cells_layer, image_layer)
         layers.relink(viewer, cells_layer)
         source, cells = image_source(image_layer), layers.full_resolution(cells_layer)

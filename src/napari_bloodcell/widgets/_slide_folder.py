@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -11,7 +10,6 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMessageBox, QToolButton, QWidget
 
 from napari_bloodcell.errors import InputError
-from napari_bloodcell.slides.formats import LARGE_PX
 from napari_bloodcell.slides.result import open_slide_result
 from napari_bloodcell.store import RECIPE, SLIDE
 from napari_bloodcell.widgets._images import image_source
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 
 def is_large(layer: Image) -> bool:
     """Return whether an image layer shows one plane that is too large to be analysed in memory."""
-    source = image_source(layer)
-    return not source.stack_shape and math.prod(source.shape) > LARGE_PX
+    return image_source(layer).is_large
 
 
 class SlideFolder(QWidget):

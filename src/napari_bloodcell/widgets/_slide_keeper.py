@@ -13,6 +13,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QCoreApplication, QObject, QRunnable, QThreadPool, QTimer, Signal
 
 from napari_bloodcell.errors import BloodCellError, InputError, OutputError
+from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.slides.corrected import repaint_types, write_corrected
 from napari_bloodcell.slides.result import open_slide_result
 from napari_bloodcell.widgets._cell_features import boxes_in, rows_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.widgets._typed_view import TypeLookup
 
     Box = tuple[int, int, int, int]
+
+_Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 
 logger = logging.getLogger(__name__)
 LATER_MS: Final = 2000
@@ -63,6 +66,7 @@ class SlideKeeper(QObject):
         self._held: Labels | None = None
         self._codes = lookup.codes[:-1].copy()
         self._n_by_hand = _n_by_hand(cells_layer.features)
+        self._known_typing = self._typing = _typing_of(cells_layer)
         self._boxes: list[Box] = []
         self._running: _Save | None = None
         self._timer = QTimer(self)
@@ -145,10 +149,12 @@ class SlideKeeper(QObject):
         n_by_hand = _n_by_hand(features)
         changed = boxes_in(features, rows_of(features, np.flatnonzero(before != now)))
         boxes = np.concatenate([np.array(self._boxes, np.int64).reshape(-1, 4), changed if changed is not None else []])
-        if not len(boxes) and n_by_hand == self._n_by_hand:
+        typing = _typing_of(layer)
+        if not len(boxes) and n_by_hand == self._n_by_hand and typing == self._typing:
             return None
-        self._codes, self._n_by_hand, self._boxes = codes, n_by_hand, []
-        return _Save(self.folder, features.copy(), names_of(layer), codes, boxes)
+        self._codes, self._n_by_hand, self._typing, self._boxes = codes, n_by_hand, typing, []
+        typed_anew = typing if typing != self._known_typing else (None, None)
+        return _Save(self.folder, features.copy(), names_of(layer), codes, boxes, typed_anew)
 
 
 class _Signals(QObject):
@@ -160,17 +166,25 @@ class _Save(QRunnable):
     """Writes a state of the cells."""
 
     def __init__(
-        self, folder: Path, features: pd.DataFrame, names: list[str], codes: NDArray[np.uint8], boxes: NDArray[np.int64]
+        self,
+        folder: Path,
+        features: pd.DataFrame,
+        names: list[str],
+        codes: NDArray[np.uint8],
+        boxes: NDArray[np.int64],
+        typing: _Typing,
     ) -> None:
         super().__init__()
         self.signals = _Signals()
         self.setAutoDelete(False)
         self._folder, self._features, self._names, self._codes, self._boxes = folder, features, names, codes, boxes
+        self._typing = typing
 
     def write(self) -> None:
         """Write it."""
         repaint_types(self._folder, self._codes, self._boxes)
-        write_corrected(self._folder, self._features, self._names)
+        params, classifier = self._typing
+        write_corrected(self._folder, self._features, self._names, typed_with=params, classifier=classifier)
 
     def run(self) -> None:
         """Write it in a thread of Qt's."""
@@ -183,6 +197,13 @@ class _Save(QRunnable):
             logger.exception("a slide could not be kept on disk")
             error = OutputError(f"{type(problem).__name__}: {problem}")
         self.signals.done.emit(error)
+
+
+def _typing_of(cells_layer: Labels) -> _Typing:
+    """Return the settings of a layer's last typing, and name and hash of its model, where they are noted."""
+    info = info_of(cells_layer)
+    params, model = (info.get("recipe") or {}).get("classify"), (info.get("models") or {}).get("classify")
+    return (ClassifyParams.model_validate(params) if params else None), (dict(model) if model else None)
 
 
 def _n_by_hand(features: pd.DataFrame) -> int:
