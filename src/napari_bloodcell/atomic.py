@@ -14,6 +14,9 @@ from napari_bloodcell.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+_TEMPORARY = ".writing-"
+"""How the names of files and folders begin that do not have their own yet."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under another name in its folder, then give it its own.
@@ -24,7 +27,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         If that is not possible; what was there before is still there.
     """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -49,7 +52,7 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".writing-", dir=folder):
+        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=folder):
             pass
     except FileExistsError as error:
         raise OutputError(f"{folder} is a file; a folder is needed. Choose another output folder.") from error
@@ -57,6 +60,17 @@ def make_folder(folder: Path) -> None:
         raise OutputError(
             f"The folder {folder} cannot be written to: {error.strerror or error}. Choose another output folder."
         ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a folder and in those within it."""
+    for parent, folders, files in os.walk(folder):
+        for name in [name for name in folders if name.startswith(_TEMPORARY)]:
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+            folders.remove(name)
+        for name in files:
+            if name.startswith(_TEMPORARY):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,7 +109,7 @@ def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[
         If a file cannot be written; then nothing in `folder` was changed, unless the replacing itself failed.
     """
     make_folder(folder)
-    stage = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    stage = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
     try:
         yield stage
         names = sorted((item.name for item in stage.iterdir()), key=lambda name: (name == last, name))

@@ -90,6 +90,24 @@ def test_a_run_that_is_killed_goes_on(image: NDArray[np.uint8], uninterrupted: n
     assert result.counts == uninterrupted.counts
 
 
+def test_what_a_killed_run_left_half_written_is_removed(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    work = iter_analyse_slide(
+        image, tmp_path / "a", recipe=settings(), generator=ThresholdGenerator(), classifier=BrightnessClassifier()
+    )
+    for _ in range(9):
+        next(work)
+    work.close()
+    chunks = tmp_path / "a" / "smear.ome.zarr" / "0"
+    (tmp_path / "a" / ".writing-stage" / "cells").mkdir(parents=True)
+    (chunks / ".writing-1").write_bytes(b"half a chunk")
+    run(image, tmp_path / "a")
+    assert not list((tmp_path / "a").rglob(".writing-*"))
+    assert (chunks / "zarr.json").is_file()
+    (tmp_path / "a" / "work" / "tiles").mkdir(parents=True)  # killed when all was written
+    run(image, tmp_path / "a")
+    assert not (tmp_path / "a" / "work").exists()
+
+
 def test_what_is_complete_is_opened_and_not_done_again(
     image: NDArray[np.uint8], uninterrupted: nb.SlideResult, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from napari_bloodcell.atomic import make_folder, writing
+from napari_bloodcell.atomic import make_folder, sweep, writing
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.counting import iter_count
 from napari_bloodcell.errors import InputError, OutputError
@@ -117,6 +117,7 @@ def iter_analyse_slide(
         classifier_here = classifier if classifier is not None else _load_classifier(recipe)
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
         if (found := _finished(output, plan)) is not None:
+            WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
         _keep_corrections(output)
         work = WorkFolder(output)
@@ -258,6 +259,7 @@ def _keep_corrections(output: Path) -> None:
 def _make_ready(work: WorkFolder, plan: Plan) -> None:
     """Keep earlier work that fits; make the folder and the empty OME-Zarr otherwise."""
     earlier, zarr = work.read_plan(), work.output / ZARR
+    sweep(work.output)
     fits = (
         earlier is not None
         and zarr.is_dir()
