@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from PIL import Image
 from napari_bloodcell import samples
 from napari_bloodcell.backends import https_transfer
 from napari_bloodcell.errors import DownloadError
+from tests.backends.test_weights import Server, open_plain_http
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -65,3 +68,60 @@ def test_another_file_than_the_field_is_not_kept(network: Any, picture: bytes, t
     with pytest.raises(DownloadError, match="SHA-256"):
         samples.bccd_field()
     assert not list((tmp_path / "cache" / "samples").iterdir())
+
+
+@pytest.fixture
+def server(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A web server on this machine, which answers what is asked of the pinned address."""
+    monkeypatch.setenv("NAPARI_BLOODCELL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(samples, "BCCD_SHA256", hashlib.sha256(picture).hexdigest())
+
+    def open_here(request: Request) -> Any:
+        assert request.full_url == samples.BCCD_URL
+        return open_plain_http(Request(running.url, headers=dict(request.header_items())))
+
+    with Server() as running:
+        running.data = picture
+        monkeypatch.setattr(https_transfer, "_open", open_here)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return [path.name for path in (tmp_path / "cache" / "samples").iterdir()]
+
+
+def test_the_field_comes_over_the_network_once(server: Server, tmp_path: Path) -> None:
+    assert samples.bccd_field()[0][0].shape == (48, 64, 3)
+    samples.bccd_field()
+    assert len(server.requests) == 1
+    assert kept(tmp_path) == ["BloodImage_00000.jpg"]
+
+
+def test_a_field_that_comes_in_two_pieces_is_whole(server: Server, picture: bytes) -> None:
+    server.breaks, server.break_after = 1, 100
+    assert samples.download_bccd().read_bytes() == picture
+    assert server.requests == [None, "bytes=100-"]
+
+
+def test_a_field_that_breaks_off_for_good_is_told_and_not_shown(server: Server, tmp_path: Path) -> None:
+    server.breaks, server.break_after = 100, 0
+    with pytest.raises(DownloadError, match=r"the connection broke.*Check the network"):
+        samples.bccd_field()
+    assert "BloodImage_00000.jpg" not in kept(tmp_path)
+
+
+def test_what_another_page_answers_is_told_and_not_kept(server: Server, tmp_path: Path) -> None:
+    server.data = b"<html>please log in</html>"
+    with pytest.raises(DownloadError, match="is not the BCCD field: its SHA-256 is"):
+        samples.bccd_field()
+    assert kept(tmp_path) == []
+
+
+def test_a_page_that_is_gone_is_told(server: Server) -> None:
+    server.status = 404
+    with pytest.raises(DownloadError, match="the server answered 404"):
+        samples.bccd_field()

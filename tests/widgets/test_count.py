@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.backend_bases import MouseButton, MouseEvent
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
 from napari_bloodcell.counting import count
@@ -375,6 +376,15 @@ def test_a_closed_dock_rests(window: Any) -> None:
     assert dock._on_hover not in window.viewer.mouse_move_callbacks
     layers.set_types(window.layer, [1], "platelet")
     assert not dock._soon.isActive()
+
+
+def test_four_thresholds_can_be_read_in_a_narrow_dock(window: Any, qtbot: QtBot) -> None:
+    dock = window.dock
+    field = dock._fields._thresholds
+    field.window().resizeDocks([dock.parentWidget()], [350], Qt.Orientation.Horizontal)
+    dock._fields.show_thresholds([10_000.0, 12_500.0, 15_000.0, 17_500.0], by_hand=False)
+    qtbot.waitUntil(lambda: 330 <= dock.width() <= 360)
+    assert field.fontMetrics().horizontalAdvance(field.text()) < field.width() - 8
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

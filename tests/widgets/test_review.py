@@ -287,6 +287,68 @@ def test_a_closed_dock_gives_mouse_and_keys_back(viewer: Viewer) -> None:
     assert dict(layer.keymap) == keys
 
 
+def strike(qtbot: QtBot, viewer: Viewer, key: str) -> None:
+    """Strike a key as a person does, with the picture in focus."""
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, key.lower())
+
+
+@pytest.mark.parametrize("mode", ["pan_zoom", "transform", "pick", "paint", "fill", "erase", "polygon"])
+def test_keys_of_classes_win_over_those_of_napari_in_each_mode(
+    make_napari_viewer: Any, qtbot: QtBot, nothing_left: None, mode: str
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    layer = add_smear(viewer)
+    dock = open_review(viewer)
+    layer.mode = mode
+    selected, keeps = layer.selected_label, layer.preserve_labels
+    for key, name in dock.session.classes.keys().items():  # R W P U and 1 2 3 4: napari's paint, erase, fill …
+        other = "RBC" if name != "RBC" else "WBC"
+        dock.session.type_cells([3], other)
+        hover(dock, layer, 3)
+        strike(qtbot, viewer, key)
+        assert types_in(layer)[2] == name, key
+        assert str(layer.mode) == mode, key
+    assert (layer.selected_label, layer.preserve_labels) == (selected, keeps)
+
+
+def test_keys_that_name_no_class_stay_with_napari(make_napari_viewer: Any, qtbot: QtBot, nothing_left: None) -> None:
+    viewer = make_napari_viewer(show=True)
+    layer = add_smear(viewer)
+    open_review(viewer)
+    for key, mode in (
+        ("f", "fill"),
+        ("l", "pick"),
+        ("e", "erase"),
+        ("z", "pan_zoom"),
+        ("5", "pick"),
+        ("6", "pan_zoom"),
+    ):
+        strike(qtbot, viewer, key)
+        assert str(layer.mode) == mode, key
+
+
+def test_keys_are_napari_s_again_when_the_dock_closes(
+    make_napari_viewer: Any, qtbot: QtBot, nothing_left: None
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    layer = add_smear(viewer)
+    dock = open_review(viewer)
+    hover(dock, layer, 3)
+    viewer.window.remove_dock_widget(dock)
+    before = types_in(layer)
+    for key, mode in (
+        ("p", "paint"),
+        ("1", "erase"),
+        ("2", "paint"),
+        ("3", "polygon"),
+        ("4", "fill"),
+        ("z", "pan_zoom"),
+    ):
+        strike(qtbot, viewer, key)
+        assert str(layer.mode) == mode, key
+    assert types_in(layer) == before
+
+
 def test_without_cells_the_dock_waits_for_them(viewer: Viewer) -> None:
     dock = open_review(viewer)
     assert not dock.controls.classes.isEnabled()

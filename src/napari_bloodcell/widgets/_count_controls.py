@@ -59,14 +59,15 @@ class AreaFields(QWidget):
         self._found = QLabel()
         layout = QFormLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        for label, field, button in (
-            (self._labels[0], self._thresholds, self._automatic),
-            (self._labels[1], self._range, self._clear),
+        rows = QHBoxLayout(), QHBoxLayout()
+        for row, field, button in zip(
+            rows, (self._thresholds, self._range), (self._automatic, self._clear), strict=True
         ):
-            row = QHBoxLayout()
             row.addWidget(field, 1)
             row.addWidget(button)
-            layout.addRow(label, row)
+        layout.addRow(self._labels[0])
+        layout.addRow(rows[0])  # all of the width: there are four or five of them
+        layout.addRow(self._labels[1], rows[1])
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.addLayout(layout)
