@@ -7,7 +7,10 @@ import errno
 import logging
 import os
 import resource
+import shlex
 import signal
+import subprocess
+import sys
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -26,7 +29,7 @@ from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
 from napari_bloodcell import atomic, cli
 from napari_bloodcell.backends.cnn import load_classifier
 from napari_bloodcell.backends.registry import load_generator
-from napari_bloodcell.commands import batch, places
+from napari_bloodcell.commands import batch, console, places
 from napari_bloodcell.errors import InputError, ModelError, OutputError
 from napari_bloodcell.journal import Correction, Journal
 from napari_bloodcell.slides.formats import is_slide, open_slide
@@ -175,22 +178,51 @@ def test_a_correction_that_does_not_fit_on_the_disk_leaves_the_journal_as_it_was
 # --- what a user sees ------------------------------------------------------------------------------------------------
 
 
-def test_a_fault_of_the_program_is_a_line_and_a_traceback_on_demand(
+def test_a_fault_is_a_line_and_a_traceback_on_demand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fault(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("of nothing")
+        raise ZeroDivisionError("of nothing\n  at all.")
 
     Image.fromarray(small_result()[0]).save(tmp_path / "a.png")
     monkeypatch.setattr(batch, "load_models", fault)
     arguments = ["analyse", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert cli.main(arguments) == cli.SOME_FAILED
     said = capsys.readouterr().err
-    assert "ZeroDivisionError: of nothing. This is a fault of the program" in said
-    assert "Traceback" not in said
-    monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
+    assert said.startswith("napari-bloodcell: error: ZeroDivisionError: of nothing at all. This is a fault")
+    assert said.count("\n") == 1
+    monkeypatch.setenv(console.TRACEBACK_VARIABLE, "1")
     assert cli.main(arguments) == cli.SOME_FAILED
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_is_a_line_and_a_traceback_on_demand(tmp_path: Path) -> None:
+    Image.fromarray(small_result()[0]).save(tmp_path / "a.png")
+    script = tmp_path / "broken_model.py"
+    script.write_text(
+        "import sys\n"
+        "from napari_bloodcell import cli\n"
+        "from napari_bloodcell.backends.embedded_sam import EmbeddedSam\n"
+        "def generate(*_, **__):\n"
+        "    raise RuntimeError('mat1 and mat2\\ncannot be multiplied')\n"
+        "EmbeddedSam.generate = generate\n"
+        "sys.exit(cli.main())\n"
+    )
+    command = [sys.executable, str(script), "analyse", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "-q"]
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert plain.returncode == cli.SOME_FAILED
+    assert "RuntimeError: mat1 and mat2 cannot be multiplied" in plain.stderr
+    assert "Traceback" not in plain.stderr
+    wanted = {**os.environ, console.TRACEBACK_VARIABLE: "1"}
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300, env=wanted)
+    assert "Traceback" in told.stderr
+    assert "cannot be multiplied" in told.stderr
+
+
+def test_a_reader_that_went_away_ends_the_program_in_silence() -> None:
+    command = f"{shlex.quote(sys.executable)} -m napari_bloodcell models list | true"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert ended.stderr == ""
 
 
 def test_what_cannot_be_written_is_named_with_its_path(tmp_path: Path) -> None:

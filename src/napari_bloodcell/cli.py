@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
 
 import napari_bloodcell
+from napari_bloodcell.commands.console import describe_fault, log_faults
 from napari_bloodcell.errors import BloodCellError, DownloadError
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some images (or a download) failed; wrong use, nothing was done; stopped by the user."""
-
-TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
-"""Environment variable with which faults of the program are shown with their traceback."""
 
 app = App(
     name="napari-bloodcell",
@@ -61,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ must not stop a batch
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    log_faults()
     try:
         code = app(sys.argv[1:] if arguments is None else list(arguments))
     except CycloptsError as error:
@@ -71,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), WRONG_USE)
     except KeyboardInterrupt:
         return _fail("Interrupted. What was written so far is complete.", INTERRUPTED)
+    except BrokenPipeError:
+        return _stop_writing()
     except Exception as error:  # noqa: BLE001 - a user gets a line and where to send it, not a traceback
-        return _fail(_unexpected(error), SOME_FAILED)
+        return _fail(describe_fault(error), SOME_FAILED)
     return code if isinstance(code, int) else DONE
 
 
@@ -82,14 +82,11 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _unexpected(error: Exception) -> str:
-    """Return what to say of a fault of the program itself; its traceback where `TRACEBACK_VARIABLE` is set."""
-    if os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0"):
-        return "".join(traceback.format_exception(error)).strip()
-    return (
-        f"{type(error).__name__}: {error}. This is a fault of the program; what was written so far is complete. Set "
-        f"{TRACEBACK_VARIABLE}=1, run it again, and send what it prints to the developers."
-    )
+def _stop_writing() -> int:
+    """End in silence where the reader went away, as `| head` does: Python would complain of what it still holds."""
+    with contextlib.suppress(OSError, ValueError):  # no real stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return SOME_FAILED
 
 
 def _usage_error(error: CycloptsError) -> str:

@@ -13,6 +13,11 @@ READ_ERRORS: tuple[type[Exception], ...] = (
 program are among them by inheritance: let those pass first."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return the type and the words of an error; those of torch go over many lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 class BloodCellError(Exception):
     """Base of all errors that the program raises on purpose."""
 

@@ -18,7 +18,7 @@ from napari_bloodcell.calibration import (
     estimate_rbc_diameter,
 )
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.errors import InputError
+from napari_bloodcell.errors import InputError, in_one_line
 from napari_bloodcell.masks import drop_slivers, filter_masks, paint
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.progress import drain
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     _TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
 
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
@@ -165,7 +166,7 @@ def iter_segment(
     for number, results in enumerate(in_threads(work, groups, threads), start=1):
         for tile, masks, error in results:
             if error is not None:
-                failed.append(FailedTile(tile.name, tile.core, f"{type(error).__name__}: {error}"))
+                failed.append(FailedTile(tile.name, tile.core, in_one_line(error)))
             found.append((tile, masks))
             yield Progress(len(found), len(tiles), "tiles", (tile, masks))
         if should_stop is not None and should_stop():
@@ -264,7 +265,7 @@ def _segment_group(
         try:
             masks = segment_tile(pixels, hull(group), calibration, params, generator)
         except Exception:
-            logger.exception("tiles %s to %s failed together", group[0].name, group[-1].name)
+            logger.info("tiles %s to %s failed together", group[0].name, group[-1].name, exc_info=True)
         else:
             for tile in group:
                 yield tile, _owned(masks, _owned_box(tile, pixels.shape)), None
@@ -273,7 +274,7 @@ def _segment_group(
         try:
             yield tile, segment_tile(pixels, tile, calibration, params, generator), None
         except Exception as error:  # whatever a model raises, the tile is named and the others go on
-            logger.exception("tile %s failed", tile.name)
+            logger.info("tile %s failed", tile.name, exc_info=True)
             yield tile, [], error
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.atomic import staged, write_bytes
 from napari_bloodcell.cells import RBC
-from napari_bloodcell.commands.console import ProgressLine, say, warn
+from napari_bloodcell.commands.console import ProgressLine, describe_fault, say, warn
 from napari_bloodcell.commands.places import SUMMARY, folder_for, folder_for_slide, folder_names
 from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, SettingsError
 from napari_bloodcell.pipeline import SmearResult, iter_analyse
@@ -203,7 +203,7 @@ def analyse_one(
             folder = folder_for(options.output, name, image_sha256(plane.data), names)
             result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
-        reason = str(error) if isinstance(error, BloodCellError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BloodCellError) else describe_fault(error)
         return Outcome(str(image), "failed", error=reason, seconds=time.monotonic() - start)
     bar.clear()
     say(f"{image}: {in_words(result)}")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from napari_bloodcell.errors import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from napari_bloodcell.protocols import Progress
+
+TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
+"""Environment variable with which faults are shown with their traceback."""
 
 _LEAST_SECONDS = 0.1  # between two updates of the line
 
@@ -28,6 +36,27 @@ def warn(text: str) -> None:
     """Write a line about a problem."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def wants_tracebacks() -> bool:
+    """Return whether `TRACEBACK_VARIABLE` is set."""
+    return os.environ.get(TRACEBACK_VARIABLE, "") not in ("", "0")
+
+
+def log_faults() -> None:
+    """Write what fails on the way, such as a tile, to standard error where tracebacks are wanted."""
+    if wants_tracebacks():
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+
+
+def describe_fault(error: Exception) -> str:
+    """Return what to say, in one line, of an error that is none of the program's own; write its traceback if wanted."""
+    if wants_tracebacks():
+        warn("".join(traceback.format_exception(error)).rstrip())
+    return (
+        f"{in_one_line(error).rstrip('.')}. This is a fault of the program or of a model: set {TRACEBACK_VARIABLE}=1, "
+        "run it again, and send what it prints to the developers."
+    )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from napari_bloodcell.errors import BloodCellError, OutputError
+from napari_bloodcell.errors import BloodCellError, OutputError, in_one_line
 from napari_bloodcell.slides.crew import Task
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.plan import grown
@@ -76,13 +76,13 @@ class TilesThenBlocks:
         if self._tries[task] < ROUNDS:
             (self._again if task.kind == "tile" else self._blocks).append(task.number)
         elif task.kind == "tile":
-            self.failed[task.number] = f"{type(error).__name__}: {error}"
+            self.failed[task.number] = in_one_line(error)
             self._missing.discard(task.number)
         elif isinstance(error, BloodCellError):
             raise error
         else:
             place = self._plan.block(task.number)
-            raise BloodCellError(f"The cells at {place} could not be typed: {type(error).__name__}: {error}") from error
+            raise BloodCellError(f"The cells at {place} could not be typed: {in_one_line(error)}") from error
 
     def _is_ready(self, block: int) -> bool:
         if not self._missing:
