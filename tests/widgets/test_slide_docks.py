@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
 
 SHAPE = (640, 800)
+AS_SHIPPED_S = _slide_view.REFRESH_EVERY_S
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +100,29 @@ def test_cells_and_types_fill_in_at_every_zoom_while_it_runs(
     for counts in (seen["cells"], seen["types"]):
         assert len(set(counts)) > 3
         assert counts == sorted(counts)
+
+
+def test_cells_and_types_are_drawn_a_few_times_a_second(
+    viewer: Viewer, qtbot: QtBot, slide: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_slide_view, "REFRESH_EVERY_S", AS_SHIPPED_S)
+    drawn: dict[str, list[float]] = {}
+    refresh = Labels.refresh
+
+    def watched(layer: Labels, *args: Any, **options: Any) -> None:
+        if "in progress" in layer.name and layer in viewer.layers:
+            drawn.setdefault(layer.name, []).append(time.monotonic())
+        refresh(layer, *args, **options)
+
+    monkeypatch.setattr(Labels, "refresh", watched)
+    widget = dock_of(viewer, "Segment", SlowGenerator(seconds=0.12))
+    widget.folder.set_path(tmp_path / "result")
+    run(widget, qtbot)
+    assert len(drawn) == 2
+    for times in drawn.values():
+        later = [t for t in times if t > times[0] + 0.25]  # a layer is drawn when it is added, too
+        assert len(later) >= 3
+        assert np.diff(later).min() >= 0.25
 
 
 def test_cancel_keeps_what_is_done_and_the_same_folder_goes_on(
