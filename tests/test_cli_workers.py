@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import BrokenExecutor, Executor, Future
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,6 +73,22 @@ def test_two_processes_on_one_image_and_a_cluster_give_the_table_of_one(images: 
     ) as there:
         assert run(*options, tmp_path / "cluster", "--scheduler", there.scheduler_address) == cli.DONE
     assert (tmp_path / "cluster" / "a" / "cells.csv").read_bytes() == table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the signal goes to a group of processes")
+def test_ctrl_c_ends_a_batch_in_processes_with_one_line(images: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        shutil.copy(images / "a.png", images / f"more{number}.png")
+    command = [sys.executable, "-m", "napari_bloodcell", "analyse", str(images), "--workers", "2", "--quiet"]
+    command += ["--output", str(tmp_path / "out")]
+    batch_run = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+    assert batch_run.stdout is not None
+    batch_run.stdout.readline()  # the first image is done
+    os.killpg(batch_run.pid, signal.SIGINT)
+    _, said = batch_run.communicate(timeout=300)
+    assert batch_run.returncode == cli.INTERRUPTED
+    assert said == "napari-bloodcell: error: Interrupted. What was written so far is complete.\n"
 
 
 class Dying(Executor):

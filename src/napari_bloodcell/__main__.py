@@ -1,5 +1,8 @@
 """`python -m napari_bloodcell` does what the command `napari-bloodcell` does."""
 
+import sys
+
 from napari_bloodcell.cli import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.commands import batch
-from napari_bloodcell.slides.crew import MOST_LOSSES, end_with_parent, start_pool, threads_in_processes
+from napari_bloodcell.slides.crew import MOST_LOSSES, MOST_PROCESSES, end_with_parent, start_pool, threads_in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ def iter_outcomes(
     """
     left = dict(images)
     losses: Counter[int] = Counter()
-    n_workers = min(options.workers, len(images))
+    n_workers = min(options.workers, len(images), MOST_PROCESSES)
     while left:
         pool = _start(n_workers, names, recipe, options)
         under_way: dict[Future[batch.Outcome], int] = {}

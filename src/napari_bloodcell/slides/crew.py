@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_LOSSES = 3
 """A task that was under way so often when its process died is what kills it."""
+MOST_PROCESSES = 61 if sys.platform == "win32" else 4096
+"""Windows cannot wait for more at a time."""
 CLUSTER_EXTRA = 'It is not installed: pip install "napari-bloodcell[cluster]".'
 
 TASKS: dict[str, Callable[..., int]] = {"tile": find_tile, "block": settle_block, "paint": paint_block}
@@ -157,6 +161,7 @@ class Team:
 
 def processes(job: Job, n_workers: int) -> Team:
     """Return a team of processes on this machine, each with its models and its share of the processor's cores."""
+    n_workers = min(n_workers, MOST_PROCESSES)
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
     def start() -> Executor:
@@ -243,10 +248,14 @@ def _begin(job: Job) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it does, also where that is killed and cannot tell."""
+    """Let this process end when the one that started it does, also where that is killed and cannot tell.
+
+    Ctrl-C, which all processes of a terminal get, is left to that one.
+    """
     parent = parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait_for_its_end() -> None:
         parent.join()
