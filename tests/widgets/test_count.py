@@ -453,7 +453,7 @@ def test_a_dock_that_is_closed_while_it_counts_shows_nothing_any_more(shown: Vie
     assert dock.counted is None
 
 
-@pytest.mark.parametrize("name", ["Count", "Review", "Train"])
+@pytest.mark.parametrize("name", ["Analyse", "Segment", "Classify", "Count", "Review", "Train"])
 def test_no_dock_gets_narrower_than_what_is_in_it(make_napari_viewer: Any, qtbot: QtBot, name: str) -> None:
     viewer = make_napari_viewer(show=True)
     _, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)

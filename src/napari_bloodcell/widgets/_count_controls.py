@@ -128,8 +128,15 @@ class AreaFields(QWidget):
         return [number / self._factor for number in _numbers(text)]
 
 
-class _Scrolled(QScrollArea):
+class Scrolled(QScrollArea):
     """At least as wide as what is in it: nothing is cut off at the right."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setWidget(inside)
 
     def minimumSizeHint(self) -> QSize:
         usual, inside = super().minimumSizeHint(), self.widget()
@@ -148,12 +155,7 @@ class _Scrolled(QScrollArea):
 
 def scrolled(inside: QWidget) -> QScrollArea:
     """Return a frame in which this scrolls up and down where the window is low."""
-    area = _Scrolled()
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setWidgetResizable(True)
-    area.setWidget(inside)
-    return area
+    return Scrolled(inside)
 
 
 def align_labels(dock: QWidget) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.layers import Image
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
-    QFrame,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_bloodcell.widgets._count_controls import ENOUGH_PX, Scrolled
 from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._layer_choice import LayerChoice
@@ -79,7 +78,7 @@ class StageDock(QWidget):
         for widget in (scroll, self.run, self.panel, self.summary):
             layout.addWidget(widget)
         layout.addStretch(1)
-        self.setMinimumWidth(300)
+        self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
         self.run.clicked.connect(self._on_run)
         self.panel.work.started.connect(self._on_busy)
         self.panel.work.finished.connect(self._on_idle)
@@ -143,24 +142,14 @@ class StageDock(QWidget):
         self.rows.setRowVisible(self.planes, is_stack)
 
 
-class _FittedScroll(QScrollArea):
+class _FittedScroll(Scrolled):
     """As high as what is in it, and lower where the window is: what comes below stays beneath the settings."""
 
     def __init__(self, inside: QWidget) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        super().__init__(inside)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        self.setWidgetResizable(True)
-        self.setWidget(inside)
 
     def sizeHint(self) -> QSize:
         inside = self.widget()
         usual = super().sizeHint()
         return usual if inside is None else QSize(usual.width(), inside.sizeHint().height() + 2 * self.frameWidth())
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Ask for another height when what is in it changes."""
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self.updateGeometry()
-        return bool(super().eventFilter(watched, event))

@@ -45,6 +45,8 @@ class AnalyseWidget(StageDock):
         """Used instead of the models in the form, where they are given."""
         self.preset = QComboBox()
         self.preset.addItems(list(PRESETS))
+        self.preset.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.preset.setMinimumContentsLength(8)
         self.preset.setToolTip(
             "Default: the models that come with the program. Paper: the settings of Rao et al. 2024, with SAM ViT-H, "
             "which is downloaded (2.6 GB) and slow without a GPU"
