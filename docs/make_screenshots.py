@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -20,6 +21,7 @@ from qtpy.QtWidgets import QApplication
 from training_scenes import show_review, show_train
 
 import napari_bloodcell
+from napari_bloodcell.synthetic import load_shipped
 from napari_bloodcell.widgets._edit_tools import Tool
 
 if TYPE_CHECKING:
@@ -183,6 +185,27 @@ def show_analyse(studio: Studio) -> None:
     studio.viewer.theme = "dark"
 
 
+def show_slide(studio: Studio) -> None:
+    """Analyse a slide, the smear laid side by side, from the dock into a folder, and count it."""
+    viewer = studio.viewer
+    viewer.layers.clear()
+    smear = load_shipped()[0]
+    levels = [np.tile(smear[::step, ::step], (2, 2, 1)) for step in (1, 2, 4)]
+    place = {"scale": (0.1, 0.1), "units": ("um", "um")}
+    viewer.add_image(levels, rgb=True, multiscale=True, name="slide", **place)
+    with TemporaryDirectory() as folder:
+        dock = studio.open("Analyse")
+        dock.folder.set_path(folder)
+        dock.run.click()
+        wait(2400, lambda: "RBC" in dock.summary.text())
+        counting = studio.open("Count")
+        viewer.layers.selection.active = viewer.layers["slide cells"]
+        wait(60, lambda: counting.counted is not None)
+        viewer.scene.camera.zoom *= 2
+        studio.shoot("slide")
+        viewer.layers.clear()
+
+
 def main(folder: Path = IMAGES) -> None:
     """Run the docks on the shipped smear, with the shipped models, and take the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +218,7 @@ def main(folder: Path = IMAGES) -> None:
     for show_training in (show_review, show_train):
         show_training(studio, wait)
     show_analyse(studio)
+    show_slide(studio)
     studio.close_docks()
     studio.viewer.close()
 

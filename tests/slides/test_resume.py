@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 import zarr
 
 import napari_bloodcell as nb
+from napari_bloodcell import cli
+from napari_bloodcell.commands import batch
 from napari_bloodcell.errors import OutputError
 from napari_bloodcell.progress import drain
 from napari_bloodcell.slides import work as work_files
@@ -159,6 +162,29 @@ def test_a_tile_that_fails_is_listed_and_done_by_the_next_run(
 
 def test_a_tile_that_fails_once_is_tried_again(image: NDArray[np.uint8], tmp_path: Path) -> None:
     assert not run(image, tmp_path, ThresholdGenerator(fails_on=(0, 112), fails_once=True)).failed_tiles
+
+
+def test_the_command_line_tells_of_a_tile_that_fails_and_does_it_the_next_time(
+    image: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zarr.create_array(tmp_path / "slide.zarr", data=image, chunks=(128, 128, 3))
+    monkeypatch.setattr("napari_bloodcell.slides.formats.LARGE_PX", 100 * 100)
+    command = ["analyse", str(tmp_path / "slide.zarr"), "--output", str(tmp_path / "out"), "--quiet"]
+    command += ["--tile-size", "160", "--rbc-diameter-px", "24", "--no-overlay", "--no-kde"]
+
+    def run_with(generator: ThresholdGenerator) -> int:
+        models = batch.Models(generator, BrightnessClassifier())
+        monkeypatch.setattr(batch, "load_models", lambda *_args, **_options: models)
+        return cli.main(command)
+
+    assert run_with(ThresholdGenerator(fails_on=(0, 112))) == cli.SOME_FAILED
+    assert "r00_c01" in capsys.readouterr().err
+    (failed,) = json.loads((tmp_path / "out" / "slide" / "counts.json").read_text(encoding="utf-8"))["failed_tiles"]
+    assert failed["name"] == "r00_c01"
+    assert "out of memory" in failed["error"]
+    assert "incomplete" in (tmp_path / "out" / "summary.csv").read_text(encoding="utf-8")
+    assert run_with(ThresholdGenerator()) == cli.DONE
+    assert not nb.open_slide_result(tmp_path / "out" / "slide").failed_tiles
 
 
 @pytest.mark.parametrize("after", [4, 13, 20])
