@@ -38,6 +38,8 @@ GLASS = (235.0, 228.0, 225.0)
 CALIBRATION = Calibration(rbc_diameter_px=20.0, background_rgb=GLASS, mean_brightness=200.0)
 EVERYTHING = SegmentParams(prompts="grid", points_per_side=4, predicted_iou_min=0.0, stability_min=0.0)
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 def smear(shape=(80, 120), centres=((20, 25), (50, 60), (30, 95)), radius=10):
     """Return red discs on glass, (Y, X, 3) uint8."""
@@ -47,14 +49,6 @@ def smear(shape=(80, 120), centres=((20, 25), (50, 60), (30, 95)), radius=10):
         image[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = (200, 120, 130)
     noise = np.random.default_rng(0).normal(0, 2, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
