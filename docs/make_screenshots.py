@@ -2,7 +2,9 @@
 
 Needs a display, real or virtual:
 
-xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py [folder]
+xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py [folder] [result of a slide]
+
+The slide of the picture is what `python -m benchmarks.scale` analyses first: `scale-benchmark/10240-one`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import napari
@@ -21,8 +22,8 @@ from qtpy.QtWidgets import QApplication
 from training_scenes import show_review, show_train
 
 import napari_bloodcell
-from napari_bloodcell.synthetic import load_shipped
 from napari_bloodcell.widgets._edit_tools import Tool
+from napari_bloodcell.widgets._layers import is_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,29 +186,20 @@ def show_analyse(studio: Studio) -> None:
     studio.viewer.theme = "dark"
 
 
-def show_slide(studio: Studio) -> None:
-    """Analyse a slide, the smear laid side by side, from the dock into a folder, and count it."""
+def show_slide(studio: Studio, result: Path) -> None:
+    """Open the result of a slide and count it."""
     viewer = studio.viewer
     viewer.layers.clear()
-    smear = load_shipped()[0]
-    levels = [np.tile(smear[::step, ::step], (2, 2, 1)) for step in (1, 2, 4)]
-    place = {"scale": (0.1, 0.1), "units": ("um", "um")}
-    viewer.add_image(levels, rgb=True, multiscale=True, name="slide", **place)
-    with TemporaryDirectory() as folder:
-        dock = studio.open("Analyse")
-        dock.folder.set_path(folder)
-        dock.run.click()
-        wait(2400, lambda: "RBC" in dock.summary.text())
-        counting = studio.open("Count")
-        viewer.layers.selection.active = viewer.layers["slide cells"]
-        wait(60, lambda: counting.counted is not None)
-        viewer.scene.camera.zoom *= 2
-        studio.shoot("slide")
-        viewer.layers.clear()
+    napari_bloodcell.napari.open_result(result, viewer)
+    dock = studio.open("Count")
+    viewer.layers.selection.active = next(layer for layer in viewer.layers if is_cells(layer))
+    wait(60, lambda: dock.counted is not None)
+    viewer.scene.camera.zoom *= 6
+    studio.shoot("slide")
 
 
-def main(folder: Path = IMAGES) -> None:
-    """Run the docks on the shipped smear, with the shipped models, and take the pictures."""
+def main(folder: Path = IMAGES, slide: Path | None = None) -> None:
+    """Run the docks on the shipped smear, with the shipped models, and on the result of a slide; take the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     register_plugin()
     studio = Studio(folder)
@@ -218,7 +210,8 @@ def main(folder: Path = IMAGES) -> None:
     for show_training in (show_review, show_train):
         show_training(studio, wait)
     show_analyse(studio)
-    show_slide(studio)
+    if slide is not None:
+        show_slide(studio, slide)
     studio.close_docks()
     studio.viewer.close()
 
@@ -234,4 +227,4 @@ def register_plugin() -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    main(*map(Path, sys.argv[1:3]))
