@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.errors import InputError
-from napari_bloodcell.widgets._errors import notify_errors as notify_errors
+from napari_bloodcell.widgets._errors import notify_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QPushButton
 
-from napari_bloodcell.widgets._count_controls import notify_errors
+from napari_bloodcell.widgets._errors import notify_errors
 from napari_bloodcell.widgets._paint_patch import PaintPatch
 from napari_bloodcell.widgets._slots import connect_for_life
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,6 +16,7 @@ from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.slides.corrected import repaint_types, write_corrected
 from napari_bloodcell.slides.result import open_slide_result
 from napari_bloodcell.widgets._cell_features import boxes_in, rows_of
+from napari_bloodcell.widgets._errors import logger
 from napari_bloodcell.widgets._layer_links import full_resolution, info_of, names_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 
-logger = logging.getLogger(__name__)
 LATER_MS: Final = 2000
 """How long after the last change it is written."""
 _KEEPER: Final = "napari_bloodcell_keeper"
@@ -194,7 +193,7 @@ class _Save(QRunnable):
         except BloodCellError as problem:
             error = problem
         except Exception as problem:
-            logger.exception("a slide could not be kept on disk")
+            logger.info("a slide could not be kept on disk", exc_info=True)
             error = OutputError(f"{type(problem).__name__}: {problem}")
         self.signals.done.emit(error)
 

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, ref
 
-from napari_bloodcell.widgets._count_controls import notify_errors
+from napari_bloodcell.widgets._errors import notify_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
