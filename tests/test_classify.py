@@ -113,6 +113,25 @@ def test_the_tint_of_the_glass_is_taken_out_for_a_classifier_that_wants_it() -> 
     assert fake.seen[0][0, 64, 64].tolist() == [180, 240, 150]
 
 
+@dataclass
+class KnowsNeutrophils(ByRedness):
+    """Calls what `ByRedness` takes for a WBC a neutrophil, and gives WBC nearly nothing."""
+
+    classes: tuple[str, ...] = ("RBC", "WBC", "neutrophil")
+
+    def predict(self, cutouts: np.ndarray) -> np.ndarray:
+        rbc, white = super().predict(cutouts).T
+        return np.stack([rbc, 0.1 * white, 0.9 * white], 1)
+
+
+def test_a_generator_that_knows_no_neutrophils_does_not_speak_against_them() -> None:
+    image, segmented = two_rbc_and_a_wbc()
+    segmented.table["proposed_type"] = ["RBC", "WBC", "WBC"]
+    segmented.table["proposed_probability"] = 0.97
+    table = classify(image, segmented, classifier=KnowsNeutrophils()).table
+    assert table["cell_type"].tolist() == ["RBC", "neutrophil", "neutrophil"]
+
+
 def test_batches_do_not_change_the_result() -> None:
     image, segmented = two_rbc_and_a_wbc()
     one = classify(image, segmented, classifier=ByRedness(), params=ClassifyParams(batch_size=1))

@@ -245,6 +245,35 @@ def test_a_further_class_is_learned_from_few_cells(trained):
     assert (tuned.classifier.predict(green(20)).argmax(1) == 2).all()
 
 
+def kinds_of_violet(n_dark: int, n_light: int, seed: int) -> LabelledCutouts:
+    """Return pink cells, and violet ones of two kinds, dark and light: both are white cells to who knows no others."""
+    n = n_dark + n_light
+    cells = pink_and_violet(10, n, seed=seed)
+    labels = np.repeat([0, 1, 2], [10, n_dark, n_light])
+    lighter = np.where(cells.cutouts[10 + n_dark :], np.minimum(cells.cutouts[10 + n_dark :], 205) + 50, 0)
+    cutouts = np.concatenate([cells.cutouts[: 10 + n_dark], lighter.astype(np.uint8)])
+    return LabelledCutouts(cutouts, labels, ("RBC", "neutrophil", "lymphocyte"))
+
+
+def test_kinds_of_white_cells_are_learned_though_one_has_few_cells(trained):
+    params = QUICK.model_copy(update={"epochs": 40, "anchor": 0.03})
+    tuned = train(kinds_of_violet(20, 4, seed=3), params=params, start=trained.classifier).classifier
+    assert tuned.classes == ("RBC", "WBC", "lymphocyte", "neutrophil")
+    fresh = kinds_of_violet(20, 20, seed=99).with_classes(tuned.classes)
+    typed = tuned.predict(fresh.cutouts).argmax(1)
+    assert [(typed[fresh.labels == k] == k).mean() > 0.9 for k in (0, 2, 3)] == [True, True, True]
+
+
+def test_a_new_class_begins_as_what_its_cells_were_taken_for(trained):
+    params = QUICK.model_copy(update={"anchor": 1e7})
+    tuned = train(kinds_of_violet(6, 6, seed=3), params=params, start=trained.classifier).classifier
+    cells = pink_and_violet(seed=99)
+    p = tuned.predict(cells.cutouts)
+    red, white, neutrophil = (p[:, tuned.classes.index(name)] for name in ("RBC", "WBC", "neutrophil"))
+    assert (neutrophil > 0.5 * white)[cells.labels == 1].all()
+    assert (neutrophil < 0.1 * red)[cells.labels == 0].all()
+
+
 def test_a_class_without_cells_is_not_forgotten(trained):
     params = QUICK.model_copy(update={"epochs": 40, "anchor": 0.03})
     knows_three = train(with_blasts(), params=params, start=trained.classifier).classifier

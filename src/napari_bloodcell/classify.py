@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from napari_bloodcell.ahead import Threads, in_threads
-from napari_bloodcell.cells import UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.cells import BUILTIN_TYPES, UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.cutouts import GLASS_LEVEL, cut_out
 from napari_bloodcell.errors import InputError, ModelError
 from napari_bloodcell.params import ClassifyParams
@@ -246,9 +246,11 @@ def _weigh_in_proposals(
 ) -> NDArray[np.float32]:
     """Multiply the classifier's probabilities (N, K) with a power of those of the generator's proposals.
 
-    A proposal that is none of the classifier's classes says nothing. Neither opinion is ever certain.
+    A proposal that is none of the classifier's classes says nothing, and none speaks against a class of the user's own,
+    which the generator cannot tell from the one that it names. Neither opinion is ever certain.
     """
-    if "proposed_type" not in table or not len(table) or len(classes) < 2:
+    is_proposable = np.array([name in BUILTIN_TYPES for name in classes])
+    if "proposed_type" not in table or not len(table) or is_proposable.sum() < 2:
         return probabilities
     position = table["proposed_type"].map({name: k for k, name in enumerate(classes)})
     certainty = table["proposed_probability"].to_numpy(np.float64)
@@ -256,7 +258,7 @@ def _weigh_in_proposals(
     if not len(known):
         return probabilities
     sure = certainty[known].clip(PROPOSAL_DOUBT, 1 - PROPOSAL_DOUBT)
-    opinion = np.repeat(((1 - sure) / (len(classes) - 1))[:, None], len(classes), 1)
+    opinion = np.where(is_proposable, ((1 - sure) / (is_proposable.sum() - 1))[:, None], sure[:, None])
     opinion[np.arange(len(known)), position.iloc[known].astype(int)] = sure
     weighed = probabilities.astype(np.float64)
     weighed[known] = weighed[known].clip(CLASSIFIER_DOUBT, 1) * opinion**PROPOSAL_WEIGHT

@@ -87,11 +87,12 @@ def fit_head(
     Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018), so that one mistyped cell does not spoil the rest,
     with red cells weighing as much as in a smear, plus `anchor` / N × the squared distance from the old weights
     (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
-    they plainly show is learned; all else, classes without cells too, stays as it was. The cells are seen turned,
-    flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that are computed once:
-    seconds, and no learning rate. A cell of which both the classifier before and one that is fitted to the other cells
-    are sure that it is something else is left out: a single red cell, at its weight in a smear, could turn all white
-    ones.
+    they plainly show is learned; all else, classes without cells too, stays as it was. A class that `start` does not
+    know begins as what its cells were taken for, and its loss has no bound: all its cells would look mistyped. The
+    cells are seen turned, flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that
+    are computed once: seconds, and no learning rate. A cell of which both the classifier before and one that is fitted
+    to the other cells are sure that it is something else is left out: a single red cell, at its weight in a smear,
+    could turn all white ones.
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
@@ -110,12 +111,13 @@ def fit_head(
     seen = torch.cat(features)
     n = len(train[1])
     labels = labels.repeat(COPIES)[: len(seen)]
+    _begin_new_classes(network, seen, labels, start.classes, info.classes)
     kept = torch.ones(n, dtype=torch.bool, device=device)
     if len(seen) == COPIES * n:
         kept = ~(yield from _mistyped(network, seen, labels, start.classes, info.classes, params, should_stop))
     rows = kept.repeat(COPIES)[: len(seen)]
     seen, labels = seen[rows], labels[rows]
-    fitting = _fitting(network, seen, labels, info.classes, params.anchor / n)
+    fitting = _fitting(network, seen, labels, start.classes, info.classes, params.anchor / n)
     epoch = 0
     while epoch < params.epochs and not done and next(fitting, None) is not None:
         epoch += 1
@@ -127,19 +129,36 @@ def fit_head(
     return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
 
 
+def _begin_new_classes(
+    network: CellCnn, seen: Tensor, labels: Tensor, known: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Give each new class the last layer of what its cells were taken for: a neutrophil begins as a white cell."""
+    if network.logits.out_features < len(classes):  # two classes on one logit
+        return
+    with torch.no_grad():
+        among = torch.tensor([classes.index(name) for name in known], device=labels.device)
+        taken_for = torch.softmax(_logits(network, seen)[:, among], 1)
+        for k, name in enumerate(classes):
+            if name not in known and bool((labels == k).any()):
+                shares = taken_for[labels == k].mean(0)
+                network.logits.weight[k] = shares @ network.logits.weight[among]
+                network.logits.bias[k] = shares @ network.logits.bias[among]
+
+
 def _fitting(
-    network: CellCnn, seen: Tensor, labels: Tensor, classes: Sequence[str], pull: float
+    network: CellCnn, seen: Tensor, labels: Tensor, known: Sequence[str], classes: Sequence[str], pull: float
 ) -> Generator[float, None, None]:
     """Fit the dense layers to features (N, F), and yield the objective after every few steps until it has settled."""
     weights = _cell_weights(labels, classes)
+    is_known = torch.tensor([name in known for name in classes], device=labels.device)[labels]
     head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
     anchors = [p.detach().clone() for p in head]
     optimiser = torch.optim.LBFGS(head, max_iter=_STEPS_PER_EPOCH, line_search_fn="strong_wolfe", history_size=20)
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        likelihood = F.cross_entropy(_logits(network, seen), labels, reduction="none").neg()
-        loss = ((1 - torch.exp(DOUBT * likelihood)) / DOUBT * weights).sum()
+        entropy = F.cross_entropy(_logits(network, seen), labels, reduction="none")
+        loss = (torch.where(is_known, (1 - torch.exp(-DOUBT * entropy)) / DOUBT, entropy) * weights).sum()
         distance = torch.stack([((p - a) ** 2).sum() for p, a in zip(head, anchors, strict=True)]).sum()
         total = loss + pull * distance
         total.backward()  # type: ignore[no-untyped-call]
@@ -180,7 +199,7 @@ def _mistyped(
         rows[group] = False
         witness = copy.deepcopy(network)
         rest = rows.repeat(COPIES)
-        fitting = _fitting(witness, seen[rest], labels[rest], classes, params.anchor / len(typed))
+        fitting = _fitting(witness, seen[rest], labels[rest], known, classes, params.anchor / len(typed))
         for _ in zip(range(params.epochs), fitting, strict=False):
             yield None
             if should_stop():

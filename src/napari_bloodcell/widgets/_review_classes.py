@@ -109,6 +109,17 @@ class ClassList:
         return keys
 
 
+def with_those_of_others(viewer: ViewerModel, cells_layer: Labels) -> ClassList:
+    """Return the classes of a cells layer with those that the user made in other images of the viewer."""
+    classes = ClassList.of(cells_layer)
+    for other in (layer for layer in viewer.layers if layers.is_cells(layer) and layer is not cells_layer):
+        theirs = ClassList.of(other)
+        for name in theirs.names:
+            if name.lower() not in {known.lower() for known in classes.names} and len(classes.names) < MOST_CLASSES:
+                classes = classes.add(name, theirs.colours.get(name))
+    return classes
+
+
 def show_classes(
     viewer: ViewerModel, cells_layer: Labels, classes: ClassList, renamed: Mapping[str, str] | None = None
 ) -> None:

@@ -12,7 +12,7 @@ from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import INDEX, rows_of
 from napari_bloodcell.widgets._cells_session import CellsSession
-from napari_bloodcell.widgets._review_classes import ClassList, show_classes
+from napari_bloodcell.widgets._review_classes import ClassList, show_classes, with_those_of_others
 from napari_bloodcell.widgets._review_steps import CellTypes, Step, types_of
 
 if TYPE_CHECKING:
@@ -210,6 +210,8 @@ class ReviewSession(CellsSession):
 def review_session(viewer: ViewerModel, cells_layer: Labels) -> ReviewSession:
     """Return the review of a cells layer; it lives as long as the layer, and so does what can be undone.
 
+    As long as nothing was done in it, it takes over the classes that the user made in other images of the viewer.
+
     Raises
     ------
     InputError
@@ -223,4 +225,8 @@ def review_session(viewer: ViewerModel, cells_layer: Labels) -> ReviewSession:
     session = cells_layer.metadata.get(_SESSION)
     if not isinstance(session, ReviewSession) or not session.is_of(viewer, cells_layer):
         session = cells_layer.metadata[_SESSION] = ReviewSession(viewer, cells_layer)
+    if not session.done and not session.undone:
+        classes = with_those_of_others(viewer, cells_layer)
+        if classes != session.classes:
+            show_classes(viewer, cells_layer, classes)
     return session

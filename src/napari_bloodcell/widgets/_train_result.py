@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PART_NAMES: Final = {"test": "Test part", "val": "Validation part"}
 MOST_PICTURES: Final = 300
+FEW_CLASSES: Final = 4
+"""As many columns fit into a dock, whatever their names."""
 
 
 class ResultView(QWidget):
@@ -166,6 +168,10 @@ def _fill(table: QTableWidget, rows: Sequence[str], columns: Sequence[str]) -> N
     table.setColumnCount(len(columns))
     table.setVerticalHeaderLabels(list(rows))
     table.setHorizontalHeaderLabels(list(columns))
+    header = table.horizontalHeader()
+    if header is not None:
+        mode = QHeaderView.ResizeMode
+        header.setSectionResizeMode(mode.Stretch if len(columns) <= FEW_CLASSES else mode.ResizeToContents)
 
 
 def _fit(table: QTableWidget) -> None:
@@ -173,6 +179,9 @@ def _fit(table: QTableWidget) -> None:
     table.resizeRowsToContents()
     header = table.horizontalHeader()
     height = sum(table.rowHeight(i) for i in range(min(table.rowCount(), 8))) + 2 * table.frameWidth() + 2
+    bar = table.horizontalScrollBar()
+    if bar is not None and table.columnCount() > FEW_CLASSES:
+        height += bar.sizeHint().height()
     table.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
 
 
