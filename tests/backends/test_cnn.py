@@ -37,6 +37,14 @@ def small_classifier(classes=("RBC", "WBC"), head="pool", seed=0, **info) -> Cnn
     return CnnClassifier(network, ClassifierInfo(classes=tuple(classes), **info), device="cpu")
 
 
+def test_extents_of_cutouts_are_those_that_the_network_measures():
+    cutouts = np.concatenate([discs([3, 20, 57, 128]), np.zeros((1, 128, 128, 3), np.uint8)])
+    cutouts[0, 5, 70] = (0, 0, 1)
+    measured = cnn_network.cell_extents(cnn.to_tensor(cutouts, torch.device("cpu")))
+    np.testing.assert_array_equal(cnn.cutout_extents(cutouts), measured.numpy())
+    assert cnn.cutout_extents(cutouts[:0]).shape == (0,)
+
+
 def test_the_layers_are_those_of_fig_3():
     network = CellCnn(Architecture("flatten", 128, 0.2, 2))
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]

@@ -136,7 +136,7 @@ class CnnClassifier:
 
     def _probabilities(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), autocast(self.device):
-            extents = torch.from_numpy(_extents(cutouts)).to(self.device)
+            extents = torch.from_numpy(cutout_extents(cutouts)).to(self.device)
             logits = self.network.decide(self.network.describe(to_tensor(cutouts, self.device), extents))
             return np.asarray(probabilities_of(logits).cpu().numpy(), np.float32)
 
@@ -200,7 +200,7 @@ def load_classifier(model: str | Path = "embedded", device: str | torch.device =
     return CnnClassifier.load(model, device=device)
 
 
-def _extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+def cutout_extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return `cell_extents` of cutouts (N, S, S, 3) uint8, (N,); eight bytes of a row at a time."""
     n, size = cutouts.shape[:2]
     words = np.ascontiguousarray(cutouts).reshape(n, size, 3 * size).view(np.uint64)

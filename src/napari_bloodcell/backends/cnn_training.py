@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from napari_bloodcell.backends.adam_linear import BETAS, EPS, WORTH_IT, AdamLinear
-from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier, to_tensor
-from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn, cell_extents
+from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, cutout_extents, load_classifier, to_tensor
+from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.backends.crew import Crew
 from napari_bloodcell.backends.device import autocast, pick_device
 from napari_bloodcell.backends.shared_features import describe
@@ -91,7 +91,7 @@ def fit(
     best_loss, best_epoch, best_state, waited, is_stopped = np.inf, 0, None, 0, False
     with Crew(None if device.type == "cpu" else 1) as crew:
         learner = _Learner(network, params, crew, device)
-        examples = _Examples(*train, extents=_extents(train[0]))
+        examples = _Examples(*train, extents=cutout_extents(train[0]))
         for epoch in range(params.epochs):
             figures = yield from learner.epoch(examples, params.seed * 100_003 + epoch, should_stop)
             val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (figures[0], figures[1])
@@ -182,13 +182,6 @@ class _Learner:
         loss_of(logits, target).backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         return logits.detach()
-
-
-def _extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return how far from the middle each cell reaches, pixels, (N,)."""
-    cpu = torch.device("cpu")
-    parts = [cell_extents(to_tensor(cutouts[i : i + 128], cpu)).numpy() for i in range(0, len(cutouts), 128)]
-    return np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 def _turned(cutouts: NDArray[np.uint8], ways: NDArray[np.int64]) -> NDArray[np.uint8]:
