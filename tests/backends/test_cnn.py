@@ -63,10 +63,12 @@ def test_three_classes_have_three_logits():
 def test_trimming_black_around_cells_changes_nothing(head, monkeypatch):
     torch.manual_seed(0)
     network = CellCnn(Architecture(head, 8, 0.2, 3)).eval()
-    x = cnn.to_tensor(discs([6, 28, 30, 34, 48, 63, 80, 100]), torch.device("cpu"))
+    reaches = [window.reach for window in cnn_network._WINDOWS[head][:-1]]
+    x = cnn.to_tensor(discs([6, *(int(2 * reach) for reach in reaches), 128]), torch.device("cpu"))
+    assert cnn_network.cell_extents(x)[1:-1].tolist() == reaches
     with torch.inference_mode():
         trimmed = network(x)
-        monkeypatch.setattr(cnn_network, "_WINDOWS", (128,))
+        monkeypatch.setattr(cnn_network, "_WINDOWS", {head: cnn_network._WINDOWS[head][-1:]})
         torch.testing.assert_close(trimmed, network(x), atol=1e-5, rtol=1e-4)
 
 

@@ -13,14 +13,54 @@ from torch import Tensor, nn
 CUTOUT_SIZE = 128
 CHANNELS = (32, 64, 128)
 """Of the three convolutions (Fig. 3)."""
-_WINDOWS = (48, 64, 80, 96, 112, 128)
-"""Sides, pixels, to which cutouts may be trimmed: the pooling grid stays where it is in 128."""
-_STRIDE = 8
-"""Pixels from place to place of the last feature map; each place sees 22."""
-_POOL_RIM_PX, _FLATTEN_RIM_PX = 9, 16
-"""Black around a cell in a window: so that the map covers the cell, and so that all that sees it is within."""
+_STRIDE, _FIELD_PX = 8, 22
+"""Pixels from place to place of the last feature map, and how many each place sees."""
+_MIDDLE_PX = (_FIELD_PX - _STRIDE) // 2
+"""Where in its field of view the pixels begin that a place stands for."""
 _WORTH_A_WINDOW_PX = 3000
 """Pixels that a smaller window must save in training, over all its cells: less than the calls for it cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A square to which cutouts may be trimmed: pixels `start` to `start + side`, in y and in x.
+
+    It holds cells that reach at most `reach` pixels from the middle; its places are some of those of the whole.
+    """
+
+    reach: float
+    start: int
+    side: int
+
+
+def _windows(before: int, after: int) -> tuple[_Window, ...]:
+    """Return the smallest windows of each size, from small to large; the last is the whole cutout.
+
+    A cell must begin at least `before` pixels within the window, and end at most `after` pixels behind as many strides
+    as there are places.
+    """
+    found: list[_Window] = []
+    half = CUTOUT_SIZE // 2
+    for n_places in range(4, feature_side(CUTOUT_SIZE)):
+        side = n_places * _STRIDE + _FIELD_PX - _STRIDE
+        starts = range(0, CUTOUT_SIZE - side + 1, _STRIDE)
+        reach, start = max((min(half - before - a, a + after + n_places * _STRIDE - half), a) for a in starts)
+        if not found or reach > found[-1].reach:
+            found.append(_Window(reach, start, side))
+    return (*found, _Window(float("inf"), 0, CUTOUT_SIZE))
+
+
+def feature_side(side: int) -> int:
+    """Return the side of the last feature map of a cutout of this side."""
+    for _ in CHANNELS:
+        side = (side - 2) // 2
+    return side
+
+
+_WINDOWS = {
+    "pool": _windows(_MIDDLE_PX, _MIDDLE_PX),  # the places stand for all of the cell
+    "flatten": _windows(_FIELD_PX - _STRIDE, 0),  # all places that see the cell are within
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +132,17 @@ class CellCnn(nn.Module):
         The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
         that of the whole cutouts, several times sooner. `extents` are those of `cell_extents`, where they are known.
         """
-        rim = _POOL_RIM_PX if self.architecture.head == "pool" else _FLATTEN_RIM_PX
+        windows = _WINDOWS[self.architecture.head]
         parts: list[Tensor] = []
         places: list[Tensor] = []
-        sides = _window_sides(cell_extents(x) if extents is None else extents, rim)
+        chosen = _smallest(windows, cell_extents(x) if extents is None else extents)
         if self.training:  # otherwise a cell's window must not depend on the others
-            sides = _fewer_sides(sides)
-        for side in sorted(set(sides.tolist())):
-            rows = torch.nonzero(sides == side)[:, 0]
-            a = (CUTOUT_SIZE - side) // 2
-            window = x[rows, :, a : a + side, a : a + side].contiguous(memory_format=torch.channels_last)
-            parts.append(self._described(window if window.is_floating_point() else _levels(window)))
+            chosen = _fewer(windows, chosen)
+        for number in sorted(set(chosen.tolist())):
+            rows = torch.nonzero(chosen == number)[:, 0]
+            a, b = windows[number].start, windows[number].start + windows[number].side
+            window = x[rows, :, a:b, a:b].contiguous(memory_format=torch.channels_last)
+            parts.append(self._described(window if window.is_floating_point() else _levels(window), a))
             places.append(rows)
         return torch.cat(parts)[torch.argsort(torch.cat(places))]
 
@@ -128,14 +168,14 @@ class CellCnn(nn.Module):
                 out = F.relu(convolution.weight.sum((2, 3)) @ out + _bias_of(convolution))
         return out
 
-    def _described(self, window: Tensor) -> Tensor:
-        """Return what the dense layer sees of cutouts trimmed to a window."""
+    def _described(self, window: Tensor, start: int) -> Tensor:
+        """Return what the dense layer sees of cutouts trimmed to a window that begins there."""
         maps = self.features(window).float()
         if self.architecture.head == "pool":
             return _pool_over_cell(maps, window)
         full, n = feature_side(CUTOUT_SIZE), maps.shape[-1]
         if n < full:
-            a = (CUTOUT_SIZE - window.shape[-1]) // 2 // _STRIDE
+            a = start // _STRIDE
             whole = self._black()[None, :, None, None].expand(len(maps), -1, full, full).clone()
             whole[:, :, a : a + n, a : a + n] = maps
             maps = whole
@@ -147,13 +187,6 @@ def _levels(window: Tensor) -> Tensor:
     kind = window.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     return window.to(dtype).div_(255.0)
-
-
-def feature_side(side: int) -> int:
-    """Return the side of the last feature map of a cutout of this side."""
-    for _ in CHANNELS:
-        side = (side - 2) // 2
-    return side
 
 
 def _bias_of(convolution: nn.Conv2d) -> Tensor:
@@ -170,19 +203,19 @@ def cell_extents(x: Tensor) -> Tensor:
     return torch.maximum((inside.any(1) * from_centre).amax(1), (inside.any(2) * from_centre).amax(1))
 
 
-def _window_sides(extents: Tensor, rim: int) -> Tensor:
-    """Return for each cell the side of the smallest window that holds it and a rim, (N,)."""
-    limits = torch.tensor(_WINDOWS[:-1], device=extents.device) / 2 - rim
-    return torch.tensor(_WINDOWS, device=extents.device)[torch.searchsorted(limits, extents)]
+def _smallest(windows: tuple[_Window, ...], extents: Tensor) -> Tensor:
+    """Return for each cell the number of the smallest window that holds it, (N,)."""
+    reaches = torch.tensor([window.reach for window in windows[:-1]], device=extents.device)
+    return torch.searchsorted(reaches, extents.contiguous())
 
 
-def _fewer_sides(sides: Tensor) -> Tensor:
-    """Return sides of which those go up to the next that would save little by windows of their own."""
-    out = sides.clone()
-    used = sorted(set(sides.tolist()))
-    for side, larger in pairwise(used):
-        mine = out == side
-        if int(mine.sum()) * (larger**2 - side**2) < _WORTH_A_WINDOW_PX:
+def _fewer(windows: tuple[_Window, ...], chosen: Tensor) -> Tensor:
+    """Return numbers of windows of which those go up to the next that would save little by windows of their own."""
+    out = chosen.clone()
+    used = sorted(set(chosen.tolist()))
+    for number, larger in pairwise(used):
+        mine = out == number
+        if int(mine.sum()) * (windows[larger].side ** 2 - windows[number].side ** 2) < _WORTH_A_WINDOW_PX:
             out[mine] = larger
     return out
 
@@ -191,7 +224,8 @@ def _pool_over_cell(maps: Tensor, x: Tensor) -> Tensor:
     """Return sum, mean and maximum of the maps (N, C, n, n) over the cell, (N, 3C)."""
     n = maps.shape[-1]
     inside = (x.amax(1, keepdim=True) > 0).float()
-    cover = F.avg_pool2d(inside[..., 7 : 7 + 8 * n, 7 : 7 + 8 * n], 8)  # the middle of each place's field of view
+    seen = slice(_MIDDLE_PX, _MIDDLE_PX + _STRIDE * n)
+    cover = F.avg_pool2d(inside[..., seen, seen], _STRIDE)
     weighted = (maps * cover).sum((2, 3))
     total = cover.sum((2, 3))
     highest = (maps * (cover > 0)).amax((2, 3))  # ReLU'd maps are never negative
