@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+import napari_bloodcell as nb
 from napari_bloodcell.backends import sam_tuning
+from napari_bloodcell.backends.proposals import propose
 from napari_bloodcell.backends.registry import load_generator
+from napari_bloodcell.backends.sam_views import see_field
 from napari_bloodcell.cli import main
 from napari_bloodcell.errors import ModelError, OutputError, TrainingError
 from napari_bloodcell.train_sam import iter_train_sam, read_masked_fields, train_sam
@@ -49,7 +52,7 @@ def test_the_decoder_learns_masks_that_are_drawn_otherwise(tmp_path: Path):
     training = train_sam(folder, tmp_path / "mine.safetensors", steps=40, learning_rate=1e-3, device="cpu")
     assert training.iou_after > training.iou_before + 0.05
     assert (training.n_train, training.n_val) == (13, 3)
-    field = read_masked_fields(folder)[0]
+    field = read_masked_fields(folder, load_generator("embedded", "cpu"))[0]
     box = np.argwhere(field.cells == 6)
     box = np.array([[*box.min(0), *(box.max(0) + 1)]], float)
     areas = [
@@ -87,12 +90,13 @@ def test_what_other_cells_cover_counts_neither_for_nor_against_a_mask(tmp_path: 
     folder = write_field(tmp_path / "lab")
     cells = tifffile.imread(folder / "a_cells.tif")
     generator = load_generator("embedded", "cpu")
-    field = read_masked_fields(folder)[0]
+    field = read_masked_fields(folder, generator)[0]
+    field = replace(field, calibration=replace(field.calibration, rbc_diameter_px=28.0))
     overlaps = []
     for covered in (cells, np.where((cells == 6) & (np.indices(cells.shape)[1] > 86), 40, cells)):
-        seen = sam_tuning._see(generator, replace(field, cells=covered.astype(np.int32)))
+        seen = see_field(generator, replace(field, cells=covered.astype(np.int32)))
         row = np.flatnonzero(seen.ids == 6)
-        whole = sam_tuning._see(generator, field).boxes[np.flatnonzero(seen.ids == 6)]
+        whole = see_field(generator, field).boxes[np.flatnonzero(seen.ids == 6)]
         middle = (whole[:, :2] + whole[:, 2:]) / 2
         decoded = sam_tuning._decoded(generator.network, seen, row, middle, whole, "both")
         masks, _, target, others = next(decoded)
@@ -134,16 +138,33 @@ def test_the_command_line_trains_and_tells_what_came_of_it(tmp_path: Path, capsy
 
 @pytest.mark.parametrize("ending", ["_cells", "_masks", "_labels"])
 def test_label_images_are_found_by_their_names(tmp_path: Path, ending: str):
-    fields = read_masked_fields(write_field(tmp_path / "lab", ending=ending))
+    fields = read_masked_fields(write_field(tmp_path / "lab", ending=ending), load_generator("embedded", "cpu"))
     assert [f.name for f in fields] == ["a"]
-    assert fields[0].calibration.rbc_diameter_px == pytest.approx(28.0, abs=0.5)
+
+
+def test_masks_are_learned_at_the_scale_and_with_the_boxes_with_which_cells_will_be_found(tmp_path: Path):
+    generator = load_generator("embedded", "cpu")
+    field = read_masked_fields(write_field(tmp_path / "lab", are_diamonds=True), generator)[0]
+    assert field.calibration == nb.segment(field.image, params=nb.SegmentParams(device="cpu")).calibration
+    seen = see_field(generator, field)
+    found = propose(seen.canvas.heat, seen.canvas.sides, nb.SegmentParams().score_min).boxes.numpy()
+    assert {tuple(box) for box in seen.proposed} <= {tuple(box) for box in found}
+    assert not np.array_equal(seen.proposed, seen.boxes)
+
+
+def test_the_area_that_boxes_of_masks_share():
+    masks = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    masks[0, 0, 1, 2], masks[0, 0, 4, 5] = True, True  # a box of 4 × 4
+    masks[1, 0, 3:8, 3:8] = True
+    assert sam_tuning._box_area(masks[0]).tolist() == [16]
+    assert sam_tuning._box_area(masks[0], masks[1]).tolist() == [6]
 
 
 def test_a_binary_mask_is_taken_apart(tmp_path: Path):
     folder = write_field(tmp_path / "lab")
     cells = tifffile.imread(folder / "a_cells.tif")
     tifffile.imwrite(folder / "a_cells.tif", (cells > 0).astype(np.uint8) * 255)
-    assert read_masked_fields(folder)[0].cells.max() == 16
+    assert read_masked_fields(folder, load_generator("embedded", "cpu"))[0].cells.max() == 16
 
 
 def test_a_result_of_the_program_is_read_with_its_image(tmp_path: Path):
@@ -151,7 +172,7 @@ def test_a_result_of_the_program_is_read_with_its_image(tmp_path: Path):
     image.save(tmp_path / "b.png")
     image.close()
     assert main(["analyse", str(tmp_path / "b.png"), "-o", str(tmp_path / "results"), "--device", "cpu", "-q"]) == 0
-    fields = read_masked_fields(tmp_path / "results")
+    fields = read_masked_fields(tmp_path / "results", load_generator("embedded", "cpu"))
     assert len(fields) == 1
     assert fields[0].image.shape == (*fields[0].cells.shape, 3)
     assert fields[0].cells.max() >= 14
@@ -159,10 +180,11 @@ def test_a_result_of_the_program_is_read_with_its_image(tmp_path: Path):
 
 def test_a_folder_without_masks_is_refused(tmp_path: Path):
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    generator = load_generator("embedded", "cpu")
     with pytest.raises(TrainingError, match="holds no masks"):
-        read_masked_fields(tmp_path)
+        read_masked_fields(tmp_path, generator)
     with pytest.raises(TrainingError, match="no folder"):
-        read_masked_fields(tmp_path / "none")
+        read_masked_fields(tmp_path / "none", generator)
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path):
@@ -172,10 +194,10 @@ def test_masks_that_do_not_fit_are_refused(tmp_path: Path):
         train_sam(folder, tmp_path / "m.safetensors", steps=1, device="cpu")
     tifffile.imwrite(folder / "a_cells.tif", np.zeros((220, 220), np.uint16))
     with pytest.raises(TrainingError, match="no cell"):
-        read_masked_fields(folder)
+        read_masked_fields(folder, load_generator("embedded", "cpu"))
     tifffile.imwrite(folder / "a_cells.tif", np.zeros((220, 220), np.float32))
     with pytest.raises(TrainingError, match="whole numbers"):
-        read_masked_fields(folder)
+        read_masked_fields(folder, load_generator("embedded", "cpu"))
 
 
 def test_too_few_cells_are_refused(tmp_path: Path):

@@ -12,20 +12,26 @@ from scipy import ndimage
 from napari_bloodcell.atomic import make_folder, write_bytes
 from napari_bloodcell.calibration import background_colour
 from napari_bloodcell.errors import OutputError, TrainingError
+from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.progress import Steps, drain
 from napari_bloodcell.protocols import Calibration, Progress
+from napari_bloodcell.segment import calibrate
 from napari_bloodcell.smear import read_plane
 from napari_bloodcell.store import RECIPE, ZARR, read_result
+from napari_bloodcell.synthetic import STAINS, draw_smear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from numpy.typing import NDArray
 
-    from napari_bloodcell.backends.sam_tuning import MaskedField
+    from napari_bloodcell.backends.sam_views import MaskedField
+    from napari_bloodcell.protocols import MaskGenerator
 
 LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
 """What the name of a label image adds to that of its image."""
+REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
+"""Side of the drawn smears, and width of their red cells."""
 _SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
@@ -72,10 +78,16 @@ def iter_train_sam(
     from napari_bloodcell.backends.registry import load_generator
 
     yield Progress(0, steps, "steps")
-    fields = read_masked_fields(folder)
     generator = sam_tuning.load_start(load_generator(str(start), device))
+    fields = read_masked_fields(folder, generator)
     work = sam_tuning.tune_decoder(
-        generator, fields, steps=steps, learning_rate=learning_rate, seed=seed, should_stop=should_stop
+        generator,
+        fields,
+        rehearsal=_rehearsal(seed),
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        should_stop=should_stop,
     )
     tuning = Steps(work)
     for done, loss, iou in tuning:
@@ -151,8 +163,10 @@ def train_sam(
     return drain(work)
 
 
-def read_masked_fields(folder: str | Path) -> list[MaskedField]:
-    """Return the images of a folder that have masks, in the order of their names.
+def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
+    """Return the images of a folder that have masks, in the order of their names, at the scale of the generator.
+
+    The scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
 
     Raises
     ------
@@ -161,7 +175,7 @@ def read_masked_fields(folder: str | Path) -> list[MaskedField]:
     InputError
         If one cannot be read.
     """
-    from napari_bloodcell.backends.sam_tuning import MaskedField
+    from napari_bloodcell.backends.sam_views import MaskedField
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -177,13 +191,27 @@ def read_masked_fields(folder: str | Path) -> list[MaskedField]:
         labels = [p for p in pictures if p.stem in {picture.stem + ending for ending in LABEL_ENDINGS}]
         if labels:
             image, cells = read_plane(str(picture)).data, _read_labels(labels[0])
-            fields.append(MaskedField(picture.stem, image, cells, _calibration(image, cells)))
+            if not cells.any():
+                raise TrainingError(f"{labels[0]} holds no cell. Leave images without masks out of the folder.")
+            calibration = calibrate(image, params=SegmentParams(), generator=generator)
+            fields.append(MaskedField(picture.stem, image, cells, calibration))
     if not fields:
         raise TrainingError(
             f"{folder} holds no masks: neither results of the program with their image (OME-Zarr), nor images with "
             f"label images beside them (name{LABEL_ENDINGS[0]}.tif)."
         )
     return fields
+
+
+def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
+    """Return drawn smears of several stains, on which masks are to stay as they were."""
+    smears = []
+    for k, stain in enumerate(STAINS.values()):
+        smear = draw_smear((REHEARSED_PX, REHEARSED_PX), seed=seed + k, rbc_diameter_px=REHEARSED_RBC_PX, stain=stain)
+        red, green, blue = (float(v) for v in background_colour(smear.image))
+        light = float(smear.image.max(-1).mean())
+        smears.append((smear.image, Calibration(REHEARSED_RBC_PX, (red, green, blue), light, "given")))
+    return smears
 
 
 def _read_labels(path: Path) -> NDArray[np.int32]:
@@ -202,14 +230,3 @@ def _read_labels(path: Path) -> NDArray[np.int32]:
     if labels.max(initial=0) <= 1 or set(np.unique(labels).tolist()) <= {0, 255}:
         return np.asarray(ndimage.label(labels)[0], np.int32)
     return labels.astype(np.int32)
-
-
-def _calibration(image: NDArray[np.uint8], cells: NDArray[np.int32]) -> Calibration:
-    """Return width of a red cell and colour of the glass: most cells are red, so the median width is theirs."""
-    areas = np.bincount(cells.ravel())[1:]
-    areas = areas[areas > 0]
-    if not areas.size:
-        raise TrainingError("A label image holds no cell. Leave images without masks out of the folder.")
-    red, green, blue = (float(v) for v in background_colour(image))
-    width = float(2 * np.sqrt(np.median(areas) / np.pi))
-    return Calibration(width, (red, green, blue), float(image.max(-1).mean()), "given")
