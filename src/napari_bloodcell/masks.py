@@ -72,12 +72,18 @@ def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[Ce
 
 
 def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
-    """Drop background, clumps, repeated and nested masks; what is left still may share a rim of pixels.
+    """Do as `clean_masks`, then as `drop_repeated`: what a generator proposes becomes cells."""
+    kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
+    return drop_repeated(kept, rbc_diameter_px=rbc_diameter_px, overlap_max=overlap_max)
+
+
+def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
+    """Drop clumps, repeated and nested masks; what is left still may share a rim of pixels.
 
     Parameters
     ----------
     masks : sequence of CellMask
-        As a generator proposes them.
+        As `clean_masks` leaves them.
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
     overlap_max : float
@@ -91,7 +97,7 @@ def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_m
     in them.
     """
     typical = np.pi / 4 * rbc_diameter_px**2
-    kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
+    kept = list(masks)
     if not kept:
         return []
     area = np.array([m.area for m in kept], float)

@@ -19,7 +19,7 @@ from napari_bloodcell.calibration import (
 )
 from napari_bloodcell.cells import measure_cells
 from napari_bloodcell.errors import InputError, in_one_line
-from napari_bloodcell.masks import drop_slivers, filter_masks, paint
+from napari_bloodcell.masks import clean_masks, drop_repeated, drop_slivers, paint
 from napari_bloodcell.params import SegmentParams
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Calibration, Progress
@@ -281,7 +281,7 @@ def _segment_group(
 def segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
-    """Return the masks that a tile owns, in the smear's pixels; raise what the generator raises the last time."""
+    """Return the masks that a tile owns, cleaned, in the smear's pixels; raise what the generator raises in the end."""
     y0, x0, y1, x1 = tile.read
     part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
     seen = calibration
@@ -299,7 +299,8 @@ def segment_tile(
         except Exception:
             if attempt == ATTEMPTS:
                 raise
-    return _owned([moved(m, y0, x0) for m in masks], owned)
+    found = _owned([moved(m, y0, x0) for m in masks], owned)
+    return clean_masks(found, rbc_diameter_px=calibration.rbc_diameter_px)
 
 
 def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMask]:
@@ -332,7 +333,7 @@ def _merge(
     Returns the label image and the mask behind each id.
     """
     masks = [m for _, own in found for m in own]
-    kept = filter_masks(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+    kept = drop_repeated(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
     kept = drop_slivers(kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min)
     cells, order = paint(kept, shape)
     return cells, [kept[i] for i in order]
@@ -349,7 +350,7 @@ def _join(
     masks: list[CellMask] = []
     for tile, own in found:
         y0, x0, y1, x1 = tile.core
-        kept = filter_masks(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+        kept = drop_repeated(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
         labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
         masks += [kept[i] for i in order]
         parts.append((y0, x0, labels))

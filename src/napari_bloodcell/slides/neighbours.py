@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_bloodcell.errors import BloodCellError
-from napari_bloodcell.masks import drop_slivers, filter_masks, intersection_area, overlapping_pairs
+from napari_bloodcell.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
 from napari_bloodcell.slides.masks_file import unpack_masks
 from napari_bloodcell.slides.plan import grown
 from napari_bloodcell.slides.work import read_arrays
@@ -116,7 +116,7 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
         if len(wider) == len(known) or not _depend_on_others(wider, wanted, inner, params.overlap_max):
             break
         known = wider
-    kept = filter_masks([m.mask for m in wider], rbc_diameter_px=diameter, overlap_max=params.overlap_max)
+    kept = drop_repeated([m.mask for m in wider], rbc_diameter_px=diameter, overlap_max=params.overlap_max)
     kept = drop_slivers(kept, plan.shape, rbc_diameter_px=diameter, visible_min=params.edge_visible_min)
     key_of = {id(m.mask): m.key for m in wider}
     return [KeyedMask(key_of[id(m)], m) for m in kept if key_of[id(m)] in wanted], region

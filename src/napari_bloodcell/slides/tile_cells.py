@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_bloodcell.errors import ModelError
-from napari_bloodcell.masks import clean_masks, filter_masks, paint
+from napari_bloodcell.masks import drop_repeated, paint
 from napari_bloodcell.segment import moved, segment_tile
 from napari_bloodcell.slides.empty import is_empty_glass
 from napari_bloodcell.slides.masks_file import pack_masks
@@ -36,13 +36,12 @@ def find_tile(site: Site, number: int) -> int:
     diameter = plan.calibration.rbc_diameter_px
     masks: list[CellMask] = []
     if not is_empty_glass(site.slide, tile.read, diameter):
-        found = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
-        masks = clean_masks(found, rbc_diameter_px=diameter)
+        masks = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
     if len(masks) > plan.keys_per_tile:
         raise ModelError(f"{len(masks)} masks in the tile {tile.name} are too many; use larger tiles.")
     arrays = {}
     if not plan.overlap:
-        kept = filter_masks(masks, rbc_diameter_px=diameter, overlap_max=params.overlap_max)
+        kept = drop_repeated(masks, rbc_diameter_px=diameter, overlap_max=params.overlap_max)
         y0, x0, y1, x1 = tile.core
         labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
         masks = [kept[i] for i in order]
