@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,24 @@ def test_the_pallor_belongs_to_the_cell() -> None:
     ring = disc(30, 30, 15)
     ring.mask[12:19, 12:19] = False
     assert fill_holes(ring).area > ring.area
+
+
+def test_a_cell_is_one_piece_in_a_box_that_fits() -> None:
+    cell = disc(30, 30, 15)
+    torn = np.pad(cell.mask, ((0, 0), (0, 9)))
+    torn[3:5, -3:] = True
+    y0, x0, y1, x1 = cell.bbox
+    [kept] = filter_masks([replace(cell, bbox=(y0, x0, y1, x1 + 9), mask=torn)], rbc_diameter_px=30)
+    assert kept.bbox == cell.bbox
+    np.testing.assert_array_equal(kept.mask, cell.mask)
+
+
+def test_of_a_cell_that_another_cuts_in_two_the_larger_part_stays() -> None:
+    bar = CellMask((0, 0, 5, 60), np.ones((5, 60), bool), 1, 1, 1, (2, 20))
+    across = CellMask((0, 40, 5, 46), np.ones((5, 6), bool), 1, 1, 1, (2, 43))
+    cells, _ = paint([bar, across], (5, 60))
+    assert (cells[:, :40] == cells[2, 20]).all()
+    assert not cells[:, 46:].any()
 
 
 def test_no_masks_give_no_cells() -> None:

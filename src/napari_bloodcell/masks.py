@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_bloodcell.protocols import CellMask
+
+    _Window = tuple[slice, slice]
 
 BACKGROUND_AREAS = 14.0
 """A mask larger than this many red cells is background or a clump, never a cell."""
@@ -64,10 +66,20 @@ def fill_holes(mask: CellMask) -> CellMask:
     return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
 
 
+def largest_part(mask: CellMask) -> CellMask:
+    """Return the mask without pixels that do not hang together with most of it: a cell is one piece."""
+    own = _largest_part(mask.mask)
+    if own is mask.mask:
+        return mask
+    (rows, columns), (y0, x0) = ndimage.find_objects(own.view(np.uint8))[0], mask.bbox[:2]
+    box = (y0 + rows.start, x0 + columns.start, y0 + rows.stop, x0 + columns.stop)
+    return replace(mask, bbox=box, mask=own[rows, columns])
+
+
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
-    """Return the masks without holes, less those that are background or noise; each is judged on its own."""
+    """Return the masks in one piece without holes, less those that are background or noise; each is judged alone."""
     typical = np.pi / 4 * rbc_diameter_px**2
-    filled = [fill_holes(m) for m in masks if m.area]
+    filled = [fill_holes(largest_part(m)) for m in masks if m.area]
     return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
 
 
@@ -173,6 +185,8 @@ def _drop_clumps(
 def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Paint masks into a (Y, X) int32 label image; a shared pixel goes to the cell whose centre is nearer for its size.
 
+    A mask that shares no pixel is painted as it is; of one that does, the largest part of what it wins.
+
     Returns
     -------
     cells : ndarray of int32, shape (Y, X)
@@ -180,22 +194,48 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
     order : ndarray of intp, shape (N,)
         Position in `masks` of each id.
     """
-    cells = np.zeros(shape, np.int32)
-    depth = np.full(shape, np.inf, np.float32)
     order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
-    for label, i in enumerate(order, start=1):
-        y0, x0 = masks[i].bbox[:2]
-        top, left = max(0, -y0), max(0, -x0)
-        mask = masks[i].mask[top : max(top, shape[0] - y0), left : max(left, shape[1] - x0)]
-        near = _depth(masks[i].mask)[top : top + mask.shape[0], left : left + mask.shape[1]]
-        here = (slice(y0 + top, y0 + top + mask.shape[0]), slice(x0 + left, x0 + left + mask.shape[1]))
-        wins = mask & (near < depth[here])
-        depth[here][wins] = near[wins]
+    windows = [_within(masks[i].bbox, shape) for i in order]
+    seen, shared = np.zeros(shape, bool), np.zeros(shape, bool)
+    for i, (here, part) in zip(order, windows, strict=True):
+        shared[here] |= seen[here] & masks[i].mask[part]
+        seen[here] |= masks[i].mask[part]
+    disputed = {
+        label
+        for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1)
+        if (shared[here] & masks[i].mask[part]).any()
+    }
+    cells, depth = (
+        np.zeros(shape, np.int32),
+        np.empty(shape, np.float32),
+    )  # of the latter only what is needed is touched
+    for label in disputed:
+        depth[windows[label - 1][0]] = np.inf
+    for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1):
+        wins = masks[i].mask[part]
+        if label in disputed:
+            near = _depth(masks[i].mask)[part]
+            wins = wins & (near < depth[here])
+            depth[here][wins] = near[wins]
         cells[here][wins] = label
-    _keep_largest_parts(cells, len(masks))
+    for label in disputed:
+        here = windows[label - 1][0]
+        won = cells[here] == label
+        cells[here][won & ~_largest_part(won)] = 0
     present = np.bincount(cells.ravel(), minlength=len(masks) + 1)[1:] > 0
+    if present.all():
+        return cells, order
     renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
     return renumber[cells], order[present]
+
+
+def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:
+    """Return where a box lies in a plane of `shape`, and which part of the box that is."""
+    y0, x0, y1, x1 = box
+    top, left = max(0, -y0), max(0, -x0)
+    bottom, right = max(top, min(y1, shape[0]) - y0), max(left, min(x1, shape[1]) - x0)
+    here = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))
+    return here, (slice(top, bottom), slice(left, right))
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -209,15 +249,11 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.asarray((rows[:, None] + columns[None, :]) / area, np.float32)
 
 
-def _keep_largest_parts(cells: NDArray[np.int32], n: int) -> None:
-    """Clear the smaller parts of cells that were cut in two by a neighbour, in place."""
-    boxes: list[Any] = ndimage.find_objects(cells, max_label=n)
-    for label, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
-        own = cells[box] == label
-        parts, n_parts = ndimage.label(own, SQUARE)
-        if n_parts > 1:
-            sizes = np.bincount(parts.ravel())
-            sizes[0] = 0
-            cells[box][own & (parts != sizes.argmax())] = 0
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask: the mask itself where it is all there is."""
+    parts, n_parts = ndimage.label(mask, SQUARE)
+    if n_parts <= 1:
+        return mask
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(parts == sizes.argmax(), np.bool_)
