@@ -53,6 +53,8 @@ def describe_fault(error: Exception) -> str:
     """Return what to say, in one line, of an error that is none of the program's own; write its traceback if wanted."""
     if wants_tracebacks():
         warn("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, MemoryError):
+        return f"There is not enough memory ({in_one_line(error)}). Use a smaller --tile-size, or fewer --workers."
     return (
         f"{in_one_line(error).rstrip('.')}. This is a fault of the program or of a model: set {TRACEBACK_VARIABLE}=1, "
         "run it again, and send what it prints to the developers."
