@@ -180,7 +180,9 @@ def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor
         If they end at once.
     """
     try:
-        for started in [pool.submit(os.getpid) for _ in range(n_workers)]:
+        with _ignored_interrupts():
+            tasks = [pool.submit(os.getpid) for _ in range(n_workers)]
+        for started in tasks:
             started.result()
     except BrokenExecutor as error:
         raise SettingsError(
@@ -188,6 +190,19 @@ def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor
             '`if __name__ == "__main__":`, because each process reads the script.'
         ) from error
     return pool
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C from their first moment; `_begin` would be too late."""
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def cluster(job: Job, address: str) -> Team:
