@@ -300,7 +300,7 @@ def test_thresholds_and_range_can_be_typed(window: Any) -> None:
 @pytest.mark.parametrize(("field", "text"), [("_thresholds", "a lot"), ("_thresholds", "-3"), ("_range", "300")])
 def test_what_is_no_number_is_told(window: Any, monkeypatch: pytest.MonkeyPatch, field: str, text: str) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_bloodcell.widgets._count_controls.show_error", told.append)
+    monkeypatch.setattr("napari_bloodcell.widgets._errors.show_error", told.append)
     edit = getattr(window.dock._fields, field)
     edit.setText(text)
     edit.setModified(True)

@@ -421,7 +421,7 @@ def test_a_layer_deleted_while_its_cell_is_looked_for_gets_none(
     shown: Viewer, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_bloodcell.widgets._prompt_queue.show_error", told.append)
+    monkeypatch.setattr("napari_bloodcell.widgets._errors.show_error", told.append)
     viewer = shown
     layer = add_smear(viewer)
     dock = open_dock(viewer)
@@ -495,7 +495,7 @@ def test_keys_act_on_the_cell_under_the_mouse(shown: Viewer) -> None:
 
 def test_buttons_tell_what_is_missing(shown: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("napari_bloodcell.widgets._count_controls.show_error", told.append)
+    monkeypatch.setattr("napari_bloodcell.widgets._errors.show_error", told.append)
     viewer = shown
     add_smear(viewer)
     dock = open_dock(viewer)

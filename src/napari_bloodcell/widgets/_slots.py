@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod, ref
+from weakref import WeakMethod, finalize, ref
 
 from napari_bloodcell.widgets._errors import notify_errors
 
@@ -32,11 +31,12 @@ def notifying(method: Callable[..., Any]) -> Callable[..., None]:
 
 
 def connect_for_life(emitter: EventEmitter, method: Callable[..., Any]) -> None:
-    """Connect a widget's method to an event of napari until Qt deletes the widget.
+    """Connect a widget's method to an event of napari for as long as there is the widget.
 
     napari does not keep the widget alive either, but what it notes of a dead one goes only when the event is next sent,
-    and some events, such as a layer that is renamed, hardly ever are.
+    and some events, such as a layer that is renamed, hardly ever are. Qt's `destroyed` is of no use for this: it may be
+    sent in the middle of Python's garbage collection, where a slot finds its own parts gone, and Python crashes.
     """
     emitter.connect(method)
     widget: Any = method.__self__  # type: ignore[attr-defined]
-    widget.destroyed.connect(partial(emitter.disconnect, (ref(widget), method.__name__)))
+    finalize(widget, emitter.disconnect, (ref(widget), method.__name__)).atexit = False
