@@ -205,10 +205,8 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1)
         if (shared[here] & masks[i].mask[part]).any()
     }
-    cells, depth = (
-        np.zeros(shape, np.int32),
-        np.empty(shape, np.float32),
-    )  # of the latter only what is needed is touched
+    cells = np.zeros(shape, np.int32)
+    depth = np.empty(shape, np.float32)  # only what is disputed is touched
     for label in disputed:
         depth[windows[label - 1][0]] = np.inf
     for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1):

@@ -15,7 +15,7 @@ from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError
 from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
 from napari_bloodcell.ome_zarr import read_labels
-from napari_bloodcell.store import COUNTS, KDE, OVERLAY, RECIPE, SLIDE, ZARR, StoredResult, read_result, write_result
+from napari_bloodcell.store import COUNTS, RECIPE, SLIDE, ZARR, StoredResult, read_result, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels
     from numpy.typing import NDArray
 
-    from napari_bloodcell.pipeline import SmearResult
     from napari_bloodcell.recipes import RecipeRecord
-    from napari_bloodcell.smear import Plane
 
     LayerData = tuple[Any, dict[str, Any], str]
 
@@ -229,6 +227,7 @@ def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
     BloodCellError
         If the cells have no types, or the folder cannot be written to.
     """
+    from napari_bloodcell.pictures import pictures_of_smear
     from napari_bloodcell.widgets._images import image_source, plane_number
     from napari_bloodcell.widgets._layers import adopt
     from napari_bloodcell.widgets._results import planes_with_cells, result_of, save_large
@@ -242,22 +241,8 @@ def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
         result = result_of(cells_layer, index)
         plane = source.plane(index)
         target = folder / f"plane_{plane_number(index, source.stack_shape):04d}" if index else folder
-        write_result(result, target, image=plane, pictures=_pictures_of(result, plane))
+        write_result(result, target, image=plane, pictures=pictures_of_smear(result, plane))
     return folder
-
-
-def _pictures_of(result: SmearResult, plane: Plane) -> dict[str, Callable[[Path], object]]:
-    from napari_bloodcell.plot import save_kde_png, save_overlay_png
-
-    def overlay(path: Path) -> None:
-        interval = result.counting.interval
-        found = (result.cells, result.types, result.names)
-        save_overlay_png(path, plane.data, *found, counts=result.counts, interval=interval)
-
-    def kde(path: Path) -> None:
-        save_kde_png(path, result.counting, pixel_size_um=plane.pixel_size_um)
-
-    return {OVERLAY: overlay, KDE: kde}
 
 
 def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:

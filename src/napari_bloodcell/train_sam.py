@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from napari_bloodcell.atomic import make_folder, write_bytes
+from napari_bloodcell.brightness import mean_brightness
 from napari_bloodcell.calibration import background_colour
 from napari_bloodcell.errors import OutputError, TrainingError
 from napari_bloodcell.params import SegmentParams
@@ -209,8 +210,8 @@ def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
     for k, stain in enumerate(STAINS.values()):
         smear = draw_smear((REHEARSED_PX, REHEARSED_PX), seed=seed + k, rbc_diameter_px=REHEARSED_RBC_PX, stain=stain)
         red, green, blue = (float(v) for v in background_colour(smear.image))
-        light = float(smear.image.max(-1).mean())
-        smears.append((smear.image, Calibration(REHEARSED_RBC_PX, (red, green, blue), light, "given")))
+        calibration = Calibration(REHEARSED_RBC_PX, (red, green, blue), mean_brightness(smear.image), "given")
+        smears.append((smear.image, calibration))
     return smears
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zarr
 from qtpy.QtCore import QEvent, QThreadPool, QTimer
 
 import napari_bloodcell
@@ -65,6 +66,21 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def viewer(make_napari_viewer: Callable[..., Viewer]) -> Viewer:
     """A window of napari."""
     return make_napari_viewer()
+
+
+@pytest.fixture
+def largest_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pixels were read of a Zarr array at once, at most, so far."""
+    most = [0]
+    read = zarr.Array.__getitem__
+
+    def watched(array: Any, key: Any) -> Any:
+        found = read(array, key)
+        most[0] = max(most[0], int(np.prod(np.shape(found)[-2:])))
+        return found
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", watched)
+    return most
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -56,20 +56,6 @@ def result(tmp_path: Path) -> nb.SlideResult:
     models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
     recipe = settings(pixel_size_um=0.25)
     return drain(iter_analyse_slide(tmp_path / "image.zarr", tmp_path / "result", recipe=recipe, **models))
-
-
-@pytest.fixture
-def largest_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    most = [0]
-    read = zarr.Array.__getitem__
-
-    def watched(array: Any, key: Any) -> Any:
-        found = read(array, key)
-        most[0] = max(most[0], int(np.prod(np.shape(found)[-2:])))
-        return found
-
-    monkeypatch.setattr(zarr.Array, "__getitem__", watched)
-    return most
 
 
 def opened(folder: Path) -> tuple[ViewerModel, Labels]:

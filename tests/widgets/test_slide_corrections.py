@@ -59,21 +59,6 @@ def result(analysed: Path, tmp_path: Path) -> Path:
     return tmp_path / "result"
 
 
-@pytest.fixture
-def largest_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pixels were read of a Zarr array at once, at most, so far."""
-    most = [0]
-    read = zarr.Array.__getitem__
-
-    def watched(array: Any, key: Any) -> Any:
-        found = read(array, key)
-        most[0] = max(most[0], int(np.prod(np.shape(found)[-2:])))
-        return found
-
-    monkeypatch.setattr(zarr.Array, "__getitem__", watched)
-    return most
-
-
 def opened(folder: Path, viewer: Any) -> Labels:
     nb.napari.open_result(folder, viewer)
     cells: Labels = next(one for one in viewer.layers if layers.is_cells(one))

@@ -10,27 +10,28 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_bloodcell.atomic import staged, write_bytes
+from napari_bloodcell.atomic import write_bytes
 from napari_bloodcell.cells import RBC
 from napari_bloodcell.commands.console import ProgressLine, describe_fault, say, warn
 from napari_bloodcell.commands.places import SUMMARY, folder_for, folder_for_slide, folder_names
 from napari_bloodcell.errors import BloodCellError, InputError, InputWarning, SettingsError
-from napari_bloodcell.pipeline import SmearResult, iter_analyse
+from napari_bloodcell.pictures import pictures_of_smear, write_pictures_of_slide
+from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.progress import drain
 from napari_bloodcell.protocols import Progress
 from napari_bloodcell.slides.formats import is_slide, read_whole
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.smear import Plane, image_sha256
-from napari_bloodcell.store import KDE, OVERLAY, LabelFormat, write_result
+from napari_bloodcell.store import LabelFormat, write_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from napari_bloodcell.params import Recipe
+    from napari_bloodcell.pipeline import SmearResult
     from napari_bloodcell.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.slides.result import SlideResult
 
@@ -230,13 +231,13 @@ def analyse_into(
     """Analyse one image and write its result with its pictures."""
     work = iter_analyse(plane, recipe=recipe, generator=models.generator, classifier=models.classifier)
     result = drain(work, on_progress)
-    pictures: dict[str, Callable[[Path], object]] = {}
-    if options.overlay:
-        pictures[OVERLAY] = partial(_draw_overlay, plane, result)
-    if options.kde:
-        pictures[KDE] = partial(_draw_kde, result, recipe.segment.pixel_size_um or plane.pixel_size_um)
     write_result(
-        result, folder, image=plane, label_format=options.label_format, geojson=options.geojson, pictures=pictures
+        result,
+        folder,
+        image=plane,
+        label_format=options.label_format,
+        geojson=options.geojson,
+        pictures=pictures_of_smear(result, plane, overlay=options.overlay, kde=options.kde),
     )
     return result
 
@@ -268,14 +269,7 @@ def analyse_slide_into(
         name=name,
     )
     result = drain(work, on_progress)
-    pictures: dict[str, Callable[[Path], object]] = {}
-    if options.overlay:
-        pictures[OVERLAY] = partial(_draw_slide, result)
-    if options.kde:
-        pictures[KDE] = partial(_draw_kde, result, recipe.segment.pixel_size_um or result.plan.pixel_size_um)
-    with staged(folder, last=KDE) as stage:
-        for file, draw in pictures.items():
-            draw(stage / file)
+    write_pictures_of_slide(result, overlay=options.overlay, kde=options.kde)
     return result
 
 
@@ -299,27 +293,3 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         row = [outcome.image, outcome.status, outcome.folder, *numbers, f"{outcome.seconds:.2f}", outcome.error]
         writer.writerow(row)
     return text.getvalue()
-
-
-def _draw_overlay(plane: Plane, result: SmearResult, path: Path) -> None:
-    from napari_bloodcell.plot import save_overlay_png
-
-    low_high = result.counting.interval
-    save_overlay_png(
-        path, plane.data, result.cells, result.types, result.names, counts=result.counts, interval=low_high
-    )
-
-
-def _draw_slide(result: SlideResult, path: Path) -> None:
-    """Draw the overlay at the coarsest level of the pyramids."""
-    from napari_bloodcell.plot import save_overlay_png
-
-    image, cells, types = result.overview()
-    low_high = result.counting.interval
-    save_overlay_png(path, image, cells, types, result.names, counts=result.counts, interval=low_high)
-
-
-def _draw_kde(result: SmearResult | SlideResult, pixel_size_um: float | None, path: Path) -> None:
-    from napari_bloodcell.plot import save_kde_png
-
-    save_kde_png(path, result.counting, pixel_size_um=pixel_size_um)

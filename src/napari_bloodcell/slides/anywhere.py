@@ -20,9 +20,10 @@ from napari_bloodcell.slides.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.slides.result import SlideResult, area_mm2
 from napari_bloodcell.slides.work import locked
 from napari_bloodcell.store import RECIPE, ZARR
+from napari_bloodcell.tiles import iter_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.segment import FailedTile
     from napari_bloodcell.slides.image import SlideImage
     from napari_bloodcell.slides.table import CellColumns
-
-    Box = tuple[int, int, int, int]
 
 PART_PX = BLOCK_PX
 """Side of what is in memory at once, pixels; a cell that reaches out of it is read whole."""
@@ -57,7 +56,7 @@ def iter_measure(cells: Any) -> Generator[Progress, None, pd.DataFrame]:
     DataFrame
         Their cell table, index = id, rising.
     """
-    parts = list(_parts(cells.shape))
+    parts = [tile.core for tile in iter_tiles(cells.shape, PART_PX)]
     found: list[NDArray[np.float64]] = []
     for done, (y, x, bottom, right) in enumerate(parts, start=1):
         labels = np.asarray(cells[y:bottom, x:right])
@@ -225,9 +224,3 @@ def write_slide(
     result = SlideResult(folder, plan, sha256, list(failed_tiles), counting, tuple(names), is_corrected=True)
     write_numbers_of_slide(result, columns)
     return result
-
-
-def _parts(shape: tuple[int, int]) -> Iterator[Box]:
-    for y in range(0, shape[0], PART_PX):
-        for x in range(0, shape[1], PART_PX):
-            yield y, x, min(y + PART_PX, shape[0]), min(x + PART_PX, shape[1])

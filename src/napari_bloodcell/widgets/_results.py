@@ -16,7 +16,6 @@ from napari_bloodcell.pipeline import SmearResult
 from napari_bloodcell.segment import FailedTile
 from napari_bloodcell.slides.anywhere import write_slide
 from napari_bloodcell.slides.corrected import columns_of
-from napari_bloodcell.store import KDE, OVERLAY
 from napari_bloodcell.widgets import _layers as layers
 from napari_bloodcell.widgets._cell_features import PLANE
 from napari_bloodcell.widgets._images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
@@ -108,7 +107,7 @@ def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
     BloodCellError
         If the cells have no types, or the folder is their own or cannot be written to.
     """
-    from napari_bloodcell.plot import save_kde_png, save_overlay_png
+    from napari_bloodcell.pictures import write_pictures_of_slide
 
     info = layers.info_of(cells_layer)
     own = info.get("folder")
@@ -128,12 +127,7 @@ def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
     )
-    image, cells, types = result.overview()
-    counting = result.counting
-    save_overlay_png(
-        folder / OVERLAY, image, cells, types, result.names, counts=result.counts, interval=counting.interval
-    )
-    save_kde_png(folder / KDE, counting, pixel_size_um=result.plan.pixel_size_um)
+    write_pictures_of_slide(result)
 
 
 def _models_of(cells_layer: Labels) -> dict[str, dict[str, str]]:
