@@ -74,14 +74,14 @@ def measure_cells(
     """
     boxes = ndimage.find_objects(cells)
     ids = np.array([i + 1 for i, b in enumerate(boxes) if b is not None], np.int64)
-    n = len(boxes)
-    areas = np.bincount(cells.ravel(), minlength=n + 1)
-    y_sum, x_sum = np.zeros(n + 1), np.zeros(n + 1)
+    areas, y_sum, x_sum = (np.zeros(len(boxes) + 1, np.int64) for _ in range(3))
     for i in ids:
-        sl = boxes[i - 1]
-        own = cells[sl] == i
-        y_sum[i] = np.add.reduce(own, 1, np.intp) @ np.arange(sl[0].start, sl[0].stop)
-        x_sum[i] = np.add.reduce(own, 0, np.intp) @ np.arange(sl[1].start, sl[1].stop)
+        rows, columns = boxes[i - 1]
+        own = cells[rows, columns] == i
+        in_row, in_column = np.add.reduce(own, 1, np.intp), np.add.reduce(own, 0, np.intp)
+        areas[i] = in_row.sum()
+        y_sum[i] = in_row @ np.arange(rows.start, rows.stop)
+        x_sum[i] = in_column @ np.arange(columns.start, columns.stop)
     height, width = cells.shape
     bbox = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in (boxes[i - 1] for i in ids)]
     table = pd.DataFrame(
@@ -89,7 +89,7 @@ def measure_cells(
             "cell_type": pd.Series([""] * len(ids), dtype=object),
             "probability": np.full(len(ids), np.nan),
             "type_source": pd.Series(["model"] * len(ids), dtype=object),
-            "area_px": areas[ids].astype(np.int64),
+            "area_px": areas[ids],
             "bbox": pd.Series(bbox, dtype=object),
             "centroid": pd.Series(
                 [(float(y_sum[i] / areas[i]), float(x_sum[i] / areas[i])) for i in ids], dtype=object

@@ -205,7 +205,7 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1)
         if (shared[here] & masks[i].mask[part]).any()
     }
-    cells = np.zeros(shape, np.int32)
+    cells, present = np.zeros(shape, np.int32), np.zeros(len(masks), bool)
     depth = np.empty(shape, np.float32)  # only what is disputed is touched
     for label in disputed:
         depth[windows[label - 1][0]] = np.inf
@@ -216,11 +216,12 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
             wins = wins & (near < depth[here])
             depth[here][wins] = near[wins]
         cells[here][wins] = label
+        present[label - 1] = wins.any()
     for label in disputed:
         here = windows[label - 1][0]
         won = cells[here] == label
+        present[label - 1] = won.any()
         cells[here][won & ~_largest_part(won)] = 0
-    present = np.bincount(cells.ravel(), minlength=len(masks) + 1)[1:] > 0
     if present.all():
         return cells, order
     renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)

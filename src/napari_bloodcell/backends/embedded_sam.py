@@ -291,8 +291,8 @@ def _to_cells(
     rows, columns = (torch.from_numpy(place[:, k].astype(np.float32)).to(logits.device) for k in (0, 1))
     grid = torch.stack([columns[:, None, :].expand(-1, n_native, -1), rows[:, :, None].expand(-1, -1, n_native)], -1)
     native = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
-    within = (grid.abs() <= 1).all(-1)
-    masks = ((native > 0) & within).cpu().numpy()
+    in_row, in_column = np.abs(place[:, 0]) <= 1, np.abs(place[:, 1]) <= 1
+    masks = (native > 0).cpu().numpy() & in_row[:, :, None] & in_column[:, None, :]
     points = _native_points(prompts, canvas, origin)
     cells = []
     for k in range(len(masks)):
