@@ -5,6 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QCheckBox,
+    QComboBox,
+    QLineEdit,
+    QPushButton,
+    QRadioButton,
+    QSlider,
+    QWidget,
+)
+from superqt import QCollapsible
 
 import napari_bloodcell as nb
 from napari_bloodcell.params import Recipe
@@ -15,7 +28,7 @@ from napari_bloodcell.widgets.count import CountWidget
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from napari import Viewer
     from napari.layers import Labels
@@ -35,6 +48,46 @@ class BrokenClassifier(BrightnessClassifier):
 
 def dock_of(viewer: Viewer, name: str) -> Any:
     return viewer.window.add_plugin_dock_widget("napari-bloodcell", name)[1]
+
+
+def controls_of(widget: QWidget) -> list[QWidget]:
+    """Return what a user sets or presses in a dock, also where it is hidden."""
+    kinds = (
+        QAbstractSpinBox,
+        QComboBox,
+        QPushButton,
+        QCheckBox,
+        QRadioButton,
+        QSlider,
+        QLineEdit,
+    )
+    within = (QAbstractSpinBox, QComboBox)  # these hold a line or a list of their own
+    own = [c for c in widget.findChildren(QWidget) if isinstance(c, kinds)]
+    return [c for c in own if not any(isinstance(p, within) for p in parents(c))]
+
+
+def parents(widget: QWidget) -> Iterator[QWidget]:
+    above = widget.parentWidget()
+    while above is not None:
+        yield above
+        above = above.parentWidget()
+
+
+def tab_stops(widget: QWidget, controls: list[QWidget]) -> list[QWidget]:
+    """Return the controls in the order in which the Tab key reaches them, from the topmost on."""
+    stops = [c for c in controls if c.isVisible() and c.isEnabled()]
+    first = min(stops, key=lambda c: (c.mapTo(widget, QPoint(0, 0)).y(), c.mapTo(widget, QPoint(0, 0)).x()))
+    found, at = [first], first.nextInFocusChain()
+    while at is not first:
+        if any(at is c for c in stops):
+            found.append(at)
+        at = at.nextInFocusChain()
+    return found
+
+
+def told(control: QWidget) -> str:
+    text = getattr(control, "text", str)()
+    return f"{type(control).__name__} {text or control.accessibleName()!r}"
 
 
 def run(widget: Any, qtbot: QtBot) -> None:
@@ -178,16 +231,25 @@ def test_every_dock_is_readable_at_350_pixels_in_both_themes(
             qtbot.waitUntil(lambda bar=bar: not bar.isVisible())
 
 
-def test_every_control_has_a_tooltip_and_can_be_reached_by_keyboard(viewer: Viewer) -> None:
-    from qtpy.QtCore import Qt
-    from qtpy.QtWidgets import QAbstractSpinBox, QCheckBox, QComboBox, QPushButton
-
-    for name in DOCKS:
-        widget = dock_of(viewer, name)
-        for kind in (QAbstractSpinBox, QCheckBox, QComboBox, QPushButton):
-            for control in widget.findChildren(kind):
-                told = (
-                    control.toolTip() or control.parentWidget().toolTip() or "More" in getattr(control, "text", str)()
-                )
-                assert told, f"{name}: {control} has no tooltip"
-                assert control.focusPolicy() & Qt.FocusPolicy.TabFocus
+@pytest.mark.parametrize("name", DOCKS)
+def test_every_control_has_a_tooltip_and_the_tab_key_reaches_it_from_the_top_down(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, field: np.ndarray, name: str
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    nb.napari.classify_layer(with_cells(viewer, field), classifier=BrightnessClassifier())
+    widget = dock_of(viewer, name)
+    qtbot.wait(200)
+    controls = controls_of(widget)
+    for control in controls:
+        if not isinstance(control, QAbstractItemView):  # their headers and items have tooltips
+            assert control.toolTip() or control.parentWidget().toolTip(), f"{told(control)} has no tooltip"
+        assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, told(control)
+    for fold in widget.findChildren(QCollapsible):
+        assert not [c for c in fold.content().findChildren(QWidget) if c.isVisible()], "Tab goes through what is folded"
+        fold.expand()
+    qtbot.wait(100)
+    reached = tab_stops(widget, controls)
+    assert {id(c) for c in reached} == {id(c) for c in controls if c.isVisible() and c.isEnabled()}
+    heights = [c.mapTo(widget, QPoint(0, c.height() // 2)).y() for c in reached]
+    for above, below, control in zip(heights, heights[1:], reached[1:], strict=False):
+        assert below > above - 12, f"Tab jumps up to {told(control)}"

@@ -226,6 +226,10 @@ def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the
     lost = dock.controls.opinions.lost
     qtbot.waitUntil(lambda: lost.count() == 1, timeout=20_000)
     assert "platelet → WBC at 90, 80" in lost.item(0).text()
+    viewer.scene.camera.center = (0, 0)
+    lost.setCurrentRow(0)
+    qtbot.keyClick(lost, Qt.Key.Key_Return)
+    assert viewer.scene.camera.center[-2:] == (90, 80)
 
 
 def test_a_second_persons_journal_is_merged_and_the_user_decides(viewer: Viewer, qtbot: QtBot, tmp_path: Path) -> None:

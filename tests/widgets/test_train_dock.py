@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from qtpy.QtCore import Qt
 
 from napari_bloodcell.backends.cnn import CnnClassifier
 from napari_bloodcell.errors import InputError, OutputError
@@ -73,7 +74,8 @@ def test_curves_grow_and_the_result_can_be_looked_into_and_saved(viewer: Viewer,
     result = dock.result
     assert result.part.currentText() == "Test part"
     assert result.confusion.item(0, 0).text() == str(report.parts["test"].confusion[0][0])
-    result.open_cell(0, 0)
+    result.confusion.setCurrentCell(0, 0)
+    qtbot.keyClick(result.confusion, Qt.Key.Key_Return)
     assert result.pictures.count() == report.parts["test"].confusion[0][0]
     assert "of 16 cells typed right" in result.summary.text()
     low, high = report.parts["test"].per_class["RBC"].f1_interval

@@ -65,20 +65,12 @@ class StageDock(QWidget):
         self.body = QVBoxLayout()
         self.body.setContentsMargins(0, 0, 6, 0)
         self.body.addLayout(self.rows)
-        inside = QWidget()
-        inside.setLayout(self.body)
-        scroll = _FittedScroll(inside)
         self.run = QPushButton(button)
         self.run.setToolTip(tooltip)
         self.panel = WorkPanel(button)
         self.summary = QLabel()
         self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout = QVBoxLayout(self)
-        for widget in (scroll, self.run, self.panel, self.summary):
-            layout.addWidget(widget)
-        layout.addStretch(1)
-        self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
         self.run.clicked.connect(self._on_run)
         self.panel.work.started.connect(self._on_busy)
         self.panel.work.finished.connect(self._on_idle)
@@ -123,7 +115,14 @@ class StageDock(QWidget):
         return bool(super().event(event))
 
     def finish_layout(self) -> None:
-        """Show what the chosen image asks for; called when all rows are there."""
+        """Put the settings above the button, so that the Tab key reaches it last; called when all rows are there."""
+        inside = QWidget()
+        inside.setLayout(self.body)
+        layout = QVBoxLayout(self)
+        for widget in (_FittedScroll(inside), self.run, self.panel, self.summary):
+            layout.addWidget(widget)
+        layout.addStretch(1)
+        self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
         self._on_image()
 
     def _on_run(self) -> None:

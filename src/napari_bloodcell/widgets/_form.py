@@ -44,6 +44,7 @@ _CHOICES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 _ACRONYMS: Final = {"rbc": "RBC", "wbc": "WBC", "iou": "IoU", "kde": "KDE"}
 _UNITS: Final = {"px": "px", "um": "µm", "s": "s"}
 _AUTO: Final = "auto"
+_FOLD_STYLE: Final = "QPushButton { text-align: left; border: none } QPushButton:focus { text-decoration: underline }"
 
 
 class NameChoice(QWidget):
@@ -224,9 +225,16 @@ def _fold(text: str, inside: QWidget) -> QCollapsible:
     fold.setDuration(0)  # an animation would redraw the canvas on every step
     fold.setContent(inside)
     button = fold.toggleButton()
-    button.toggled.connect(lambda is_open: button.setText(f"{'▾' if is_open else '▸'} {text}"))
+    button.setToolTip("Show the settings that are seldom changed, or hide them")
+    button.setStyleSheet(_FOLD_STYLE)
+
+    def show(is_open: bool) -> None:
+        button.setText(f"{'▾' if is_open else '▸'} {text}")
+        inside.setVisible(is_open)  # else the Tab key would go through what nobody sees
+
+    button.toggled.connect(show)
     fold.collapse(animate=False)
-    button.setText(f"▸ {text}")
+    show(False)
     layout = fold.layout()
     if layout is not None:
         layout.setContentsMargins(0, 6, 0, 0)

@@ -61,6 +61,7 @@ class OpinionsPanel(QWidget):
         self._kappa.setWordWrap(True)
         self.disputes = QTableWidget(0, 0)
         self.disputes.setAccessibleName("Cells on which people differ")
+        self.disputes.setTabKeyNavigation(False)
         self.disputes.setToolTip("Choose the class that is right, in one row or several, and decide")
         self.disputes.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.disputes.setMinimumHeight(120)
@@ -79,7 +80,8 @@ class OpinionsPanel(QWidget):
         layout.addStretch(0)
         self.name.editingFinished.connect(lambda: self.name_changed.emit(self.name.text().strip()))
         self.merge.clicked.connect(self._on_merge)
-        self.lost.itemClicked.connect(lambda item: self.place_chosen.emit(item.data(ROLE)))
+        for wish in (self.lost.itemClicked, self.lost.itemActivated):  # by mouse, by the Enter key
+            wish.connect(lambda item: self.place_chosen.emit(item.data(ROLE)))
         self.disputes.itemSelectionChanged.connect(self._on_selected)
         self.decide.clicked.connect(self._on_decide)
         self.show_found(None)

@@ -30,6 +30,7 @@ class GridTable(QTableWidget):
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setShowGrid(False)
+        self.setTabKeyNavigation(False)
         self.setMinimumHeight(200)
         self.tries: list[dict[str, Any]] = []
 

@@ -71,7 +71,8 @@ class ResultView(QWidget):
             layout.addWidget(widget)
         layout.addWidget(self.pictures, 1)
         self.part.currentIndexChanged.connect(lambda _: self._show_part())
-        self.confusion.cellClicked.connect(self.open_cell)
+        for wish in (self.confusion.cellClicked, self.confusion.cellActivated):  # by mouse, by the Enter key
+            wish.connect(self.open_cell)
 
     def show_trained(self, trained: Trained) -> None:
         """Show what came of a training."""
@@ -153,6 +154,7 @@ def _with_interval(value: float, interval: tuple[float, float], n: int) -> str:
 def _table(name: str) -> QTableWidget:
     table = QTableWidget(0, 0)
     table.setAccessibleName(name)
+    table.setTabKeyNavigation(False)
     table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
     header, vertical = table.horizontalHeader(), table.verticalHeader()
