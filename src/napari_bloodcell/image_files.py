@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import PIL.Image
     import tifffile
     import zarr
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file, our errors say
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (

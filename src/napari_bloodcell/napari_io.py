@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES_READ: Final = 256 * 1024**2
 """An image larger than this is read tile by tile, where and when it is looked at."""
+NO_LAYERS: Final[list[Any]] = [(None,)]
+"""What napari takes from a reader that has told the user why there is nothing."""
 TRAINING_LIST: Final = "cutouts.csv"
 """Lists the cutouts of a training set: file, class, image, cell, and who typed it."""
 
@@ -88,9 +90,11 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     """Read for napari, which makes the layers afterwards; they are tied together as soon as they are there."""
     import napari
 
-    found = read_layers(path if isinstance(path, str) else path[0])
+    from napari_bloodcell.widgets._errors import told_in_window
+
+    found = told_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
     viewer = napari.current_viewer()
-    if viewer is not None:
+    if viewer is not None and found is not NO_LAYERS:
         from napari_bloodcell.widgets.menus import relink_soon
 
         relink_soon(viewer)
@@ -98,7 +102,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _read_slide_for_napari(path: str | Sequence[str]) -> list[LayerData]:
-    return read_slide(path if isinstance(path, str) else path[0])
+    from napari_bloodcell.widgets._errors import told_in_window
+
+    return told_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
 
 
 def _result_folder(path: Path) -> Path | None:

@@ -195,7 +195,7 @@ def read_result(folder: str | Path) -> StoredResult:
         names = [str(entry["name"]) for entry in numbers["types"]]
         table = table_from_csv((folder / CELLS).read_text(encoding="utf-8"))
     except _DAMAGED as error:
-        raise InputError(f"The result in {folder} is damaged: {error}.") from error
+        raise InputError(f"The result in {folder} is damaged: {str(error).rstrip('.')}.") from error
     cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
     if cells.shape != (record.image.height, record.image.width) or types.shape != cells.shape:
         raise InputError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import QTimer
 
 import napari_bloodcell as nb
 from napari_bloodcell import napari_io
@@ -81,6 +82,21 @@ def test_a_damaged_result_is_an_error_that_names_it(saved: Path) -> None:
     (saved / "counts.json").write_text("{")
     with pytest.raises(InputError, match=r"is damaged"):
         napari_io.read_layers(saved)
+
+
+def test_a_damaged_result_that_is_dropped_into_the_window_is_told_without_a_traceback(
+    viewer: Viewer, qtbot: QtBot, saved: Path, notifications: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (saved / "counts.json").write_text("{")
+    damaged = saved.parent / "damaged.svs"
+    damaged.write_bytes(b"II*\0" + bytes(100))
+    for path, told in ((saved, "is damaged"), (damaged, "damaged.svs")):
+        notifications.clear()
+        QTimer.singleShot(0, lambda path=path: viewer.open(str(path), plugin="napari-bloodcell"))
+        qtbot.waitUntil(lambda: bool(notifications))
+        assert told in notifications[0]
+    assert not viewer.layers
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_result_dropped_into_the_window_is_tied_together(viewer: Viewer, qtbot: QtBot, saved: Path) -> None:

@@ -170,4 +170,4 @@ def open_slide_result(folder: str | Path) -> SlideResult:
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no result of a slide: {SLIDE} is missing.") from error
     except READ_ERRORS as error:
-        raise InputError(f"The result in {folder} is damaged: {error}.") from error
+        raise InputError(f"The result in {folder} is damaged: {str(error).rstrip('.')}.") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error
 
@@ -11,6 +12,8 @@ from napari_bloodcell.errors import BloodCellError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Result = TypeVar("Result")
 
 logger: Final = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
@@ -64,3 +67,28 @@ def notify_errors(action: Callable[[], Any]) -> bool:
     else:
         return True
     return False
+
+
+def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
+    """Return what a function gives; if it fails in an event of a window, tell of the error and return `otherwise`.
+
+    To a script the error is raised. Of one raised in an event, as by a click in a menu, napari prints the traceback.
+    """
+    if not _is_in_event():
+        return read()
+    found = [otherwise]
+
+    def keep() -> None:
+        found[0] = read()
+
+    notify_errors(keep)
+    return found[0]
+
+
+def _is_in_event() -> bool:
+    if "qtpy.QtCore" not in sys.modules:  # there is no window, and perhaps no Qt
+        return False
+    from qtpy.QtCore import QCoreApplication, QThread
+
+    thread = QThread.currentThread()
+    return QCoreApplication.instance() is not None and thread is not None and thread.loopLevel() > 0
