@@ -35,7 +35,7 @@ LEARNING_RATE = 8e-4
 Crop = tuple["NDArray[np.uint8]", "NDArray[np.int32]"]
 
 
-def small_sam(
+def sam_of_sizes(
     seed: int,
     *,
     image_size: int = 256,
@@ -47,11 +47,11 @@ def small_sam(
 ) -> Any:
     """Return segment_anything's own Sam, small: every part and name as in the official checkpoints.
 
-    Every third block, or the last one, attends to the whole image.
+    Every third block of six, or the last one, attends to the whole image.
     """
     torch.manual_seed(seed)
     grid = image_size // PATCH
-    sam = modeling.Sam(
+    return modeling.Sam(
         image_encoder=modeling.ImageEncoderViT(
             depth=depth,
             embed_dim=embed_dim,
@@ -84,7 +84,12 @@ def small_sam(
         pixel_mean=[123.675, 116.28, 103.53],
         pixel_std=[58.395, 57.12, 57.375],
     )
-    with torch.no_grad():  # a start from which minutes are enough: attention across that begins at the prompt
+
+
+def small_sam(seed: int) -> Any:
+    """Return `sam_of_sizes`, changed so that minutes of training are enough."""
+    sam = sam_of_sizes(seed)
+    with torch.no_grad():  # attention across begins at the prompt
         torch.nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
         sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(2)
         transformer = sam.mask_decoder.transformer

@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
-from napari_bloodcell.backends.segment_anything_modules import modeling
-
-PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+from benchmarks.small_sam import sam_of_sizes
 
 
 def tiny_sam(seed=0, *, embed_dim=32, depth=2, heads=2, image_size=128, window_size=3, prompt_dim=32, level=2.0):
     """Return segment_anything's own Sam, small; block 0 attends in windows, the last one globally."""
-    torch.manual_seed(seed)
-    grid = image_size // 16
-    sam = modeling.Sam(
-        image_encoder=modeling.ImageEncoderViT(
-            depth=depth,
-            embed_dim=embed_dim,
-            img_size=image_size,
-            mlp_ratio=4,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            num_heads=heads,
-            patch_size=16,
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=[depth - 1],
-            window_size=window_size,
-            out_chans=prompt_dim,
-        ),
-        prompt_encoder=modeling.PromptEncoder(
-            embed_dim=prompt_dim,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=modeling.MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=modeling.TwoWayTransformer(depth=2, embedding_dim=prompt_dim, mlp_dim=64, num_heads=8),
-            transformer_dim=prompt_dim,
-            iou_head_depth=3,
-            iou_head_hidden_dim=32,
-        ),
-        pixel_mean=PIXEL_MEAN,
-        pixel_std=PIXEL_STD,
+    sam = sam_of_sizes(
+        seed,
+        image_size=image_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        heads=heads,
+        window_size=window_size,
+        prompt_dim=prompt_dim,
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # what is initialised to zero or one would hide mistakes

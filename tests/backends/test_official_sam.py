@@ -389,12 +389,12 @@ def test_the_grid_gives_what_sams_automatic_generator_gives(sam, generator, monk
     """
     monkeypatch.setattr(official_sam, "BOX_NMS_IOU", 1.0)
     image = smear()
-    params = EVERYTHING.model_copy(update={"predicted_iou_min": 0.7, "stability_min": 0.01})
+    params = EVERYTHING.model_copy(update={"predicted_iou_min": 0.88, "stability_min": 0.01})
     points = regular_grid((80, 120), 4)
     logits, iou = stock_masks(sam, image, points=points[:, ::-1].copy(), multimask=True)
     logits, iou = logits.flatten(0, 1), iou.flatten()
     stability = (logits > 1).flatten(1).sum(1) / (logits > -1).flatten(1).sum(1)
-    good = torch.nonzero((iou > 0.7) & (stability >= 0.01) & (logits > 0).flatten(1).any(1))[:, 0]
+    good = torch.nonzero((iou > 0.88) & (stability >= 0.01) & (logits > 0).flatten(1).any(1))[:, 0]
     order = good[iou[good].argsort(descending=True, stable=True)]
     found = generator.generate(image, CALIBRATION, params)
     assert 10 < len(found) < len(iou)
