@@ -18,13 +18,16 @@ PER_CLASS = 40
 
 
 def show_review(studio: Any, wait: Callable[..., None]) -> None:
-    """Look at the cell that the model doubts most, then at the gallery of its class."""
+    """Look at cells that the model doubts most, up to one within the image, then at the gallery of red cells."""
     _use_own_folders()
     dock = studio.open("Review")
     wait(1)
     cells = studio.viewer.layers["smear cells"]
-    dock.step(1)
-    dock.step(1)
+    table = napari_bloodcell.napari.table_of(cells)
+    for cell in table.sort_values("probability", kind="stable").index:
+        dock.step(1)
+        if not table.loc[cell, "touches_edge"]:
+            break
     studio.shoot("review")
     studio.shoot_dock("review")
     dock.controls.tabs.setCurrentIndex(1)

@@ -123,6 +123,18 @@ def test_a_damaged_list_is_refused(tmp_path: Path, row: str):
         TrainingSet(tmp_path)
 
 
+def test_a_damaged_list_of_long_words_is_told_in_short(tmp_path: Path):
+    grown = TrainingSet(tmp_path / "set")
+    grown.add([cell(i) for i in range(4)])
+    path = tmp_path / "set" / "cutouts.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[0, "rbc_diameter_px"] = "a" * 100_000
+    table.to_csv(path, index=False)
+    with pytest.raises(TrainingError, match=r"cannot be read: .*aaa…\.$") as caught:
+        TrainingSet(tmp_path / "set").table()
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_list_that_is_none_is_refused(tmp_path: Path):
     (tmp_path / "cutouts.csv").write_text("a,b\n1,2\n")
     with pytest.raises(TrainingError, match="cannot be read"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from napari_bloodcell.cells import BUILTIN_TYPES, RBC, WBC
 from napari_bloodcell.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-from napari_bloodcell.errors import READ_ERRORS, TrainingError
+from napari_bloodcell.errors import READ_ERRORS, TrainingError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -358,4 +358,4 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
     except _DAMAGED as error:
-        raise TrainingError(f"The cutout {path} cannot be read as a picture: {error}.") from error
+        raise TrainingError(f"The cutout {path} cannot be read as a picture: {reason_of(error)}.") from error

@@ -11,11 +11,19 @@ READ_ERRORS: tuple[type[Exception], ...] = (
 )
 """What libraries raise when they read a damaged file, or one that claims to be larger than memory. Errors of this
 program are among them by inheritance: let those pass first."""
+MOST_CHARACTERS = 500
+"""Of the reason that another library gives."""
 
 
 def in_one_line(error: BaseException) -> str:
     """Return the type and the words of an error; those of torch go over many lines."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the words of an error in one line, without the last full stop, cut off where data made them long."""
+    words = " ".join(str(error).split()).rstrip(".")
+    return words if len(words) <= MOST_CHARACTERS else f"{words[:MOST_CHARACTERS]}…"
 
 
 class BloodCellError(Exception):

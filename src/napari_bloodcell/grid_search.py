@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_bloodcell.atomic import make_folder, write_bytes
-from napari_bloodcell.errors import ModelError, TrainingError
+from napari_bloodcell.errors import ModelError, TrainingError, reason_of
 from napari_bloodcell.params import TrainParams
 from napari_bloodcell.progress import Steps, drain
 from napari_bloodcell.protocols import Progress
@@ -201,7 +201,7 @@ class _Log:
         except (OSError, ValueError, KeyError, AttributeError) as error:
             if isinstance(error, TrainingError):
                 raise
-            raise TrainingError(f"{path} is no log of a grid search: {error}.") from error
+            raise TrainingError(f"{path} is no log of a grid search: {reason_of(error)}.") from error
 
 
 def _key(combination: dict[str, Any]) -> str:

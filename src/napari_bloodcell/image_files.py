@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import READ_ERRORS, InputError, InputWarning
+from napari_bloodcell.errors import READ_ERRORS, InputError, InputWarning, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -192,7 +192,9 @@ def _read_pillow(path: Path) -> ImageFile:
     except InputError:
         raise
     except READ_ERRORS as error:
-        raise InputError(f"{path} is damaged or truncated: {error}. Copy it again from its source.") from error
+        raise InputError(
+            f"{path} is damaged or truncated: {reason_of(error)}. Copy it again from its source."
+        ) from error
     return ImageFile(pixels, axes, None)
 
 
@@ -213,7 +215,7 @@ def _read_tiff(path: Path, max_pixels: int) -> ImageFile:
     except InputError:
         raise
     except damaged as error:
-        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {error}.") from error
+        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {reason_of(error)}.") from error
     if pixels.ndim != len(axes):
         axes = "yxs" if pixels.ndim == 3 else "yx"
     return ImageFile(pixels, axes, pixel_size)
@@ -313,7 +315,7 @@ def _read_zarr_folder(path: Path) -> ImageFile:
     except InputError:
         raise
     except READ_ERRORS as error:
-        raise InputError(f"{path} is a damaged Zarr: {error}.") from error
+        raise InputError(f"{path} is a damaged Zarr: {reason_of(error)}.") from error
 
 
 def open_zarr(node: zarr.Array[Any] | zarr.Group, where: str) -> ImageFile:

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_bloodcell.atomic import make_folder, staged
 from napari_bloodcell.cells import measure_cells, type_names
-from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError, reason_of
 from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
 from napari_bloodcell.ome_zarr import read_labels
@@ -164,7 +164,7 @@ def _read_image(path: Path) -> Any:
         if levels[0].nbytes <= MOST_BYTES_READ:
             return np.ascontiguousarray(np.moveaxis(np.asarray(levels[0][...]), 0, -1))
     except READ_ERRORS as error:
-        raise InputError(f"The image in {path} is missing or damaged: {error}.") from error
+        raise InputError(f"The image in {path} is missing or damaged: {reason_of(error)}.") from error
     import dask.array
 
     from_zarr: Any = dask.array.from_zarr

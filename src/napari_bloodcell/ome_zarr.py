@@ -8,7 +8,7 @@ import numpy as np
 from numcodecs import Zstd
 
 from napari_bloodcell.cells import type_colour
-from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,7 +146,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         root: Any = zarr.open_group(path, mode="r")
         cells, types = (np.asarray(root[f"labels/{name}/0"][...]) for name in ("cells", "types"))
     except READ_ERRORS as error:
-        raise InputError(f"The label images of {path} are missing or damaged: {error}.") from error
+        raise InputError(f"The label images of {path} are missing or damaged: {reason_of(error)}.") from error
     return cells.astype(np.int32, copy=False), types.astype(np.uint8, copy=False)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from napari_bloodcell.errors import SettingsError
+from napari_bloodcell.errors import SettingsError, reason_of
 from napari_bloodcell.params import Params, Recipe
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"The recipe {path} cannot be opened: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"The recipe {path} is not JSON: {error}.") from error
+        raise SettingsError(f"The recipe {path} is not JSON: {reason_of(error)}.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"The recipe {path} must be a JSON object with the settings of the stages.")
     return content

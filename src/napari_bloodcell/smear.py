@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.image_files import (
     MAX_PIXELS,
     check_size,
@@ -162,7 +162,9 @@ def _load(source: Any, max_pixels: int, what: str) -> NDArray[Any]:
     try:
         return np.asarray(source[...] if _comes_from(source, "zarr") else source)
     except READ_ERRORS as error:
-        raise InputError(f"{what} of type {type(source).__name__} cannot be made an array: {error}.") from error
+        raise InputError(
+            f"{what} of type {type(source).__name__} cannot be made an array: {reason_of(error)}."
+        ) from error
 
 
 # --- axes ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pandas as pd
 
 from napari_bloodcell.atomic import staged
 from napari_bloodcell.cells import COLUMNS, type_colour
-from napari_bloodcell.errors import READ_ERRORS, InputError, SettingsError
+from napari_bloodcell.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.geojson import to_geojson
 from napari_bloodcell.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.recipes import CalibrationRecord, ImageRecord, RecipeRecord, make_record, read_record, to_json
@@ -195,7 +195,7 @@ def read_result(folder: str | Path) -> StoredResult:
         names = [str(entry["name"]) for entry in numbers["types"]]
         table = table_from_csv((folder / CELLS).read_text(encoding="utf-8"))
     except _DAMAGED as error:
-        raise InputError(f"The result in {folder} is damaged: {str(error).rstrip('.')}.") from error
+        raise InputError(f"The result in {folder} is damaged: {reason_of(error)}.") from error
     cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
     if cells.shape != (record.image.height, record.image.width) or types.shape != cells.shape:
         raise InputError(
@@ -351,5 +351,5 @@ def _read_tiffs(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         cells = np.asarray(tifffile.imread(folder / CELLS_TIFF))
         types = np.asarray(tifffile.imread(folder / TYPES_TIFF))
     except damaged as error:
-        raise InputError(f"The label images of {folder} are missing or damaged: {error}.") from error
+        raise InputError(f"The label images of {folder} are missing or damaged: {reason_of(error)}.") from error
     return cells.astype(np.int32), types.astype(np.uint8)

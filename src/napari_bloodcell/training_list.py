@@ -14,7 +14,7 @@ from PIL import Image
 
 from napari_bloodcell.cutouts import CUTOUT_SIZE, centre_cutout, tight
 from napari_bloodcell.dataset import PARTS, read_picture
-from napari_bloodcell.errors import READ_ERRORS, TrainingError
+from napari_bloodcell.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.image_files import is_inside
 from napari_bloodcell.splitting import BY_CLASS, Row
@@ -197,7 +197,7 @@ def read_list(path: Path) -> pd.DataFrame:
     try:
         table = typed(pd.read_csv(path, dtype=str, keep_default_na=False))
     except READ_ERRORS as error:
-        raise TrainingError(f"The list {path} cannot be read: {error}.") from error
+        raise TrainingError(f"The list {path} cannot be read: {reason_of(error)}.") from error
     wrong = table.loc[~table["split"].isin(PARTS) | (table["class"] == "")]
     outside = [f for f in table["file"] if not is_inside(f)]
     if len(wrong) or outside or table["file"].duplicated().any():

@@ -15,7 +15,7 @@ from safetensors.torch import save as to_safetensors
 
 from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.backends.device import autocast, cpu_threads, pick_device
-from napari_bloodcell.errors import READ_ERRORS, ModelError
+from napari_bloodcell.errors import READ_ERRORS, ModelError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,8 +237,9 @@ def _describe(path: Path, data: bytes) -> tuple[Architecture, ClassifierInfo]:
         info = _checked_info(described, architecture.n_classes)
     except READ_ERRORS as error:
         raise ModelError(
-            f"{path} is not a classifier of this program ({type(error).__name__}: {error}). Only safetensors files "
-            "written by its training are read; files of other programs, and pickled ones, never are."
+            f"{path} is not a classifier of this program ({type(error).__name__}: {reason_of(error)}). "
+            "Only safetensors files written by its training are read; files of other programs, and pickled ones, "
+            "never are."
         ) from error
     return architecture, info
 
@@ -283,7 +284,7 @@ def _tensors(path: Path, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> 
     try:
         stored: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
-        raise ModelError(f"{path} is damaged ({error}). Take it from its source again.") from error
+        raise ModelError(f"{path} is damaged ({reason_of(error)}). Take it from its source again.") from error
     kinds = {"F32": np.float32, "F16": np.float16}
     found = {name: tuple(entry["shape"]) for name, entry in stored}
     if found != dict(shapes) or any(entry["dtype"] not in kinds for _, entry in stored):

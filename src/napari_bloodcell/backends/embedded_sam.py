@@ -29,7 +29,7 @@ from napari_bloodcell.backends.window_sam import (
     WindowSam,
 )
 from napari_bloodcell.backends.working_scale import CALIBRATION_SCORE, find_scale
-from napari_bloodcell.errors import READ_ERRORS, ModelError
+from napari_bloodcell.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.protocols import Calibration, CellMask
 from napari_bloodcell.resample import resample
 
@@ -97,7 +97,7 @@ class EmbeddedSam:
             state = load_file(weights)
             settings = dict(json.loads(metadata.get("settings", "{}")))
         except _DAMAGED as error:
-            raise ModelError(f"{weights} cannot be read as safetensors: {error}") from error
+            raise ModelError(f"{weights} cannot be read as safetensors: {reason_of(error)}.") from error
         if metadata.get("format") != "napari-bloodcell-embedded-sam":
             raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
         self.settings: dict[str, str] = {str(k): str(v) for k, v in settings.items()}
@@ -108,7 +108,7 @@ class EmbeddedSam:
             if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values()):
                 raise ValueError("not all of its weights are finite")
         except READ_ERRORS as error:
-            raise ModelError(f"{weights} does not fit the embedded SAM: {error}") from error
+            raise ModelError(f"{weights} does not fit the embedded SAM: {reason_of(error)}.") from error
         self.network = self.network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_bloodcell.backends.segment_anything_modules import modeling
-from napari_bloodcell.errors import READ_ERRORS, ModelError
+from napari_bloodcell.errors import READ_ERRORS, ModelError, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def load_network(path: Path) -> tuple[SamNetwork, Architecture]:
         # On the meta device only shapes exist; the tensors of the file become the parameters.
         network.load_state_dict(_owned(state, path), strict=True, assign=True)
     except (RuntimeError, AssertionError, ZeroDivisionError) as error:
-        raise _no_sam(path, " ".join(str(error).split())[:300]) from error
+        raise _no_sam(path, reason_of(error)) from error
     return network.eval().requires_grad_(False), sizes
 
 

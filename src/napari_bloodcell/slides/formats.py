@@ -12,7 +12,7 @@ from weakref import finalize
 
 import numpy as np
 
-from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.image_files import (
     MAX_PIXELS,
     TIFF_MAGIC,
@@ -145,7 +145,7 @@ def _open_path(path: Path, name: str) -> SlideImage:
         except InputError:
             raise
         except READ_ERRORS as error:
-            raise InputError(f"{path} is a damaged Zarr: {error}.") from error
+            raise InputError(f"{path} is a damaged Zarr: {reason_of(error)}.") from error
         return SlideImage(levels, file.pixel_size_um, name, str(path))
     if (found := _open_with_openslide(path, name)) is not None:
         return found
@@ -238,7 +238,7 @@ def _open_tiff(path: Path, name: str) -> SlideImage:
             if (found := _open_with_openslide(path, name, generic=True)) is not None:
                 return found
             raise InputError(f"{path} is compressed as {_compression_of(path)}. {WSI_EXTRA}") from error
-        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {error}.") from error
+        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {reason_of(error)}.") from error
 
 
 def _try_to_decode(array: Any, page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
@@ -316,7 +316,7 @@ def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> Sli
     try:
         scan = _Scan(path)
     except openslide.OpenSlideError as error:
-        raise InputError(f"{path} is a damaged {vendor} slide: {error}.") from error
+        raise InputError(f"{path} is a damaged {vendor} slide: {reason_of(error)}.") from error
     sizes = [_number(scan.slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
     arrays = [_OpenSlideLevel(scan, level) for level in range(scan.slide.level_count)]
     return SlideImage(levels_of(arrays, "yxs", str(path)), sensible_pixel_size(sizes, str(path)), name, str(path))

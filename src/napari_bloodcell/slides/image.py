@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_bloodcell.errors import READ_ERRORS, BloodCellError, InputError
+from napari_bloodcell.errors import READ_ERRORS, BloodCellError, InputError, reason_of
 from napari_bloodcell.pixel_values import Conversion, conversion_of, to_rgb
 from napari_bloodcell.smear import guess_axes, to_yxc
 
@@ -84,7 +84,7 @@ class Level:
         except BloodCellError:
             raise
         except READ_ERRORS as error:
-            raise InputError(f"{self._what} cannot be read at {box}: it is damaged ({error}).") from error
+            raise InputError(f"{self._what} cannot be read at {box}: it is damaged ({reason_of(error)}).") from error
         return to_yxc(part, self._axes, self._what)
 
     def read(self, box: Box) -> NDArray[np.uint8]:

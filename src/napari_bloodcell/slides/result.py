@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_bloodcell.cells import type_names
 from napari_bloodcell.counting import Counting, count
-from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.ome_zarr import open_levels
 from napari_bloodcell.segment import FailedTile
 from napari_bloodcell.slides.plan import Plan
@@ -170,4 +170,4 @@ def open_slide_result(folder: str | Path) -> SlideResult:
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no result of a slide: {SLIDE} is missing.") from error
     except READ_ERRORS as error:
-        raise InputError(f"The result in {folder} is damaged: {str(error).rstrip('.')}.") from error
+        raise InputError(f"The result in {folder} is damaged: {reason_of(error)}.") from error

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from napari_bloodcell.cells import COLUMNS
-from napari_bloodcell.errors import READ_ERRORS, InputError
+from napari_bloodcell.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.store import table_to_csv
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def read_parquet(path: Path, columns: Mapping[str, str] = COLUMNS) -> pd.DataFra
         stored["centroid"] = list(zip(*(stored[n] for n in CENTROID), strict=True))
         table = {name: pd.Series(stored[name], index=index, dtype=dtype) for name, dtype in columns.items()}
     except (pyarrow.ArrowException, *READ_ERRORS) as error:
-        raise InputError(f"The table {path} is missing or damaged: {error}.") from error
+        raise InputError(f"The table {path} is missing or damaged: {reason_of(error)}.") from error
     return pd.DataFrame(table, index=index)
 
 
@@ -162,7 +162,7 @@ def read_features(path: Path) -> pd.DataFrame:
                 first = np.array([np.nan if values.dtype.kind == "f" else 0], values.dtype)
                 columns[name] = np.concatenate([first, values])
     except (pyarrow.ArrowException, *READ_ERRORS) as error:
-        raise InputError(f"The table {path} is missing or damaged: {error}.") from error
+        raise InputError(f"The table {path} is missing or damaged: {reason_of(error)}.") from error
     return pd.DataFrame({"index": columns.pop("id"), **columns})
 
 
