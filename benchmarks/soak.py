@@ -48,7 +48,9 @@ def soak(data: Path, output: Path, hours: float, n_images: int) -> int:
     results, start = output / "results", time.monotonic()
     command = [sys.executable, "-m", "napari_bloodcell", "analyse", str(output / "images"), "-o", str(results), "-q"]
     with (output / "log.txt").open("w", encoding="utf-8") as log:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        signal.signal(signal.SIGINT, before)
     watched, n_done, last = psutil.Process(process.pid), 0, ""
     with (output / "samples.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

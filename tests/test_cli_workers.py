@@ -82,7 +82,9 @@ def test_ctrl_c_ends_a_batch_in_processes_with_one_line(images: Path, tmp_path: 
         shutil.copy(images / "a.png", images / f"more{number}.png")
     command = [sys.executable, "-m", "napari_bloodcell", "analyse", str(images), "--workers", "2", "--quiet"]
     command += ["--output", str(tmp_path / "out")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
     batch_run = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     assert batch_run.stdout is not None
     batch_run.stdout.readline()  # the first image is done
     os.killpg(batch_run.pid, signal.SIGINT)
