@@ -71,6 +71,16 @@ def test_a_corrected_cell_is_a_persons_decision() -> None:
     assert_shown(session)
 
 
+def test_of_one_cell_the_list_of_layers_hears_nothing_and_the_layer_does() -> None:
+    session, viewer = new_session()
+    heard: list[str] = []
+    viewer.layers.events.connect(lambda event: heard.append(f"list {event.type}"))
+    session.layer.events.features.connect(lambda event: heard.append(event.type))
+    session.type_cells([1], "WBC")
+    assert heard == ["features"]
+    assert_shown(session)
+
+
 def test_the_numbers_by_class_follow() -> None:
     session, _viewer = new_session()
     assert session.numbers() == {"RBC": 4, "WBC": 1, "platelet": 1, "unidentified": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ from napari.utils.events import EmitterGroup
 from napari_bloodcell.cells import UNIDENTIFIED
 from napari_bloodcell.errors import InputError
 from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._cell_features import INDEX, rows_of
+from napari_bloodcell.widgets._cell_features import FEW, INDEX, rows_of
 from napari_bloodcell.widgets._cells_session import CellsSession
 from napari_bloodcell.widgets._review_classes import ClassList, show_classes, with_those_of_others
 from napari_bloodcell.widgets._review_steps import CellTypes, Step, types_of
@@ -192,9 +193,11 @@ class ReviewSession(CellsSession):
         self._write(ids, types, probability=cells.probabilities, source=cells.sources)
 
     def _write(self, ids: NDArray[np.int64], types: Sequence[str], **values: Any) -> None:
+        """Write types; of a few napari's list of layers, which would be drawn anew at each event, hears nothing."""
         self.is_changing = True
         try:
-            layers.set_types(self.layer, ids, types, **values)
+            with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():
+                layers.set_types(self.layer, ids, types, **values)
         finally:
             self.is_changing = False
 
