@@ -6,18 +6,12 @@ import torch
 
 from benchmarks.small_sam import sam_of_sizes
 
+TINY = {"embed_dim": 32, "depth": 2, "heads": 2, "image_size": 128, "window_size": 3, "prompt_dim": 32}
 
-def tiny_sam(seed=0, *, embed_dim=32, depth=2, heads=2, image_size=128, window_size=3, prompt_dim=32, level=2.0):
+
+def tiny_sam(seed=0, *, level=2.0, **sizes):
     """Return segment_anything's own Sam, small; block 0 attends in windows, the last one globally."""
-    sam = sam_of_sizes(
-        seed,
-        image_size=image_size,
-        embed_dim=embed_dim,
-        depth=depth,
-        heads=heads,
-        window_size=window_size,
-        prompt_dim=prompt_dim,
-    )
+    sam = sam_of_sizes(seed, **TINY | sizes)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # what is initialised to zero or one would hide mistakes
         for parameter in sam.parameters():

@@ -52,16 +52,8 @@ def dock_of(viewer: Viewer, name: str) -> Any:
 
 def controls_of(widget: QWidget) -> list[QWidget]:
     """Return what a user sets or presses in a dock, also where it is hidden."""
-    kinds = (
-        QAbstractSpinBox,
-        QComboBox,
-        QPushButton,
-        QCheckBox,
-        QRadioButton,
-        QSlider,
-        QLineEdit,
-    )
-    within = (QAbstractSpinBox, QComboBox)  # these hold a line or a list of their own
+    kinds = (QAbstractSpinBox, QComboBox, QPushButton, QCheckBox, QRadioButton, QSlider, QLineEdit, QAbstractItemView)
+    within = (QAbstractSpinBox, QComboBox, QAbstractItemView)  # these hold lines and lists of their own
     own = [c for c in widget.findChildren(QWidget) if isinstance(c, kinds)]
     return [c for c in own if not any(isinstance(p, within) for p in parents(c))]
 

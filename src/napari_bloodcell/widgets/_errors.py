@@ -45,12 +45,12 @@ def explained(error: Exception) -> str:
     )
 
 
-def tell_of(error: BloodCellError) -> None:
-    """Tell the user of an error; of what failed unexpectedly in a worker with its traceback."""
-    cause = error.__cause__
-    if isinstance(error, WorkFailedError) and isinstance(cause, Exception):
-        logger.info("failed in a worker", exc_info=cause)
-        notification_manager.dispatch(_Unexpected(cause))
+def tell_of(error: Exception) -> None:
+    """Tell the user of an error; of one that nobody thought of, also if it came from a worker, with its traceback."""
+    unexpected = error.__cause__ if isinstance(error, WorkFailedError) else error
+    if isinstance(unexpected, Exception) and not isinstance(unexpected, BloodCellError):
+        logger.info("failed unexpectedly", exc_info=unexpected)
+        notification_manager.dispatch(_Unexpected(unexpected))
     else:
         show_error(str(error))
 
@@ -59,14 +59,10 @@ def notify_errors(action: Callable[[], Any]) -> bool:
     """Call a function, turn what it raises into a notification, and return whether all went well."""
     try:
         action()
-    except BloodCellError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
         tell_of(error)
-    except Exception as error:
-        logger.info("failed in the window", exc_info=True)
-        notification_manager.dispatch(_Unexpected(error))
-    else:
-        return True
-    return False
+        return False
+    return True
 
 
 def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
@@ -74,15 +70,13 @@ def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
 
     To a script the error is raised. Of one raised in an event, as by a click in a menu, napari prints the traceback.
     """
-    if not _is_in_event():
+    try:
         return read()
-    found = [otherwise]
-
-    def keep() -> None:
-        found[0] = read()
-
-    notify_errors(keep)
-    return found[0]
+    except Exception as error:
+        if not _is_in_event():
+            raise
+        tell_of(error)
+        return otherwise
 
 
 def _is_in_event() -> bool:
