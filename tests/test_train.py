@@ -45,7 +45,7 @@ def pink_and_violet(n_rbc=24, n_wbc=12, seed=0, names=("RBC", "WBC"), **kind) ->
 @pytest.fixture(scope="module")
 def trained():
     torch.set_num_threads(1)
-    return train(pink_and_violet(), params=QUICK.model_copy(update={"epochs": 6}))
+    return train(pink_and_violet(), params=QUICK.model_copy(update={"epochs": 12}))
 
 
 def test_training_tells_pink_from_violet(trained):

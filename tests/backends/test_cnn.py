@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from napari_bloodcell.backends import cnn, cnn_network
+from napari_bloodcell.backends import cnn, cnn_network, cnn_training
 from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, load_classifier
 from napari_bloodcell.backends.cnn_network import Architecture, CellCnn, MaxPool2x2
 from napari_bloodcell.errors import ModelError
@@ -60,16 +60,28 @@ def test_three_classes_have_three_logits():
 
 
 @pytest.mark.parametrize("head", ["flatten", "pool"])
-def test_trimming_black_around_cells_changes_nothing(head, monkeypatch):
+@pytest.mark.parametrize("is_training", [False, True])
+def test_trimming_black_around_cells_changes_nothing(head, is_training, monkeypatch):
     torch.manual_seed(0)
-    network = CellCnn(Architecture(head, 8, 0.2, 3)).eval()
-    reaches = [window.reach for window in cnn_network._WINDOWS[head][:-1]]
-    x = cnn.to_tensor(discs([6, *(int(2 * reach) for reach in reaches), 128]), torch.device("cpu"))
-    assert cnn_network.cell_extents(x)[1:-1].tolist() == reaches
+    network = CellCnn(Architecture(head, 8, 0.0, 3)).train(is_training)
+    centred = discs(range(6, 130, 4))
+    shifts = np.random.default_rng(0).integers(-12, 13, (len(centred), 2))
+    moved = cnn_training._shifted(centred, shifts)
+    x = cnn.to_tensor(np.concatenate([centred, moved]), torch.device("cpu"))
+    extents = torch.from_numpy(cnn.cutout_extents(centred)).repeat(2)
+    shifts = torch.from_numpy(np.concatenate([np.zeros_like(shifts), shifts]))
     with torch.inference_mode():
-        trimmed = network(x)
-        monkeypatch.setattr(cnn_network, "_WINDOWS", {head: cnn_network._WINDOWS[head][-1:]})
-        torch.testing.assert_close(trimmed, network(x), atol=1e-5, rtol=1e-4)
+        trimmed = network.describe(x, extents, shifts)
+        assert trimmed.any()
+        monkeypatch.setattr(cnn_network, "_LEAST_PLACES", cnn_network._PLACES)
+        torch.testing.assert_close(trimmed, network.describe(x), atol=1e-5, rtol=1e-4)
+
+
+def test_windows_just_hold_their_cells():
+    reaches = torch.tensor([8.0, 9.0, 20.0])
+    assert cnn_network._windows("flatten", reaches, None) == ([4, 5, 8], [(5, 5), (5, 5), (3, 3)])
+    moved = torch.tensor([[0, 0], [0, 0], [11, -64]])
+    assert cnn_network._windows("flatten", reaches, moved)[0][2] == 7  # from 41 to 95: places 5 to 11
 
 
 def test_a_cell_gets_the_same_answer_in_any_company():

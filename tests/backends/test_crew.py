@@ -24,7 +24,7 @@ def test_a_crew_returns_results_in_order_and_leaves_torchs_threads_as_they_were(
         assert crew.map(lambda i: i * i, range(5)) == [0, 1, 4, 9, 16]
         assert crew.lead(lambda: sum(crew.map(abs, (-1, -2)))) == 3
         if n > 1:
-            assert set(crew.map(lambda _: torch.get_num_threads(), range(6))) == {1}
+            assert set(crew.lead(lambda: crew.map(lambda _: torch.get_num_threads(), range(6)))) == {1}
     assert torch.get_num_threads() == 2
 
 
@@ -67,7 +67,7 @@ def test_without_gradients_the_layer_does_not_step():
 
 @pytest.mark.parametrize("head", ["flatten", "pool"])
 def test_cells_shared_among_cores_give_the_gradients_of_one(head: str, monkeypatch):
-    monkeypatch.setattr("napari_bloodcell.backends.shared_features.autocast", lambda _: torch.enable_grad())
+    monkeypatch.setattr("napari_bloodcell.backends.shared_features.autocast", lambda *_, **__: torch.enable_grad())
     torch.manual_seed(0)
     network = CellCnn(Architecture(head, 8, 0.2, 3)).train()
     x = torch.from_numpy(discs([20, 90, 34, 50, 30])).permute(0, 3, 1, 2)
@@ -75,11 +75,25 @@ def test_cells_shared_among_cores_give_the_gradients_of_one(head: str, monkeypat
     weights = torch.rand_like(network.describe(x))
     expected = torch.autograd.grad((network.describe(x) * weights).sum(), parameters)
     with Crew(2) as crew:
-        described = describe(network, x, cell_extents(x), crew)
+        described = describe(network, crew, x, cell_extents(x), torch.zeros(len(x), 2))
         torch.testing.assert_close(described, network.describe(x), atol=1e-5, rtol=1e-4)
         (described * weights).sum().backward()
     for parameter, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_do_not_depend_on_which_core_is_first():
+    torch.manual_seed(0)
+    network = CellCnn(Architecture("flatten", 8, 0.2, 3)).train()
+    x = torch.from_numpy(discs([20, 90, 34, 120] * 2)).permute(0, 3, 1, 2)  # each core has windows of several sizes
+    given = x, cell_extents(x), torch.zeros(len(x), 2)
+    found = []
+    with Crew(2) as crew:
+        for _ in range(10):
+            network.zero_grad()
+            describe(network, crew, *given).square().sum().backward()
+            found.append([parameter.grad for parameter in network.features.parameters()])
+    assert all(torch.equal(a, b) for one in found[1:] for a, b in zip(found[0], one, strict=True))
 
 
 def test_trimming_black_changes_no_gradient(monkeypatch):
@@ -88,6 +102,6 @@ def test_trimming_black_changes_no_gradient(monkeypatch):
     x = torch.from_numpy(discs([20, 60, 34])).permute(0, 3, 1, 2)
     parameters = list(network.parameters())
     trimmed = torch.autograd.grad(network(x).square().sum(), parameters)
-    monkeypatch.setitem(cnn_network._WINDOWS, "flatten", cnn_network._WINDOWS["flatten"][-1:])
+    monkeypatch.setattr(cnn_network, "_LEAST_PLACES", cnn_network._PLACES)
     for found, whole in zip(trimmed, torch.autograd.grad(network(x).square().sum(), parameters), strict=True):
         torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-3)

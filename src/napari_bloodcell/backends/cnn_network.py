@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Places = list[tuple[int, int]]
+
 CUTOUT_SIZE = 128
 CHANNELS = (32, 64, 128)
 """Of the three convolutions (Fig. 3)."""
@@ -17,37 +19,13 @@ _STRIDE, _FIELD_PX = 8, 22
 """Pixels from place to place of the last feature map, and how many each place sees."""
 _MIDDLE_PX = (_FIELD_PX - _STRIDE) // 2
 """Where in its field of view the pixels begin that a place stands for."""
+_MARGINS_PX = {"pool": (_MIDDLE_PX, _MIDDLE_PX), "flatten": (_FIELD_PX - _STRIDE, 0)}
+"""How many pixels a window begins before its cell at least, and how many a cell may end behind as many strides as the
+window has places: so that its places stand for all of the cell ("pool"), or are all that see it ("flatten")."""
+_LEAST_PLACES = 4
+"""Along a side of a window: smaller ones would save nothing."""
 _WORTH_A_WINDOW_PX = 3000
 """Pixels that a smaller window must save in training, over all its cells: less than the calls for it cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A square to which cutouts may be trimmed: pixels `start` to `start + side`, in y and in x.
-
-    It holds cells that reach at most `reach` pixels from the middle; its places are some of those of the whole.
-    """
-
-    reach: float
-    start: int
-    side: int
-
-
-def _windows(before: int, after: int) -> tuple[_Window, ...]:
-    """Return the smallest windows of each size, from small to large; the last is the whole cutout.
-
-    A cell must begin at least `before` pixels within the window, and end at most `after` pixels behind as many strides
-    as there are places.
-    """
-    found: list[_Window] = []
-    half = CUTOUT_SIZE // 2
-    for n_places in range(4, feature_side(CUTOUT_SIZE)):
-        side = n_places * _STRIDE + _FIELD_PX - _STRIDE
-        starts = range(0, CUTOUT_SIZE - side + 1, _STRIDE)
-        reach, start = max((min(half - before - a, a + after + n_places * _STRIDE - half), a) for a in starts)
-        if not found or reach > found[-1].reach:
-            found.append(_Window(reach, start, side))
-    return (*found, _Window(float("inf"), 0, CUTOUT_SIZE))
 
 
 def feature_side(side: int) -> int:
@@ -57,10 +35,8 @@ def feature_side(side: int) -> int:
     return side
 
 
-_WINDOWS = {
-    "pool": _windows(_MIDDLE_PX, _MIDDLE_PX),  # the places stand for all of the cell
-    "flatten": _windows(_FIELD_PX - _STRIDE, 0),  # all places that see the cell are within
-}
+_PLACES = feature_side(CUTOUT_SIZE)
+"""Along a side of the last feature map of a whole cutout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +91,7 @@ class CellCnn(nn.Module):
                 nn.ReLU(inplace=True),
             ]  # the same as ReLU first, sooner
         self.features = nn.Sequential(*layers)
-        side = feature_side(CUTOUT_SIZE)
-        n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * side * side
+        n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * _PLACES**2
         self.dense = nn.Linear(n_features, architecture.dense_units)
         self.dropout = nn.Dropout(architecture.dropout)
         n_logits = 1 if architecture.n_classes == 2 else architecture.n_classes
@@ -126,25 +101,31 @@ class CellCnn(nn.Module):
         """Return logits (N, 1) or (N, K) float32 for cutouts (N, 3, 128, 128), uint8 or 0 to 1."""
         return self.decide(self.describe(x))
 
-    def describe(self, x: Tensor, extents: Tensor | None = None) -> Tensor:
+    def describe(self, x: Tensor, extents: Tensor | None = None, moved: Tensor | None = None) -> Tensor:
         """Return what the dense layer sees of cutouts (N, 3, 128, 128), (N, F) float32.
 
         The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
-        that of the whole cutouts, several times sooner. `extents` are those of `cell_extents`, where they are known.
+        that of the whole cutouts, several times sooner.
+
+        Parameters
+        ----------
+        x : Tensor
+            Cutouts, uint8 or 0 to 1.
+        extents : Tensor, optional
+            Where they are known: how far from its middle each cell reaches at most, as `cell_extents` gives it, (N,).
+        moved : Tensor, optional
+            How far that middle is from the cutout's in y and x, pixels, (N, 2); by default it is there.
         """
-        windows = _WINDOWS[self.architecture.head]
-        parts: list[Tensor] = []
-        places: list[Tensor] = []
-        chosen = _smallest(windows, cell_extents(x) if extents is None else extents)
+        counts, firsts = _windows(self.architecture.head, cell_extents(x) if extents is None else extents, moved)
         if self.training:  # otherwise a cell's window must not depend on the others
-            chosen = _fewer(windows, chosen)
-        for number in sorted(set(chosen.tolist())):
-            rows = torch.nonzero(chosen == number)[:, 0]
-            a, b = windows[number].start, windows[number].start + windows[number].side
-            window = x[rows, :, a:b, a:b].contiguous(memory_format=torch.channels_last)
-            parts.append(self._described(window if window.is_floating_point() else _levels(window), a))
-            places.append(rows)
-        return torch.cat(parts)[torch.argsort(torch.cat(places))]
+            counts = _fewer(counts)
+        parts: list[Tensor] = []
+        places: list[int] = []
+        for n in sorted(set(counts)):
+            rows = [row for row, count in enumerate(counts) if count == n]
+            parts.append(self._described(x, rows, [firsts[row] for row in rows], n))
+            places += rows
+        return torch.cat(parts)[torch.argsort(torch.tensor(places, device=x.device))]
 
     def decide(self, described: Tensor) -> Tensor:
         """Return logits (N, 1) or (N, K) float32 of what `describe` gave."""
@@ -168,16 +149,18 @@ class CellCnn(nn.Module):
                 out = F.relu(convolution.weight.sum((2, 3)) @ out + _bias_of(convolution))
         return out
 
-    def _described(self, window: Tensor, start: int) -> Tensor:
-        """Return what the dense layer sees of cutouts trimmed to a window that begins there."""
+    def _described(self, x: Tensor, rows: list[int], firsts: Places, n: int) -> Tensor:
+        """Return what the dense layer sees of those cutouts, trimmed to windows of n × n places from the first on."""
+        firsts = [(min(y, _PLACES - n), min(x, _PLACES - n)) for y, x in firsts]
+        window = _windows_in(x, rows, firsts, n).contiguous(memory_format=torch.channels_last)
+        window = window if window.is_floating_point() else _levels(window)
         maps = self.features(window).float()
         if self.architecture.head == "pool":
             return _pool_over_cell(maps, window)
-        full, n = feature_side(CUTOUT_SIZE), maps.shape[-1]
-        if n < full:
-            a = start // _STRIDE
-            whole = self._black()[None, :, None, None].expand(len(maps), -1, full, full).clone()
-            whole[:, :, a : a + n, a : a + n] = maps
+        if n < _PLACES:
+            whole = self._black()[None, :, None, None].expand(len(maps), -1, _PLACES, _PLACES).clone()
+            for these, (a, b) in _together(firsts):
+                whole[these, :, a : a + n, b : b + n] = maps[these]
             maps = whole
         return torch.flatten(maps, 1)
 
@@ -203,21 +186,42 @@ def cell_extents(x: Tensor) -> Tensor:
     return torch.maximum((inside.any(1) * from_centre).amax(1), (inside.any(2) * from_centre).amax(1))
 
 
-def _smallest(windows: tuple[_Window, ...], extents: Tensor) -> Tensor:
-    """Return for each cell the number of the smallest window that holds it, (N,)."""
-    reaches = torch.tensor([window.reach for window in windows[:-1]], device=extents.device)
-    return torch.searchsorted(reaches, extents.contiguous())
+def _windows(head: str, extents: Tensor, moved: Tensor | None) -> tuple[list[int], Places]:
+    """Return the smallest window of each cell: its number of places along a side, and its first place in y and x."""
+    before, after = _MARGINS_PX[head]
+    reach = extents[:, None].expand(-1, 2)
+    middle = CUTOUT_SIZE / 2 + (torch.zeros_like(reach) if moved is None else moved)
+    first = ((middle - reach - before) / _STRIDE).floor().clamp(0, _PLACES - _LEAST_PLACES)
+    end = ((middle + reach - after) / _STRIDE).ceil().clamp(max=_PLACES)
+    counts = (end - first).amax(1).clamp(min=_LEAST_PLACES)
+    return counts.int().tolist(), [(y, x) for y, x in first.int().tolist()]
 
 
-def _fewer(windows: tuple[_Window, ...], chosen: Tensor) -> Tensor:
-    """Return numbers of windows of which those go up to the next that would save little by windows of their own."""
-    out = chosen.clone()
-    used = sorted(set(chosen.tolist()))
-    for number, larger in pairwise(used):
-        mine = out == number
-        if int(mine.sum()) * (windows[larger].side ** 2 - windows[number].side ** 2) < _WORTH_A_WINDOW_PX:
-            out[mine] = larger
+def _fewer(counts: list[int]) -> list[int]:
+    """Return numbers of places of which those go up to the next that would save little by windows of their own."""
+    out = counts
+    for n, larger in pairwise(sorted(set(counts))):
+        saved = _STRIDE**2 * (larger**2 - n**2)
+        if out.count(n) * saved < _WORTH_A_WINDOW_PX:
+            out = [larger if count == n else count for count in out]
     return out
+
+
+def _windows_in(x: Tensor, rows: list[int], firsts: Places, n: int) -> Tensor:
+    """Return windows of n × n places, from the first on, of those cutouts (N, 3, 128, 128)."""
+    side = n * _STRIDE + _FIELD_PX - _STRIDE
+    trimmed = []
+    for these, (y, x0) in _together(firsts):
+        a, b = y * _STRIDE, x0 * _STRIDE
+        trimmed.append(x[:, :, a : a + side, b : b + side][rows[these]])
+    return torch.cat(trimmed)
+
+
+def _together(firsts: Places) -> list[tuple[slice, tuple[int, int]]]:
+    """Return the first places of windows with the rows that have them: all at once, where they are the same."""
+    if len(set(firsts)) == 1:
+        return [(slice(None), firsts[0])]
+    return [(slice(row, row + 1), first) for row, first in enumerate(firsts)]
 
 
 def _pool_over_cell(maps: Tensor, x: Tensor) -> Tensor:

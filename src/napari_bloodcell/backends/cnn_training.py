@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from napari_bloodcell.backends.adam_linear import BETAS, EPS, WORTH_IT, AdamLinear
 from napari_bloodcell.backends.cnn import ClassifierInfo, CnnClassifier, cutout_extents, load_classifier, to_tensor
-from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn
+from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
 from napari_bloodcell.backends.crew import Crew
 from napari_bloodcell.backends.device import autocast, pick_device
 from napari_bloodcell.backends.shared_features import describe
 from napari_bloodcell.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -121,6 +121,15 @@ class _Examples:
     extents: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """How well the network did on a batch: mean loss, cells typed right, cells."""
+
+    loss: float
+    n_right: int
+    n: int
+
+
 class _Learner:
     """A network with what changes it."""
 
@@ -139,49 +148,59 @@ class _Learner:
     ) -> Generator[None, None, tuple[float, float]]:
         """Pass once over the examples, or over what of them comes before a stop; return mean loss and accuracy."""
         generator_state = _seeded(seed)
-        total, right, seen, last = 0.0, 0, 0, time.monotonic()
-        rows = self._order.permutation(len(examples.labels))
-        for begin in range(0, len(rows), self.params.batch_size):
-            batch = np.sort(rows[begin : begin + self.params.batch_size])
-            target = torch.from_numpy(examples.labels[batch]).to(self.device)
-            x, extents = self._moved(examples, batch)
+        rows, size = self._order.permutation(len(examples.labels)), self.params.batch_size
+        batches = iter([np.sort(rows[begin : begin + size]) for begin in range(0, len(rows), size)])
+        steps: list[_Step] = []
+        is_over = False
+        while not is_over:
             with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave the caller's alone
                 torch.set_rng_state(generator_state)
-                logits = self.crew.lead(partial(self._step, x, extents, target))
+                taken, is_over = self.crew.lead(partial(self._breath, examples, batches, should_stop))
                 generator_state = torch.get_rng_state()
-            value = float(loss_of(logits, target))
-            if not np.isfinite(value):
-                raise TrainingError(
-                    "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
-                )
-            total, seen = total + value * len(batch), seen + len(batch)
-            right += int((predicted(logits) == target).sum())
-            if should_stop():
-                break
-            if time.monotonic() - last > _BREATH_S:
-                yield None
-                last = time.monotonic()
-        return total / seen, right / seen
+            steps += taken
+            yield None
+        seen = sum(step.n for step in steps)
+        return sum(step.loss * step.n for step in steps) / seen, sum(step.n_right for step in steps) / seen
 
-    def _moved(self, examples: _Examples, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return cutouts of the batch, turned and moved at random, and the extents of their cells."""
+    def _breath(
+        self, examples: _Examples, batches: Iterator[NDArray[np.int64]], should_stop: Callable[[], bool]
+    ) -> tuple[list[_Step], bool]:
+        """Take steps for about a second; return them, and whether the pass is over."""
+        end = time.monotonic() + _BREATH_S
+        steps: list[_Step] = []
+        for batch in batches:
+            target = torch.from_numpy(examples.labels[batch]).to(self.device)
+            steps.append(self._step(self._moved(examples, batch), target))
+            if should_stop():
+                return steps, True
+            if time.monotonic() > end:
+                return steps, False
+        return steps, True
+
+    def _moved(self, examples: _Examples, batch: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """Return cutouts of the batch, turned and moved at random; the extents of their cells; how far they moved."""
         most = self.params.shift_px
         shifts = self._order.integers(-most, most + 1, (len(batch), 2))
         cutouts = examples.cutouts[batch]
         if self.params.turn:
             cutouts = _turned(cutouts, self._order.integers(8, size=len(batch)))
         x = to_tensor(_shifted(cutouts, shifts), self.device)
-        reach = np.minimum(examples.extents[batch] + np.abs(shifts).max(1), CUTOUT_SIZE / 2)
-        return x, torch.from_numpy(reach.astype(np.float32)).to(self.device)
+        return x, *(torch.from_numpy(of).to(self.device) for of in (examples.extents[batch], shifts))
 
-    def _step(self, x: Tensor, extents: Tensor, target: Tensor) -> Tensor:
-        """Take a step, and return the logits before it."""
+    def _step(self, moved: tuple[Tensor, ...], target: Tensor) -> _Step:
+        """Take a step for what `_moved` gave, and return how well the network did before it."""
         self.network.train()
         self._optimiser.zero_grad(set_to_none=True)
-        logits = self.network.decide(describe(self.network, x, extents, self.crew))
-        loss_of(logits, target).backward()  # type: ignore[no-untyped-call]
+        logits = self.network.decide(describe(self.network, self.crew, *moved))
+        loss = loss_of(logits, target)
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
-        return logits.detach()
+        step = _Step(float(loss.detach()), int((predicted(logits) == target).sum()), len(target))
+        if not np.isfinite(step.loss):
+            raise TrainingError(
+                "The training diverged: its loss is no longer a number. Choose a smaller learning_rate."
+            )
+        return step
 
 
 def _turned(cutouts: NDArray[np.uint8], ways: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -34,16 +34,23 @@ class Crew:
         self._pool: ThreadPoolExecutor | None = None
         self._lead: ThreadPoolExecutor | None = None
         if self.n > 1:
-            self._pool = ThreadPoolExecutor(self.n, initializer=_use_one_core)
+            self._pool = ThreadPoolExecutor(self.n - 1, initializer=_use_one_core)
             self._lead = ThreadPoolExecutor(1, initializer=_use_one_core)
             together = Barrier(self.n)  # so that each thread is there, and has chosen, before the next line
-            for started in [*(self._pool.submit(together.wait) for _ in range(self.n)), self._lead.submit(int)]:
+            starting = [pool.submit(together.wait) for pool in (self._lead, *[self._pool] * (self.n - 1))]
+            for started in starting:
                 started.result()
             torch.set_num_threads(before)  # a thread's choice is also that of threads which start later
 
     def map(self, function: Callable[[In], Out], parts: Iterable[In]) -> list[Out]:
-        """Return what a function gives for each part, in their order."""
-        return list(map(function, parts) if self._pool is None else self._pool.map(function, parts))
+        """Return what a function gives for each part, in their order; to be called within `lead`, which does the first.
+
+        A thread that only waited for the others would have to be woken up, which takes long beside such small parts.
+        """
+        first, *others = parts
+        waiting = [] if self._pool is None else [self._pool.submit(function, part) for part in others]
+        mine = function(first)
+        return [mine, *(part.result() for part in waiting)] if waiting else [mine, *map(function, others)]
 
     def lead(self, function: Callable[[], Out]) -> Out:
         """Return what a function gives that hands out work by `map`, and does the rest on one core.

@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     from napari_bloodcell.backends.crew import Crew
 
 
-def describe(network: CellCnn, x: Tensor, extents: Tensor, crew: Crew) -> Tensor:
-    """Return `network.describe(x, extents)`, (N, F), with gradients for its convolutions.
+def describe(network: CellCnn, crew: Crew, x: Tensor, extents: Tensor, moved: Tensor) -> Tensor:
+    """Return `network.describe(x, extents, moved)`, (N, F), with gradients for its convolutions.
 
     Parameters
     ----------
     network : CellCnn
         In training.
-    x : Tensor
-        Cutouts (N, 3, 128, 128), uint8 or 0 to 1.
-    extents : Tensor
-        Of their cells, (N,), as `cell_extents` gives them.
     crew : Crew
-        Threads that share the cells.
+        Threads that share the cells: each has small ones and large ones.
+    x, extents, moved : Tensor
+        Cutouts (N, 3, 128, 128), uint8 or 0 to 1; how far their cells reach, (N,), and lie from the middle, (N, 2).
     """
-    found: Tensor = _Described.apply(  # type: ignore[no-untyped-call]
-        network, x, extents, crew, *network.features.parameters()
-    )
-    return found
+    order = torch.argsort(extents)
+    order = torch.cat([order[i :: crew.n] for i in range(crew.n)])
+    given = [of[order] for of in (x, extents, moved)]
+    found: Tensor = _Described.apply(network, crew, *given, *network.features.parameters())  # type: ignore[no-untyped-call]
+    return found[torch.argsort(order)]
 
 
 class _Described(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, network: CellCnn, x: Tensor, extents: Tensor, crew: Crew, *parameters: Tensor) -> Tensor:
-        def run(part: tuple[Tensor, Tensor]) -> Tensor:
-            with torch.enable_grad(), autocast(x.device):  # both are a thread's own
+    def forward(
+        ctx: Any, network: CellCnn, crew: Crew, x: Tensor, extents: Tensor, moved: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        def run(part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            with torch.enable_grad(), autocast(x.device, cache_enabled=False):  # both are a thread's own
                 return network.describe(*part)
 
         ctx.crew, ctx.parameters = crew, parameters
-        ctx.found = crew.map(run, zip(x.chunk(crew.n), extents.chunk(crew.n), strict=True))
+        ctx.found = crew.map(run, zip(*(of.chunk(crew.n) for of in (x, extents, moved)), strict=True))
         return torch.cat([one.detach() for one in ctx.found])
 
     @staticmethod
@@ -53,4 +54,4 @@ class _Described(torch.autograd.Function):
 
         shares = torch.split(gradients[0], [len(one) for one in ctx.found])
         each = ctx.crew.map(run, zip(ctx.found, shares, strict=True))
-        return (None, None, None, None, *(torch.stack(same).sum(0) for same in zip(*each, strict=True)))
+        return (None, None, None, None, None, *(torch.stack(same).sum(0) for same in zip(*each, strict=True)))
