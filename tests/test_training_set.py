@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from napari_bloodcell.cells import measure_cells
-from napari_bloodcell.dataset import cutouts_of_segmentation
+from napari_bloodcell.dataset import cutouts_of_segmentation, read_parts
 from napari_bloodcell.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.protocols import Calibration
 from napari_bloodcell.splitting import BY_CLASS, BY_IMAGE, assign_parts
@@ -97,6 +97,30 @@ def test_the_last_type_counts_and_the_old_picture_goes(tmp_path: Path):
     assert made.add([cell(1, "blast")]) == Added(0, 0, 1)
     assert parts_by_cell(tmp_path) == before
     assert [p.parent.name for p in tmp_path.rglob("*.png")] == ["blast"]
+
+
+def test_a_cell_that_nobody_can_identify_is_no_example_but_keeps_its_part(tmp_path: Path):
+    made = TrainingSet(tmp_path / "set")
+    made.add([cell(n, ("RBC", "WBC")[n % 2]) for n in range(20)])
+    before = parts_by_cell(tmp_path / "set")
+    assert made.add([cell(3, "unidentified"), cell(4, "unidentified")]) == Added(0, 0, 2)
+    assert made.classes == ("RBC", "WBC")
+    assert made.counts().to_numpy().sum() == 18
+    assert sum(len(part) for _, part in made.parts(rbc_diameter_px=10.0, glass_level=235.0).items()) == 18
+    assert made.add([cell(3, "WBC")]) == Added(0, 0, 1)
+    assert parts_by_cell(tmp_path / "set") == before
+    exported = made.export(tmp_path / "exported")
+    (exported / "cutouts.csv").unlink()
+    parts = read_parts(exported)
+    assert parts is not None
+    assert parts.train.classes == ("RBC", "WBC")
+    assert sum(len(part) for _, part in parts.items()) == 19
+
+
+def test_cells_that_nobody_can_identify_are_not_cut_for_training():
+    image = np.full((300, 400, 3), 100, np.uint8)
+    seen = cutouts_of_segmentation(image, Segmented(), {1: "RBC", 2: "unidentified", 3: "WBC"})
+    assert (seen.classes, len(seen)) == (("RBC", "WBC"), 2)
 
 
 def test_a_cell_without_a_type_or_without_pixels_is_refused(tmp_path: Path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from napari_bloodcell.cells import BUILTIN_TYPES, RBC, WBC
+from napari_bloodcell.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
 from napari_bloodcell.errors import READ_ERRORS, TrainingError, reason_of
 
@@ -146,8 +146,12 @@ def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> Labelle
 
 
 def class_folders(folder: Path, *, with_augmented: bool = False) -> dict[str, list[Path]]:
-    """Return the pictures of each class of a folder with a sub-folder per class; errors as `read_cutouts`."""
-    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    """Return the pictures of each class of a folder with a sub-folder per class; errors as `read_cutouts`.
+
+    "unidentified" is no class to learn: nobody could say what these cells are.
+    """
+    folders = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = [name for name in folders if name != UNIDENTIFIED]
     if not names:
         raise TrainingError(f"{folder} has no sub-folders; one per class is needed, such as RBC and WBC.")
     found = {}
@@ -225,7 +229,8 @@ def cutouts_of_segmentation(
     InputError
         If an id is not in the segmentation.
     """
-    types = typed_cells(segmentation.table, types)
+    known = typed_cells(segmentation.table, types)
+    types = {cell: name for cell, name in known.items() if name != UNIDENTIFIED}
     classes = tuple(sorted(set(types.values()), key=class_order))
     calibration = segmentation.calibration
     cutouts = cut_out(

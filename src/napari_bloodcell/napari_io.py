@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_bloodcell.atomic import make_folder, staged
-from napari_bloodcell.cells import measure_cells, type_names
+from napari_bloodcell.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.errors import READ_ERRORS, InputError, OutputError, reason_of
 from napari_bloodcell.file_names import legal_name
 from napari_bloodcell.napari_slides import is_slide_path, read_slide, read_slide_result
@@ -278,7 +278,8 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
     with staged(folder, last=TRAINING_LIST) as stage:
         for index in planes_with_cells(cells_layer):
             segmented = segmented_plane(cells_layer, index)
-            typed = segmented.table[segmented.table["cell_type"].astype(bool)]
+            given = segmented.table["cell_type"]
+            typed = segmented.table[given.astype(bool) & (given != UNIDENTIFIED)]
             by_hand = typed[typed["type_source"] == "user"]
             chosen = by_hand if len(by_hand) else typed
             if chosen.empty:

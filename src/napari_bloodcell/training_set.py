@@ -11,6 +11,7 @@ import pandas as pd
 from filelock import FileLock
 
 from napari_bloodcell.atomic import make_folder, write_bytes
+from napari_bloodcell.cells import UNIDENTIFIED
 from napari_bloodcell.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
 from napari_bloodcell.dataset import (
     PARTS,
@@ -68,7 +69,8 @@ class TrainingSet:
 
     Pictures are cells on black at their image's own scale and colours, so that they serve every classifier; `parts`
     brings them to one scale. A cell is there once: pictures of the same pixels, and boxes of one image that are mostly
-    the same, are one cell. The part of a cell is settled when it is added and never changes after.
+    the same, are one cell. The part of a cell is settled when it is added and never changes after. Cells that a person
+    called "unidentified" are kept, but are no examples: nothing is to be learned from them.
 
     Parameters
     ----------
@@ -93,8 +95,8 @@ class TrainingSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, RBC, WBC and platelet first."""
-        return tuple(sorted(self.table["class"].unique(), key=class_order))
+        """Names of the classes that can be learned, RBC, WBC and platelet first."""
+        return tuple(sorted(set(self.table["class"]) - {UNIDENTIFIED}, key=class_order))
 
     def counts(self) -> pd.DataFrame:
         """Return the number of cells by class (rows) and part (columns)."""
@@ -267,27 +269,29 @@ class TrainingSet:
         TrainingError
             If a picture is missing, or its scale or glass is needed and not known.
         """
+        table = self.table[self.table["class"] != UNIDENTIFIED]
         wanted = {"rbc_diameter_px": rbc_diameter_px, "glass_r": glass_level}
         for column in [c for c, value in wanted.items() if value is not None]:
-            unknown = self.table.loc[self.table[column].isna(), "file"]
+            unknown = table.loc[table[column].isna(), "file"]
             if len(unknown):
                 raise TrainingError(
                     f"The scale and glass of {len(unknown)} cells of {self.folder} are not known ({unknown.iloc[0]}, "
                     "…), and this classifier needs them. Give rbc_diameter_px and glass_rgb when they are imported, "
                     "or train from scratch."
                 )
-        cutouts = np.zeros((len(self), CUTOUT_SIZE, CUTOUT_SIZE, 3), np.uint8)
-        for out, cell in zip(cutouts, self.cells(), strict=True):
+        cutouts = np.zeros((len(table), CUTOUT_SIZE, CUTOUT_SIZE, 3), np.uint8)
+        for out, row in zip(cutouts, rows_of(table), strict=True):
+            cell = cell_of(row, self.folder)
             out[:] = centre_cutout(
                 cell.cutout,
                 scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / (cell.rbc_diameter_px or 1.0),
                 background_rgb=None if glass_level is None else cell.glass_rgb,
                 glass_level=glass_level or GLASS_LEVEL,
             )
-        labels = np.array([self.classes.index(c) for c in self.table["class"]], np.int64)
-        names = tuple(self.table["file"])
+        labels = np.array([self.classes.index(c) for c in table["class"]], np.int64)
+        names = tuple(table["file"])
         whole = LabelledCutouts(cutouts, labels, self.classes, rbc_diameter_px, glass_level, names)
-        split = self.table["split"].to_numpy()
+        split = table["split"].to_numpy()
         train, val, test = (whole.take(np.flatnonzero(split == part)) for part in PARTS)
         return Parts(train, val, test)
 

@@ -99,7 +99,10 @@ def grid_features() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "index": np.arange(n + 1),
-            **{name: with_background(values.astype(object), None) for name, values in text.items()},
+            **{
+                name: pd.Series(with_background(values.astype(object), None), dtype=object)
+                for name, values in text.items()
+            },
             "probability": with_background(np.random.default_rng(0).uniform(0.5, 1, n), np.nan),
             "area_px": with_background(np.full(n, 797), 0),
             **{f"bbox_{side}": with_background(values, 0) for side, values in boxes.items()},

@@ -156,7 +156,8 @@ def read_features(path: Path) -> pd.DataFrame:
                 coded = stored[name].combine_chunks().dictionary_encode()
                 known = np.array([*coded.dictionary.to_pylist(), None], object)
                 codes = coded.indices.to_numpy(zero_copy_only=False)
-                columns[name] = known[np.concatenate([[len(known) - 1], codes]).astype(np.intp)]
+                texts = known[np.concatenate([[len(known) - 1], codes]).astype(np.intp)]
+                columns[name] = pd.Series(texts, dtype=object)  # as `to_features` gives them
             else:
                 values = stored[name].to_numpy()
                 first = np.array([np.nan if values.dtype.kind == "f" else 0], values.dtype)

@@ -110,7 +110,7 @@ def write_types(
 
 
 def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: NDArray[np.object_]) -> None:
-    """Write a column of some rows: a few one by one, in place; at once pandas copies all of a column of text."""
+    """Write a column of some rows: a few one by one, in place; at once pandas would copy the column."""
     place, frame = features.columns.get_loc(column), cast("Any", features)
     if len(rows) > FEW:
         frame.iloc[rows, place] = values if features[column].dtype.kind == "O" else values.tolist()
@@ -151,7 +151,7 @@ def _with_background(column: pd.Series[Any]) -> Any:
         return np.concatenate([[np.nan], values])
     filled = np.empty(len(values) + 1, object)
     filled[0], filled[1:] = None, values
-    return filled
+    return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
 
 
 def _tuples(values: list[tuple[Any, ...]]) -> NDArray[np.object_]:

@@ -13,6 +13,7 @@ import numpy as np
 import platformdirs
 
 from napari_bloodcell.backends.preload import preload_torch
+from napari_bloodcell.cells import UNIDENTIFIED
 from napari_bloodcell.errors import TrainingError
 from napari_bloodcell.grid_search import GridSearch, iter_grid_search
 from napari_bloodcell.journal import image_hash
@@ -123,10 +124,13 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
     found = []
     for layer in [one for one in viewer.layers if is_cells(one)]:
         image = image_layer_for(viewer, layer)
-        if image is None or not n_corrected(layer):
+        features = layer.features
+        if image is None or "type_source" not in features.columns:
             continue
-        features, labels = layer.features, full_resolution(layer)
         mine = (features["type_source"] == "user") & features["cell_type"].astype(bool)
+        if not mine.any():
+            continue
+        labels = full_resolution(layer)
         table = to_table(features[mine.to_numpy(bool)])  # of a million cells, only these are read
         stack = labels.shape[:-2]
         numbers = table[PLANE].to_numpy() if stack and PLANE in table.columns else np.zeros(len(table), np.int64)
@@ -139,11 +143,12 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
 
 
 def n_corrected(cells_layer: Labels) -> int:
-    """Return how many cells of a layer a person typed."""
+    """Return how many cells of a layer a person typed so that they can be learned from."""
     features = cells_layer.features
     if "type_source" not in features.columns:
         return 0
-    return int((features["type_source"] == "user").sum())
+    is_known = features["cell_type"].astype(bool) & (features["cell_type"] != UNIDENTIFIED)
+    return int(((features["type_source"] == "user") & is_known).sum())
 
 
 def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator[Progress, None, Trained]:
