@@ -99,6 +99,11 @@ def test_probabilities_are_a_row_per_cell_that_adds_up_to_one():
         np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
 
 
+def test_the_same_classifier_is_the_same_file_each_time():
+    classifier = small_classifier(("RBC", "WBC", "platelet"))
+    assert len({classifier.to_bytes() for _ in range(12)}) == 1
+
+
 def test_no_cutouts_give_no_probabilities():
     assert small_classifier().predict(np.zeros((0, 128, 128, 3), np.uint8)).shape == (0, 2)
 

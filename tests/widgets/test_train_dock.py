@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from qtpy.QtCore import Qt
 
-from napari_bloodcell.backends.cnn import CnnClassifier
+from napari_bloodcell.backends.cnn import CnnClassifier, load_classifier
 from napari_bloodcell.errors import InputError, OutputError
 from napari_bloodcell.params import TrainParams
 from napari_bloodcell.training_set import TrainingSet
@@ -128,7 +128,7 @@ def test_a_grid_search_fills_its_table_and_cancel_keeps_the_best(
     bold = [row for row in range(dock.grid.rowCount()) if dock.grid.item(row, 0).font().bold()]
     assert len(bold) == 1
     column = list(dock.grid.tries[0]).index("val_loss")
-    assert dock.grid.item(bold[0], column).text() == f"{min(losses):.4f}"
+    assert dock.grid.item(bold[0], column).text() == f"{min(losses):.3f}"
 
 
 def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_corrected_cells(
@@ -151,6 +151,9 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
     dock.run.click()
     wait_for_the_end(dock, qtbot)
     assert dock.trained is not None, dock.summary.text()
+    assert str(dock.trained.kept) in dock.summary.text()
+    kept = load_classifier(dock.trained.kept, "cpu")
+    assert kept.to_bytes() == dock.trained.training.classifier.to_bytes()
     known = TrainingSet(default_training_set())
     assert len(known) == 18
     assert set(dock.trained.parts) <= set(dock.trained.training.report.before)

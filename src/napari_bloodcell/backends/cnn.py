@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import save as to_safetensors
 
 from napari_bloodcell.backends.cnn_network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.backends.device import autocast, cpu_threads, pick_device
+from napari_bloodcell.backends.safetensors_file import to_safetensors
 from napari_bloodcell.errors import READ_ERRORS, ModelError, reason_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_safetensors
 
 from napari_bloodcell.backends.embedded_sam import EmbeddedSam
+from napari_bloodcell.backends.safetensors_file import to_safetensors
 from napari_bloodcell.backends.sam_losses import mask_losses
 from napari_bloodcell.backends.sam_views import labels_around, see_all, see_proposed, split_seen
 from napari_bloodcell.backends.window_sam import LARGE_WINDOW, SMALL_BOX_PX, SMALL_WINDOW, WindowSam

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.errors import InputError
+from napari_bloodcell.grid_search import TABLE_1
 from napari_bloodcell.params import TrainParams
 from napari_bloodcell.training_list import LIST
 from napari_bloodcell.widgets._form import NameChoice, SettingsForm
@@ -157,13 +158,16 @@ class TrainForm(QWidget):
 
     def tell(self) -> None:
         """Say what there is to learn from."""
+        self.told.setVisible(self.source is Source.CORRECTIONS)
         if self.source is not Source.CORRECTIONS:
             self.told.clear()
             return
         cells = [layer for layer in self._viewer.layers if is_cells(layer)]
         n = sum(n_corrected(layer) for layer in cells)
-        earlier = " and those of earlier images" if (Path(self._folder.text()) / LIST).is_file() else ""
-        self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.")
+        has_earlier = (Path(self._folder.text()) / LIST).is_file()
+        earlier = " and those of earlier images" if has_earlier else ""
+        hint = "" if n or has_earlier else " Correct some of each class in the Review dock, then train on them."
+        self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
 
     def _usual(self) -> dict[str, Any]:
         """Return the values of the chosen settings."""
@@ -182,7 +186,10 @@ class TrainForm(QWidget):
         self.changed.emit()
 
     def _on_settings(self) -> None:
-        self._start.setEnabled(self.preset is not Preset.GRID)
+        is_grid = self.preset is Preset.GRID
+        self._start.setEnabled(not is_grid)
+        for name in TABLE_1:  # a search goes through all of these
+            self.settings_form.field(name).setEnabled(not is_grid)
         self.settings_form.set_values(self._usual())
         self.changed.emit()
 

@@ -100,4 +100,4 @@ def _value(item: QTableWidgetItem | None) -> float:
 def _text(name: str, value: Any) -> str:
     if name == "val_accuracy":
         return f"{100 * value:.1f}"
-    return f"{value:.4f}" if name == "val_loss" else f"{value:g}"
+    return f"{value:.3f}" if name == "val_loss" else f"{value:g}"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
 
+    from napari_bloodcell.backends.cnn import CnnClassifier
     from napari_bloodcell.dataset import LabelledCutouts, Parts
     from napari_bloodcell.params import TrainParams
     from napari_bloodcell.widgets._images import ImageSource, PlaneIndex
@@ -103,12 +104,15 @@ class Trained:
         Those of these parts, with the cutouts behind each number.
     grid : GridSearch or None
         All tries, where there were several.
+    kept : Path or None
+        Where the classifier is kept until the next training, saved or not; None where that could not be written.
     """
 
     training: Training
     parts: dict[str, LabelledCutouts]
     figures: dict[str, PartFigures]
     grid: GridSearch | None = None
+    kept: Path | None = None
 
 
 def default_training_set() -> Path:
@@ -174,7 +178,17 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
         yield Progress(0, 0, "comparing")
         known = training.report.parts[name]  # of a search that was resumed, without the names of cutouts
         figures[name] = known if known.cutouts else figures_of(training.classifier, part, training.report.classes)
-    return Trained(training, judged, figures, grid)
+    return Trained(training, judged, figures, grid, _keep(training.classifier))
+
+
+def _keep(classifier: CnnClassifier) -> Path | None:
+    """Write a classifier that nobody saved yet, so that a dock that is closed does not take a night's work with it."""
+    path = default_training_set().parent / "last trained.safetensors"
+    try:
+        classifier.save(path)
+    except OSError:  # it is still in memory, to be saved elsewhere
+        return None
+    return path
 
 
 def _iter_gather(task: TrainTask) -> Generator[Progress, None, None]:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.protocols import Progress
 
-IDLE: Final = "Correct some cells of each class in the Review dock, then train on them."
 UNSAVED: Final = "trained, not saved"
 
 
@@ -60,8 +59,9 @@ class TrainWidget(QWidget):
         self.run = QPushButton("Train")
         self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
         self.panel = WorkPanel()
-        self.summary = QLabel(IDLE)
+        self.summary = QLabel()
         self.summary.setWordWrap(True)
+        self.summary.hide()
         self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -113,6 +113,7 @@ class TrainWidget(QWidget):
             is_grid_search=is_grid,
         )
         self._epochs = []
+        self._tell("")
         self.plot.show_epochs([])
         self.grid.clear_tries()
         self.tabs.setCurrentWidget(self.grid if is_grid else self.plot)
@@ -153,7 +154,7 @@ class TrainWidget(QWidget):
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
         self.saved_as = path
-        self.summary.setText(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
+        self._tell(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
 
     def _trained(self) -> Trained:
         if self.trained is None:
@@ -194,17 +195,22 @@ class TrainWidget(QWidget):
         self.tabs.setCurrentWidget(self.result)
         stopped = trained.training.report.is_stopped or (trained.grid is not None and not trained.grid.is_complete)
         tries = f" The best of {len(trained.grid.tries)} settings." if trained.grid is not None else ""
-        self.summary.setText(("Stopped: the best so far is kept." if stopped else "Done.") + tries)
+        kept = f" Until the next training it is also in {trained.kept}." if trained.kept is not None else ""
+        self._tell(("Stopped: the best so far is kept." if stopped else "Done.") + tries + kept)
         if not trained.parts:
             show_info("There were too few examples to set some aside: the model could not be judged.")
 
     def _on_typed(self, _layer: object) -> None:
         if self._typing is not None:
-            self.summary.setText(self._typing.summary)
+            self._tell(self._typing.summary)
         self._typing = None
 
     def _on_failed(self, _error: object) -> None:
-        self.summary.setText("Nothing was trained.")
+        self._tell("Nothing was trained.")
+
+    def _tell(self, text: str) -> None:
+        self.summary.setText(text)
+        self.summary.setVisible(bool(text))
 
     def _show_state(self) -> None:
         is_running, has_model = self.is_running, self.trained is not None
