@@ -22,6 +22,7 @@ from superqt import QCollapsible
 import napari_bloodcell as nb
 from napari_bloodcell.params import Recipe
 from napari_bloodcell.widgets import _layers as layers
+from napari_bloodcell.widgets import menus
 from napari_bloodcell.widgets.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.widgets.classify import ClassifyWidget
 from napari_bloodcell.widgets.count import CountWidget
@@ -167,12 +168,25 @@ def test_one_click_runs_the_chain_and_opens_the_count(
     assert not widget.is_running
     assert [layer.name for layer in viewer.layers] == ["smear", "smear types", "smear cells"]
     docks = viewer.window.dock_widgets
-    assert any(isinstance(dock, CountWidget) for dock in docks.values())
+    assert isinstance(docks["Count (Blood cells)"], CountWidget)  # the name that the Plugins menu looks for
     shown = nb.napari.result_of(viewer.layers["smear cells"])
     recipe = widget.recipe()
     plain = nb.analyse(field, recipe=recipe, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
     assert shown.counts == plain.counts
     assert (shown.types == plain.types).all()
+
+
+@pytest.mark.parametrize("opened_as", ["Review (Blood cells)", "Review (napari-bloodcell)"])
+def test_a_dock_that_is_open_is_shown_and_not_opened_again(viewer: Viewer, opened_as: str) -> None:
+    first = menus.open_dock(viewer, "Review")
+    assert list(viewer.window.dock_widgets) == ["Review (Blood cells)"]
+    if opened_as.endswith("(napari-bloodcell)"):
+        viewer.window.remove_dock_widget(first)
+        first = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")[1]
+    first.parent().hide()
+    assert menus.open_dock(viewer, "Review") is first
+    assert list(viewer.window.dock_widgets) == [opened_as]
+    assert not first.parent().isHidden()
 
 
 def test_stopping_the_chain_keeps_cells_and_types_nothing(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from npe2 import PluginManager
 from qtpy.QtCore import QEventLoop, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QDockWidget
 
 from napari_bloodcell import samples
 from napari_bloodcell.errors import BloodCellError
@@ -22,11 +23,25 @@ if TYPE_CHECKING:
 
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:
-    """Show a dock of the plugin, opening it where it is not open yet, and return its widget."""
-    widget: QWidget
-    dock, widget = viewer.window.add_plugin_dock_widget(PLUGIN, name, tabify=True)
-    dock.show()
-    dock.raise_()
+    """Show a dock of the plugin, opening it where it is not open yet, and return its widget.
+
+    It gets the title that it has from the Plugins menu, so that the menu knows that it is open; napari's scripts and
+    command line give it another one.
+    """
+    manager = PluginManager.instance()
+    title = f"{name} ({manager.get_manifest(PLUGIN).display_name})"
+    for known in (title, f"{name} ({PLUGIN})"):
+        if known in viewer.window.dock_widgets:
+            widget = cast("QWidget", viewer.window.dock_widgets[known])
+            break
+    else:
+        makers = (w for w in manager.iter_widgets() if w.plugin_name == PLUGIN and w.display_name == name)
+        widget = cast("QWidget", next(makers).get_callable()(viewer))
+        viewer.window.add_dock_widget(widget, name=title, tabify=True)
+    dock = widget.parent()
+    if isinstance(dock, QDockWidget):
+        dock.show()
+        dock.raise_()
     return widget
 
 
