@@ -288,9 +288,10 @@ class TrainingSet:
                 background_rgb=None if glass_level is None else cell.glass_rgb,
                 glass_level=glass_level or GLASS_LEVEL,
             )
-        labels = np.array([self.classes.index(c) for c in table["class"]], np.int64)
+        classes = self.classes
+        labels = np.array([classes.index(c) for c in table["class"]], np.int64)
         names = tuple(table["file"])
-        whole = LabelledCutouts(cutouts, labels, self.classes, rbc_diameter_px, glass_level, names)
+        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names)
         split = table["split"].to_numpy()
         train, val, test = (whole.take(np.flatnonzero(split == part)) for part in PARTS)
         return Parts(train, val, test)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Places = list[tuple[int, int]]
+"""Of the last feature map, (row, column) of each."""
 
 CUTOUT_SIZE = 128
 CHANNELS = (32, 64, 128)

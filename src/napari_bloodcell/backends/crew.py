@@ -47,10 +47,11 @@ class Crew:
 
         A thread that only waited for the others would have to be woken up, which takes long beside such small parts.
         """
+        if self._pool is None:
+            return list(map(function, parts))
         first, *others = parts
-        waiting = [] if self._pool is None else [self._pool.submit(function, part) for part in others]
-        mine = function(first)
-        return [mine, *(part.result() for part in waiting)] if waiting else [mine, *map(function, others)]
+        waiting = [self._pool.submit(function, part) for part in others]
+        return [function(first), *(part.result() for part in waiting)]
 
     def lead(self, function: Callable[[], Out]) -> Out:
         """Return what a function gives that hands out work by `map`, and does the rest on one core.

@@ -127,17 +127,24 @@ def boxes_in(features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.int64
     return np.stack([features[name].to_numpy(np.int64)[rows] for name in names], axis=1)
 
 
+def by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows a person decided on, (N,)."""
+    if "type_source" not in features.columns:
+        return np.zeros(len(features), np.bool_)
+    return (features["type_source"] == "user").to_numpy(bool)
+
+
 def with_user_types(features: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return a cell table in which cells that a person typed meanwhile, as features say, keep that type."""
-    if INDEX not in features.columns or "type_source" not in features.columns:
+    if INDEX not in features.columns:
         return table
-    by_hand = features[(features["type_source"] == "user").to_numpy(bool)]
-    ids = table.index.intersection(pd.Index(by_hand[INDEX].to_numpy(np.int64)))
+    decided = features[by_hand(features)]
+    ids = table.index.intersection(pd.Index(decided[INDEX].to_numpy(np.int64)))
     if not len(ids):
         return table
-    table, by_hand = table.copy(), by_hand.set_index(INDEX)
+    table, decided = table.copy(), decided.set_index(INDEX)
     for column in ("cell_type", "probability", "type_source"):
-        table.loc[ids, column] = by_hand.loc[ids, column].tolist()
+        table.loc[ids, column] = decided.loc[ids, column].tolist()
     return table
 
 

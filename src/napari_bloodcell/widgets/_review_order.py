@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from napari_bloodcell.widgets._cell_features import INDEX, PLANE
+from napari_bloodcell.widgets._cell_features import INDEX, PLANE, by_hand
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -51,7 +51,7 @@ def ordered_cells(
     if cell_type is not None:
         wanted &= (features["cell_type"] == cell_type).to_numpy(bool)
     if order in (Order.LEAST_CERTAIN, Order.NOT_LOOKED_AT):
-        wanted &= ~(features["type_source"] == "user").to_numpy(bool)
+        wanted &= ~by_hand(features)
     if order is Order.NOT_LOOKED_AT and looked_at:
         wanted &= ~np.isin(ids, np.fromiter(looked_at, np.int64, len(looked_at)))
     rows = np.flatnonzero(wanted)

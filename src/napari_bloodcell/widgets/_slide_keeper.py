@@ -15,7 +15,7 @@ from napari_bloodcell.errors import BloodCellError, InputError, OutputError
 from napari_bloodcell.params import ClassifyParams
 from napari_bloodcell.slides.corrected import repaint_types, write_corrected
 from napari_bloodcell.slides.result import open_slide_result
-from napari_bloodcell.widgets._cell_features import boxes_in, rows_of
+from napari_bloodcell.widgets._cell_features import boxes_in, by_hand, rows_of
 from napari_bloodcell.widgets._errors import logger
 from napari_bloodcell.widgets._layer_links import full_resolution, info_of, names_of
 
@@ -64,7 +64,7 @@ class SlideKeeper(QObject):
         self._layer, self._lookup, self.folder = ref(cells_layer), lookup, folder
         self._held: Labels | None = None
         self._codes = lookup.codes[:-1].copy()
-        self._n_by_hand = _n_by_hand(cells_layer.features)
+        self._n_by_hand = int(by_hand(cells_layer.features).sum())
         self._known_typing = self._typing = _typing_of(cells_layer)
         self._boxes: list[Box] = []
         self._running: _Save | None = None
@@ -145,7 +145,7 @@ class SlideKeeper(QObject):
         codes, features = self._lookup.codes[:-1].copy(), layer.features
         n = max(len(codes), len(self._codes))
         before, now = (np.pad(c, (0, n - len(c))) for c in (self._codes, codes))
-        n_by_hand = _n_by_hand(features)
+        n_by_hand = int(by_hand(features).sum())
         changed = boxes_in(features, rows_of(features, np.flatnonzero(before != now)))
         boxes = np.concatenate([np.array(self._boxes, np.int64).reshape(-1, 4), changed if changed is not None else []])
         typing = _typing_of(layer)
@@ -203,7 +203,3 @@ def _typing_of(cells_layer: Labels) -> _Typing:
     info = info_of(cells_layer)
     params, model = (info.get("recipe") or {}).get("classify"), (info.get("models") or {}).get("classify")
     return (ClassifyParams.model_validate(params) if params else None), (dict(model) if model else None)
-
-
-def _n_by_hand(features: pd.DataFrame) -> int:
-    return int((features["type_source"] == "user").sum()) if "type_source" in features.columns else 0

@@ -22,7 +22,7 @@ from napari_bloodcell.reports import PartFigures, figures_of
 from napari_bloodcell.train import Training, iter_train, parts_of
 from napari_bloodcell.training_list import LIST
 from napari_bloodcell.training_set import TrainingSet
-from napari_bloodcell.widgets._cell_features import PLANE, to_table
+from napari_bloodcell.widgets._cell_features import PLANE, by_hand, to_table
 from napari_bloodcell.widgets._images import image_source
 from napari_bloodcell.widgets._layers import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.widgets._results import SegmentedPlane
@@ -30,8 +30,10 @@ from napari_bloodcell.widgets._results import SegmentedPlane
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    import pandas as pd
     from napari.components import ViewerModel
     from napari.layers import Labels
+    from numpy.typing import NDArray
 
     from napari_bloodcell.backends.cnn import CnnClassifier
     from napari_bloodcell.dataset import LabelledCutouts, Parts
@@ -128,14 +130,11 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
     found = []
     for layer in [one for one in viewer.layers if is_cells(one)]:
         image = image_layer_for(viewer, layer)
-        features = layer.features
-        if image is None or "type_source" not in features.columns:
-            continue
-        mine = (features["type_source"] == "user") & features["cell_type"].astype(bool)
-        if not mine.any():
+        mine = _typed_by_hand(layer.features)
+        if image is None or not mine.any():
             continue
         labels = full_resolution(layer)
-        table = to_table(features[mine.to_numpy(bool)])  # of a million cells, only these are read
+        table = to_table(layer.features[mine])  # of a million cells, only these are read
         stack = labels.shape[:-2]
         numbers = table[PLANE].to_numpy() if stack and PLANE in table.columns else np.zeros(len(table), np.int64)
         for number in np.unique(numbers).tolist():
@@ -148,11 +147,14 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
 
 def n_corrected(cells_layer: Labels) -> int:
     """Return how many cells of a layer a person typed so that they can be learned from."""
-    features = cells_layer.features
-    if "type_source" not in features.columns:
-        return 0
-    is_known = features["cell_type"].astype(bool) & (features["cell_type"] != UNIDENTIFIED)
-    return int(((features["type_source"] == "user") & is_known).sum())
+    mine = _typed_by_hand(cells_layer.features)
+    return int((cells_layer.features.loc[mine, "cell_type"] != UNIDENTIFIED).sum()) if mine.any() else 0
+
+
+def _typed_by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows have a type that a person gave them, (N,)."""
+    mine = by_hand(features)
+    return mine & features["cell_type"].astype(bool).to_numpy(bool) if mine.any() else mine
 
 
 def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator[Progress, None, Trained]:
