@@ -19,9 +19,9 @@ from scipy.stats import beta
 
 import napari_bloodcell as nb
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
-from napari_bloodcell.backends.cnn import load_classifier
-from napari_bloodcell.cutouts import cut_out
-from napari_bloodcell.masks import filter_masks, paint
+from napari_bloodcell.models.cnn.classifier import load_classifier
+from napari_bloodcell.stages.cutouts import cut_out
+from napari_bloodcell.stages.masks import filter_masks, paint
 from training.cnn_data import patch_of, smear_glass
 from training.sam_data import HS_DIAMETER_PX, laboratory_of, read_boxes, read_sam_masks
 

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_bloodcell.backends.cnn import CnnClassifier
-from napari_bloodcell.dataset import Parts, read_parts
-from napari_bloodcell.params import TrainParams
-from napari_bloodcell.reports import figures_of
-from napari_bloodcell.train import train
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.learning.dataset import Parts, read_parts
+from napari_bloodcell.learning.reports import figures_of
+from napari_bloodcell.learning.train import train
+from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from training import cnn_data, train_cnn
 
 if TYPE_CHECKING:
-    from napari_bloodcell.dataset import LabelledCutouts
-    from napari_bloodcell.reports import PartFigures
+    from napari_bloodcell.learning.dataset import LabelledCutouts
+    from napari_bloodcell.learning.reports import PartFigures
 
 LABORATORIES = ("575x575", "640x480", "360x363", "416x416")
 CELLS_PER_CLASS = (5, 20)

@@ -19,7 +19,7 @@ import napari_bloodcell as nb
 from benchmarks.accuracy import cleaned_reference
 from benchmarks.classical import classical_cells, measure
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
-from napari_bloodcell.masks import filter_masks
+from napari_bloodcell.stages.masks import filter_masks
 from training.sam_data import HS_DIAMETER_PX, boxes_diameter, laboratory_of, read_boxes, read_sam_masks
 
 if TYPE_CHECKING:

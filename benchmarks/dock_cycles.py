@@ -23,8 +23,8 @@ from qtpy.QtCore import QEvent, QEventLoop, QObject, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication, QWidget
 
 from benchmarks.soak import slope
+from napari_bloodcell.napari.docks.segment import SegmentWidget
 from napari_bloodcell.synthetic import load_shipped
-from napari_bloodcell.widgets.segment import SegmentWidget
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

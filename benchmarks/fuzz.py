@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.fuzzing import KINDS
 from benchmarks.fuzzing.disks import use_full_disk, use_read_only_disk
-from napari_bloodcell.errors import BloodCellError
+from napari_bloodcell.core.errors import BloodCellError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

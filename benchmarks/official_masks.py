@@ -26,11 +26,11 @@ from benchmarks.matching import f1, label_iou, n_matched
 from benchmarks.small_sam import SIDE, small_sam, train_on_smears
 from benchmarks.speed import machine
 from benchmarks.stock_sam import stock_generator
-from napari_bloodcell.backends import official_sam
-from napari_bloodcell.backends.official_sam import OfficialSam
-from napari_bloodcell.calibration import background_colour
-from napari_bloodcell.masks import filter_masks, intersection_area, paint
-from napari_bloodcell.protocols import Calibration, CellMask
+from napari_bloodcell.core.protocols import Calibration, CellMask
+from napari_bloodcell.models.official import sam as official_sam
+from napari_bloodcell.models.official.sam import OfficialSam
+from napari_bloodcell.stages.calibration import background_colour
+from napari_bloodcell.stages.masks import filter_masks, intersection_area, paint
 from training.sam_data import HS_DIAMETER_PX
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def suppression(iou_max: float) -> Iterator[None]:
 def in_fp32() -> Iterator[None]:
     """Let `OfficialSam` compute in float32 as SAM's generator does, whatever the processor is fast at."""
     with ExitStack() as stack:
-        for name in ("official_sam", "device"):
-            stack.enter_context(patch(f"napari_bloodcell.backends.{name}.fast_bf16", lambda _: False))
+        for name in ("official.sam", "device"):
+            stack.enter_context(patch(f"napari_bloodcell.models.{name}.fast_bf16", lambda _: False))
         yield
 
 

@@ -17,9 +17,9 @@ import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
 
-from napari_bloodcell.widgets import _layers as layers
-from napari_bloodcell.widgets._review_session import review_session
-from tests.widgets.smears import N_SIDE, PITCH, add_million_cells
+from napari_bloodcell.napari.docks.review.session import review_session
+from napari_bloodcell.napari.layers import cells as layers
+from tests.napari.smears import N_SIDE, PITCH, add_million_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,11 +31,11 @@ from scipy import ndimage
 import napari_bloodcell as nb
 from benchmarks.accuracy import cleaned_reference
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
-from napari_bloodcell.backends.registry import load_generator
-from napari_bloodcell.masks import paint
-from napari_bloodcell.protocols import CellMask
-from napari_bloodcell.segment import calibrate
-from napari_bloodcell.train_sam import train_sam
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.learning.train_sam import train_sam
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.stages.masks import paint
+from napari_bloodcell.stages.segment import calibrate
 from training.cnn_data import txl_fields
 from training.cnn_masks import ellipse
 

@@ -36,7 +36,7 @@ def make_slide(path: Path, smear: Path | None, side: int) -> None:
 
         piece = load_shipped()[0]
     else:
-        from napari_bloodcell.smear import read_plane
+        from napari_bloodcell.images.plane import read_plane
 
         piece = read_plane(smear).data
     stored = zarr.create_array(path, shape=(side, side, 3), chunks=(CHUNK, CHUNK, 3), dtype=np.uint8)
@@ -49,7 +49,7 @@ def make_slide(path: Path, smear: Path | None, side: int) -> None:
 def analyse(arguments: argparse.Namespace) -> None:
     """Analyse a slide in this process and print what it took as JSON."""
     import napari_bloodcell as nb
-    from napari_bloodcell.progress import drain
+    from napari_bloodcell.core.progress import drain
     from napari_bloodcell.slides.run import iter_analyse_slide
 
     models: dict[str, Any] = {}

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from napari_bloodcell.backends.device import autocast
-from napari_bloodcell.backends.sam_losses import mask_losses
-from napari_bloodcell.backends.segment_anything_modules import modeling
-from napari_bloodcell.masks import filter_masks, paint
+from napari_bloodcell.models.device import autocast
+from napari_bloodcell.models.embedded.tuning import mask_losses
+from napari_bloodcell.models.sam_modules import modeling
+from napari_bloodcell.stages.masks import filter_masks, paint
 from training.sam_data import HS_DIAMETER_PX, read_sam_masks
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ from PIL import Image
 
 import napari_bloodcell as nb
 from benchmarks.classical import classical_cells, measure
-from napari_bloodcell.backends.device import fast_bf16
-from napari_bloodcell.backends.embedded_sam import EmbeddedSam
-from napari_bloodcell.backends.official_sam import OfficialSam
-from napari_bloodcell.backends.registry import load_generator
-from napari_bloodcell.backends.segment_anything_modules import build_sam
-from napari_bloodcell.calibration import background_colour
-from napari_bloodcell.classify import classify, load_classifier
-from napari_bloodcell.protocols import Calibration
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.models.device import fast_bf16
+from napari_bloodcell.models.embedded.sam import EmbeddedSam
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.models.official.sam import OfficialSam
+from napari_bloodcell.models.sam_modules import build_sam
+from napari_bloodcell.stages.calibration import background_colour
+from napari_bloodcell.stages.classify import classify, load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 PACKAGE = "napari_bloodcell"
 TITLES = (
-    *("what users touch", "pictures", "the whole chain", "whole slides"),
-    *("stages with a model", "models", "pure stages", "words"),
+    *("what users touch", "the whole chain", "slides, training", "what lies on disk"),
+    *("the stages", "what they work with", "words"),
 )
 WIDTH, LEFT, TOP, BOX_PX, GAP_PX, CHAR_PX = 980, 176, 12, 24, 6, 7.0
 ARROWS_PX = 130
@@ -26,7 +26,7 @@ def floors() -> list[list[str]]:
     """Return the modules of each floor of the import-linter contract, top floor first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = contracts["contracts"][0]["layers"]
-    return [[name.strip(" ()") for name in layer.split(" : ")] for layer in layers]
+    return [layer.split(" | ") for layer in layers]
 
 
 def imports_between(levels: list[list[str]]) -> list[tuple[int, int]]:
@@ -42,12 +42,6 @@ def imports_between(levels: list[list[str]]) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def existing(names: list[str]) -> list[str]:
-    """Return those that there are: a contract may name modules to come."""
-    folder = ROOT / "src" / PACKAGE
-    return [name for name in names if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
-
-
 def draw() -> str:
     """Return the picture as SVG."""
     levels = floors()
@@ -55,7 +49,7 @@ def draw() -> str:
     right = WIDTH - ARROWS_PX
     for title, level in zip(TITLES, levels, strict=True):
         x, top, boxes = float(LEFT), y, []
-        for name in existing(level):
+        for name in level:
             width = CHAR_PX * len(name) + 14
             if x + width > right - 8:
                 x, y = float(LEFT), y + BOX_PX + GAP_PX

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
 import napari_bloodcell as nb
-from napari_bloodcell.cells import TYPE_COLOURS, type_names
+from napari_bloodcell.core.cells import TYPE_COLOURS, type_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,8 +22,8 @@ from qtpy.QtWidgets import QApplication
 from training_scenes import show_review, show_train
 
 import napari_bloodcell
-from napari_bloodcell.widgets._edit_tools import Tool
-from napari_bloodcell.widgets._layers import is_cells
+from napari_bloodcell.napari.docks.mouse import Tool
+from napari_bloodcell.napari.layers.cells import is_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from napari_bloodcell.protocols import Calibration, CellMask
+from napari_bloodcell.core.protocols import Calibration, CellMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_bloodcell.params import SegmentParams
+    from napari_bloodcell.core.params import SegmentParams
 
 
 @dataclass

@@ -21,8 +21,8 @@ from sybil.document import Document
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 import napari_bloodcell as nb
-from napari_bloodcell import cli
-from napari_bloodcell.journal import image_hash
+from napari_bloodcell.cli import main as cli
+from napari_bloodcell.corrections.journal import image_hash
 
 if TYPE_CHECKING:
     import numpy as np

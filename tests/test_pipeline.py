@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_bloodcell.params import Recipe, SegmentParams
+from napari_bloodcell.core.params import Recipe, SegmentParams
 from napari_bloodcell.pipeline import analyse
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 

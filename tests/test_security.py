@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import napari_bloodcell
-from napari_bloodcell import samples
-from napari_bloodcell.backends import weights
-from napari_bloodcell.image_files import is_inside
+from napari_bloodcell.images.files import is_inside
+from napari_bloodcell.models import weights
+from napari_bloodcell.napari import sample_data
 
 SOURCE = Path(napari_bloodcell.__file__).parent
 MODULES = {p.relative_to(SOURCE).as_posix(): ast.parse(p.read_text("utf-8")) for p in sorted(SOURCE.rglob("*.py"))}
@@ -36,13 +36,13 @@ def calls(tree: ast.Module) -> list[tuple[str, ast.Call]]:
 
 def test_one_module_alone_can_reach_the_network() -> None:
     found = {name for name, tree in MODULES.items() if imported(tree) & NETWORK}
-    assert found == {"backends/https_transfer.py"}
+    assert found == {"models/download.py"}
 
 
 def test_every_download_is_https_with_a_pinned_hash() -> None:
     listed = [(model.url, model.sha256) for model in weights.list_models() if model.url is not None]
     assert len(listed) == 3
-    for url, sha256 in [*listed, (samples.BCCD_URL, samples.BCCD_SHA256)]:
+    for url, sha256 in [*listed, (sample_data.BCCD_URL, sample_data.BCCD_SHA256)]:
         assert url.startswith("https://")
         assert len(bytes.fromhex(sha256)) == 32
 
@@ -82,8 +82,8 @@ def watch(event, arguments):
             print("NETWORK", event, arguments, file=sys.stderr)
             raise OSError("there is no network")
 sys.addaudithook(watch)
-from napari_bloodcell import cli
-sys.exit(cli.main(sys.argv[1:]))
+from napari_bloodcell.cli.main import main
+sys.exit(main(sys.argv[1:]))
 """
 
 

@@ -20,10 +20,10 @@ from PIL import Image
 import napari_bloodcell as nb
 from benchmarks.classical import classical_cells, measure
 from benchmarks.speed import NetworkClock
-from napari_bloodcell.backends.device import fast_bf16
-from napari_bloodcell.backends.embedded_sam import EmbeddedSam
-from napari_bloodcell.backends.registry import load_generator
-from napari_bloodcell.classify import load_classifier
+from napari_bloodcell.models.device import fast_bf16
+from napari_bloodcell.models.embedded.sam import EmbeddedSam
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.stages.classify import load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_bloodcell.calibration import background_colour
-from napari_bloodcell.cutouts import GLASS_LEVEL, cut_out
-from napari_bloodcell.dataset import LabelledCutouts, concatenate, read_cutouts
+from napari_bloodcell.learning.dataset import LabelledCutouts, concatenate, read_cutouts
+from napari_bloodcell.stages.calibration import background_colour
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
 from training.cnn_masks import (
     CANVAS_PX,
     PLATELET,

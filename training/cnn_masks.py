@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from napari_bloodcell.calibration import background_colour
-from napari_bloodcell.cutouts import GLASS_LEVEL
+from napari_bloodcell.stages.calibration import background_colour
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

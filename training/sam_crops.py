@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from napari_bloodcell.backends.embedded_sam import GLASS, normalise
-from napari_bloodcell.backends.window_sam import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
+from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
+from napari_bloodcell.models.embedded.sam import GLASS, normalise
 from training.sam_data import CACHE_DIAMETER_PX, PLATELET, RBC, UNKNOWN, WBC, Field
 
 CROP_PX = 160

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-from napari_bloodcell.backends.window_sam import RBC_DIAMETER_PX
-from napari_bloodcell.calibration import background_colour
-from napari_bloodcell.masks import filter_masks
-from napari_bloodcell.protocols import CellMask
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.models.embedded.network import RBC_DIAMETER_PX
+from napari_bloodcell.stages.calibration import background_colour
+from napari_bloodcell.stages.masks import filter_masks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_bloodcell.backends.cnn import EMBEDDED_FILES, ClassifierInfo, CnnClassifier
-from napari_bloodcell.backends.cnn_network import Architecture, CellCnn
-from napari_bloodcell.backends.cnn_training import loss_of
-from napari_bloodcell.cutouts import GLASS_LEVEL
-from napari_bloodcell.params import TrainParams
-from napari_bloodcell.progress import drain
-from napari_bloodcell.reports import figures_of
-from napari_bloodcell.train import iter_train
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.learning.reports import figures_of
+from napari_bloodcell.learning.train import iter_train
+from napari_bloodcell.models.cnn.classifier import EMBEDDED_FILES, ClassifierInfo, CnnClassifier
+from napari_bloodcell.models.cnn.network import Architecture, CellCnn
+from napari_bloodcell.models.cnn.training import loss_of
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL
 from training import cnn_data
 from training.cnn_augment import Augmenter, Strengths
 
 if TYPE_CHECKING:
-    from napari_bloodcell.protocols import Progress
+    from napari_bloodcell.core.protocols import Progress
 
 LOG = logging.getLogger("train_cnn")
 WEIGHTS = Path(__file__).parents[1] / "src" / "napari_bloodcell" / "weights"
@@ -196,9 +196,9 @@ def _log(step: Progress) -> None:
 
 def _embedded_sam() -> cnn_data.Segmenter:
     """Return the program's own segmentation, told the width of a red cell."""
-    from napari_bloodcell.backends.registry import load_generator
-    from napari_bloodcell.params import SegmentParams
-    from napari_bloodcell.segment import segment
+    from napari_bloodcell.core.params import SegmentParams
+    from napari_bloodcell.models.load import load_generator
+    from napari_bloodcell.stages.segment import segment
 
     generator = load_generator("embedded", "cpu")
 

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from napari_bloodcell.backends.sam_losses import heat_loss, mask_losses, side_loss
-from napari_bloodcell.backends.window_sam import (
+from napari_bloodcell.models.embedded.network import (
     LARGE_WINDOW,
     RBC_DIAMETER_PX,
     SMALL_BOX_PX,
@@ -25,6 +24,7 @@ from napari_bloodcell.backends.window_sam import (
     STRIDE,
     WindowSam,
 )
+from napari_bloodcell.models.embedded.tuning import heat_loss, mask_losses, side_loss
 from training.sam_crops import CropStream, window_masks
 from training.sam_data import load_fields
 

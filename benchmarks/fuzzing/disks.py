@@ -12,13 +12,13 @@ from PIL import Image
 from benchmarks.fuzzing.images import check_output
 from benchmarks.fuzzing.mutate import pick
 from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
-from napari_bloodcell import cli
-from napari_bloodcell.commands import batch
-from napari_bloodcell.errors import OutputError
-from napari_bloodcell.journal import Correction, Journal
-from napari_bloodcell.slides.result import open_slide_result
+from napari_bloodcell.cli import batch
+from napari_bloodcell.cli import main as cli
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.corrections.journal import Correction, Journal
+from napari_bloodcell.results.result import open_slide_result
+from napari_bloodcell.results.store import read_result
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.store import read_result
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.fuzzing.mutate import pick, spoil
-from napari_bloodcell import cli
-from napari_bloodcell.commands import batch
-from napari_bloodcell.errors import BloodCellError, InputWarning
-from napari_bloodcell.params import Recipe, SegmentParams
-from napari_bloodcell.pipeline import SmearResult, analyse
-from napari_bloodcell.slides.formats import is_slide, open_slide
-from napari_bloodcell.smear import Plane, read_plane
-from napari_bloodcell.store import read_result
+from napari_bloodcell.cli import batch
+from napari_bloodcell.cli import main as cli
+from napari_bloodcell.core.errors import BloodCellError, InputWarning
+from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.images.open import is_slide, open_slide
+from napari_bloodcell.images.plane import Plane, read_plane
+from napari_bloodcell.pipeline import analyse
+from napari_bloodcell.results.store import read_result
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from napari_bloodcell.results.result import SmearResult
 
 DTYPES = (
     *("bool", "uint8", "uint8", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", ">u2", ">f4"),
@@ -119,9 +121,9 @@ def use_array(rng: np.random.Generator, _folder: Path) -> object:
 @cache
 def models() -> tuple[Any, Any]:
     """Return the program's own models, loaded once."""
-    from napari_bloodcell.backends.registry import load_generator
-    from napari_bloodcell.classify import load_classifier
-    from napari_bloodcell.params import ClassifyParams
+    from napari_bloodcell.core.params import ClassifyParams
+    from napari_bloodcell.models.load import load_generator
+    from napari_bloodcell.stages.classify import load_classifier
 
     return load_generator("embedded", "cpu"), load_classifier(ClassifyParams(device="cpu"))
 

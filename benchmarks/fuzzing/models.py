@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from benchmarks.fuzzing.mutate import pick, spoil, spoil_json
-from napari_bloodcell.backends.cnn import WEIGHTS_FOLDER, load_classifier
-from napari_bloodcell.backends.registry import _load, load_generator
-from napari_bloodcell.params import SegmentParams
-from napari_bloodcell.protocols import Calibration
-from tests.backends.sam_examples import tiny_sam
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.models.cnn.classifier import WEIGHTS_FOLDER, load_classifier
+from napari_bloodcell.models.load import _load, load_generator
 from tests.fakes import disc_image
+from tests.models.sam_examples import tiny_sam
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,9 +223,9 @@ def use_pickle(rng: np.random.Generator, folder: Path) -> object:
 
 def _try_everywhere(path: Path) -> object:
     """Give a file to all that reads models or arrays; raise the last error of the program's own, if there is one."""
-    from napari_bloodcell.errors import BloodCellError
+    from napari_bloodcell.core.errors import BloodCellError
+    from napari_bloodcell.images.plane import read_plane
     from napari_bloodcell.slides.work import read_arrays
-    from napari_bloodcell.smear import read_plane
 
     error: BloodCellError | None = None
     for load in (

@@ -15,16 +15,16 @@ import numpy as np
 
 from benchmarks.fuzzing.images import check_result
 from benchmarks.fuzzing.mutate import WEIRD, pick, spoil, spoil_json, spoil_text
-from napari_bloodcell.errors import InputWarning
-from napari_bloodcell.journal import Correction, Journal, place, standing
-from napari_bloodcell.params import Recipe, SegmentParams
-from napari_bloodcell.pipeline import SmearResult, analyse
-from napari_bloodcell.recipes import read_recipe
-from napari_bloodcell.slides.result import open_slide_result
-from napari_bloodcell.slides.table import read_features, read_parquet
-from napari_bloodcell.store import read_result, write_result
-from napari_bloodcell.training_list import TypedCell
-from napari_bloodcell.training_set import TrainingSet
+from napari_bloodcell.core.errors import InputWarning
+from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.corrections.journal import Correction, Journal, place, standing
+from napari_bloodcell.learning.training_list import TypedCell
+from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.pipeline import analyse
+from napari_bloodcell.results.recipes import read_recipe
+from napari_bloodcell.results.result import SmearResult, open_slide_result
+from napari_bloodcell.results.store import read_result, write_result
+from napari_bloodcell.results.table import read_features, read_parquet
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 PATHS = (

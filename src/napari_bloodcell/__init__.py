@@ -11,15 +11,11 @@ Names are loaded when they are first used: importing the package loads neither t
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_bloodcell import napari_api as napari  # noqa: F401 - `napari` is an attribute, not a public name
-    from napari_bloodcell.classify import Classification, classify, iter_classify
-    from napari_bloodcell.counting import Counting, count, iter_count
-    from napari_bloodcell.errors import (
+    from napari_bloodcell import napari  # noqa: F401 - an attribute, not a name of `import *`
+    from napari_bloodcell.core.errors import (
         BloodCellError,
         DeviceError,
         DownloadError,
@@ -30,22 +26,25 @@ if TYPE_CHECKING:
         SettingsError,
         TrainingError,
     )
-    from napari_bloodcell.grid_search import GridSearch, grid_search, iter_grid_search
-    from napari_bloodcell.journal import Correction, Journal
-    from napari_bloodcell.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
-    from napari_bloodcell.pipeline import SmearResult, analyse, iter_analyse
-    from napari_bloodcell.progress import drain
-    from napari_bloodcell.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
-    from napari_bloodcell.recipes import read_recipe
-    from napari_bloodcell.segment import Segmentation, iter_segment, segment
-    from napari_bloodcell.slides.formats import open_slide
-    from napari_bloodcell.slides.image import SlideImage
-    from napari_bloodcell.slides.result import SlideResult, open_slide_result
-    from napari_bloodcell.smear import Plane, read_plane
-    from napari_bloodcell.store import StoredResult, read_result, write_result
-    from napari_bloodcell.train import Training, iter_train, train
-    from napari_bloodcell.train_sam import SamTraining, iter_train_sam, train_sam
-    from napari_bloodcell.training_set import TrainingSet
+    from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
+    from napari_bloodcell.core.progress import drain
+    from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
+    from napari_bloodcell.corrections.correction import Correction
+    from napari_bloodcell.corrections.journal import Journal
+    from napari_bloodcell.images.image import SlideImage
+    from napari_bloodcell.images.open import open_slide
+    from napari_bloodcell.images.plane import Plane, read_plane
+    from napari_bloodcell.learning.grid_search import GridSearch, grid_search, iter_grid_search
+    from napari_bloodcell.learning.train import Training, iter_train, train
+    from napari_bloodcell.learning.train_sam import SamTraining, iter_train_sam, train_sam
+    from napari_bloodcell.learning.training_set import TrainingSet
+    from napari_bloodcell.pipeline import analyse, iter_analyse
+    from napari_bloodcell.results.recipes import read_recipe
+    from napari_bloodcell.results.result import SlideResult, SmearResult, open_slide_result
+    from napari_bloodcell.results.store import StoredResult, read_result, write_result
+    from napari_bloodcell.stages.classify import Classification, classify, iter_classify
+    from napari_bloodcell.stages.counting import Counting, count, iter_count
+    from napari_bloodcell.stages.segment import Segmentation, iter_segment, segment
 
     __version__: str
 
@@ -108,28 +107,29 @@ __all__ = [
 ]
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "classify": ("Classification", "classify", "iter_classify"),
-    "counting": ("Counting", "count", "iter_count"),
-    "errors": (
+    "core.errors": (
         *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
         *("OutputError", "SettingsError", "TrainingError"),
     ),
-    "grid_search": ("GridSearch", "grid_search", "iter_grid_search"),
-    "journal": ("Correction", "Journal"),
-    "params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
-    "pipeline": ("SmearResult", "analyse", "iter_analyse"),
-    "progress": ("drain",),
-    "protocols": ("Calibration", "CellClassifier", "CellMask", "MaskGenerator", "Progress"),
-    "recipes": ("read_recipe",),
-    "segment": ("Segmentation", "iter_segment", "segment"),
-    "slides.formats": ("open_slide",),
-    "slides.image": ("SlideImage",),
-    "slides.result": ("SlideResult", "open_slide_result"),
-    "smear": ("Plane", "read_plane"),
-    "store": ("StoredResult", "read_result", "write_result"),
-    "train": ("Training", "iter_train", "train"),
-    "train_sam": ("SamTraining", "iter_train_sam", "train_sam"),
-    "training_set": ("TrainingSet",),
+    "core.params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
+    "core.progress": ("drain",),
+    "core.protocols": ("Calibration", "CellClassifier", "CellMask", "MaskGenerator", "Progress"),
+    "corrections.correction": ("Correction",),
+    "corrections.journal": ("Journal",),
+    "images.image": ("SlideImage",),
+    "images.open": ("open_slide",),
+    "images.plane": ("Plane", "read_plane"),
+    "learning.grid_search": ("GridSearch", "grid_search", "iter_grid_search"),
+    "learning.train": ("Training", "iter_train", "train"),
+    "learning.train_sam": ("SamTraining", "iter_train_sam", "train_sam"),
+    "learning.training_set": ("TrainingSet",),
+    "pipeline": ("analyse", "iter_analyse"),
+    "results.recipes": ("read_recipe",),
+    "results.result": ("SlideResult", "SmearResult", "open_slide_result"),
+    "results.store": ("StoredResult", "read_result", "write_result"),
+    "stages.classify": ("Classification", "classify", "iter_classify"),
+    "stages.counting": ("Counting", "count", "iter_count"),
+    "stages.segment": ("Segmentation", "iter_segment", "segment"),
 }
 _HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -138,13 +138,10 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
     if name == "napari":  # the docks' work on layers; napari itself is imported when a function is called
-        return importlib.import_module(f"{__name__}.napari_api")
+        return importlib.import_module(f"{__name__}.napari")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Not import_module(): where a function is called as its module, the attribute is the function's.
-    module = f"{__name__}.{_HOME[name]}"
-    importlib.import_module(module)
-    value: object = getattr(sys.modules[module], name)
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
@@ -160,14 +157,3 @@ def _version() -> str:
         return metadata.version("napari-bloodcell")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         return "0+unknown"
-
-
-class _Package(ModuleType):
-    """A module whose functions keep their names: importing the submodule ``segment`` must not hide `segment`."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOME):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, overload
 
-from napari_bloodcell.classify import iter_classify
-from napari_bloodcell.classify import load_classifier as default_classifier
-from napari_bloodcell.counting import Counting, iter_count
-from napari_bloodcell.errors import SettingsError
-from napari_bloodcell.params import Recipe
-from napari_bloodcell.progress import drain
-from napari_bloodcell.segment import FailedTile, iter_segment
-from napari_bloodcell.slides.formats import is_slide, read_whole
+from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.images.open import is_slide, read_whole
+from napari_bloodcell.results.result import SmearResult
+from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.store import write_result
+from napari_bloodcell.stages.classify import iter_classify
+from napari_bloodcell.stages.classify import load_classifier as default_classifier
+from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.segment import iter_segment
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.protocols import Calibration, CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.slides.result import SlideResult
-    from napari_bloodcell.smear import Plane
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SmearResult:
-    """Everything found in one smear.
-
-    Attributes
-    ----------
-    cells : ndarray of int32, shape (Y, X)
-        Label image, 0 background, ids 1..N.
-    types : ndarray of uint8, shape (Y, X)
-        1 RBC, 2 WBC, 3 platelet, then user classes: 1 + the position of the type in `names`; 0 background.
-    table : DataFrame
-        One row per cell, index = id; see `cells.COLUMNS`.
-    counts : dict of str to int
-        Cells per type, RBC after correction for overlap.
-    counting : Counting
-        Where the counts come from: areas, KDE, peaks, thresholds, posterior, interval.
-    names : list of str
-        Names of all types.
-    calibration : Calibration
-        What was measured once for the whole smear.
-    recipe : Recipe
-        The settings used.
-    models : dict
-        Stage → {"name", "sha256"} of the model that did it.
-    image_name : str
-        Name of the image, without folder and ending.
-    device : str
-        What the generator ran on, as "cpu" or "cuda:0".
-    failed_tiles : list of FailedTile
-        Tiles that hold no cells because they failed.
-    """
-
-    cells: NDArray[np.int32]
-    types: NDArray[np.uint8]
-    table: pd.DataFrame
-    counts: dict[str, int]
-    counting: Counting
-    names: list[str]
-    calibration: Calibration
-    recipe: Recipe
-    models: dict[str, dict[str, str]]
-    image_name: str
-    device: str
-    failed_tiles: list[FailedTile] = field(default_factory=list)
+    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
+    from napari_bloodcell.images.plane import Plane
+    from napari_bloodcell.results.result import SlideResult
 
 
 @overload

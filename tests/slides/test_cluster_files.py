@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from napari_bloodcell import cli
+from napari_bloodcell.cli import main as cli
 
 FOLDER = Path(__file__).parents[2] / "docs" / "examples" / "cluster"
 

@@ -16,10 +16,10 @@ import pytest
 import zarr
 
 import napari_bloodcell as nb
-from napari_bloodcell import cli
-from napari_bloodcell.commands import batch
-from napari_bloodcell.errors import OutputError
-from napari_bloodcell.progress import drain
+from napari_bloodcell.cli import batch
+from napari_bloodcell.cli import main as cli
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.core.progress import drain
 from napari_bloodcell.slides import work as work_files
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -168,7 +168,7 @@ def test_the_command_line_tells_of_a_tile_that_fails_and_does_it_the_next_time(
     image: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     zarr.create_array(tmp_path / "slide.zarr", data=image, chunks=(128, 128, 3))
-    monkeypatch.setattr("napari_bloodcell.slides.formats.LARGE_PX", 100 * 100)
+    monkeypatch.setattr("napari_bloodcell.images.open.LARGE_PX", 100 * 100)
     command = ["analyse", str(tmp_path / "slide.zarr"), "--output", str(tmp_path / "out"), "--quiet"]
     command += ["--tile-size", "160", "--rbc-diameter-px", "24", "--no-overlay", "--no-kde"]
 

@@ -11,8 +11,8 @@ import pytest
 import zarr
 
 import napari_bloodcell as nb
-from napari_bloodcell import store as nb_store
-from napari_bloodcell.progress import drain
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.results import store as nb_store
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import random_discs, settings

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import napari_bloodcell as nb
-from napari_bloodcell.backends.registry import load_generator
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.stages.tiles import Tile
 from napari_bloodcell.synthetic import load_shipped
-from napari_bloodcell.tiles import Tile
 from tests.fakes import ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def segment_on(
     is_grouped: bool = False,
 ) -> nb.Segmentation:
     size, dy, dx = grid
-    module = importlib.import_module("napari_bloodcell.segment")
+    module = importlib.import_module("napari_bloodcell.stages.segment")
     with patch.context() as one:
         one.setattr(
             module, "_tiles_of", lambda shape, _size, overlap, _region: tiles_of(shape[:2], size, overlap, dy, dx)

@@ -17,11 +17,10 @@ import pytest
 import zarr
 
 import napari_bloodcell as nb
-from napari_bloodcell.errors import SettingsError
-from napari_bloodcell.progress import drain
-from napari_bloodcell.slides.crew import Task, Team, start_pool
+from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.progress import drain
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.slides.schedule import InOrder
+from napari_bloodcell.slides.workers import InOrder, Task, Team, start_pool
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import SlowGenerator, random_discs, same, settings
 
@@ -142,7 +141,7 @@ def test_processes_end_with_the_one_that_started_them_though_it_is_killed(tmp_pa
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
         "import os, time\n"
-        "from napari_bloodcell.slides.crew import end_with_parent\n"
+        "from napari_bloodcell.slides.workers import end_with_parent\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, get_context('spawn'), end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from napari_bloodcell.slides.masks_file import pack_masks, unpack_masks
+from napari_bloodcell.results.plan import grown
 from napari_bloodcell.slides.neighbours import TileNotDone
-from napari_bloodcell.slides.plan import grown
-from napari_bloodcell.slides.work import read_arrays, write_arrays
-from napari_bloodcell.stitch import number_cells, parts_of_one_cell
+from napari_bloodcell.slides.work import pack_masks, read_arrays, unpack_masks, write_arrays
+from napari_bloodcell.stages.stitch import number_cells, parts_of_one_cell
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_bloodcell.protocols import CellMask
-    from napari_bloodcell.slides.plan import Plan
+    from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.results.plan import Plan
     from napari_bloodcell.slides.work import WorkFolder
 
     Box = tuple[int, int, int, int]

@@ -10,19 +10,18 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_bloodcell.errors import BloodCellError
-from napari_bloodcell.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
-from napari_bloodcell.slides.masks_file import unpack_masks
-from napari_bloodcell.slides.plan import grown
-from napari_bloodcell.slides.work import read_arrays
+from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.results.plan import grown
+from napari_bloodcell.slides.work import read_arrays, unpack_masks
+from napari_bloodcell.stages.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_bloodcell.protocols import CellMask
-    from napari_bloodcell.slides.plan import Plan
+    from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.results.plan import Plan
     from napari_bloodcell.slides.work import WorkFolder
 
     Box = tuple[int, int, int, int]

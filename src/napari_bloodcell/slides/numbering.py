@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.cells import type_lut, type_names
-from napari_bloodcell.classify import decide_types
-from napari_bloodcell.errors import OutputError
-from napari_bloodcell.slides.block_cells import block_labels
-from napari_bloodcell.slides.pyramid import CELLS, TYPES
-from napari_bloodcell.slides.table import CellColumns
+from napari_bloodcell.core.cells import type_lut, type_names
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.results.pyramid import CELLS, TYPES
+from napari_bloodcell.results.table import CellColumns
+from napari_bloodcell.slides.blocks import block_labels
 from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
+from napari_bloodcell.stages.classify import decide_types
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from napari_bloodcell.slides.plan import Plan
+    from napari_bloodcell.results.plan import Plan
     from napari_bloodcell.slides.site import Site
     from napari_bloodcell.slides.work import WorkFolder
 

@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from napari_bloodcell.atomic import make_folder, sweep, writing
-from napari_bloodcell.cells import type_names
-from napari_bloodcell.counting import iter_count
-from napari_bloodcell.errors import InputError, OutputError
-from napari_bloodcell.ome_zarr import create_smear
-from napari_bloodcell.params import Recipe
-from napari_bloodcell.progress import Steps
-from napari_bloodcell.protocols import Progress
-from napari_bloodcell.segment import FailedTile, calibrate, sample_of, tiles_across
-from napari_bloodcell.slides.crew import Alone, Crew, Task, cluster, processes
-from napari_bloodcell.slides.finish import write_numbers_of_slide
-from napari_bloodcell.slides.formats import open_slide
+from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.files import make_folder, sweep, writing
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.core.protocols import FailedTile, Progress
+from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.results.finish import write_numbers_of_slide
+from napari_bloodcell.results.ome_zarr import create_smear
+from napari_bloodcell.results.plan import Plan, models_of
+from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
+from napari_bloodcell.results.result import SlideResult, area_mm2, open_slide_result
+from napari_bloodcell.results.store import RECIPE, ZARR
 from napari_bloodcell.slides.joined import join_slide
 from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
-from napari_bloodcell.slides.plan import BLOCK_LEVELS, BLOCK_PX, Plan, models_of
-from napari_bloodcell.slides.pyramid import CELLS, IMAGE, TYPES, Pyramids
-from napari_bloodcell.slides.result import SlideResult, area_mm2, open_slide_result
-from napari_bloodcell.slides.schedule import InOrder, TilesThenBlocks
 from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, locked, read_arrays, write_arrays
-from napari_bloodcell.store import RECIPE, ZARR
+from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
+from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
+from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from napari_bloodcell.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.slides.image import SlideImage
+    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.images.image import SlideImage
 
     Box = tuple[int, int, int, int]
 
@@ -160,13 +160,13 @@ def iter_analyse_slide(
 
 
 def _load_generator(recipe: Recipe) -> MaskGenerator:
-    from napari_bloodcell.backends.registry import load_generator
+    from napari_bloodcell.models.load import load_generator
 
     return load_generator(recipe.segment.model, recipe.segment.device)
 
 
 def _load_classifier(recipe: Recipe) -> CellClassifier:
-    from napari_bloodcell.classify import load_classifier
+    from napari_bloodcell.stages.classify import load_classifier
 
     return load_classifier(recipe.classify)
 

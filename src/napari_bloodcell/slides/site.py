@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_bloodcell.slides.formats import open_slide
+from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.results.pyramid import Pyramids
+from napari_bloodcell.results.store import ZARR
 from napari_bloodcell.slides.neighbours import NearbyMasks
-from napari_bloodcell.slides.pyramid import Pyramids
 from napari_bloodcell.slides.work import WorkFolder
-from napari_bloodcell.store import ZARR
 
 if TYPE_CHECKING:
-    from napari_bloodcell.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.slides.image import SlideImage
-    from napari_bloodcell.slides.plan import Plan
+    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.images.image import SlideImage
+    from napari_bloodcell.results.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Job:
         recipe = self.plan.recipe
         generator, classifier = self.generator, self.classifier
         if generator is None:
-            from napari_bloodcell.backends.registry import load_generator
+            from napari_bloodcell.models.load import load_generator
 
             generator = load_generator(recipe.segment.model, recipe.segment.device)
         if classifier is None:
-            from napari_bloodcell.classify import load_classifier
+            from napari_bloodcell.stages.classify import load_classifier
 
             classifier = load_classifier(recipe.classify)
         slide = open_slide(self.source)

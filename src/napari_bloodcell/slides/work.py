@@ -8,6 +8,7 @@ that was done differently is never mixed in.
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import zipfile
 from contextlib import contextmanager
@@ -16,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from napari_bloodcell.atomic import write_bytes
-from napari_bloodcell.errors import READ_ERRORS, OutputError
-from napari_bloodcell.slides.plan import Plan
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
+from napari_bloodcell.core.files import write_bytes
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan
+from napari_bloodcell.results.result import open_slide_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
 
 WORK, LOCK = "work", ".lock"
 """Names in the folder of a result: unfinished work, and the lock of the run that is at it."""
@@ -137,3 +141,47 @@ def locked(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()  # the file stays: removing it would let a third run in between two others
+
+
+def pack_masks(masks: Sequence[CellMask]) -> Arrays:
+    """Return masks as arrays that `unpack_masks` takes."""
+    types = sorted({m.cell_type for m in masks if m.cell_type is not None})
+    codes = {name: i + 1 for i, name in enumerate(types)}
+    bits = [np.packbits(m.mask) for m in masks]
+    numbers = [
+        (m.predicted_iou, m.stability_score, m.score, m.type_probability, m.point[0], m.point[1], m.area) for m in masks
+    ]
+    return {
+        "bbox": np.array([m.bbox for m in masks], np.int64).reshape(-1, 4),
+        "numbers": np.array(numbers, np.float64).reshape(-1, 7),
+        "type": np.array([codes.get(m.cell_type or "", 0) for m in masks], np.int16),
+        "types": np.array(["", *types]),
+        "bits": np.concatenate(bits) if bits else np.empty(0, np.uint8),
+    }
+
+
+def unpack_masks(arrays: Arrays) -> list[CellMask]:
+    """Return the masks that `pack_masks` packed."""
+    boxes, names = arrays["bbox"], [str(name) or None for name in arrays["types"]]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    ends = np.cumsum([0, *(-(-sides.prod(1) // 8)).tolist()])
+    masks = []
+    for k, (start, end) in enumerate(itertools.pairwise(ends.tolist())):
+        height, width = sides[k].tolist()
+        mask = np.unpackbits(arrays["bits"][start:end], count=height * width).reshape(height, width).astype(bool)
+        iou, stability, score, certainty, y, x, _ = arrays["numbers"][k].tolist()
+        y0, x0, y1, x1 = boxes[k].tolist()
+        name = names[int(arrays["type"][k])]
+        masks.append(CellMask((y0, x0, y1, x1), mask, iou, stability, score, (y, x), name, certainty))
+    return masks
+
+
+def source_of_work(folder: Path) -> str | None:
+    """Return the path of the slide that a folder holds a result or unfinished work of; None where it holds none."""
+    plan = WorkFolder(folder).read_plan()
+    if plan is None:
+        try:
+            plan = open_slide_result(folder).plan
+        except InputError:
+            return None
+    return plan.source

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.cells import BUILTIN_TYPES
-from napari_bloodcell.errors import SettingsError
+from napari_bloodcell.core.cells import BUILTIN_TYPES
+from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.synthetic.optics import GIEMSA, Optics, Stain, expose
 from napari_bloodcell.synthetic.placing import Crowd, scatter
 from napari_bloodcell.synthetic.shapes import HALO_PX, CellSpec, PlacedCell, optical_density, place

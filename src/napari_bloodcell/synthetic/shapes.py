@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import ndimage
 
-from napari_bloodcell.cells import PLATELET, RBC, WBC
+from napari_bloodcell.core.cells import PLATELET, RBC, WBC
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

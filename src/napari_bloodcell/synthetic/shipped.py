@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from napari_bloodcell.cells import BUILTIN_TYPES
+from napari_bloodcell.core.cells import BUILTIN_TYPES
 from napari_bloodcell.synthetic.drawing import SyntheticSmear, draw_smear
 
 if TYPE_CHECKING:

@@ -1,0 +1,112 @@
+"""``napari-bloodcell analyse``: many images in one call."""
+
+# Annotations are read when the command runs, so they are not postponed here.
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from napari_bloodcell.cli import batch
+from napari_bloodcell.cli.console import warn
+from napari_bloodcell.cli.folders import collect
+from napari_bloodcell.cli.main import DONE, SOME_FAILED
+from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
+from napari_bloodcell.core.errors import InputError, SettingsError
+from napari_bloodcell.core.files import make_folder
+from napari_bloodcell.results.recipes import read_record
+from napari_bloodcell.results.store import LabelFormat
+
+
+def analyse(
+    *images: str,
+    output: Annotated[Path, Parameter(alias="-o")],
+    recipe: Path | None = None,
+    preset: Literal["default", "paper"] | None = None,
+    label_format: Annotated[LabelFormat, Parameter(name="--format")] = "ome-zarr",
+    overlay: bool = True,
+    kde: bool = True,
+    geojson: bool = False,
+    device: str | None = None,
+    seed: int | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    image_copy: bool = True,
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    segment: SegmentFlags = None,
+    classify: ClassifyFlags = None,
+    count: CountFlags = None,
+) -> int:
+    """Segment, type and count the cells of images.
+
+    Exit code: 0 all done, 1 some images failed (they are named, the others are done), 2 wrong use.
+
+    Parameters
+    ----------
+    images
+        Image files, OME-Zarr folders, folders of images, or globs.
+    output
+        Folder for the results: one folder per image and summary.csv.
+    recipe
+        Settings from a file: recipe.json of an earlier result, or the bare settings. Flags win over it.
+    preset
+        Named settings: "paper" are those of Rao et al. 2024.
+    label_format
+        Label images as one OME-Zarr, or as cells.tif and types.tif.
+    overlay
+        Write overlay.png: the image with the outlines of the typed cells.
+    kde
+        Write kde.png: the areas of the red cells with peaks and thresholds.
+    geojson
+        Write cells.geojson for QuPath.
+    device
+        Of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
+    seed
+        Of everything drawn at random.
+    workers
+        Processes, with the cores divided among them: of several images each takes one after the other, on a whole
+        slide, or on a single image, they work together.
+    scheduler
+        Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
+    image_copy
+        Write a lossless copy of a whole slide beside its cells.
+    quiet
+        Show no progress.
+    """
+    if not images:
+        raise InputError("Give at least one image, folder or glob to analyse.")
+    settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
+    found, missing = collect(images)
+    if not found:
+        raise InputError(f"There is no image {', '.join(missing)}.")
+    make_folder(output)
+    models = batch.load_models(settings, quiet=quiet)
+    if recipe is not None:
+        _warn_of_other_models(recipe, models)
+    if workers < 1:
+        raise SettingsError(f"--workers is {workers}; give at least 1.")
+    options = batch.Options(
+        output,
+        label_format,
+        overlay=overlay,
+        kde=kde,
+        geojson=geojson,
+        quiet=quiet,
+        workers=workers,
+        scheduler=scheduler,
+        copies_image=image_copy,
+    )
+    return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
+
+
+def _warn_of_other_models(recipe: Path, models: batch.Models) -> None:
+    """Say so where a recipe is replayed with other weights than it was recorded with."""
+    try:
+        recorded = read_record(recipe).models
+    except SettingsError:  # bare settings record no models
+        return
+    for stage, model in (("segment", models.generator), ("classify", models.classifier)):
+        if stage in recorded and recorded[stage].sha256 != model.sha256:
+            warn(
+                f"The {stage} model is {model.name} ({model.sha256[:12]}…), not the one of {recipe}: "
+                f"{recorded[stage].name} ({recorded[stage].sha256[:12]}…). The numbers may differ."
+            )

@@ -1,0 +1,105 @@
+"""The command ``napari-bloodcell``: what each of its commands does is loaded when it is run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from cyclopts import App, CycloptsError
+
+import napari_bloodcell
+from napari_bloodcell.cli.console import describe_fault, log_faults
+from napari_bloodcell.core.errors import BloodCellError, DownloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all done; some images (or a download) failed; wrong use, nothing was done; stopped by the user."""
+
+app = App(
+    name="napari-bloodcell",
+    help="Segment, type and count the blood cells of smears.",
+    help_format="plaintext",
+    version=lambda: napari_bloodcell.__version__,
+    result_action="return_value",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+)
+_COMMANDS = "napari_bloodcell.cli"
+app.command(f"{_COMMANDS}.analyse:analyse", name="analyse", help="Count the cells of images, folders or globs.")
+app.command(f"{_COMMANDS}.demo:demo", name="demo", help="Analyse the smear that comes with the program.")
+app.command(f"{_COMMANDS}.train:train", name="train", help="Train a classifier on a folder of cutouts.")
+app.command(f"{_COMMANDS}.train_sam:train_sam", name="train-sam", help="Fine-tune the embedded SAM on masks.")
+models = App(name="models", help="List, download and check the weights of models.")
+models.command(f"{_COMMANDS}.models:list_all", name="list", help="List the models and whether they are here.")
+models.command(f"{_COMMANDS}.models:download", name="download", help="Fetch and check the weights of models.")
+models.command(f"{_COMMANDS}.models:where", name="where", help="Print the folder of downloaded weights.")
+models.command(f"{_COMMANDS}.models:verify", name="verify", help="Compare weights with their SHA-256.")
+app.command(models)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows the program's name; those of the process where it is not given.
+
+    Returns
+    -------
+    int
+        0 all done, 1 some images failed, 2 wrong use, 130 interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ must not stop a batch
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    log_faults()
+    try:
+        code = app(sys.argv[1:] if arguments is None else list(arguments))
+    except CycloptsError as error:
+        return _fail(f"{_usage_error(error)} See napari-bloodcell --help.", WRONG_USE)
+    except DownloadError as error:
+        return _fail(str(error), SOME_FAILED)
+    except BloodCellError as error:
+        return _fail(str(error), WRONG_USE)
+    except KeyboardInterrupt:
+        return _fail("Interrupted. What was written so far is complete.", INTERRUPTED)
+    except BrokenPipeError:
+        return _stop_writing()
+    except Exception as error:  # noqa: BLE001 - a user gets a line and where to send it, not a traceback
+        return _fail(describe_fault(error), SOME_FAILED)
+    return code if isinstance(code, int) else DONE
+
+
+def _fail(message: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"napari-bloodcell: error: {message}\n")
+    return code
+
+
+def _stop_writing() -> int:
+    """End in silence where the reader went away, as `| head` does: Python would complain of what it still holds."""
+    with contextlib.suppress(OSError, ValueError):  # no real stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return SOME_FAILED
+
+
+def _usage_error(error: CycloptsError) -> str:
+    """Return what is wrong with the command line in one line."""
+    from pydantic import BaseModel, ValidationError
+
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ValidationError):
+        from napari_bloodcell.results.recipes import explain
+
+        return f"{explain(cause, BaseModel, as_flags=True)}."
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

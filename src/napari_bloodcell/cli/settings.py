@@ -1,0 +1,81 @@
+"""The settings of every stage as flags, made from the models in `params`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter, default_name_transform
+from pydantic import ValidationError
+
+from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
+from napari_bloodcell.results.recipes import explain, read_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pydantic import BaseModel
+
+_STAGES: dict[str, type[BaseModel]] = {"segment": SegmentParams, "classify": ClassifyParams, "count": CountParams}
+_TIMES = Counter(name for stage in _STAGES.values() for name in stage.model_fields)
+
+
+def flag_of(stage: str) -> Callable[[str], str]:
+    """Return the function that names the flag of a setting: ``--segment-model`` where several stages have a model."""
+
+    def transform(name: str) -> str:
+        flag = default_name_transform(name)
+        return f"{stage}-{flag}" if _TIMES[name] > 1 else flag
+
+    return transform
+
+
+def _flags(stage: str, group: str) -> Parameter:
+    return Parameter(name="*", name_transform=flag_of(stage), group=group, negative_none="no-")
+
+
+SegmentFlags = Annotated[SegmentParams | None, _flags("segment", "Segmentation")]
+ClassifyFlags = Annotated[ClassifyParams | None, _flags("classify", "Classification")]
+CountFlags = Annotated[CountParams | None, _flags("count", "Counting")]
+TrainFlags = Annotated[TrainParams | None, Parameter(name="*", group="Training", negative_none="no-")]
+
+
+def recipe_from(
+    file: Path | None,
+    preset: str | None,
+    *,
+    segment: SegmentParams | None,
+    classify: ClassifyParams | None,
+    count: CountParams | None,
+    device: str | None,
+    seed: int | None,
+) -> Recipe:
+    """Return the settings of a recipe file or a preset, with those of flags in place of theirs.
+
+    Raises
+    ------
+    SettingsError
+        If both a file and a preset are given, or the settings cannot be used together.
+    """
+    if file is not None and preset is not None:
+        raise SettingsError("Give either --recipe or --preset, not both: a recipe has all settings of its own.")
+    given: dict[str, dict[str, Any]] = {}
+    for stage, flags in (("segment", segment), ("classify", classify), ("count", count)):
+        given[stage] = {name: getattr(flags, name) for name in flags.model_fields_set} if flags is not None else {}
+    if device is not None:
+        for stage in ("segment", "classify"):
+            given[stage].setdefault("device", device)
+    if file is not None:
+        recipe = read_recipe(file, overrides=given)
+        return recipe if seed is None else recipe.model_copy(update={"seed": seed})
+    settings = (Recipe.paper() if preset == "paper" else Recipe()).model_dump()
+    for stage, values in given.items():
+        settings[stage] |= values
+    if seed is not None:
+        settings["seed"] = seed
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        raise SettingsError(f"The settings cannot be used: {explain(error, Recipe)}.") from error

@@ -1,0 +1,69 @@
+"""``napari-bloodcell train-sam``: the embedded SAM fine-tuned on a laboratory's corrected masks."""
+
+# Annotations are read when the command runs, so they are not postponed here.
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from napari_bloodcell.cli.console import ProgressLine, say, stop_on_interrupt
+from napari_bloodcell.cli.main import DONE
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.learning.train_sam import iter_train_sam
+
+
+def train_sam(
+    folder: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    start: Annotated[str, Parameter(name="--from")] = "embedded",
+    steps: PositiveInt = 200,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    device: str = "auto",
+    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+) -> int:
+    """Fine-tune the embedded SAM on corrected masks.
+
+    Parameters
+    ----------
+    folder
+        Results of the program with their image (OME-Zarr), or images with label images (a.png and a_cells.tif).
+    output
+        The weights to write (.safetensors), for --segment-model. Ctrl-C keeps the best so far.
+    start
+        "embedded", or weights that were fine-tuned before.
+    steps
+        Steps of some two dozen cells.
+    learning_rate
+        Largest step size.
+    seed
+        Of what is drawn at random.
+    device
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+    quiet
+        Show no progress.
+    """
+    bar = ProgressLine(f"Fine-tuning on {folder}", is_quiet=quiet)
+    with stop_on_interrupt() as should_stop:
+        work = iter_train_sam(
+            folder,
+            output,
+            start=start,
+            steps=steps,
+            learning_rate=learning_rate,
+            seed=seed,
+            device=device,
+            should_stop=should_stop,
+        )
+        training = drain(work, bar)
+    bar.clear()
+    say(f"Trained on {training.n_train} cells in {training.steps} steps.")
+    say(
+        f"Mean IoU on {training.n_val} cells that were kept from it: "
+        f"{training.iou_before:.4f} before, {training.iou_after:.4f} after."
+    )
+    say(f"Model: {training.path.resolve()}")
+    return DONE

@@ -1,0 +1,68 @@
+"""Long work is a generator that yields its progress and returns its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from napari_bloodcell.core.protocols import Progress
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+class Steps(Generic[S, R]):
+    """The steps of long work in a for loop, and its result after them.
+
+    A loop that is left early closes the work, so that it can clean up.
+
+    Parameters
+    ----------
+    work : generator
+        What an ``iter_`` function returns.
+    """
+
+    result: R
+    """What the generator returned; there once the loop has come to its end."""
+
+    def __init__(self, work: Generator[S, None, R]) -> None:
+        self._work = work
+
+    def __iter__(self) -> Iterator[S]:
+        """Yield the steps that are left."""
+        self.result = yield from self._work
+
+
+def drain(
+    work: Generator[Progress, None, R],
+    on_progress: Callable[[Progress], object] | None = None,
+) -> R:
+    """Run long work to its end and return its result.
+
+    Parameters
+    ----------
+    work : generator
+        What an ``iter_`` function returns.
+    on_progress : callable, optional
+        Called with every `Progress`, in this thread.
+
+    Returns
+    -------
+    object
+        What the generator returns.
+
+    Raises
+    ------
+    BaseException
+        Whatever the work or `on_progress` raises; the work is closed first, so that it can clean up.
+    """
+    steps = Steps(work)
+    try:
+        for step in steps:
+            if on_progress is not None:
+                on_progress(step)
+    finally:
+        work.close()
+    return steps.result

@@ -1,0 +1,176 @@
+"""What the program asks of a mask generator and of a classifier; bring your own by implementing these.
+
+Arrays are (Y, X) or (Y, X, 3) with the origin at the top left; boxes are half-open (y0, x0, y1, x1) in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import SegmentParams
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellMask:
+    """One mask that a generator proposes: SAM's record, with the mask cropped to its box.
+
+    Attributes
+    ----------
+    bbox : tuple of int
+        (y0, x0, y1, x1), half-open, in pixels of the image given to the generator.
+    mask : ndarray of bool, shape (y1 - y0, x1 - x0)
+        The cell within its box.
+    predicted_iou, stability_score : float
+        SAM's own estimates of the mask's quality, 0 to 1.
+    score : float
+        Confidence that this is a cell, 0 to 1; orders masks when they compete for pixels.
+    point : tuple of float
+        (y, x), the prompt, pixels. A tile owns the masks whose point lies in it.
+    cell_type : str or None
+        The generator's own idea of the type, if it has one.
+    type_probability : float
+        How sure it is of that, 0 to 1; NaN where it has no idea.
+    """
+
+    bbox: tuple[int, int, int, int]
+    mask: NDArray[np.bool_]
+    predicted_iou: float
+    stability_score: float
+    score: float
+    point: tuple[float, float]
+    cell_type: str | None = None
+    type_probability: float = float("nan")
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(np.count_nonzero(self.mask))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is measured once per smear, never per tile, so that tiles agree with each other.
+
+    Attributes
+    ----------
+    rbc_diameter_px : float
+        Width of a typical red cell, pixels of the image.
+    background_rgb : tuple of float
+        Colour of the empty glass of the image as it was given, 0 to 255.
+    mean_brightness : float
+        Mean of HSV's V over the smear, 0 to 255.
+    source : str
+        Where the diameter comes from: "given", "pixel size", "estimated" or "default".
+    """
+
+    rbc_diameter_px: float
+    background_rgb: tuple[float, float, float]
+    mean_brightness: float
+    source: str = "estimated"
+
+
+@runtime_checkable
+class MaskGenerator(Protocol):
+    """Finds the cells of an image.
+
+    `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images
+    itself, so that they need not be brightened for it.
+
+    It may have more: `device`, where it runs; `look_px(calibration)`, the side in pixels of what it likes to look at
+    at once, for which small tiles are put together; `threads`, an `ahead.Threads`, if `generate` may be called from
+    several threads at once.
+    """
+
+    name: str
+    sha256: str
+    normalises_light: bool
+
+    def overlap_px(self, calibration: Calibration) -> int:
+        """Return how many pixels around a tile the generator wants to see."""
+        ...
+
+    def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
+        """Refine a first estimate on a sample (Y, X, 3) uint8 of the smear; may return it unchanged."""
+        ...
+
+    def generate(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        params: SegmentParams,
+        *,
+        origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
+    ) -> list[CellMask]:
+        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap.
+
+        `origin` is the (y, x) of the image in its smear: a generator that resamples does so on one grid for all tiles.
+        `within` is a half-open box (y0, x0, y1, x1): cells whose point lies outside of it are of no use, so a generator
+        may spare itself their masks. Boxes and points, `within` too, are relative to the image.
+        """
+        ...
+
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        *,
+        points: NDArray[np.floating] | None = None,
+        boxes: NDArray[np.floating] | None = None,
+    ) -> list[CellMask]:
+        """Return one mask per prompt: points (N, 2) as (y, x), or boxes (N, 4) as (y0, x0, y1, x1)."""
+        ...
+
+
+@runtime_checkable
+class CellClassifier(Protocol):
+    """Types cells from their cutouts. `classes` are names in the order of the columns of `predict`.
+
+    `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
+    trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). It may
+    have `glass_level`, to which the glass is brought before, and `threads`, as a `MaskGenerator`.
+    """
+
+    name: str
+    sha256: str
+    classes: Sequence[str]
+    rbc_diameter_px: float | None
+
+    def predict(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step of long work: `done` of `total` `what`, and a `payload` for live display."""
+
+    done: int
+    total: int
+    what: str
+    payload: object = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTile:
+    """A tile without cells because its segmentation failed: `box` is (y0, x0, y1, x1), pixels."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which model made a result: `sha256` is that of its weights."""
+
+    name: str
+    sha256: str

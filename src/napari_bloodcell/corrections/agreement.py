@@ -1,0 +1,122 @@
+"""Two people, one set of cells: journals are merged, and where they differ is shown."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections.correction import Correction, group_by_cell, standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What corrections can be read from, such as a `Journal`."""
+
+    def read(self) -> list[Correction]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A cell on which people differ: the last correction by each of them."""
+
+    corrections: tuple[Correction, ...]
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Type by annotator."""
+        return {c.annotator: c.to_type for c in self.corrections}
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Several journals as one.
+
+    Attributes
+    ----------
+    agreed : list of Correction
+        The last correction of each cell that one person corrected, or several alike.
+    disputes : list of Dispute
+        Cells on which they differ.
+    kappas : dict of (str, str) to float
+        Cohen's kappa of each two people over the cells that both looked at.
+    n_shared : dict of (str, str) to int
+        How many those are.
+    """
+
+    agreed: list[Correction]
+    disputes: list[Dispute]
+    kappas: dict[tuple[str, str], float]
+    n_shared: dict[tuple[str, str], int]
+
+
+def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
+    """Merge journals of one or more people.
+
+    Parameters
+    ----------
+    journals : iterable of Journal or of corrections
+        Of any images. A correction that is in several journals counts once; people are told apart by `annotator`.
+
+    Returns
+    -------
+    Merged
+    """
+    every: dict[str, Correction] = {}
+    for journal in journals:
+        for correction in journal.read() if isinstance(journal, Readable) else journal:
+            every.setdefault(correction.key, correction)
+    agreed: list[Correction] = []
+    disputes: list[Dispute] = []
+    judged: list[dict[str, str]] = []
+    for group in group_by_cell(standing(sorted(every.values(), key=lambda c: c.when))):
+        last = {c.annotator: c for c in group}
+        judged.append({who: c.to_type for who, c in last.items()})
+        if len({c.to_type for c in last.values()}) == 1:
+            agreed.append(group[-1])
+        else:
+            disputes.append(Dispute(tuple(last[who] for who in sorted(last))))
+    people = sorted({who for types in judged for who in types})
+    pairs = {(a, b): [(t[a], t[b]) for t in judged if a in t and b in t] for a, b in itertools.combinations(people, 2)}
+    kappas = {pair: cohens_kappa(*zip(*both, strict=True)) for pair, both in pairs.items() if both}
+    return Merged(agreed, disputes, kappas, {pair: len(both) for pair, both in pairs.items() if both})
+
+
+def cohens_kappa(
+    a: Sequence[str] | Mapping[Any, str],
+    b: Sequence[str] | Mapping[Any, str],
+) -> float:
+    """Return Cohen's kappa, −1 to 1: how far two people agree beyond chance.
+
+    Parameters
+    ----------
+    a, b : sequence or mapping of str
+        Types by one and the other, of the same cells in the same order, or by cell: those that both have count.
+
+    Returns
+    -------
+    float
+        1 where they always agree; NaN where there is no cell.
+
+    Raises
+    ------
+    InputError
+        If the sequences differ in length.
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        a, b = [a[cell] for cell in a if cell in b], [b[cell] for cell in a if cell in b]
+    if len(a) != len(b):
+        raise InputError(f"Kappa compares types of the same cells: {len(a)} and {len(b)} were given.")
+    if not len(a):
+        return float("nan")
+    first, second = np.array(list(a), object), np.array(list(b), object)
+    observed = float(np.mean(first == second))
+    by_chance = sum(float(np.mean(first == t)) * float(np.mean(second == t)) for t in set(first))
+    return 1.0 if observed == 1 else (observed - by_chance) / (1 - by_chance)

@@ -1,0 +1,283 @@
+"""The journal of corrections: append-only files that survive a crash, a new segmentation and a second opinion."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import platformdirs
+
+from napari_bloodcell.core.errors import InputError, InputWarning, OutputError
+from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa, merge
+from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "Correction",
+    "Dispute",
+    "Journal",
+    "Merged",
+    "Placed",
+    "cohens_kappa",
+    "default_journal_folder",
+    "image_hash",
+    "merge",
+    "place",
+    "standing",
+]
+
+FOLDER_VARIABLE = "NAPARI_BLOODCELL_JOURNAL"
+"""Environment variable that names the folder of the journal."""
+WHOLE_BELOW = 2**24
+"""Images with fewer pixels are hashed whole, larger ones by samples."""
+_GRID, _BLOCK = 8, 128  # of the samples: blocks along each axis, and their side in pixels
+
+
+def default_journal_folder() -> Path:
+    """Return where corrections are kept: `FOLDER_VARIABLE`, or the user's data folder."""
+    chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "journal"
+
+
+def image_hash(image: Any) -> str:
+    """Return the sha256 that names an image by its content, soon also for a lazy one of any size.
+
+    Parameters
+    ----------
+    image : array, shape (Y, X) or (Y, X, 3), or a sequence of the levels of a pyramid
+        numpy or lazy; of a pyramid the first level counts.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits. Of a uint8 image (Y, X, 3) below `WHOLE_BELOW` pixels it is `smear.image_sha256`; of
+        larger ones 64 blocks, spread evenly, and the shape are read.
+
+    Raises
+    ------
+    InputError
+        If it is no image.
+    """
+    level = image[0] if isinstance(image, list | tuple) and len(image) else image
+    shape = tuple(int(n) for n in getattr(level, "shape", ()))
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise InputError(f"An image (Y, X) or (Y, X, 3) is needed to name it by its content, not one of shape {shape}.")
+    digest = hashlib.sha256(repr(shape).encode())
+    if len(shape) == 2 or level.dtype != np.uint8:
+        digest.update(np.dtype(level.dtype).newbyteorder("<").str.encode())
+    height, width = shape[:2]
+    if height * width < WHOLE_BELOW:
+        windows = [(y, min(y + 256, height), 0, width) for y in range(0, height, 256)]
+    else:
+        digest.update(b"samples")
+        corners = itertools.product(_starts(height), _starts(width))
+        windows = [(y, min(y + _BLOCK, height), x, min(x + _BLOCK, width)) for y, x in corners]
+    for y0, y1, x0, x1 in windows:
+        block = np.asarray(level[y0:y1, x0:x1])
+        digest.update(block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _starts(length: int) -> list[int]:
+    """Return where the samples of an axis begin."""
+    room = max(length - _BLOCK, 0)
+    return sorted({round(room * (i + 0.5) / _GRID) for i in range(_GRID)})
+
+
+class Journal:
+    """Corrections on disk, one JSON object a line.
+
+    Parameters
+    ----------
+    folder_or_path : path
+        A file that ends with ``.jsonl``, for corrections of any image; or a folder, in which each image has a file of
+        its own, named by its hash. They are made with the first correction.
+
+    Notes
+    -----
+    A correction is one write at the end of the file, forced to the disk: whoever kills the program loses at most the
+    correction that was being written. What is left of such a line is passed over by `read` and cut off by `append`.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, folder_or_path: str | Path) -> None:
+        self.path = Path(folder_or_path).expanduser()
+        self._lock = threading.Lock()
+
+    def append(self, correction: Correction) -> None:
+        """Write a correction; it is on the disk when this returns.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written; the journal is then as it was.
+        """
+        line = correction.to_json().encode() + b"\n"
+        path = self._file_of(correction.image_sha256)
+        try:
+            with self._lock:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _append(path, line)
+        except OSError as error:
+            raise OutputError(
+                f"The correction of cell {correction.cell} cannot be written to {path}: {error.strerror or error}."
+            ) from error
+
+    def read(self, image_sha256: str | None = None) -> list[Correction]:
+        """Return the corrections of an image, or of all, as they were written; `standing` says which of them hold.
+
+        Raises
+        ------
+        InputError
+            If a file cannot be read.
+
+        Warns
+        -----
+        InputWarning
+            If lines other than an unfinished last one are damaged; they are passed over.
+        """
+        if self._is_file:
+            files = [self.path] if self.path.exists() else []
+        elif image_sha256 is not None:
+            files = [p for p in [self._file_of(image_sha256)] if p.exists()]
+        else:
+            files = sorted(self.path.glob("*.jsonl"))
+        found = [correction for path in files for correction in _read_lines(path)]
+        return [c for c in found if image_sha256 in (None, c.image_sha256)]
+
+    @property
+    def _is_file(self) -> bool:
+        return self.path.suffix == ".jsonl"
+
+    def _file_of(self, image_sha256: str) -> Path:
+        return self.path if self._is_file else self.path / f"{_safe(image_sha256)}.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Corrections on a segmentation.
+
+    Attributes
+    ----------
+    found : dict of int to str
+        Type of each corrected cell, by its id.
+    lost : list of Correction
+        Those whose cell is not there any more, the last one of each cell.
+    by_cell : dict of int to Correction
+        The correction that decided, by id.
+    """
+
+    found: dict[int, str]
+    lost: list[Correction]
+    by_cell: dict[int, Correction]
+
+
+def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = SAME_FROM) -> Placed:
+    """Find corrected cells again in a segmentation of the same image.
+
+    Parameters
+    ----------
+    corrections : iterable of Correction
+        As `Journal.read` gives them; those taken back are passed over. The last one of a cell decides.
+    cells : array of int, shape (Y, X)
+        The segmentation, numpy or lazy; read only around the corrected cells.
+    iou_above : float
+        A cell is the corrected one if intersection over union is more than this.
+
+    Returns
+    -------
+    Placed
+    """
+    by_cell: dict[int, Correction] = {}
+    lost: list[Correction] = []
+    for group in group_by_cell(standing(corrections)):
+        cell = _best_match(group[-1], cells, iou_above)
+        if cell is None:
+            lost.append(group[-1])
+        elif cell not in by_cell or by_cell[cell].when <= group[-1].when:
+            by_cell[cell] = group[-1]
+    return Placed({cell: c.to_type for cell, c in by_cell.items()}, lost, by_cell)
+
+
+def _best_match(correction: Correction, cells: Any, iou_above: float) -> int | None:
+    """Return the id of the cell that overlaps a corrected one most, if by enough."""
+    y0, x0, y1, x1 = correction.bbox
+    height, width = (int(n) for n in cells.shape[-2:])
+    margin_y, margin_x = y1 - y0, x1 - x0  # beyond it a cell is too large to match
+    top, left = max(y0 - margin_y, 0), max(x0 - margin_x, 0)
+    around = np.asarray(cells[top : min(y1 + margin_y, height), left : min(x1 + margin_x, width)])
+    inside = around[y0 - top : y1 - top, x0 - left : x1 - left]
+    covered = inside[correction.mask[: inside.shape[0], : inside.shape[1]]]
+    ids, overlaps = np.unique(covered[covered > 0], return_counts=True)
+    best: tuple[float, int | None] = (0.0, None)
+    for cell, overlap in zip(ids.tolist(), overlaps.tolist(), strict=True):
+        iou = overlap / (int(np.count_nonzero(around == cell)) + correction.area - overlap)
+        best = max(best, (iou, int(cell)), key=lambda pair: pair[0])
+    return best[1] if best[0] > iou_above else None
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Write a whole line at the end of a file, without what is left of an unfinished one before."""
+    with path.open("a+b", buffering=0) as file:
+        end = _end_of_whole_lines(file)
+        if end < file.seek(0, os.SEEK_END):
+            file.truncate(end)
+        try:
+            if file.write(line) != len(line):
+                raise OSError("the disk is full")
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _end_of_whole_lines(file: Any) -> int:
+    """Return how many bytes of a file are whole lines."""
+    end = int(file.seek(0, os.SEEK_END))
+    while end:
+        begin = max(end - 65536, 0)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + int(newline) + 1
+        end = begin
+    return 0
+
+
+def _read_lines(path: Path) -> list[Correction]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"The journal {path} cannot be read: {error.strerror or error}.") from error
+    found, damaged = [], []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
+        try:
+            found.append(Correction.from_json(line))
+        except (ValueError, RecursionError):
+            damaged.append(number)
+    if damaged:
+        some = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
+        warnings.warn(
+            f"{len(damaged)} of {len(lines) - 1} lines of the journal {path} are damaged and passed over: {some}.",
+            InputWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _safe(name: str) -> str:
+    """Return a hash as the name of a file, whatever was given."""
+    return "".join(c for c in name if c.isalnum())[:64] or "unknown"

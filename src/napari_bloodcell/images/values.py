@@ -1,0 +1,156 @@
+"""Pixels of any allowed dtype as RGB of 0 to 255."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_bloodcell.core.errors import InputError, InputWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+_BAND = 256  # rows converted at once, so that memory follows the result, not its float copy
+_TOLERANCE = 0.05  # by which interpolation may overshoot a range of values
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the values of an image become 0 to 255, the same for all of its parts.
+
+    Attributes
+    ----------
+    scale : float
+        The value that becomes 255.
+    use_alpha : bool
+        Whether a fourth channel is composited on white; it is ignored otherwise.
+    missing : tuple of float or None
+        What stands for pixels that are NaN or infinite, 0 to 255 per channel; None where there are none.
+    """
+
+    scale: float = 255.0
+    use_alpha: bool = True
+    missing: tuple[float, ...] | None = None
+
+
+def conversion_of(image: NDArray[Any], what: str, parts: Iterable[NDArray[Any]] | None = None) -> Conversion:
+    """Return the conversion that suits an image (Y, X, C).
+
+    Parameters
+    ----------
+    image : ndarray, shape (Y, X, C)
+        The image, or a picture of it that is small enough to look at.
+    what : str
+        What it is called in messages.
+    parts : iterable of ndarray, shape (y, x, C), optional
+        All of the image, where `image` is only a small picture of it.
+
+    Raises
+    ------
+    InputError
+        If its dtype or its values are none of an image.
+
+    Warns
+    -----
+    InputWarning
+        If pixels are NaN or infinite, or an alpha channel is 0 everywhere.
+    """
+    if image.dtype.kind not in "buif":
+        raise InputError(
+            f"{what} has the dtype {image.dtype}. "
+            "Allowed are bool, integers up to 65535 and floats of 0 to 1 or 0 to 255."
+        )
+    low, high, n_missing = _value_range(_bands(image) if parts is None else parts, what)
+    scale = _scale(image.dtype, low, high, what)
+    if n_missing:
+        warnings.warn(
+            f"{what} has {n_missing} pixels that are NaN or infinite; they were given the colour of the empty glass.",
+            InputWarning,
+            stacklevel=5,
+        )
+    use_alpha = image.shape[2] == 4
+    if use_alpha and not image[..., 3].any():
+        use_alpha = False
+        warnings.warn(f"{what} has an alpha channel that is 0 everywhere; it was ignored.", InputWarning, stacklevel=5)
+    return Conversion(scale, use_alpha, _glass(image, scale) if n_missing else None)
+
+
+def to_rgb(image: NDArray[Any], conversion: Conversion) -> NDArray[np.uint8]:
+    """Return (Y, X, C) of any allowed dtype as a new (Y, X, 3) uint8 array."""
+    out = np.empty((*image.shape[:2], 3), np.uint8)
+    for y in range(0, image.shape[0], _BAND):
+        band = image[y : y + _BAND]
+        values = _to_255(band, conversion.scale)
+        if conversion.missing is not None:
+            values[~np.isfinite(band).all(axis=2)] = conversion.missing
+        if conversion.use_alpha and band.shape[2] == 4:
+            alpha = values[..., 3:] / 255
+            values = values[..., :3] * alpha + 255 * (1 - alpha)
+        out[y : y + _BAND] = np.rint(values[..., :3])
+    return out
+
+
+def _bands(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for y in range(0, image.shape[0], _BAND):
+        yield image[y : y + _BAND]
+
+
+def _value_range(parts: Iterable[NDArray[Any]], what: str) -> tuple[float, float, int]:
+    """Return the smallest and the largest finite value, and how many pixels are not finite."""
+    low, high, n_missing, size = np.inf, -np.inf, 0, 0
+    for part in parts:
+        finite = part
+        size += part.size
+        if part.dtype.kind == "f":
+            is_finite = np.isfinite(part)
+            n_missing += int((~is_finite.all(axis=2)).sum())
+            finite = part[is_finite]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if high < low:
+        raise InputError(f"{what} has no finite value: all {size} are NaN or infinite.")
+    return low, high, n_missing
+
+
+def _scale(dtype: np.dtype[Any], low: float, high: float, what: str) -> float:
+    """Return the value that becomes 255."""
+    if dtype.kind == "b":
+        return 1.0
+    if dtype == np.dtype(np.uint8):
+        return 255.0
+    tolerance = _TOLERANCE if dtype.kind == "f" else 0.0
+    tops: list[float] = [1.0] if dtype.kind == "f" else []
+    for top in [*tops, 255.0, 1023.0, 4095.0, 16383.0, 65535.0]:
+        if high <= top * (1 + (tolerance if top <= 255 else 0)) and low >= -tolerance * high:
+            return top
+    raise InputError(
+        f"{what} ({dtype}) has values from {low:g} to {high:g}. "
+        "Allowed are 0 to 255, 0 to 65535, and 0 to 1 for floats; rescale it."
+    )
+
+
+def _to_255(band: NDArray[Any], scale: float) -> NDArray[np.floating[Any]]:
+    """Return values as floats of 0 to 255."""
+    values: NDArray[np.floating[Any]] = band.astype(np.float64 if band.dtype.itemsize > 4 else np.float32)
+    if scale != 255.0:
+        values = values * np.asarray(255.0 / scale, values.dtype)
+    clipped: NDArray[np.floating[Any]] = np.clip(values, 0, 255)
+    return clipped
+
+
+def _glass(image: NDArray[Any], scale: float) -> tuple[float, ...]:
+    """Return the colour of the empty glass on a 0 to 255 scale: the 95th percentile of each channel's finite values."""
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 1e6)))
+    sample = image[::step, ::step]
+    colours = []
+    for channel in range(image.shape[2]):
+        values = sample[..., channel][np.isfinite(sample[..., channel])]
+        if not values.size:
+            values = image[..., channel][np.isfinite(image[..., channel])]
+        colours.append(float(np.percentile(values, 95)) if values.size else scale)
+    return tuple(float(v) for v in np.clip(np.asarray(colours) * (255.0 / scale), 0, 255))

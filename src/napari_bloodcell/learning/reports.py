@@ -1,0 +1,217 @@
+"""What a training reached: figures with intervals, the cutouts behind each of them, and the change against before."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from napari_bloodcell.core.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellClassifier
+    from napari_bloodcell.learning.dataset import LabelledCutouts
+
+Interval = tuple[float, float]
+_Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Figures of one pass over the training part; the training figures are means over the pass, with dropout on."""
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """Precision, recall, F1 and number of cells of one class, 0 where undefined, with their 95 % intervals."""
+
+    precision: float
+    recall: float
+    f1: float
+    n: int
+    precision_interval: Interval = (0.0, 1.0)
+    recall_interval: Interval = (0.0, 1.0)
+    f1_interval: Interval = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartFigures:
+    """How the classifier does on one part.
+
+    Attributes
+    ----------
+    n : int
+        Cutouts of the part, as labelled (the training part: before balancing).
+    loss : float
+        Mean cross-entropy.
+    accuracy : float
+        Share of cutouts typed right.
+    accuracy_interval : tuple of float
+        Its 95 % interval.
+    confusion : list of list of int
+        Rows are the true classes, columns the predicted ones.
+    per_class : dict
+        Figures by name of class.
+    cutouts : list of list of list of str
+        The names of the cutouts behind each number of `confusion`, the surest first; empty where they have no names.
+    """
+
+    n: int
+    loss: float
+    accuracy: float
+    confusion: list[list[int]]
+    per_class: dict[str, ClassFigures]
+    accuracy_interval: Interval = (0.0, 1.0)
+    cutouts: list[list[list[str]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a training did and reached.
+
+    Attributes
+    ----------
+    classes : list of str
+        In the order of rows and columns of the confusion matrices.
+    params : dict
+        Settings.
+    parts : dict
+        "train", "val" and "test", each where it is not empty.
+    before : dict
+        The same for the classifier that was fine-tuned, on the same parts; it is never right about classes that it does
+        not know. Empty where training began from scratch.
+    history : list of Epoch
+        Figures by epoch.
+    best_epoch : int
+        Epoch whose weights were kept.
+    data_hash : str
+        sha256 of the cutouts and labels.
+    is_stopped : bool
+        It was stopped before its end; the best until then was kept.
+    seconds : float
+        Time taken.
+    """
+
+    classes: list[str]
+    params: dict[str, Any]
+    parts: dict[str, PartFigures]
+    before: dict[str, PartFigures]
+    history: list[Epoch]
+    best_epoch: int
+    data_hash: str
+    is_stopped: bool = False
+    seconds: float = field(default=0.0, compare=False)
+
+    def change(self, part: str = "test") -> float | None:
+        """Return by how much the accuracy on a part grew against the classifier before; None where there was none."""
+        if part not in self.before or part not in self.parts:
+            return None
+        return self.parts[part].accuracy - self.before[part].accuracy
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> TrainingReport:
+        """Return the report that `to_dict` gave; `ValueError` if it is none."""
+        report: TrainingReport = TypeAdapter(cls).validate_python(content)
+        return report
+
+    def to_dict(self, *, with_cutouts: bool = True) -> dict[str, Any]:
+        """Return the report as plain numbers, strings, lists and dicts (JSON), with or without names of cutouts."""
+        content = asdict(self)
+        if not with_cutouts:
+            for figures in (*content["parts"].values(), *content["before"].values()):
+                figures["cutouts"] = []
+        return content
+
+
+def wilson(right: int, n: int) -> Interval:
+    """Return the 95 % Wilson score interval of a share; (0, 1) where there is nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = right / n, _Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z_95 / (1 + z2 / n) * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)))
+    return (0.0 if right == 0 else max(centre - half, 0.0)), (1.0 if right == n else min(centre + half, 1.0))
+
+
+def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
+    """Return loss, accuracy, confusion matrix and per-class figures of a classifier on labelled cutouts.
+
+    Parameters
+    ----------
+    classifier : CellClassifier
+        What is judged.
+    part : LabelledCutouts
+        Cells of known types.
+    classes : sequence of str, optional
+        Rows and columns of the figures: all classes of the classifier and of the part. About those that the classifier
+        does not know it is never right. By default the classifier's own.
+
+    Raises
+    ------
+    TrainingError
+        If the part has a class that is not among them.
+    """
+    names = list(classes if classes is not None else classifier.classes)
+    missing = sorted(set(part.classes) - set(names))
+    if missing:
+        raise TrainingError(
+            f"The classifier {classifier.name!r} knows {', '.join(classifier.classes)}, but not {', '.join(missing)}: "
+            "it cannot be judged on these cells. Train one that knows all of them."
+        )
+    probabilities = np.zeros((len(part), len(names)), np.float32)
+    probabilities[:, [names.index(c) for c in classifier.classes]] = classifier.predict(part.cutouts)
+    return figures_of_probabilities(probabilities, part.with_classes(names).labels, names, part.names)
+
+
+def figures_of_probabilities(
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    names: Sequence[str] = (),
+) -> PartFigures:
+    """Return the figures of probabilities (N, K) against labels (N,), which are columns; `names` are the cutouts'."""
+    k = len(classes)
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((k, k), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    likelihood = np.take_along_axis(probabilities.astype(np.float64), labels[:, None], axis=1)
+    right = int(np.trace(confusion))
+    behind: list[list[list[str]]] = [[[] for _ in classes] for _ in classes] if names else []
+    for i in np.argsort(-probabilities.max(axis=1), kind="stable").tolist() if names else ():
+        behind[int(labels[i])][int(predicted[i])].append(names[i])
+    return PartFigures(
+        n=len(labels),
+        loss=float(-np.log(np.clip(likelihood, 1e-12, 1)).mean()) if len(labels) else 0.0,
+        accuracy=right / max(len(labels), 1),
+        confusion=confusion.tolist(),
+        per_class={name: _class_figures(confusion, i) for i, name in enumerate(classes)},
+        accuracy_interval=wilson(right, len(labels)),
+        cutouts=behind,
+    )
+
+
+def _class_figures(confusion: NDArray[np.int64], i: int) -> ClassFigures:
+    right, predicted, true = (int(v) for v in (confusion[i, i], confusion[:, i].sum(), confusion[i].sum()))
+    either = predicted + true - right
+    low, high = wilson(right, either)  # F1 = 2 s / (1 + s), where s is the share of those typed or truly so
+    return ClassFigures(
+        precision=right / predicted if predicted else 0.0,
+        recall=right / true if true else 0.0,
+        f1=2 * right / (predicted + true) if predicted + true else 0.0,
+        n=true,
+        precision_interval=wilson(right, predicted),
+        recall_interval=wilson(right, true),
+        f1_interval=(2 * low / (1 + low), 2 * high / (1 + high)),
+    )

@@ -1,0 +1,249 @@
+"""Trains and fine-tunes the classifier (paper §3.4, §4.2, §4.3)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.core.progress import Steps, drain
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.learning.dataset import (
+    LabelledCutouts,
+    Parts,
+    balance,
+    class_order,
+    concatenate,
+    read_cutouts,
+    read_parts,
+    split,
+)
+from napari_bloodcell.learning.reports import Epoch, TrainingReport, figures_of
+from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.learning.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A trained classifier with its report. `classifier.save(path)` writes it."""
+
+    classifier: CnnClassifier
+    report: TrainingReport
+
+
+Data = LabelledCutouts | Parts | TrainingSet | str | Path
+
+
+def never() -> bool:
+    """Say that nobody wants to stop."""
+    return False
+
+
+def iter_train(
+    dataset_or_folder: Data,
+    *,
+    params: TrainParams = TrainParams(),  # noqa: B008 - frozen
+    start: str | Path | CnnClassifier | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Generator[Progress, None, Training]:
+    """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between."""
+    begin = time.monotonic()
+    from napari_bloodcell.models.cnn import classifier as cnn
+    from napari_bloodcell.models.cnn import training as cnn_training
+    from napari_bloodcell.models.cnn import tuning as cnn_tuning
+
+    if start is not None and not isinstance(start, cnn.CnnClassifier):
+        start = cnn.load_classifier(start, device=params.device)
+    parts = parts_of(dataset_or_folder, params, start)
+    classes = _classes_of(parts.train, start)
+    parts = Parts(*(part.with_classes(classes) for _, part in parts.items()))
+    info = cnn.ClassifierInfo(
+        classes=classes,
+        rbc_diameter_px=parts.train.rbc_diameter_px,
+        glass_level=parts.train.glass_level,
+        settings={**params.model_dump(mode="json"), "fine_tuned_from": None if start is None else start.sha256},
+        data_hash=_hash_of(parts),
+    )
+    yield Progress(0, params.epochs, "epochs")
+    if start is not None and params.fine_tune == "head":
+        train_part, val_part = _arrays(parts.train), _arrays(parts.val)
+        work = cnn_tuning.fit_head(train_part, val_part, start, params=params, info=info, should_stop=should_stop)
+    else:
+        work = cnn_training.fit(
+            _arrays(_balanced(parts.train, params)),
+            _arrays(parts.val),
+            classes=classes,
+            params=params,
+            start=start,
+            info=info,
+            should_stop=should_stop,
+        )
+    history: list[Epoch] = []
+    fitting = Steps(work)
+    for figures in fitting:
+        epoch = None if figures is None else Epoch(len(history) + 1, *figures)
+        if epoch is not None:
+            history.append(epoch)
+        yield Progress(len(history), params.epochs, "epochs", epoch)
+    fitted = fitting.result
+    judged = [(name, part) for name, part in parts.items() if len(part)]
+    report = TrainingReport(
+        classes=list(classes),
+        params=params.model_dump(mode="json"),
+        parts={name: figures_of(fitted.classifier, part, classes) for name, part in judged},
+        before={} if start is None else {name: figures_of(start, part, classes) for name, part in judged},
+        history=history,
+        best_epoch=fitted.best_epoch,
+        data_hash=info.data_hash,
+        is_stopped=fitted.is_stopped,
+        seconds=time.monotonic() - begin,
+    )
+    info = replace(info, report=report.to_dict(with_cutouts=False))
+    return Training(cnn.CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
+
+
+def train(
+    dataset_or_folder: Data,
+    *,
+    params: TrainParams = TrainParams(),  # noqa: B008 - frozen
+    start: str | Path | CnnClassifier | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Training:
+    """Train the paper's CNN, or fine-tune a classifier.
+
+    Parameters
+    ----------
+    dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
+        What to learn from. The folder of a training set; or one that holds a sub-folder of pictures per class, or such
+        folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left
+        out there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
+    params : TrainParams
+        Settings. The defaults are the paper's (Table 2); `TrainParams.quick` takes larger steps in larger batches,
+        which is several times quicker.
+    start : str, path or CnnClassifier, optional
+        "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are its own; classes
+        that it knows and that are not in the data stay, those that are new are added.
+    should_stop : callable, optional
+        Asked after every step; once it says True, the best until then is kept and returned.
+
+    Returns
+    -------
+    Training
+        `classifier`, with `save`, and `report`.
+
+    Raises
+    ------
+    TrainingError
+        If there is only one class, a class is empty or too small, the data have no class that `start` knows or were cut
+        for another classifier, or the loss diverges.
+    ModelError
+        If `start` is no classifier.
+
+    Notes
+    -----
+    Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
+    (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
+    the epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does
+    not make: cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning holds on to what the weights
+    know (`fine_tune`).
+    """
+    work = iter_train(dataset_or_folder, params=params, start=start, should_stop=should_stop)
+    return drain(work)
+
+
+def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
+    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells.
+
+    Raises
+    ------
+    TrainingError
+        As `train`.
+    """
+    parts = _read(data, params, start)
+    _check_classes(parts.train)
+    for name, part in parts.items():
+        same = (part.classes, part.rbc_diameter_px, part.glass_level)
+        if same != (parts.train.classes, parts.train.rbc_diameter_px, parts.train.glass_level):
+            raise TrainingError(f"The {name} part differs from the training part in its classes, scale or colours.")
+    if start is not None:
+        _check_start(parts.train, start)
+    return parts
+
+
+def _read(data: Data, params: TrainParams, start: CnnClassifier | None) -> Parts:
+    if isinstance(data, Parts):
+        return data
+    if isinstance(data, str | Path) and (Path(data) / LIST).is_file():
+        data = TrainingSet(data)
+    if isinstance(data, TrainingSet):
+        if not len(data):
+            raise TrainingError(f"The training set {data.folder} is empty. Add cells to it first.")
+        if start is None:
+            return data.parts()
+        return data.parts(rbc_diameter_px=start.rbc_diameter_px, glass_level=start.glass_level)
+    if isinstance(data, str | Path):
+        parts = read_parts(data) if Path(data).is_dir() else None
+        if parts is not None:
+            return parts
+        data = read_cutouts(data)
+    _check_classes(data)
+    return split(data, params.split, seed=params.seed)
+
+
+def _classes_of(part: LabelledCutouts, start: CnnClassifier | None) -> tuple[str, ...]:
+    """Return the classes that the classifier will know: those of the one before, and then new ones."""
+    known = () if start is None else tuple(start.classes)
+    return (*known, *sorted(set(part.classes) - set(known), key=class_order))
+
+
+def _balanced(part: LabelledCutouts, params: TrainParams) -> LabelledCutouts:
+    return balance(part, wbc_augmentation=params.wbc_augmentation, rbc_per_wbc=params.rbc_per_wbc, seed=params.seed)
+
+
+def _arrays(part: LabelledCutouts) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return part.cutouts, part.labels
+
+
+def _check_classes(dataset: LabelledCutouts) -> None:
+    if len(dataset.classes) < 2:
+        raise TrainingError(
+            f"Training needs cells of two types or more; there is only {', '.join(dataset.classes) or 'none'}."
+        )
+    empty = [name for name, n in dataset.counts().items() if not n]
+    if empty:
+        raise TrainingError(
+            f"No cell of the class {', '.join(map(repr, empty))} to train on. Label some, or leave it out."
+        )
+
+
+def _check_start(dataset: LabelledCutouts, start: CnnClassifier) -> None:
+    """Refuse to fine-tune what knows none of the classes, or knows cells of another scale or other colours."""
+    if not set(dataset.classes) & set(start.classes):
+        raise TrainingError(
+            f"{start.name!r} knows {', '.join(start.classes)}, and the cells are {', '.join(dataset.classes)}: it has "
+            "nothing to begin with. Train from scratch, or choose a model that knows one of these classes."
+        )
+    given = (dataset.rbc_diameter_px, dataset.glass_level)
+    known = (start.rbc_diameter_px, start.glass_level)
+    if given != known:
+        raise TrainingError(
+            f"The cutouts have rbc_diameter_px, glass_level = {given}, but {start.name!r} was trained on {known}. "
+            "Put them into a training set (`TrainingSet.add_folder`, with the width of a red cell and the colour of "
+            "the glass), which brings them to the scale of any classifier."
+        )
+
+
+def _hash_of(parts: Parts) -> str:
+    """Return the content hash of all parts together."""
+    return concatenate([part for _, part in parts.items()]).content_hash()

@@ -1,0 +1,232 @@
+"""Fine-tunes the embedded SAM on corrected masks of a laboratory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from napari_bloodcell.core.errors import OutputError, TrainingError
+from napari_bloodcell.core.files import make_folder, write_bytes
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.progress import Steps, drain
+from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.results.store import RECIPE, ZARR, read_result
+from napari_bloodcell.stages.calibration import background_colour, mean_brightness
+from napari_bloodcell.stages.segment import calibrate
+from napari_bloodcell.synthetic import STAINS, draw_smear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import MaskGenerator
+    from napari_bloodcell.models.embedded.views import MaskedField
+
+LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
+"""What the name of a label image adds to that of its image."""
+REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
+"""Side of the drawn smears, and width of their red cells."""
+_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+
+
+@dataclass(frozen=True, slots=True)
+class SamTraining:
+    """What fine-tuning a SAM reached.
+
+    Attributes
+    ----------
+    path : Path
+        The weights: `SegmentParams(model=path)` takes them.
+    iou_before, iou_after : float
+        Mean IoU of the masks with those of the cells that were kept from training.
+    n_train, n_val : int
+        Cells trained on, and kept for that.
+    steps : int
+        Steps done.
+    """
+
+    path: Path
+    iou_before: float
+    iou_after: float
+    n_train: int
+    n_val: int
+    steps: int
+
+
+def iter_train_sam(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    start: str | Path = "embedded",
+    steps: int = 200,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    device: str = "auto",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[Progress, None, SamTraining]:
+    """Fine-tune step by step; see `train_sam`. The payload is (loss, IoU on the kept cells) after each step."""
+    output = Path(output)
+    if output.suffix != ".safetensors" or output.is_dir():
+        raise OutputError(f"The weights must be a file that ends with .safetensors; {output} was given.")
+    from napari_bloodcell.models.embedded import tuning as sam_tuning
+    from napari_bloodcell.models.load import load_generator
+
+    yield Progress(0, steps, "steps")
+    generator = sam_tuning.load_start(load_generator(str(start), device))
+    fields = read_masked_fields(folder, generator)
+    work = sam_tuning.tune_decoder(
+        generator,
+        fields,
+        rehearsal=_rehearsal(seed),
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        should_stop=should_stop,
+    )
+    tuning = Steps(work)
+    for done, loss, iou in tuning:
+        yield Progress(done, steps, "steps", (loss, iou))
+    tuned = tuning.result
+    make_folder(output.parent)
+    write_bytes(output, tuned.content)
+    return SamTraining(output, tuned.iou_before, tuned.iou_after, tuned.n_train, tuned.n_val, tuned.steps)
+
+
+def train_sam(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    start: str | Path = "embedded",
+    steps: int = 200,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    device: str = "auto",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SamTraining:
+    """Fine-tune the embedded SAM's decoder on corrected masks, and write the weights.
+
+    Parameters
+    ----------
+    folder : path
+        Results of the program with their image (OME-Zarr), in it or in folders in it; or pictures with a label image
+        each, named as the picture with one of `LABEL_ENDINGS` added: ``a.png`` and ``a_cells.tif``.
+    output : path
+        The weights to write (.safetensors).
+    start : str or path
+        "embedded", or weights that were fine-tuned before.
+    steps : int
+        Steps of some two dozen cells.
+    learning_rate : float
+        Largest step size of AdamW.
+    seed : int
+        Of what is drawn at random.
+    device : str
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+    should_stop : callable
+        Asked after every step; once it says True, the best until then is written.
+
+    Returns
+    -------
+    SamTraining
+
+    Raises
+    ------
+    TrainingError
+        If there are no masks, too few, or masks that do not fit their image; or the loss diverges.
+    ModelError
+        If `start` is not of the embedded SAM's kind.
+    OutputError
+        If the weights cannot be written.
+
+    Notes
+    -----
+    The encoder, which says where cells are, stays as it was; SAM's prompt encoder and mask decoder learn their
+    outlines. A fifth of the cells is kept from training; the weights are those that do best on it, the old ones at
+    worst.
+    """
+    work = iter_train_sam(
+        folder,
+        output,
+        start=start,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        should_stop=should_stop,
+    )
+    return drain(work)
+
+
+def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
+    """Return the images of a folder that have masks, in the order of their names, at the scale of the generator.
+
+    The scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
+
+    Raises
+    ------
+    TrainingError
+        If there are none.
+    InputError
+        If one cannot be read.
+    """
+    from napari_bloodcell.models.embedded.views import MaskedField
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise TrainingError(f"There is no folder {folder}. Give one with results, or with images and label images.")
+    fields = []
+    for result in sorted({p.parent for p in (folder / RECIPE, *folder.glob(f"*/{RECIPE}")) if p.is_file()}):
+        if (result / ZARR).is_dir():
+            stored = read_result(result)
+            calibration = Calibration(**stored.record.calibration.model_dump())
+            fields.append(MaskedField(result.name, read_plane(str(result / ZARR)).data, stored.cells, calibration))
+    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    for picture in pictures:
+        labels = [p for p in pictures if p.stem in {picture.stem + ending for ending in LABEL_ENDINGS}]
+        if labels:
+            image, cells = read_plane(str(picture)).data, _read_labels(labels[0])
+            if not cells.any():
+                raise TrainingError(f"{labels[0]} holds no cell. Leave images without masks out of the folder.")
+            calibration = calibrate(image, params=SegmentParams(), generator=generator)
+            fields.append(MaskedField(picture.stem, image, cells, calibration))
+    if not fields:
+        raise TrainingError(
+            f"{folder} holds no masks: neither results of the program with their image (OME-Zarr), nor images with "
+            f"label images beside them (name{LABEL_ENDINGS[0]}.tif)."
+        )
+    return fields
+
+
+def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
+    """Return drawn smears of several stains, on which masks are to stay as they were."""
+    smears = []
+    for k, stain in enumerate(STAINS.values()):
+        smear = draw_smear((REHEARSED_PX, REHEARSED_PX), seed=seed + k, rbc_diameter_px=REHEARSED_RBC_PX, stain=stain)
+        red, green, blue = (float(v) for v in background_colour(smear.image))
+        calibration = Calibration(REHEARSED_RBC_PX, (red, green, blue), mean_brightness(smear.image), "given")
+        smears.append((smear.image, calibration))
+    return smears
+
+
+def _read_labels(path: Path) -> NDArray[np.int32]:
+    """Return a label image (Y, X); touching cells must have different numbers."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+
+        labels: NDArray[Any] = np.asarray(tifffile.imread(path))
+    else:
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            labels = np.asarray(picture)
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise TrainingError(f"{path} is {labels.dtype} {labels.shape}; a label image has whole numbers (Y, X).")
+    if labels.max(initial=0) <= 1 or set(np.unique(labels).tolist()) <= {0, 255}:
+        return np.asarray(ndimage.label(labels)[0], np.int32)
+    return labels.astype(np.int32)

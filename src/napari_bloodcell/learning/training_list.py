@@ -1,0 +1,317 @@
+"""The list of a training set: a row per cell, and how cells become rows and rows cells."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
+from napari_bloodcell.core.files import legal_name
+from napari_bloodcell.images.files import is_inside
+from napari_bloodcell.learning.dataset import PARTS, read_picture
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+BY_IMAGE, BY_CLASS = "image", "class"
+"""A cell is in its part because its image is, or because its class was split."""
+SEVERAL = 3
+"""From this many images on, those that come go to a part as a whole."""
+
+Row = dict[str, Any]
+
+
+def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, float, float]) -> list[tuple[str, str]]:
+    """Return part and reason of each new cell.
+
+    Parameters
+    ----------
+    known : sequence of rows
+        Cells that have a part: `class`, `image_sha256`, `split` and `split_by`.
+    new : sequence of rows
+        Cells that need one: `class`, `image_sha256`, `sha256`, and `split` and `split_by` where that is
+        settled already; `split` is "" else.
+    shares : tuple of float
+        Of training, validation and test part.
+
+    Returns
+    -------
+    list of (part, "image" or "class")
+        In the order of `new`; the same whatever that order is.
+
+    Notes
+    -----
+    Further cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells
+    of unknown images, each class is split; images that come after that go whole to the part that lacks them most.
+    """
+    numbers: Counter[tuple[str, str]] = Counter((row["class"], row["split"]) for row in known)
+    settled = [*known, *(row for row in new if row["split"])]
+    part_of_image = {r["image_sha256"]: r["split"] for r in settled if r["split_by"] == BY_IMAGE and r["image_sha256"]}
+    seen = {row["image_sha256"] for row in settled if row["image_sha256"]}
+    result: dict[int, tuple[str, str]] = {}
+    by_image: dict[str, list[int]] = defaultdict(list)
+    loose: list[int] = []
+    come = {r["image_sha256"] for r in new if r["image_sha256"] and not r["split"]} - seen
+    are_several = len(seen | come) >= SEVERAL
+    for i, row in enumerate(new):
+        image = row["image_sha256"]
+        if row["split"]:
+            result[i] = row["split"], row["split_by"]
+            numbers[row["class"], row["split"]] += 1
+        elif image in part_of_image:
+            result[i] = part_of_image[image], BY_IMAGE
+            numbers[row["class"], part_of_image[image]] += 1
+        elif image in come and are_several:
+            by_image[image].append(i)
+        else:
+            loose.append(i)
+    waiting = sorted(by_image, key=lambda image: (-len(by_image[image]), image))
+    for n_left, image in zip(range(len(waiting), 0, -1), waiting, strict=True):
+        classes = Counter(new[i]["class"] for i in by_image[image])
+        part = _part_of_image(classes, numbers, shares, n_left)
+        result |= dict.fromkeys(by_image[image], (part, BY_IMAGE))
+        numbers.update({(name, part): n for name, n in classes.items()})
+    for i in sorted(loose, key=lambda i: hashlib.sha256(new[i]["sha256"].encode()).digest()):
+        name = new[i]["class"]
+        part = _neediest(name, numbers, shares)
+        result[i] = part, BY_CLASS
+        numbers[name, part] += 1
+    return [result[i] for i in range(len(new))]
+
+
+def _neediest(name: str, numbers: Mapping[tuple[str, str], int], shares: Sequence[float]) -> str:
+    """Return the part that lacks most of a class when one more comes; the first in doubt."""
+    total = 1 + sum(numbers.get((name, part), 0) for part in PARTS)
+    lacking = [share * total - numbers.get((name, part), 0) for part, share in zip(PARTS, shares, strict=True)]
+    return PARTS[lacking.index(max(lacking))]
+
+
+def _part_of_image(
+    classes: Counter[str], numbers: Mapping[tuple[str, str], int], shares: Sequence[float], n_left: int
+) -> str:
+    """Return the part for an image with these cells: the one that lacks most of them, an empty one at the latest."""
+    open_parts = [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
+    empty = [part for part in open_parts if not any(n for (_, p), n in numbers.items() if p == part)]
+    choice = empty if len(empty) >= n_left else open_parts
+
+    def lack(part: str) -> float:
+        gain = 0.0
+        for name, n in classes.items():
+            total = n + sum(numbers.get((name, p), 0) for p in PARTS)
+            wanted = shares[PARTS.index(part)] * total - numbers.get((name, part), 0)
+            gain += min(n, max(wanted, 0.0)) / n
+        return gain
+
+    return max(choice, key=lambda part: (lack(part), -PARTS.index(part)))
+
+
+LIST = "cutouts.csv"
+"""The list's name. It holds a row per picture."""
+COLUMNS: dict[str, str] = {
+    "file": "str",
+    "class": "str",
+    "split": "str",
+    "annotator": "str",
+    "when": "str",
+    "image": "str",
+    "image_sha256": "str",
+    "cell": "str",
+    "y0": "Int64",
+    "x0": "Int64",
+    "y1": "Int64",
+    "x1": "Int64",
+    "rbc_diameter_px": "float64",
+    "glass_r": "float64",
+    "glass_g": "float64",
+    "glass_b": "float64",
+    "split_by": "str",
+    "sha256": "str",
+}
+"""Columns of the list with their dtypes. `split` is "train", "val" or "test", `split_by` "image" or "class";
+`y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there and `glass_*` the colour of
+its glass, empty where they are not known. `sha256` is that of the picture's pixels."""
+_BOX, GLASS = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"]
+_SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of one cell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TypedCell:
+    """A cell with its type, as it goes into a training set.
+
+    Attributes
+    ----------
+    cutout : ndarray of uint8, shape (H, W, 3)
+        The cell on black, at its image's own scale and colours.
+    cell_type : str
+        Its class.
+    annotator : str
+        Who said so.
+    image, image_sha256 : str
+        Name and hash of the image that it comes from; "" where that is not known.
+    cell : str
+        Its id there.
+    bbox : tuple of int or None
+        (y0, x0, y1, x1) there, pixels.
+    rbc_diameter_px : float or None
+        Width of a red cell there.
+    glass_rgb : tuple of float or None
+        Colour of the glass there, 0 to 255.
+    when : str
+        UTC, ISO 8601; "" for now.
+    split : str
+        "train", "val" or "test" where that is settled already.
+    split_by : str
+        "image" where that is so because its image is, "class" otherwise.
+    """
+
+    cutout: NDArray[np.uint8]
+    cell_type: str
+    annotator: str = ""
+    image: str = ""
+    image_sha256: str = ""
+    cell: str = ""
+    bbox: tuple[int, int, int, int] | None = None
+    rbc_diameter_px: float | None = None
+    glass_rgb: tuple[float, float, float] | None = None
+    when: str = ""
+    split: str = ""
+    split_by: str = BY_CLASS
+
+
+class KnownCells:
+    """Finds the row of a cell by its pixels, or by its place in its image."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._by_pixels: dict[str, Row] = {}
+        self._by_image: dict[str, list[Row]] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Remember a row."""
+        self._by_pixels[row["sha256"]] = row
+        if row["image_sha256"] and _is_known(row["y0"]):
+            self._by_image.setdefault(row["image_sha256"], []).append(row)
+
+    def find(self, row: Row) -> Row | None:
+        """Return the row that is of the same cell, if there is one."""
+        if row["sha256"] in self._by_pixels:
+            return self._by_pixels[row["sha256"]]
+        there = self._by_image.get(row["image_sha256"], []) if _is_known(row["y0"]) else []
+        if not there:
+            return None
+        boxes = np.array([[other[k] for k in _BOX] for other in there], float)
+        mine = np.array([row[k] for k in _BOX], float)
+        low, high = np.maximum(boxes[:, :2], mine[:2]), np.minimum(boxes[:, 2:], mine[2:])
+        shared = np.clip(high - low, 0, None).prod(1)
+        iou = shared / ((boxes[:, 2:] - boxes[:, :2]).prod(1) + (mine[2:] - mine[:2]).prod() - shared)
+        best = int(iou.argmax())
+        return there[best] if iou[best] > _SAME_CELL else None
+
+
+def row_of(cell: TypedCell) -> Row:
+    """Return the row of a cell, its part still open."""
+    if not cell.cell_type.strip():
+        raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no type.")
+    if cell.cutout.ndim != 3 or cell.cutout.shape[2] != 3 or not cell.cutout.any():
+        raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no pixels (H, W, 3).")
+    pixels = tight(cell.cutout)
+    digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    source = "_".join(part for part in (legal_name(cell.image, instead=""), legal_name(cell.cell, instead="")) if part)
+    box = cell.bbox or (None, None, None, None)
+    glass = cell.glass_rgb or (None, None, None)
+    return {
+        "file": f"{legal_name(cell.cell_type, instead='_')}/{source}{'_' if source else ''}{digest[:10]}.png",
+        "class": cell.cell_type,
+        "split": cell.split,
+        "annotator": cell.annotator,
+        "when": cell.when or datetime.now(UTC).isoformat(timespec="seconds"),
+        "image": cell.image,
+        "image_sha256": cell.image_sha256,
+        "cell": cell.cell,
+        **dict(zip(_BOX, box, strict=True)),
+        "rbc_diameter_px": cell.rbc_diameter_px,
+        **dict(zip(GLASS, glass, strict=True)),
+        "split_by": cell.split_by,
+        "sha256": digest,
+    }
+
+
+def cell_of(row: Row, folder: Path) -> TypedCell:
+    """Return the cell of a row, its picture read from the set's folder."""
+    box = [int(row[k]) for k in _BOX if _is_known(row[k])]
+    glass = [float(row[k]) for k in GLASS if _is_known(row[k])]
+    return TypedCell(
+        read_picture(folder / row["file"]),
+        row["class"],
+        row["annotator"],
+        image=row["image"],
+        image_sha256=row["image_sha256"],
+        cell=row["cell"],
+        bbox=(box[0], box[1], box[2], box[3]) if len(box) == 4 else None,
+        rbc_diameter_px=float(row["rbc_diameter_px"]) if _is_known(row["rbc_diameter_px"]) else None,
+        glass_rgb=(glass[0], glass[1], glass[2]) if len(glass) == 3 else None,
+        when=row["when"],
+        split=row["split"],
+        split_by=row["split_by"],
+    )
+
+
+def picture_of(cutout: NDArray[np.uint8]) -> bytes:
+    """Return a cutout as a picture: centred on 128×128, or its own square where it is larger."""
+    small = tight(cutout)
+    buffer = io.BytesIO()
+    Image.fromarray(centre_cutout(small, max(CUTOUT_SIZE, *small.shape[:2]))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows_of(table: pd.DataFrame) -> list[Row]:
+    """Return the rows of a list, each by column."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def read_list(path: Path) -> pd.DataFrame:
+    """Return the list of a training set, an empty one where there is none; `TrainingError` if it is damaged."""
+    if not path.is_file():
+        return typed(pd.DataFrame(columns=list(COLUMNS)))
+    try:
+        table = typed(pd.read_csv(path, dtype=str, keep_default_na=False))
+    except READ_ERRORS as error:
+        raise TrainingError(f"The list {path} cannot be read: {reason_of(error)}.") from error
+    wrong = table.loc[~table["split"].isin(PARTS) | (table["class"] == "")]
+    outside = [f for f in table["file"] if not is_inside(f)]
+    if len(wrong) or outside or table["file"].duplicated().any():
+        bad = outside[0] if outside else wrong["file"].iloc[0] if len(wrong) else "a file that is listed twice"
+        raise TrainingError(
+            f"The list {path} is damaged at {bad}: each row needs a file, a class and a split of its own."
+        )
+    return table
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a list with the dtypes of `COLUMNS`; `KeyError` if a column is missing."""
+    columns: dict[str, Any] = {}
+    for name, dtype in COLUMNS.items():
+        column = table[name]
+        if dtype == "str":
+            columns[name] = column.astype(object)
+        else:
+            columns[name] = pd.to_numeric(column.where(column != "", None)).astype(pd.api.types.pandas_dtype(dtype))
+    return pd.DataFrame(columns)
+
+
+def _is_known(value: object) -> bool:
+    return not (value is None or value is pd.NA or value != value)

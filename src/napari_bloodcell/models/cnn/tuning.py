@@ -1,0 +1,275 @@
+"""Fine-tunes a classifier on few cells: its convolutions stay, its dense layers move only as far as the cells ask."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from napari_bloodcell.core.cells import RBC
+from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.models.cnn.classifier import CnnClassifier, to_tensor
+from napari_bloodcell.models.cnn.training import Fitted, evaluate, initial_network, predicted
+from napari_bloodcell.models.device import pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from torch import Tensor
+
+    from napari_bloodcell.core.params import TrainParams
+    from napari_bloodcell.models.cnn.classifier import ClassifierInfo
+    from napari_bloodcell.models.cnn.network import CellCnn
+    from napari_bloodcell.models.cnn.training import Arrays, EpochFigures
+
+COPIES = 8
+"""Every cell is seen in this many variants, itself first."""
+RBC_SHARE = 0.9
+"""Weight of the red cells among all: most cells of a smear are red, so a border drawn as if classes were equally
+frequent would take many of them for something else."""
+DOUBT = 0.8
+"""q of the generalised cross-entropy (1 - p^q) / q: near 0 every cell must be learned, near 1 a cell that contradicts
+all others counts as typed by mistake."""
+SURE = 0.9
+"""Probability from which a classifier that says otherwise is a witness against what a cell was typed as."""
+_MOST_DOUBTED = 0.25
+"""Share of a class's cells that may be in doubt before the doubt itself is doubted."""
+_MOST_FITS = 5
+_STEPS_PER_EPOCH = 5
+_SETTLED = 1e-5
+_BATCH = 128
+_GLASS = 0.92
+
+
+def fit_head(
+    train: Arrays,
+    val: Arrays,
+    start: CnnClassifier,
+    *,
+    params: TrainParams,
+    info: ClassifierInfo,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[EpochFigures | None, None, Fitted]:
+    """Fit the dense layers of a classifier to further cells, held back by a spring to what they were.
+
+    Parameters
+    ----------
+    train, val : tuple of ndarray
+        Cutouts (N, 128, 128, 3) uint8 and labels (N,) int64: positions in the classes of `info`.
+    start : CnnClassifier
+        What is fine-tuned. It is not changed.
+    params : TrainParams
+        Epochs, anchor, patience, seed and device.
+    info : ClassifierInfo
+        What the new classifier says of itself.
+    should_stop : callable
+        Asked after every step.
+
+    Yields
+    ------
+    tuple of float, or None
+        Loss and accuracy on the training and the validation part after an epoch; None in between.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no longer a number.
+
+    Notes
+    -----
+    Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018), so that one mistyped cell does not spoil the rest,
+    with red cells weighing as much as in a smear, plus `anchor` / N × the squared distance from the old weights
+    (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
+    they plainly show is learned; all else, classes without cells too, stays as it was. A class that `start` does not
+    know begins as what its cells were taken for, and its loss has no bound: all its cells would look mistyped. The
+    cells are seen turned, flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that
+    are computed once: seconds, and no learning rate. A cell of which both the classifier before and one that is fitted
+    to the other cells are sure that it is something else is left out: a single red cell, at its weight in a smear,
+    could turn all white ones.
+    """
+    device = pick_device(params.device)
+    network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
+    features, labels, done = [], torch.from_numpy(train[1]).to(device), False
+    generator = torch.Generator().manual_seed(params.seed)
+    for variant in range(COPIES):
+        for begin in range(0, len(train[1]), _BATCH):
+            cutouts = to_tensor(train[0][begin : begin + _BATCH], torch.device("cpu")).float().div_(255.0)
+            features.append(_features(network, (varied(cutouts, generator) if variant else cutouts).to(device)))
+            yield None
+            done = should_stop()
+            if done:
+                break
+        if done:
+            break
+    seen = torch.cat(features)
+    n = len(train[1])
+    labels = labels.repeat(COPIES)[: len(seen)]
+    _begin_new_classes(network, seen, labels, start.classes, info.classes)
+    kept = torch.ones(n, dtype=torch.bool, device=device)
+    if len(seen) == COPIES * n:
+        kept = ~(yield from _mistyped(network, seen, labels, start.classes, info.classes, params, should_stop))
+    rows = kept.repeat(COPIES)[: len(seen)]
+    seen, labels = seen[rows], labels[rows]
+    fitting = _fitting(network, seen, labels, start.classes, info.classes, params.anchor / n)
+    epoch = 0
+    while epoch < params.epochs and not done and next(fitting, None) is not None:
+        epoch += 1
+        yield _figures(network, seen, labels, val)
+        done = should_stop()
+    if not epoch:
+        yield _figures(network, seen, labels, val)
+    network.requires_grad_(False)
+    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
+
+
+def _begin_new_classes(
+    network: CellCnn, seen: Tensor, labels: Tensor, known: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Give each new class the last layer of what its cells were taken for: a neutrophil begins as a white cell."""
+    if network.logits.out_features < len(classes):  # two classes on one logit
+        return
+    with torch.no_grad():
+        among = torch.tensor([classes.index(name) for name in known], device=labels.device)
+        taken_for = torch.softmax(_logits(network, seen)[:, among], 1)
+        for k, name in enumerate(classes):
+            if name not in known and bool((labels == k).any()):
+                shares = taken_for[labels == k].mean(0)
+                network.logits.weight[k] = shares @ network.logits.weight[among]
+                network.logits.bias[k] = shares @ network.logits.bias[among]
+
+
+def _fitting(
+    network: CellCnn, seen: Tensor, labels: Tensor, known: Sequence[str], classes: Sequence[str], pull: float
+) -> Generator[float, None, None]:
+    """Fit the dense layers to features (N, F), and yield the objective after every few steps until it has settled."""
+    weights = _cell_weights(labels, classes)
+    is_known = torch.tensor([name in known for name in classes], device=labels.device)[labels]
+    head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
+    anchors = [p.detach().clone() for p in head]
+    optimiser = torch.optim.LBFGS(head, max_iter=_STEPS_PER_EPOCH, line_search_fn="strong_wolfe", history_size=20)
+
+    def objective() -> Tensor:
+        optimiser.zero_grad()
+        entropy = F.cross_entropy(_logits(network, seen), labels, reduction="none")
+        loss = (torch.where(is_known, (1 - torch.exp(-DOUBT * entropy)) / DOUBT, entropy) * weights).sum()
+        distance = torch.stack([((p - a) ** 2).sum() for p, a in zip(head, anchors, strict=True)]).sum()
+        total = loss + pull * distance
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    previous = float("inf")
+    while True:
+        total = float(optimiser.step(objective).detach())  # type: ignore[no-untyped-call]
+        if not np.isfinite(total):
+            raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a larger anchor.")
+        yield total
+        if previous - total < _SETTLED * max(abs(total), 1e-3):
+            return
+        previous = total
+
+
+def _mistyped(
+    network: CellCnn,
+    seen: Tensor,
+    labels: Tensor,
+    known: Sequence[str],
+    classes: Sequence[str],
+    params: TrainParams,
+    should_stop: Callable[[], bool],
+) -> Generator[None, None, Tensor]:
+    """Return which cells (n,) are probably typed by mistake: two witnesses are sure that they are something else.
+
+    One is the classifier before; the other is fitted to the cells without the ones in doubt. Where the former doubts
+    more than a few cells of a class, it is wrong about this laboratory, and nothing is taken for a mistake.
+    """
+    typed = labels[: len(labels) // COPIES]
+    can_doubt = torch.tensor([name in known for name in classes], device=labels.device)
+    doubted = can_doubt[typed] & _is_sure_of_another(network, seen, typed)
+    out = torch.zeros_like(doubted)
+    cells = torch.nonzero(doubted)[:, 0]
+    for group in torch.split(cells, -(-len(cells) // _MOST_FITS)) if len(cells) else ():
+        rows = torch.ones_like(doubted)
+        rows[group] = False
+        witness = copy.deepcopy(network)
+        rest = rows.repeat(COPIES)
+        fitting = _fitting(witness, seen[rest], labels[rest], known, classes, params.anchor / len(typed))
+        for _ in zip(range(params.epochs), fitting, strict=False):
+            yield None
+            if should_stop():
+                return torch.zeros_like(doubted)
+        out[group] = _is_sure_of_another(witness, seen, typed)[group]
+    of_class = torch.bincount(typed, minlength=len(classes))
+    too_many = torch.bincount(typed[doubted], minlength=len(classes)) > _MOST_DOUBTED * of_class
+    return out & ~too_many[typed]
+
+
+def _is_sure_of_another(network: CellCnn, seen: Tensor, typed: Tensor) -> Tensor:
+    """Return for each cell whether a network gives another class than the typed one at least the probability `SURE`."""
+    with torch.no_grad():
+        p = torch.softmax(_logits(network, seen), 1)
+        of_cell = p.reshape(COPIES, len(typed), -1).mean(0)
+        sure: Tensor = of_cell.scatter(1, typed[:, None], 0.0).amax(1) >= SURE
+    return sure
+
+
+def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
+    """Return cutouts (N, 3, S, S), 0 to 1, turned, flipped, a little larger or smaller, stained a little otherwise."""
+    n = len(cutouts)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand((n, *shape), generator=generator) * (high - low) + low
+
+    angle, flip = uniform(0, 2 * np.pi), torch.where(uniform(0, 1) < 0.5, 1.0, -1.0)
+    size = torch.exp(uniform(-0.13, 0.13))
+    cos, sin, zero = torch.cos(angle) / size, torch.sin(angle) / size, torch.zeros(n)
+    rows = [torch.stack([cos * flip, -sin, zero], 1), torch.stack([sin * flip, cos, zero], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(cutouts.shape), align_corners=False)
+    inside = (cutouts.amax(1, keepdim=True) > 0).float()
+    cover = F.grid_sample(inside, grid, align_corners=False)
+    colour = F.grid_sample(cutouts, grid, align_corners=False) / cover.clamp(min=1e-3)
+    density = -torch.log((colour / _GLASS).clamp(0.01, 1.15))
+    density = density * torch.exp(uniform(-0.15, 0.15, 1, 1, 1) + uniform(-0.06, 0.06, 3, 1, 1))
+    colour = torch.exp(-density) * _GLASS * (1 + uniform(-0.04, 0.04, 1, 1, 1))
+    return torch.where(cover > 0.5, colour.clamp(1 / 255, 1), 0.0)
+
+
+def _features(network: CellCnn, cutouts: Tensor) -> Tensor:
+    """Return what the dense layer sees of cutouts, (N, F)."""
+    seen: list[Tensor] = []
+    hook = network.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            network(cutouts)
+    finally:
+        hook.remove()
+    return seen[0].float()
+
+
+def _logits(network: CellCnn, features: Tensor) -> Tensor:
+    """Return K logits (N, K), also where the network has one."""
+    logits: Tensor = network.logits(F.relu(network.dense(features)))
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def _cell_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
+    """Return a weight for each cell, sum 1: red cells have `RBC_SHARE` together, the other classes equal parts."""
+    numbers = torch.bincount(labels, minlength=len(classes))
+    others = sum(1 for n, name in zip(numbers.tolist(), classes, strict=True) if n and name != RBC)
+    of_class = [RBC_SHARE if name == RBC else (1 - RBC_SHARE) / max(others, 1) for name in classes]
+    weights = torch.tensor(of_class, device=labels.device)[labels] / numbers[labels]
+    return weights / weights.sum()
+
+
+def _figures(network: CellCnn, features: Tensor, labels: Tensor, val: Arrays) -> EpochFigures:
+    with torch.no_grad():
+        logits = _logits(network, features)
+        loss, right = float(F.cross_entropy(logits, labels)), float((predicted(logits) == labels).float().mean())
+    val_loss, val_accuracy = evaluate(network, *val) if len(val[1]) else (loss, right)
+    return loss, right, val_loss, val_accuracy

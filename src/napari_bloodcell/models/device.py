@@ -1,0 +1,155 @@
+"""Where a model runs, and in which precision."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from threading import Thread
+from typing import Any
+
+import torch
+
+from napari_bloodcell.core.errors import DeviceError
+from napari_bloodcell.core.threads import Threads
+
+MOST_THREADS = 4
+"""Each needs memory for what it looks at."""
+_ALLOWED = '"auto", "cpu", "cuda", "cuda:<number>" or "mps"'
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def _has_mps() -> bool:
+    backend: Any = getattr(torch.backends, "mps", None)
+    return bool(backend is not None and backend.is_available())
+
+
+def available_devices() -> list[str]:
+    """Return the names of the devices of this machine, the fastest first; "cpu" is always the last."""
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if _has_cuda() else []
+    return [*names, *(["mps"] if _has_mps() else []), "cpu"]
+
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device of this name, or the best of this machine for "auto".
+
+    Parameters
+    ----------
+    name : str or torch.device
+        "auto" (the first CUDA device, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Returns
+    -------
+    torch.device
+        It exists on this machine.
+
+    Raises
+    ------
+    DeviceError
+        If the name is not one of those, or this machine has no such device.
+    """
+    text = str(name).strip().lower()
+    available = available_devices()
+    if text == "auto":
+        return torch.device(available[0])
+    kind, _, number = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (":" in text and not (number.isascii() and number.isdigit())):
+        raise DeviceError(f"Unknown device {str(name)!r}; give {_ALLOWED}. This machine has: {', '.join(available)}.")
+    wanted = f"cuda:{int(number or 0)}" if kind == "cuda" else kind
+    if wanted not in available or (kind != "cuda" and int(number or 0) != 0):
+        hint = "" if kind != "cuda" or _built_with_cuda() else " The torch that is installed was built without CUDA."
+        has = ", ".join(available)
+        raise DeviceError(f'This machine has no device {text!r}; it has: {has}. "auto" takes the first.{hint}')
+    return torch.device(wanted)
+
+
+def _built_with_cuda() -> bool:
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
+@cache
+def _cpu_bf16_is_fast() -> bool:
+    """Say whether this CPU multiplies bfloat16 in hardware; torch asks the CPU itself, on every platform.
+
+    Elsewhere bf16 is emulated by conversions to float32 and slower than float32. ARM is left at float32: not every
+    build of torch there has bf16 kernels, and nothing tells which.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not _has_onednn():
+        return False  # without oneDNN torch has no bf16 kernels worth using
+    return any(_ask_cpu(name) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+
+
+def _has_onednn() -> bool:
+    backend: Any = torch.backends.mkldnn
+    return bool(backend.is_available())
+
+
+def _ask_cpu(name: str) -> bool:
+    """Call one of torch's own (private, so guarded) tests of the CPU; False where this torch has none."""
+    test = getattr(torch.cpu, name, None)
+    if test is None:
+        return False
+    try:
+        return bool(test())
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return False
+
+
+def fast_bf16(device: str | torch.device = "cpu") -> bool:
+    """Return whether bfloat16 is faster than float32 on this device, detected, not assumed.
+
+    True on CPUs with AMX or AVX512-BF16 and on CUDA devices with bfloat16 tensor cores (compute capability 8.0 and
+    later); False elsewhere, where it is emulated.
+    """
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_capability(chosen) >= (8, 0) and bool(torch.cuda.is_bf16_supported())
+    return chosen.type == "cpu" and _cpu_bf16_is_fast()
+
+
+def cpu_threads(device: torch.device) -> Threads | None:
+    """Return threads that share this process's cores, for work that is more than torch; None where there are none.
+
+    Notes
+    -----
+    Torch's own threads help only while torch works, these all the time. On other devices than the CPU there are none,
+    nor where torch may use one core only, as in one of several processes.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores < 2:
+        return None
+    n = min(cores, MOST_THREADS)
+
+    def prepare() -> None:
+        torch.get_num_threads()  # a thread that has not asked takes its number from torch's later
+        torch.set_num_threads(cores // n)
+        # That is of this thread, and of all that begin later: a thread of its own takes the latter back.
+        undo = Thread(target=torch.set_num_threads, args=(cores,))
+        undo.start()
+        undo.join()
+
+    return Threads(n, prepare)
+
+
+def autocast(
+    device: str | torch.device, *, enabled: bool = True, cache_enabled: bool = True
+) -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        Where the network runs.
+    enabled : bool
+        False gives a context that changes nothing.
+    cache_enabled : bool
+        False where threads train together: torch keeps one cache of bfloat16 weights for all of them, so that which
+        thread comes first would decide how gradients are rounded.
+    """
+    chosen = pick_device(device)
+    if not enabled or not fast_bf16(chosen):
+        return nullcontext()
+    return torch.autocast(chosen.type, dtype=torch.bfloat16, cache_enabled=cache_enabled)

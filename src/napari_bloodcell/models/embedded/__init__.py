@@ -1,0 +1,1 @@
+"""The SAM that ships with the program."""

@@ -1,0 +1,182 @@
+"""From the embedded SAM's heat map to proposals: where cells are, of which type, in which box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import Calibration
+
+    Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], Proposals]"
+
+
+SCORE_SHARE = (1.0, 1.0, 0.75)
+"""Of the score from which on a proposal is a cell, what a red cell, a white cell and a platelet need."""
+DUPLICATE_BOX_IOU = 0.7
+"""Proposals whose boxes agree by more than this are one cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """What the heat map proposes.
+
+    (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels
+    of the canvas.
+    """
+
+    scores: torch.Tensor
+    classes: torch.Tensor
+    certainty: torch.Tensor
+    centres: torch.Tensor
+    boxes: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> Proposals:
+        """Return some of them."""
+        return Proposals(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) -> Proposals:
+    """Return the local maxima of the heat map with their boxes; of boxes that agree the best stays.
+
+    Parameters
+    ----------
+    heat_logits : Tensor
+        (K, H/4, W/4) float32, one map per class.
+    sides : Tensor
+        (4, H/4, W/4) float32: logarithms of the distances to left, upper, right and lower side, red cell radii.
+    score_min : float
+        Score from which on a proposal is a cell, 0 to 1.
+    """
+    heat = torch.sigmoid(heat_logits)
+    best, kind = heat.max(0)
+    least = score_min * torch.tensor(SCORE_SHARE, device=heat.device)[kind]
+    peak = (F.max_pool2d(best[None, None], 3, 1, 1)[0, 0] == best) & (best > least)
+    rows, columns = torch.nonzero(peak, as_tuple=True)
+    centre = torch.stack([columns, rows], 1).float() * HEAT_STRIDE + HEAT_STRIDE / 2
+    reach = sides[:, rows, columns].T.clamp(-4, 2.2).exp() * (RBC_DIAMETER_PX / 2)
+    limit = torch.tensor([heat.shape[2], heat.shape[1]] * 2, device=heat.device) * HEAT_STRIDE
+    boxes = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1).clamp(min=0).minimum(limit)
+    scores = best[rows, columns]
+    keep = non_maximum_suppression(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
+    kept = torch.from_numpy(keep).to(heat.device)
+    certainty = scores / heat[:, rows, columns].sum(0)
+    return Proposals(scores, kind[rows, columns], certainty, centre, boxes).take(kept)
+
+
+MIN_CALIBRATION_CELLS = 3
+"""With fewer whole red cells the white ones help to find the scale."""
+WBC_PER_RBC_DIAMETER = 1.95
+"""Width of a white cell in a smear, in red cells."""
+CALIBRATION_SCORE = 0.35
+CALIBRATION_ROUNDS = 5
+CALIBRATION_SIDE_PX = 288
+"""Working pixels: the middle of a sample is looked at first, and is enough where it shows this many whole red cells."""
+ENOUGH_RED_CELLS = 15
+LARGEST_SIDE_PX = 1024
+"""Working pixels: no more than this of a sample is looked at to calibrate."""
+DOUBTFUL_RED_CELLS = 6
+"""With fewer whole red cells the scale is sought from other starts as well."""
+OTHER_STARTS = (0.6, 0.35, 0.2, 1.7)
+NARROWEST_PX = 6.0
+"""Narrower red cells than this show too little to be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
+
+    factor: float | None
+    n_red: int
+    support: float
+
+    @property
+    def strength(self) -> float:
+        """Area explained, and by how many cells: a few huge "cells" explain as much as the many that they are."""
+        return self.support * float(np.sqrt(1 + min(self.n_red, 25)))
+
+
+NO_EVIDENCE = Evidence(None, 0, 0.0)
+
+
+def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
+    """Follow the network's own measure of the cells from a first estimate until it settles.
+
+    Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
+    clumps, mislead the first estimate.
+
+    Parameters
+    ----------
+    sample : ndarray of uint8, shape (Y, X, 3)
+        Part of the smear.
+    first : Calibration
+        Where to start.
+    look : callable
+        (part, calibration) → what the network proposes there.
+    """
+    best, evidence = _settle(sample, first, look)
+    if evidence.n_red < DOUBTFUL_RED_CELLS:
+        for factor in OTHER_STARTS:
+            width = first.rbc_diameter_px * factor
+            if NARROWEST_PX <= width <= max(sample.shape[:2]):
+                other, weight = _settle(sample, replace(first, rbc_diameter_px=width), look)
+                if weight.strength > evidence.strength:
+                    best, evidence = other, weight
+    return best
+
+
+def _settle(sample: NDArray[np.uint8], start: Calibration, look: Look) -> tuple[Calibration, Evidence]:
+    """Follow the network's own measure of the cells from one start; return where it ends and what speaks for it."""
+    current, evidence = start, NO_EVIDENCE
+    for _ in range(CALIBRATION_ROUNDS):
+        middle = _middle(sample, current, CALIBRATION_SIDE_PX)
+        found = NO_EVIDENCE
+        if middle.size < 0.6 * sample.size:
+            found = _measure(middle, current, look)
+        if found.n_red < ENOUGH_RED_CELLS:
+            found = _measure(_middle(sample, current, LARGEST_SIDE_PX), current, look)
+        if found.factor is None:
+            break
+        evidence = found
+        width = float(np.clip(current.rbc_diameter_px * found.factor, NARROWEST_PX, max(sample.shape[:2])))
+        current = replace(current, rbc_diameter_px=width)
+        if abs(np.log(found.factor)) < 0.04:
+            break
+    return current, evidence
+
+
+def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evidence:
+    """Measure how much wider cells are than `current` says, by the red ones where there are enough."""
+    proposals = look(sample, current)
+    boxes = proposals.boxes
+    height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
+    whole = (boxes[:, :2] > 2).all(1) & (boxes[:, 2] < width - 2) & (boxes[:, 3] < height - 2)
+    size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt() / RBC_DIAMETER_PX
+    is_red = proposals.classes == CLASSES.index("RBC")
+    is_white = proposals.classes == CLASSES.index("WBC")
+    red, white = size[whole & is_red], size[whole & is_white] / WBC_PER_RBC_DIAMETER
+    plausible = (is_red & (size > 0.6) & (size < 1.6)) | (is_white & (size > 1.1) & (size < 3.2))
+    native = (size * current.rbc_diameter_px) ** 2
+    support = float((proposals.scores * native)[plausible].sum()) / (sample.shape[0] * sample.shape[1])
+    if len(red) >= MIN_CALIBRATION_CELLS:
+        return Evidence(float(red.median()), len(red), support)
+    both = torch.cat([red.repeat(2), white])
+    return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), support)
+
+
+def _middle(sample: NDArray[np.uint8], calibration: Calibration, side_px: int) -> NDArray[np.uint8]:
+    """Return the middle of a (Y, X, 3) sample, at most `side_px` working pixels wide."""
+    side = max(1, int(side_px * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+    y, x = (max(0, (n - side) // 2) for n in sample.shape[:2])
+    return sample[y : y + side, x : x + side]

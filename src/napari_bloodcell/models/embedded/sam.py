@@ -1,0 +1,319 @@
+"""The embedded SAM as a mask generator: offline, from the first minute, on a laptop.
+
+An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map
+proposes cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.protocols import Calibration, CellMask
+from napari_bloodcell.models.device import autocast, cpu_threads, fast_bf16, pick_device
+from napari_bloodcell.models.embedded.network import (
+    CLASSES,
+    LARGE_WINDOW,
+    RBC_DIAMETER_PX,
+    SMALL_BOX_PX,
+    SMALL_WINDOW,
+    STRIDE,
+    WindowSam,
+)
+from napari_bloodcell.models.embedded.proposals import CALIBRATION_SCORE, Proposals, find_scale, propose
+from napari_bloodcell.models.embedded.resample import resample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import SegmentParams
+    from napari_bloodcell.core.threads import Threads
+
+_DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
+
+GLASS = 235.0
+"""Brightness to which the colour of the empty glass is brought."""
+CANVAS_STEP_PX = 4 * STRIDE
+"""Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
+smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
+LOOK_PX, MOST_LOOK_PX = 850, 2048
+"""Side of what is looked at at once: in working pixels, and at most in pixels of the image. More is not quicker."""
+OVERLAP_PX = 112
+"""Working pixels around a tile: what is further away no longer decides about a cell."""
+
+
+def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
+    return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """A resampled image with its features."""
+
+    embedding: torch.Tensor
+    detail: torch.Tensor
+    heat: torch.Tensor
+    sides: torch.Tensor
+    corner: tuple[int, int]
+    scale: float
+
+
+class EmbeddedSam:
+    """The project's own small SAM; implements `protocols.MaskGenerator`.
+
+    Parameters
+    ----------
+    weights : Path
+        A safetensors file written by the project's training script.
+    device : str
+        As in `SegmentParams.device`.
+
+    Raises
+    ------
+    ModelError
+        If the file is not one of the embedded SAM.
+    """
+
+    def __init__(self, weights: Path, device: str = "auto") -> None:
+        self.name = "embedded"
+        self.normalises_light = True
+        self.device = pick_device(device)
+        try:
+            with safe_open(weights, "pt") as file:
+                metadata = file.metadata() or {}
+            state = load_file(weights)
+            settings = dict(json.loads(metadata.get("settings", "{}")))
+        except _DAMAGED as error:
+            raise ModelError(f"{weights} cannot be read as safetensors: {reason_of(error)}.") from error
+        if metadata.get("format") != "napari-bloodcell-embedded-sam":
+            raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
+        self.settings: dict[str, str] = {str(k): str(v) for k, v in settings.items()}
+        self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        self.network = WindowSam()
+        try:
+            self.network.load_state_dict({k: v.float() for k, v in state.items()})
+            if not all(bool(torch.isfinite(v).all()) for v in self.network.state_dict().values()):
+                raise ValueError("not all of its weights are finite")
+        except READ_ERRORS as error:
+            raise ModelError(f"{weights} does not fit the embedded SAM: {reason_of(error)}.") from error
+        self.network = self.network.eval().requires_grad_(False).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
+        self.network.encoder.to(self.dtype)
+
+    def overlap_px(self, calibration: Calibration) -> int:
+        """Return how many pixels around a tile the generator wants to see."""
+        return int(np.ceil(OVERLAP_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+
+    @property
+    def threads(self) -> Threads | None:
+        """Threads in which `generate` may be called at once."""
+        return cpu_threads(self.device)
+
+    def look_px(self, calibration: Calibration) -> int:
+        """Return the side of what it likes to look at at once, pixels."""
+        return min(MOST_LOOK_PX, int(LOOK_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
+
+    @torch.inference_mode()
+    def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
+        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles."""
+        if first.source in ("given", "pixel size", "default"):  # "default": there is nothing but glass
+            return first
+
+        def look(part: NDArray[np.uint8], current: Calibration) -> Proposals:
+            canvas = self._canvas(part, current, (0, 0))
+            return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE)
+
+        return find_scale(sample, first, look)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        params: SegmentParams,
+        *,
+        origin: tuple[int, int] = (0, 0),
+        within: tuple[int, int, int, int] | None = None,
+    ) -> list[CellMask]:
+        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
+        canvas = self._canvas(image, calibration, origin)
+        proposals = propose(canvas.heat, canvas.sides, params.score_min)
+        if within is not None:
+            proposals = _within(proposals, canvas, origin, within)
+        size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
+        cells: list[CellMask] = []
+        for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
+            n_at_once = params.points_per_batch * (LARGE_WINDOW // window) ** 2
+            for batch in torch.split(torch.nonzero(chosen).flatten(), n_at_once):
+                part = proposals.take(batch)
+                cells += self._decode(canvas, part, window, image.shape[:2], origin)
+        return [
+            c
+            for c in cells
+            if c.predicted_iou >= params.predicted_iou_min and c.stability_score >= params.stability_min
+        ]
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        *,
+        points: NDArray[np.floating] | None = None,
+        boxes: NDArray[np.floating] | None = None,
+    ) -> list[CellMask]:
+        """Return one mask per prompt: points (N, 2) as (y, x), or boxes (N, 4) as (y0, x0, y1, x1).
+
+        A point that lies in a proposal of the heat map is decoded with that proposal's box.
+        """
+        if (points is None) == (boxes is None):
+            raise ModelError("Give either points or boxes, not both and not neither.")
+        canvas = self._canvas(image, calibration, (0, 0))
+        cells: list[CellMask] = []
+        if boxes is not None:
+            given = torch.as_tensor(np.asarray(boxes, np.float32)[:, [1, 0, 3, 2]], device=self.device) * canvas.scale
+            for box in given:
+                cells += self._decode_prompt(canvas, box[None], (box[:2] + box[2:])[None] / 2, image.shape[:2])
+            return cells
+        proposals = propose(canvas.heat, canvas.sides, 0.15)
+        for y, x in np.asarray(points, np.float32):
+            point = torch.tensor([[x, y]], device=self.device) * canvas.scale
+            b = proposals.boxes
+            inside = (
+                (b[:, 0] <= point[0, 0]) & (b[:, 1] <= point[0, 1]) & (b[:, 2] > point[0, 0]) & (b[:, 3] > point[0, 1])
+            )
+            distance = (proposals.centres - point).norm(dim=1) / (b[:, 2:] - b[:, :2]).prod(1).sqrt()
+            distance[~inside] = torch.inf
+            if inside.any():
+                cells += self._decode_prompt(canvas, b[distance.argmin()][None], point, image.shape[:2])
+            else:
+                cells += self._decode_prompt(canvas, None, point, image.shape[:2])
+        return cells
+
+    def see(self, image: NDArray[np.uint8], calibration: Calibration) -> Canvas:
+        """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded."""
+        return self._canvas(image, calibration, (0, 0))
+
+    def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
+        scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
+        resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
+        gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
+        seen = normalise(np.minimum(resampled * gain, 255.0)) * inside[..., None]
+        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
+        embedding, detail, heat, sides = self.network.encoder(tensor)
+        return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale)
+
+    def _decode(
+        self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
+    ) -> list[CellMask]:
+        index = torch.zeros(len(part.scores), dtype=torch.long, device=self.device)
+        middle = (part.boxes[:, :2] + part.boxes[:, 2:]) / 2
+        with autocast(self.device):
+            masks, iou, corner = self.network.decode(
+                canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=part.boxes, window=window
+            )
+        return _to_cells(masks[:, 0].float(), iou[:, 0].float(), corner, canvas, shape, origin, middle, part)
+
+    def _decode_prompt(
+        self, canvas: Canvas, box: torch.Tensor | None, point: torch.Tensor, shape: tuple[int, ...]
+    ) -> list[CellMask]:
+        centre = point if box is None else (box[:, :2] + box[:, 2:]) / 2
+        large = box is None or float((box[:, 2:] - box[:, :2]).max()) > SMALL_BOX_PX
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        with autocast(self.device):
+            masks, iou, corner = self.network.decode(
+                canvas.embedding,
+                canvas.detail,
+                index,
+                centres=centre,
+                points=point,
+                boxes=box,
+                window=LARGE_WINDOW if large else SMALL_WINDOW,
+            )
+        token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
+        return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
+
+
+def _within(proposals: Proposals, canvas: Canvas, origin: tuple[int, int], box: tuple[int, int, int, int]) -> Proposals:
+    """Return the proposals that lie in a box (y0, x0, y1, x1) of the image's pixels."""
+    if not len(proposals.scores):
+        return proposals
+    place = _native_points((proposals.boxes[:, :2] + proposals.boxes[:, 2:]) / 2, canvas, origin)
+    inside = ((place >= box[:2]) & (place < box[2:])).all(1)
+    return proposals.take(torch.from_numpy(np.flatnonzero(inside)).to(proposals.scores.device))
+
+
+def _native_points(points: torch.Tensor, canvas: Canvas, origin: tuple[int, int]) -> NDArray[np.float64]:
+    """Return points (N, 2), (x, y) of the canvas, as (y, x) of the image's pixels."""
+    native = (points.cpu().numpy()[:, ::-1] + np.array(canvas.corner)) / canvas.scale - np.array(origin)
+    return np.asarray(native, np.float64)
+
+
+def _to_cells(
+    logits: torch.Tensor,
+    iou: torch.Tensor,
+    corner: torch.Tensor,
+    canvas: Canvas,
+    shape: tuple[int, ...],
+    origin: tuple[int, int],
+    prompts: torch.Tensor,
+    proposals: Proposals | None,
+) -> list[CellMask]:
+    """Bring low-resolution masks (N, s, s) at stride 2 to the image's pixels, cropped to their boxes."""
+    n = len(logits)
+    scores = [1.0] * n if proposals is None else proposals.scores.tolist()
+    names = [None] * n if proposals is None else [CLASSES[k] for k in proposals.classes.tolist()]
+    certainty = [float("nan")] * n if proposals is None else proposals.certainty.tolist()
+    inner = (logits > 1).sum((1, 2)).float()
+    stability = (inner / (logits > -1).sum((1, 2)).clamp(min=1)).tolist()
+    quality = iou.clamp(0, 1).tolist()
+    side = 2 * logits.shape[-1]
+    # Window corner on the smear's resampled grid → first native pixel, the same for every tile.
+    start = (corner.cpu().numpy()[:, ::-1] + np.array(canvas.corner)) / canvas.scale
+    first = np.floor(start).astype(int)
+    n_native = int(np.ceil(side / canvas.scale)) + 1
+    steps = (np.arange(n_native)[None] + 0.5)[:, None, :] + first[:, :, None]
+    place = (steps - start[:, :, None]) * canvas.scale / side * 2 - 1
+    rows, columns = (torch.from_numpy(place[:, k].astype(np.float32)).to(logits.device) for k in (0, 1))
+    grid = torch.stack([columns[:, None, :].expand(-1, n_native, -1), rows[:, :, None].expand(-1, -1, n_native)], -1)
+    native = F.grid_sample(logits[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[:, 0]
+    in_row, in_column = np.abs(place[:, 0]) <= 1, np.abs(place[:, 1]) <= 1
+    masks = (native > 0).cpu().numpy() & in_row[:, :, None] & in_column[:, None, :]
+    points = _native_points(prompts, canvas, origin)
+    cells = []
+    for k in range(len(masks)):
+        y0, x0 = first[k] - np.array(origin)
+        top, left = max(0, -y0), max(0, -x0)
+        mask = masks[k, top : max(top, min(n_native, shape[0] - y0)), left : max(left, min(n_native, shape[1] - x0))]
+        filled_rows, filled_columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
+        if not filled_rows.size:
+            continue
+        r0, r1 = int(filled_rows[0]), int(filled_rows[-1]) + 1
+        c0, c1 = int(filled_columns[0]), int(filled_columns[-1]) + 1
+        y, x = y0 + top + r0, x0 + left + c0
+        cells.append(
+            CellMask(
+                bbox=(int(y), int(x), int(y) + r1 - r0, int(x) + c1 - c0),
+                mask=mask[r0:r1, c0:c1].copy(),
+                predicted_iou=quality[k],
+                stability_score=stability[k],
+                score=scores[k],
+                point=(float(points[k, 0]), float(points[k, 1])),
+                cell_type=names[k],
+                type_probability=certainty[k],
+            )
+        )
+    return cells

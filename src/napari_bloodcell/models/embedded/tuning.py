@@ -1,0 +1,312 @@
+"""Fine-tunes the embedded SAM's decoder on the masks of a laboratory; its encoder, and so what is a cell, stays."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_bloodcell.core.errors import ModelError, TrainingError
+from napari_bloodcell.models.embedded.network import LARGE_WINDOW, SMALL_BOX_PX, SMALL_WINDOW, WindowSam
+from napari_bloodcell.models.embedded.sam import EmbeddedSam
+from napari_bloodcell.models.embedded.views import labels_around, see_all, see_proposed, split_seen
+from napari_bloodcell.models.safetensors_file import to_safetensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import Calibration
+    from napari_bloodcell.models.embedded.views import MaskedField, SeenField
+
+
+CELLS_PER_STEP = 24
+FORMAT = "napari-bloodcell-embedded-sam"
+_MEASURED_EVERY = 20  # steps
+_CELLS_MEASURED = 200
+_REHEARSED = 2.0
+"""What cells weigh whose masks are to stay as they were."""
+_SHARES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+"""Of the way from the old weights to the new."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TunedSam:
+    """A fine-tuned SAM: its file, and the mean IoU on cells that were not trained on, before and after."""
+
+    content: bytes
+    iou_before: float
+    iou_after: float
+    n_train: int
+    n_val: int
+    steps: int
+
+
+def tune_decoder(
+    start: EmbeddedSam,
+    fields: Sequence[MaskedField],
+    *,
+    rehearsal: Sequence[tuple[NDArray[np.uint8], Calibration]] = (),
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[tuple[int, float, float], None, TunedSam]:
+    """Train prompt encoder and mask decoder on the cells of fields.
+
+    Every fifth field (of few fields, every fifth cell) is kept for validation; of the weights measured there, those of
+    the highest IoU are kept, the old ones among them: the result is never worse on these cells.
+
+    Yields
+    ------
+    tuple of int, float, float
+        Steps done, the loss, and the last IoU on the validation cells, after each step.
+
+    Raises
+    ------
+    TrainingError
+        If there are too few cells, or the loss diverges.
+    """
+    views = see_all(start, fields)
+    train, val = split_seen(views)
+    known = [seen for seen in (see_proposed(start, *field) for field in rehearsal) if len(seen.ids)]
+    n_val = sum(len(s.ids) for s in val)
+    n_train = sum(len(of_field[0].ids) for of_field in views) - n_val
+    if n_train < 2 or n_val < 1:
+        raise TrainingError(f"{n_train + n_val} cells are too few to learn masks from. Correct ten or more.")
+    network = copy.deepcopy(start.network).float()
+    teacher = copy.deepcopy(network)
+    trained = [network.prompt_encoder, network.mask_decoder]
+    parameters = [p.requires_grad_(True) for module in trained for p in module.parameters()]
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    rng = np.random.default_rng(seed)
+    weights = np.array([len(s.ids) for s in train], float)
+    weights /= weights.sum()
+    before = best_iou = float(_ious(average, val)[:, 0].mean())
+    best, done, iou = _decoder_state(average), 0, before
+    for step in range(1, steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * min(1.0, step / 10) * max(0.05, 0.5 * (1 + np.cos(np.pi * step / steps)))
+        seen = train[int(rng.choice(len(train), p=weights))]
+        rows = rng.permutation(len(seen.ids))[:CELLS_PER_STEP]
+        loss = _step_loss(network, teacher, seen, rows, rng)
+        if known:
+            seen = known[int(rng.integers(len(known)))]
+            rows = rng.permutation(len(seen.ids))[:CELLS_PER_STEP]
+            loss = loss + _REHEARSED * _step_loss(network, teacher, seen, rows, rng, is_rehearsal=True)
+        if not torch.isfinite(loss):
+            raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a smaller rate.")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        with torch.no_grad():
+            for old, new in zip(average.parameters(), network.parameters(), strict=True):
+                old.lerp_(new, max(0.05, 1 / (step + 1)))
+        done = step
+        is_stopped = should_stop()
+        if step % _MEASURED_EVERY == 0 or step == steps or is_stopped:
+            iou = float(_ious(average, val)[:, 0].mean())
+            if iou > best_iou:
+                best_iou, best = iou, _decoder_state(average)
+        yield done, float(loss.detach()), iou
+        if is_stopped:
+            break
+    state_before = {k: v.detach().cpu().float() for k, v in start.network.state_dict().items()}
+    best, best_iou = _least_change(average, state_before, best, val)
+    state = state_before | best
+    settings = {**start.settings, "fine_tuned_from": start.sha256, "fine_tuning_steps": str(done), "seed": str(seed)}
+    settings |= {"fields": ", ".join(f.name for f in fields)[:2000], "val_iou": f"{before:.4f} -> {best_iou:.4f}"}
+    content = to_safetensors(
+        {k: v.half().contiguous() for k, v in state.items()}, {"format": FORMAT, "settings": json.dumps(settings)}
+    )
+    return TunedSam(content, before, best_iou, n_train, n_val, done)
+
+
+def _step_loss(
+    network: WindowSam,
+    teacher: WindowSam,
+    seen: SeenField,
+    rows: NDArray[np.intp],
+    rng: np.random.Generator,
+    *,
+    is_rehearsal: bool = False,
+) -> Tensor:
+    """Return the loss of some cells, asked for as the program does it, or as a person: a little off.
+
+    The box that the encoder proposes says less than the true one. A decoder that is given true boxes alone learns to
+    fill them, and draws what is proposed, with its error, instead of what it sees. Where another cell lies over one, a
+    label image does not say how it goes on: there it goes on as the teacher, the network before, has it. Left free,
+    masks grow into their neighbours. In rehearsal all of it is as the teacher has it.
+    """
+    mode = rng.choice(["proposed", "both", "point", "box"], p=[0.6, 0.16, 0.12, 0.12])
+    boxes: NDArray[np.floating[Any]] = seen.proposed[rows] if mode == "proposed" else seen.boxes[rows]
+    size = boxes[:, 2:] - boxes[:, :2]
+    points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    if mode == "proposed":
+        boxes = boxes + rng.normal(0, 0.02, boxes.shape) * np.tile(size, 2)
+    else:
+        spread = 0.12 if mode != "point" else 0.25
+        points = points + rng.normal(0, 1, points.shape).clip(-1.8, 1.8) * size * spread
+        wobble = rng.normal(0, 0.06, boxes.shape).clip(-0.2, 0.2) * np.tile(size, 2)
+        boxes = boxes + wobble + rng.normal(0, 0.5, boxes.shape)
+    losses = []
+    with torch.no_grad():
+        before = [masks for masks, *_ in _decoded(teacher, seen, rows, points, boxes, mode)]
+    decoded = _decoded(network, seen, rows, points, boxes, mode)
+    for (masks, iou, drawn, others), known in zip(decoded, before, strict=True):
+        as_before = torch.sigmoid(known[:, 0])
+        target = as_before if is_rehearsal else torch.where(others, as_before, drawn)
+        mask_loss, iou_loss = mask_losses(masks, iou, target)
+        losses += [2.0 * mask_loss + iou_loss]
+    return torch.cat(losses).mean()
+
+
+def _least_change(
+    network: WindowSam, old: dict[str, Tensor], new: dict[str, Tensor], val: list[SeenField]
+) -> tuple[dict[str, Tensor], float]:
+    """Return the weights nearest to the old ones, on the way to the new, that are as good as any there, and their IoU.
+
+    As good: the mean IoU on the validation cells is less than one standard error below. What a few cells of one
+    laboratory do not ask for stays as it was, which other laboratories need (Wortsman et al. 2022). Where the boxes of
+    the masks fit less well than before, the outlines got ragged, as rough masks make them: such weights are none.
+    """
+    tried: list[tuple[dict[str, Tensor], NDArray[np.float64]]] = []
+    for share in _SHARES:
+        state = {k: torch.lerp(old[k], v, share) for k, v in new.items()}
+        network.load_state_dict(state, strict=False)
+        ious = _ious(network, val)
+        if not tried or ious[:, 1].mean() >= tried[0][1][:, 1].mean():
+            tried.append((state, ious))
+    best = max((ious[:, 0] for _, ious in tried), key=np.mean)
+    for state, ious in tried:
+        worse = best - ious[:, 0]
+        error = worse.std(ddof=1) / np.sqrt(len(worse)) if len(worse) > 1 else 0.0
+        if worse.mean() <= error:
+            return state, float(ious[:, 0].mean())
+    raise AssertionError  # the best is one of them
+
+
+def _ious(network: WindowSam, val: list[SeenField]) -> NDArray[np.float64]:
+    """Return the IoU of the masks as the program draws them, and of their boxes, (N, 2) of `_CELLS_MEASURED` cells."""
+    ious: list[Tensor] = []
+    per_field = max(1, _CELLS_MEASURED // len(val))
+    for seen in val:
+        rows = np.unique(np.linspace(0, len(seen.ids) - 1, min(per_field, len(seen.ids))).round().astype(np.intp))
+        boxes = seen.proposed[rows]
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        with torch.no_grad():
+            for masks, _, target, others in _decoded(network, seen, rows, middle, boxes, "proposed"):
+                found, truth = (masks[:, 0] > 0) & ~others, target > 0.5
+                of_masks = (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
+                shared, whole = _box_area(found, truth), _box_area(found) + _box_area(truth)
+                ious.append(torch.stack([of_masks, shared / (whole - shared).clamp(min=1)], 1))
+    return np.asarray(torch.cat(ious).double().cpu())
+
+
+def _box_area(*masks: Tensor) -> Tensor:
+    """Return the area that the boxes of masks (N, H, W) share, (N,)."""
+    area: Tensor | int = 1
+    for axis in (1, 2):
+        sides = torch.stack([mask.any(axis) for mask in masks]).int()
+        within = (sides.cummax(-1).values & sides.flip(-1).cummax(-1).values.flip(-1)).amin(0)
+        area = area * within.sum(-1)
+    return torch.as_tensor(area)
+
+
+def _decoded(
+    network: WindowSam,
+    seen: SeenField,
+    rows: NDArray[np.intp],
+    points: NDArray[np.floating[Any]],
+    boxes: NDArray[np.floating[Any]],
+    mode: str,
+) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
+    """Yield (mask logits, predicted IoU, target, where other cells are) of cells of the small window, then the rest."""
+    device = seen.canvas.embedding.device
+    is_small = (boxes[:, 2:] - boxes[:, :2]).max(1) <= SMALL_BOX_PX
+    for window, chosen in ((SMALL_WINDOW, is_small), (LARGE_WINDOW, ~is_small)):
+        take = np.flatnonzero(chosen)
+        if not take.size:
+            continue
+        p = torch.from_numpy(points[take].astype(np.float32)).to(device)
+        b = torch.from_numpy(boxes[take].astype(np.float32)).to(device)
+        masks, iou, origin = network.decode(
+            seen.canvas.embedding.float(),
+            seen.canvas.detail.float(),
+            torch.zeros(take.size, dtype=torch.long, device=device),
+            centres=p if mode == "point" else (b[:, :2] + b[:, 2:]) / 2,
+            points=None if mode == "box" else p,
+            boxes=None if mode == "point" else b,
+            window=window,
+        )
+        ids = seen.ids[rows[take]]
+        around = labels_around(seen, origin.cpu().numpy(), masks.shape[-1])
+        target, others = around == ids[:, None, None], (around != ids[:, None, None]) & (around > 0)
+        yield masks, iou, torch.from_numpy(target).to(device).float(), torch.from_numpy(others).to(device)
+
+
+def _decoder_state(network: WindowSam) -> dict[str, Tensor]:
+    return {
+        k: v.detach().cpu().clone().float() for k, v in network.state_dict().items() if not k.startswith("encoder.")
+    }
+
+
+def load_start(model: Any) -> EmbeddedSam:
+    """Return a mask generator as what fine-tuning can begin with.
+
+    Raises
+    ------
+    ModelError
+        If it is none of the embedded SAM's kind.
+    """
+    if not isinstance(model, EmbeddedSam):
+        raise ModelError("Only the embedded SAM, or one fine-tuned from it, can be fine-tuned; official ones cannot.")
+    return model
+
+
+def heat_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of CenterNet, per cell."""
+    logits = logits.float()
+    p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
+    positive = (target >= 1).float()
+    loss = positive * (1 - p) ** 2 * F.logsigmoid(logits) + (1 - positive) * (1 - target) ** 4 * p**2 * F.logsigmoid(
+        -logits
+    )
+    return -(loss * weight).sum() / positive.sum().clamp(min=1)
+
+
+def side_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """L1 of the log distances to the four sides plus 1 - IoU of the boxes."""
+    predicted = predicted.float()
+    l1 = ((predicted - target).abs().mean(1) * weight).sum()
+    a, b = predicted.clamp(-4, 3).exp(), target.exp()
+    inter = (torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])) * (
+        torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3])
+    )
+    union = (a[:, 0] + a[:, 2]) * (a[:, 1] + a[:, 3]) + (b[:, 0] + b[:, 2]) * (b[:, 1] + b[:, 3]) - inter
+    return (l1 + ((1 - inter / union.clamp(min=1e-4)) * weight).sum()) / weight.sum().clamp(min=1)
+
+
+def mask_losses(logits: Tensor, iou: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return per prompt BCE + dice (token 0, plus the best of the others) and the error of the predicted IoU.
+
+    `logits` are (N, 4, h, w), `iou` (N, 4), `target` (N, h, w), 0 to 1.
+    """
+    logits, target = logits.float(), target.unsqueeze(1)
+    bce = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none").mean((2, 3))
+    area = target.mean((2, 3)).clamp(min=0.02)
+    p = torch.sigmoid(logits)
+    dice = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
+    loss = 0.15 * bce / area.sqrt() + dice
+    hard, truth = logits > 0, target > 0.5
+    true_iou = (hard & truth).sum((2, 3)) / (hard | truth).sum((2, 3)).clamp(min=1)
+    return loss[:, 0] + 0.5 * loss[:, 1:].min(1).values, ((iou.float() - true_iou) ** 2).mean(1)

@@ -1,0 +1,1 @@
+"""The official SAM checkpoints: ViT-B, ViT-L and ViT-H."""

@@ -1,0 +1,295 @@
+"""The weights that the program knows: what they are, where they lie, and how they get there.
+
+Official SAM checkpoints are downloaded once into a folder of the user's choice (`NAPARI_BLOODCELL_CACHE`, else the
+platform's cache folder). A download goes on where it stopped, is compared with its SHA-256 before it gets its name,
+and two processes that want the same file fetch it once. The program's own weights come with it.
+
+This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from napari_bloodcell.core.errors import DownloadError, ModelError
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.models.download import TransferError, iter_receive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+CACHE_VARIABLE: Final = "NAPARI_BLOODCELL_CACHE"
+"""Environment variable that names the folder of downloaded weights."""
+
+SHIPPED_FOLDER: Final = Path(__file__).resolve().parent.parent / "weights"
+"""Where the program's own weights lie, with `SHA256SUMS` in the format of the `sha256sum` command."""
+
+_CHUNK = 1 << 20
+_BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of weights.
+
+    Attributes
+    ----------
+    name : str
+        What the user calls it, as in ``SegmentParams(model=name)``.
+    file_name : str
+        Name of the file on disk.
+    sha256 : str
+        What the file's SHA-256 must be, hexadecimal.
+    size_bytes : int
+        Size of the file.
+    licence : str
+        SPDX identifier.
+    url : str or None
+        Where it is downloaded from; None for weights that come with the program.
+    description : str
+        One line for lists.
+    """
+
+    name: str
+    file_name: str
+    sha256: str
+    size_bytes: int
+    licence: str
+    url: str | None
+    description: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, or would lie."""
+        return (SHIPPED_FOLDER if self.url is None else where()) / self.file_name
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the file is there; `verify` says whether it is whole."""
+        return self.path.is_file()
+
+
+OFFICIAL: Final[dict[str, ModelFile]] = {
+    name: ModelFile(name, file_name, sha256, size, "Apache-2.0", _BASE_URL + file_name, description)
+    for name, file_name, sha256, size, description in (
+        (
+            "vit_b",
+            "sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            375_042_383,
+            "Segment Anything (Meta AI, 2023), ViT-B, 94 M parameters",
+        ),
+        (
+            "vit_l",
+            "sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1_249_524_607,
+            "Segment Anything (Meta AI, 2023), ViT-L, 312 M parameters",
+        ),
+        (
+            "vit_h",
+            "sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2_564_550_879,
+            "Segment Anything (Meta AI, 2023), ViT-H, 641 M parameters; the paper's",
+        ),
+    )
+}
+"""The official SAM checkpoints, by name."""
+
+
+def where() -> Path:
+    """Return the folder of downloaded weights: `NAPARI_BLOODCELL_CACHE`, else the platform's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE, "").strip()
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_cache_path("napari-bloodcell", appauthor=False)
+
+
+def list_models() -> list[ModelFile]:
+    """Return every file of weights that the program knows: its own first, then SAM's official checkpoints."""
+    return [*_shipped(), *OFFICIAL.values()]
+
+
+def find(name: str) -> ModelFile:
+    """Return the file of weights of this name.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    models = {model.name: model for model in list_models()}
+    if name not in models:
+        raise ModelError(f"Unknown model {name!r}; known are: {', '.join(models)}. A file is given by its path.")
+    return models[name]
+
+
+def verify(name: str) -> Path:
+    """Return the path of the weights of this name after comparing the file with its SHA-256.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, the file is not there, or it is not the file that it should be.
+    """
+    model = find(name)
+    if not model.is_present:
+        raise ModelError(f"{name} is not on this machine: there is no {model.path}. {_by_hand(model)}")
+    found = sha256_of(model.path)
+    if found != model.sha256:
+        expected = model.sha256 or f"unknown: it is not in {SHIPPED_FOLDER / 'SHA256SUMS'}"
+        todo = "Reinstall the program." if model.url is None else f"Delete it. {_by_hand(model)}"
+        raise ModelError(f"{model.path} is damaged or not {name}: its SHA-256 is {found}, expected {expected}. {todo}")
+    return model.path
+
+
+def download(name: str, progress: Callable[[Progress], object] | None = None) -> Path:
+    """Fetch weights unless they are there already, check them, and return their path.
+
+    Parameters
+    ----------
+    name : str
+        "vit_b", "vit_l" or "vit_h"; weights that come with the program are only checked.
+    progress : callable, optional
+        Called with `Progress` in bytes.
+
+    Returns
+    -------
+    Path
+        A file whose SHA-256 has been compared.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown.
+    DownloadError
+        Without network, without space, when the server refuses, or when what came is not the file that it should be.
+        What has come so far is kept beside the file, as `<file>.part`, and the next call goes on from there.
+    """
+    return drain(iter_download(name), progress)
+
+
+def iter_download(name: str) -> Generator[Progress, None, Path]:
+    """Fetch weights like `download`, yielding progress in bytes; closing it keeps what has come for the next time."""
+    model = find(name)
+    if model.url is None:
+        return verify(name)
+    path = model.path
+    lock = yield from _iter_lock(model)
+    try:
+        if path.is_file() and (yield from _iter_sha256(path)) == model.sha256:
+            return path
+        part = path.with_name(path.name + ".part")
+        left_over = part.exists()
+        found = yield from _iter_fetch_and_hash(model, part)
+        if found != model.sha256 and left_over:  # what an earlier try left may have been damaged: once more, from zero
+            part.unlink()
+            found = yield from _iter_fetch_and_hash(model, part)
+        if found != model.sha256:
+            part.unlink()
+            raise DownloadError(
+                f"What came from {model.url} is not {name}: its SHA-256 is {found}, expected {model.sha256}. "
+                f"It was deleted. {_by_hand(model)}"
+            )
+        _install(model, part)
+        return path
+    finally:
+        lock.release()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    return drain(_iter_sha256(path))
+
+
+def _by_hand(model: ModelFile) -> str:
+    """Say how the file gets to its place without this program."""
+    if model.url is None:
+        return "It comes with the program: reinstall it."
+    return (
+        f"Run `napari-bloodcell models download {model.name}`, or fetch {model.url} by other means and put it, named "
+        f"{model.file_name}, into {where()} (the environment variable {CACHE_VARIABLE} sets another folder)."
+    )
+
+
+def _shipped() -> list[ModelFile]:
+    """List the weights that come with the program."""
+    sums: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (SHIPPED_FOLDER / "SHA256SUMS").read_text("utf-8").splitlines():
+            digest, _, file_name = line.partition(" ")
+            sums[file_name.strip().removeprefix("*")] = digest.lower()
+    return [
+        ModelFile(
+            name=path.stem,
+            file_name=path.name,
+            sha256=sums.get(path.name, ""),
+            size_bytes=path.stat().st_size,
+            licence="BSD-3-Clause",
+            url=None,
+            description="Trained by this project, comes with it",
+        )
+        for path in sorted(SHIPPED_FOLDER.glob("*.safetensors"))
+    ]
+
+
+def _iter_sha256(path: Path) -> Generator[Progress, None, str]:
+    total, done, digest = path.stat().st_size, 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(8 * _CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            yield Progress(done, total, f"checking {path.name}")
+    return digest.hexdigest()
+
+
+def _iter_lock(model: ModelFile) -> Generator[Progress, None, FileLock]:
+    """Wait until no other process fetches this file; the system lets go of the lock of a process that dies."""
+    path = model.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
+        while True:
+            try:
+                lock.acquire(timeout=0.2)
+            except Timeout:
+                yield Progress(0, model.size_bytes, f"waiting for another process that downloads {model.file_name}")
+            else:
+                return lock
+    except OSError as error:
+        raise DownloadError(
+            f"{model.name} needs the folder {path.parent}, which cannot be written to ({error}). "
+            f"Set another one in the environment variable {CACHE_VARIABLE}."
+        ) from error
+
+
+def _install(model: ModelFile, part: Path) -> None:
+    """Give the checked file its name, in one step."""
+    try:
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, model.path)
+    except OSError as error:
+        raise DownloadError(f"{part} is whole but could not be renamed to {model.path}: {error}") from error
+
+
+def _iter_fetch_and_hash(model: ModelFile, part: Path) -> Generator[Progress, None, str]:
+    what = f"downloading {model.file_name}"
+    try:
+        yield from iter_receive(str(model.url), part, size_bytes=model.size_bytes, what=what)
+    except TransferError as error:
+        raise DownloadError(
+            f"{model.name} could not be downloaded: {error}. Check the network and try again: it goes on where it "
+            f"stopped. {_by_hand(model)}"
+        ) from error
+    return (yield from _iter_sha256(part))

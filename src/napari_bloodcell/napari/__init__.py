@@ -1,0 +1,54 @@
+"""The napari plugin: the only code of the program that knows Qt and napari.
+
+Its functions for scripts (`api`) are reached as ``napari_bloodcell.napari.segment_layer`` and so on. Importing this
+loads neither Qt nor napari.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_bloodcell.napari.api import (
+        analyse_layer,
+        analyse_slide,
+        cells_layer_for,
+        classify_layer,
+        correct_cells,
+        count_layer,
+        open_result,
+        restore_corrections,
+        result_of,
+        save_result,
+        segment_layer,
+        table_of,
+        types_layer_for,
+    )
+
+__all__ = [
+    "analyse_layer",
+    "analyse_slide",
+    "cells_layer_for",
+    "classify_layer",
+    "correct_cells",
+    "count_layer",
+    "open_result",
+    "restore_corrections",
+    "result_of",
+    "save_result",
+    "segment_layer",
+    "table_of",
+    "types_layer_for",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from napari_bloodcell.napari import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

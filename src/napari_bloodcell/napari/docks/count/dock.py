@@ -1,0 +1,247 @@
+"""The Count dock: numbers, the histogram of red-cell areas, and the cells behind a part of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.layers import Shapes
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+
+from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.params import CountParams
+from napari_bloodcell.napari.docks.base import RestingWidget, scrolled
+from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
+from napari_bloodcell.napari.docks.count.panels import AreaFields, ExportRow, LaterCount
+from napari_bloodcell.napari.docks.count.plot import AreaPlot
+from napari_bloodcell.napari.docks.count.table import CountTable
+from napari_bloodcell.napari.docks.form import SettingsForm
+from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.layers import selection
+from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of
+from napari_bloodcell.napari.layers.images import current_plane, plane_number
+from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.layers.regions import Region, region_of
+from napari_bloodcell.napari.layers.results import recipe_of
+from napari_bloodcell.napari.notify import notify_errors
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from napari.layers import Labels
+
+SOON_MS: Final = 15
+"""Changes that come in one burst, as while a threshold is dragged, are counted together."""
+MOST_AT_ONCE: Final = 120_000
+"""More cells than this are counted in a worker: the window would stand still for longer than people notice."""
+WHOLE, THIS_PLANE = "Whole image", "Plane in view"
+
+
+class CountWidget(RestingWidget):
+    """Counts the cells of a layer whenever something changes; while it is hidden, it rests."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        self._counter = CellCounter()
+        self._thresholds: list[float] | None = None
+        self._watched: list[Any] = []
+        self._hovered = 0
+        self.counted: Counted | None = None
+        self._build()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(SOON_MS)
+        self._soon.timeout.connect(self.recount)
+        self._later = LaterCount(self._counter, self)
+        self._later.counted.connect(self._show)
+        self._later.failed.connect(lambda error: self._show_nothing(str(error)))
+        self._cells.chosen.connect(self._on_layer_chosen)
+        self._region.chosen.connect(self._on_region_chosen)
+        self._form.changed.connect(self._on_rule_changed)
+        self._plot.thresholds_moved.connect(self.set_thresholds)
+        self._plot.range_chosen.connect(self.select_range)
+        self._plot.range_cleared.connect(self.clear_range)
+        self._fields.thresholds_entered.connect(self.set_thresholds)
+        self._fields.range_entered.connect(self.select_range)
+        self._fields.range_cleared.connect(self.clear_range)
+        self._on_layer_chosen()
+        self.wake()
+
+    def _build(self) -> None:
+        self._cells = LayerChoice(self._viewer, is_cells, none="No cells yet", follows_active=True)
+        self._cells.setToolTip("The layer whose cells are counted")
+        self._region = LayerChoice(self._viewer, lambda layer: isinstance(layer, Shapes), fixed=[WHOLE])
+        self._region.setToolTip("Count everything, or only cells whose centre lies in the shapes of a layer")
+        self._form = SettingsForm(CountParams, first=["rule"])
+        self._table = CountTable()
+        self._note = QLabel()
+        self._note.setWordWrap(True)
+        self._plot = AreaPlot()
+        self._fields = AreaFields()
+        self._export = ExportRow()
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.addRow("Cells", self._cells)
+        form.addRow("Where", self._region)
+        inside = QWidget()
+        rows = QVBoxLayout(inside)
+        rows.addLayout(form)
+        for widget in (self._form, self._table, self._note):
+            rows.addWidget(widget)
+        rows.addWidget(self._plot, 1)
+        rows.addWidget(self._fields)
+        rows.addWidget(self._export)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scrolled(inside))
+
+    @property
+    def cells_layer(self) -> Labels | None:
+        """The layer that is counted."""
+        return self._cells.layer
+
+    def set_thresholds(self, thresholds: list[float] | None) -> None:
+        """Count by these areas, pixels²; None: by the rule again."""
+        self._thresholds = thresholds
+        self._count_soon()
+
+    def select_range(self, low: float, high: float) -> None:
+        """Select the red cells whose area, pixels², lies in a range, and outline them in the viewer."""
+        layer = self.cells_layer
+        if layer is None or self.counted is None:
+            return
+        ids = self.counted.ids_between(low, high)
+        selection.select_cells(self._viewer, layer, ids)
+        self._plot.show_range(low, high)
+        self._fields.show_range(low, high, n_cells=len(ids))
+
+    def clear_range(self) -> None:
+        """Select no cell."""
+        if self.cells_layer is not None:
+            selection.select_cells(self._viewer, self.cells_layer, [])
+        self._plot.show_range(None)
+        self._fields.show_range(None, None)
+
+    def recount(self) -> None:
+        """Count now, and show it."""
+        self._soon.stop()
+        layer = self.cells_layer
+        if layer is None:
+            self._show_nothing("Segment and classify an image: its cells are counted here.")
+            return
+        try:
+            region, plane = self._where(layer)
+            task = self._counter.task(
+                layer, params=self._form.settings(), thresholds=self._thresholds, region=region, plane=plane
+            )
+            if task.n_cells > MOST_AT_ONCE or self._later.is_running:
+                self._later.ask(layer, task)
+                return
+            self._show(layer, self._counter.run(task))
+        except BloodCellError as error:
+            self._show_nothing(str(error))
+
+    def _show(self, layer: Labels, counted: Counted) -> None:
+        """Show a counting, unless its layer is no longer the one that is chosen."""
+        if layer is not self.cells_layer:
+            return
+        self.counted = self._export.counted = counted
+        self._counter.note_cells_in_region(layer, counted)
+        self._table.show_rows(counted.rows, names_of(layer), colours_of(layer))
+        self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
+        self._fields.use_unit(counted.pixel_size_um)
+        self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
+        self._note.setText(" ".join(filter(None, (counted.scope, counted.warning))))
+
+    def _where(self, layer: Labels) -> tuple[Region | None, int | None]:
+        """Return the region and the plane that are counted."""
+        shapes = self._region.layer
+        if shapes is not None:
+            return region_of(shapes, layer), None
+        if self._region.currentText() == THIS_PLANE:
+            return None, plane_number(current_plane(self._viewer, layer), full_resolution(layer).shape[:-2])
+        return None, None
+
+    def _show_nothing(self, why: str) -> None:
+        self.counted = self._export.counted = None
+        self._table.show_rows([], [])
+        self._plot.show_nothing()
+        self._note.setText(why)
+
+    def _on_rule_changed(self) -> None:
+        self._thresholds = None
+        layer = self.cells_layer
+        if layer is not None:
+            notify_errors(lambda: note_count_params(layer, self._form.settings()))
+        self._count_soon()
+
+    def _on_layer_chosen(self) -> None:
+        self._thresholds = None
+        layer = self.cells_layer
+        if layer is not None:
+            self._form.blockSignals(True)
+            self._form.set_values(recipe_of(layer).count.model_dump())
+            self._form.blockSignals(False)
+            self._region.set_fixed([WHOLE, THIS_PLANE] if layer.ndim > 2 else [WHOLE])
+        self._watch()
+        self._count_soon()
+
+    def _on_region_chosen(self) -> None:
+        self._watch()
+        self._count_soon()
+
+    def _count_soon(self, _event: object = None) -> None:
+        """Count when this burst of changes is over; a dock that rests counts when it is shown again."""
+        if not self.is_resting:
+            self._soon.start()
+
+    def _watch(self) -> None:
+        """Follow the events of what is counted, and of nothing else."""
+        self._unwatch()
+        if self.is_resting:
+            return
+        layer, shapes = self._cells.layer, self._region.layer
+        if layer is not None:
+            self._watched += [layer.events.features, layer.events.scale, layer.events.units]
+        if shapes is not None:
+            self._watched += [shapes.events.data, shapes.events.scale, shapes.events.translate]
+        elif self._region.currentText() == THIS_PLANE:
+            self._watched.append(self._viewer.dims.events.current_step)
+        for event in self._watched:
+            event.connect(self._count_soon)
+
+    def _unwatch(self) -> None:
+        for event in self._watched:
+            event.disconnect(self._count_soon)
+        self._watched = []
+
+    def _on_theme(self, _event: object = None) -> None:
+        self._plot.use_theme(self._viewer.theme)
+
+    def _on_hover(self, viewer: Any, event: Any) -> None:
+        layer = self.cells_layer
+        cell = cell_at(layer, event.position) if layer is not None and layer.visible else 0
+        if cell == self._hovered:
+            return
+        self._hovered = cell
+        found = area_of_cell(layer.features, cell) if layer is not None and cell else None
+        if found is None:
+            self._plot.show_cell(None)
+        else:
+            self._plot.show_cell(found[0], f"cell {cell}{f': {found[1]}' if found[1] else ''}")
+
+    def on_wake(self) -> None:
+        """Count, and follow layers, mouse and theme."""
+        self._viewer.mouse_move_callbacks.append(self._on_hover)
+        self._viewer.events.theme.connect(self._on_theme)
+        self._on_theme()
+        self._watch()
+        self._count_soon()
+
+    def on_rest(self) -> None:
+        """Follow nothing."""
+        self._soon.stop()
+        self._later.forget()
+        self._unwatch()
+        self._viewer.mouse_move_callbacks.remove(self._on_hover)
+        self._viewer.events.theme.disconnect(self._on_theme)

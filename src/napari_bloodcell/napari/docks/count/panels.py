@@ -1,0 +1,256 @@
+"""The parts of the Count dock that are no plot: settings, the table of counts, fields for thresholds and a range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.napari.docks.count.model import save_histogram
+from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.work.worker import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountTask
+
+
+class AreaFields(QWidget):
+    """Thresholds and a range of areas as text, for those who do not use the mouse."""
+
+    thresholds_entered = Signal(object)
+    """Rising areas, list of float; None for those of the rule."""
+    range_entered = Signal(float, float)
+    range_cleared = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factor = 1.0
+        self._labels = QLabel(), QLabel()
+        self._thresholds = QLineEdit()
+        self._thresholds.setToolTip(
+            "Areas from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type: 70, 110"
+        )
+        self._thresholds.setPlaceholderText("none")
+        self._automatic = QPushButton("Auto")
+        self._automatic.setToolTip("Take the thresholds of the rule again")
+        self._automatic.setEnabled(False)
+        self._range = QLineEdit()
+        self._range.setToolTip("Select the red cells whose area lies in a range. Drag in the plot, or type: 30–50")
+        self._range.setPlaceholderText("drag in the plot")
+        self._clear = QPushButton("Clear")
+        self._clear.setToolTip("Select no cell")
+        self._clear.setEnabled(False)
+        self._found = QLabel()
+        layout = QFormLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        rows = QHBoxLayout(), QHBoxLayout()
+        for row, field, button in zip(
+            rows, (self._thresholds, self._range), (self._automatic, self._clear), strict=True
+        ):
+            row.addWidget(field, 1)
+            row.addWidget(button)
+        layout.addRow(self._labels[0])
+        layout.addRow(rows[0])  # all of the width: there are four or five of them
+        layout.addRow(self._labels[1], rows[1])
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addLayout(layout)
+        whole.addWidget(self._found)
+        self._found.hide()
+        self._thresholds.editingFinished.connect(self._on_thresholds)
+        self._range.editingFinished.connect(self._on_range)
+        self._automatic.clicked.connect(lambda: self.thresholds_entered.emit(None))
+        self._clear.clicked.connect(lambda: self.range_cleared.emit())
+
+    def use_unit(self, pixel_size_um: float | None) -> None:
+        """Show and take areas in µm² where the size of a pixel is known, else in pixels²."""
+        self._factor = pixel_size_um**2 if pixel_size_um else 1.0
+        for label, text in zip(self._labels, ("Thresholds", "Select"), strict=True):
+            label.setText(f"{text} ({'µm²' if pixel_size_um else 'px²'})")
+
+    def show_thresholds(self, thresholds: NDArray[Any] | Sequence[float], *, by_hand: bool) -> None:
+        """Show the thresholds in use, pixels²."""
+        self._thresholds.setText(", ".join(self._text(t) for t in thresholds))
+        self._thresholds.setModified(False)
+        self._thresholds.setCursorPosition(0)
+        self._automatic.setEnabled(by_hand)
+
+    def show_range(self, low: float | None, high: float | None, *, n_cells: int = 0) -> None:
+        """Show which areas, pixels², are selected, and how many cells that are."""
+        is_range = low is not None and high is not None
+        self._range.setText(f"{self._text(low or 0.0)}–{self._text(high or 0.0)}" if is_range else "")
+        self._range.setModified(False)
+        self._clear.setEnabled(is_range)
+        self._found.setVisible(is_range)
+        self._found.setText(f"{n_cells:,} red-cell region{'' if n_cells == 1 else 's'} selected")
+
+    def _on_thresholds(self) -> None:
+        if self._thresholds.isModified():
+            self._thresholds.setModified(False)
+            notify_errors(lambda: self.thresholds_entered.emit(sorted(self._areas(self._thresholds.text()))))
+
+    def _on_range(self) -> None:
+        if not self._range.isModified():
+            return
+        self._range.setModified(False)
+        if not self._range.text().strip():
+            self.range_cleared.emit()
+        else:
+            notify_errors(self._enter_range)
+
+    def _enter_range(self) -> None:
+        ends = self._areas(self._range.text().replace("–", " ").replace("-", " "))
+        if len(ends) != 2:
+            raise InputError(f"{self._range.text()!r} is no range of areas; type two numbers: 30–50")
+        self.range_entered.emit(min(ends), max(ends))
+
+    def _text(self, area: float) -> str:
+        """Return an area, pixels², as text in the unit that is shown."""
+        return f"{area * self._factor:.{0 if area * self._factor >= 100 else 1}f}"
+
+    def _areas(self, text: str) -> list[float]:
+        return [number / self._factor for number in _numbers(text)]
+
+
+def _numbers(text: str) -> list[float]:
+    """Return the numbers of a text, parted by commas or blanks."""
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").replace(";", " ").split()]
+    except ValueError:
+        numbers = [-1.0]
+    if not all(0 < n < float("inf") for n in numbers):
+        raise InputError(f"{text!r} does not hold areas; type numbers above 0, parted by commas.")
+    return numbers
+
+
+class ExportRow(QWidget):
+    """Copies and saves `counted`, the counting that is shown; None while there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counted | None = None
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for text, tip, slot in (
+            ("Copy", "Copy the table of counts", lambda: notify_errors(self.copy)),
+            ("Save CSV…", "Save the table of counts", lambda: self._ask_and_save("csv")),
+            ("PNG…", "Save the histogram as a picture", lambda: self._ask_and_save("png")),
+            ("SVG…", "Save the histogram as a drawing", lambda: self._ask_and_save("svg")),
+        ):
+            button = QPushButton(text)
+            button.setToolTip(tip)
+            button.clicked.connect(slot)
+            layout.addWidget(button)
+
+    def copy(self) -> None:
+        """Copy the table of counts, for a spreadsheet."""
+        clipboard = QGuiApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(self._shown().to_text(delimiter="\t"))
+
+    def save(self, path: str | Path) -> None:
+        """Save the table (.csv) or the histogram (.png, .svg, .pdf).
+
+        Raises
+        ------
+        InputError
+            If nothing is counted, or the ending is another.
+        OutputError
+            If the file cannot be written.
+        """
+        path, counted = Path(path), self._shown()
+        kind = path.suffix.lower()
+        if kind not in (".csv", ".png", ".svg", ".pdf"):
+            raise InputError(f"{path.name!r} ends in {kind!r}; tables are saved as .csv, histograms as .png or .svg.")
+        try:
+            if kind == ".csv":
+                path.write_text(counted.to_text(), encoding="utf-8", newline="\n")
+            else:
+                save_histogram(path, counted)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
+
+    def _shown(self) -> Counted:
+        if self.counted is None:
+            raise InputError("Nothing is counted yet: segment and classify an image first.")
+        return self.counted
+
+    def _ask_and_save(self, kind: str) -> None:
+        name, _ = QFileDialog.getSaveFileName(self, "Save", f"counts.{kind}", f"{kind.upper()} (*.{kind})")
+        if name:
+            path = Path(name) if Path(name).suffix else Path(f"{name}.{kind}")
+            notify_errors(lambda: self.save(path))
+
+
+class LaterCount(QObject):
+    """Counts one task at a time."""
+
+    counted = Signal(object, object)
+    """The layer, and its `Counted`."""
+    failed = Signal(object)
+    """`BloodCellError`."""
+
+    def __init__(self, counter: CellCounter, parent: QObject) -> None:
+        super().__init__(parent)
+        self._counter = counter
+        self._work = Work(self)
+        self._layer: Labels | None = None
+        self._next: tuple[Labels, CountTask] | None = None
+        self._work.returned.connect(self._on_returned)
+        self._work.failed.connect(self.failed)
+        self._work.finished.connect(self._on_finished)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something is being counted."""
+        return self._work.is_running
+
+    def ask(self, layer: Labels, task: CountTask) -> None:
+        """Count this, instead of what else is waiting."""
+        self._next = (layer, task)
+        if not self._work.is_running:
+            self._start()
+
+    def forget(self) -> None:
+        """Deliver nothing of what is under way."""
+        self._next = self._layer = None
+        self._work.shut_down()
+
+    def _start(self) -> None:
+        if self._next is None:
+            return
+        (self._layer, task), self._next = self._next, None
+        counter = self._counter
+
+        def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, Counted]:
+            yield Progress(0, 0, "counting")
+            return counter.run(task)
+
+        self._work.start(job)
+
+    def _on_returned(self, counted: Counted) -> None:
+        if self._next is None and self._layer is not None:  # else it is out of date
+            self.counted.emit(self._layer, counted)
+
+    def _on_finished(self) -> None:
+        self._layer = None
+        self._start()

@@ -1,0 +1,172 @@
+"""Painting cells of a pyramid: a small layer of the region in view, whose strokes become edits of the whole."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from napari.layers import Labels
+from qtpy.QtWidgets import QPushButton
+
+from napari_bloodcell.core.errors import BloodCellError, InputError
+from napari_bloodcell.napari.docks.edit.session import strokes_of
+from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
+from napari_bloodcell.napari.layers.images import visible_box
+from napari_bloodcell.napari.layers.look import moved_placement
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.utils.events import Event
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.docks.edit.session import EditSession
+
+    Box = tuple[int, int, int, int]
+
+
+LARGEST_PX: Final = 4096 * 4096
+"""A region with more pixels is not painted in."""
+PAINTING: Final = "painting"
+"""Kind of the layer."""
+
+
+class PaintPatch:
+    """A layer of a region of the cells, for napari's brush, eraser and fill; each stroke is an edit of the session.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where the layer goes.
+    session : EditSession
+        Edits of the cells layer.
+    box : tuple of int, optional
+        (y0, x0, y1, x1), pixels of the finest level; by default what is in view.
+
+    Raises
+    ------
+    InputError
+        If nothing of the cells is in view, or too much.
+    """
+
+    def __init__(self, viewer: ViewerModel, session: EditSession, box: Box | None = None) -> None:
+        self._viewer, self._session = viewer, session
+        cells = session.layer
+        found = box or visible_box(cells)
+        if found is None:
+            raise InputError(f"Nothing of {cells.name!r} is in sight. Move the cells into the window.")
+        height, width = found[2] - found[0], found[3] - found[1]
+        if height * width > LARGEST_PX:
+            raise InputError(f"{height} × {width} pixels are in view, too many to paint in. Zoom in first.")
+        self.box = found
+        place = {**placement_of(cells), **moved_placement(cells, found[:2])}
+        self.layer = Labels(
+            self._read(),
+            name=f"{info_of(cells).get('image') or cells.name} cells (painting)",
+            metadata={KEY: {"kind": PAINTING, "cells_id": str(cells.unique_id)}},
+            opacity=0.6,
+            **place,
+        )
+        self.layer.selected_label = session.next_id
+        self.layer.events.paint.connect(self._on_paint)
+        self.layer.events.selected_label.connect(self._on_label)
+        session.events.edited.connect(self.refresh)
+        self.layer.bind_key("M", self._on_new, overwrite=True)
+        self.layer.bind_key("Control-Z", lambda _layer: self._guarded("undo"), overwrite=True)
+        self.layer.bind_key("Control-Shift-Z", lambda _layer: self._guarded("redo"), overwrite=True)
+        viewer.add_layer(self.layer)
+        viewer.layers.selection.active = self.layer
+        self.layer.mode = "paint"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the user deleted the layer."""
+        return self.layer not in self._viewer.layers
+
+    def close(self) -> None:
+        """Remove the layer; what was painted is in the cells."""
+        self._session.events.edited.disconnect(self.refresh)
+        self.layer.events.paint.disconnect(self._on_paint)
+        if not self.is_gone:
+            self._viewer.layers.remove(self.layer)
+
+    def refresh(self, _event: object = None) -> None:
+        """Show the cells as they are now."""
+        now = self._read()
+        if not np.array_equal(now, self.layer.data):
+            np.copyto(self.layer.data, now)
+            self.layer.refresh(extent=False)
+
+    def _read(self) -> NDArray[np.int32]:
+        y0, x0, y1, x1 = self.box
+        return np.array(full_resolution(self._session.layer)[y0:y1, x0:x1], np.int32)
+
+    def _on_paint(self, event: Event) -> None:
+        """Make edits of what was painted."""
+        y0, x0 = self.box[:2]
+        for stroke in strokes_of(self.layer.data, event.value):
+            self._session.painted(stroke.before, stroke.after, (stroke.corner[0] + y0, stroke.corner[1] + x0))
+
+    def _on_label(self, _event: object = None) -> None:
+        """Paint no cell that lies elsewhere on the slide: a new one instead."""
+        if self._session.cells_outside([int(self.layer.selected_label)], self.box):
+            self.layer.selected_label = self._session.next_id
+
+    def _on_new(self, _layer: Any) -> None:
+        """Paint a new cell from now on."""
+        self.layer.selected_label = self._session.next_id
+
+    def _guarded(self, name: str) -> None:
+        from napari.utils.notifications import show_info
+
+        try:
+            getattr(self._session, name)()
+        except BloodCellError as error:
+            show_info(str(error))
+
+
+class PaintButton(QPushButton):
+    """Adds a layer of the region in view to paint in, and removes it; hidden for cells that can be painted directly."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__("Paint what is in view")
+        self.setToolTip(
+            "Opens the cells in view for napari's brush, eraser and fill. Each stroke is written into all levels of "
+            "the slide and its table, and can be undone. Key M: a new cell. Press again when done"
+        )
+        self.setCheckable(True)
+        self._viewer = viewer
+        self._session: EditSession | None = None
+        self.patch: PaintPatch | None = None
+        self.toggled.connect(self._on_toggled)
+        connect_for_life(viewer.layers.events.removed, self._on_removed)
+        self.follow(None)
+
+    def follow(self, session: EditSession | None) -> None:
+        """Turn to the edits of another layer of cells; what is painted in is closed."""
+        self.close_patch()
+        self._session = session
+        self.setVisible(session is not None and session.layer.multiscale and session.layer.ndim == 2)
+
+    def close_patch(self) -> None:
+        """Remove the layer that is painted in."""
+        if self.patch is not None:
+            patch, self.patch = self.patch, None
+            patch.close()
+        self.setChecked(False)
+
+    def _on_toggled(self, is_on: bool) -> None:
+        if not is_on:
+            self.close_patch()
+        elif self._session is not None:
+            notify_errors(partial(self._open, self._session))
+            if self.patch is None:
+                self.setChecked(False)
+
+    def _open(self, session: EditSession) -> None:
+        self.patch = PaintPatch(self._viewer, session)
+
+    def _on_removed(self, _event: object = None) -> None:
+        if self.patch is not None and self.patch.is_gone:
+            self.close_patch()

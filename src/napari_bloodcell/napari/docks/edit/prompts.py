@@ -1,0 +1,315 @@
+"""A cell from a click or a box, as a generator that knows no layer: it runs in a worker."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtCore import QObject, Signal
+
+from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.napari.docks.edit.session import edit_session
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.images import current_plane, image_source
+from napari_bloodcell.napari.layers.results import recipe_of
+from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
+from napari_bloodcell.stages.calibration import brighten
+from napari_bloodcell.stages.classify import iter_classify
+from napari_bloodcell.stages.masks import fill_holes
+from napari_bloodcell.stages.segment import calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Labels, Layer
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import ClassifyParams
+    from napari_bloodcell.core.protocols import CellClassifier, CellMask, MaskGenerator
+    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
+    from napari_bloodcell.napari.work.worker import Work
+
+    Box = tuple[int, int, int, int]
+
+
+WINDOW_PX = 512
+"""Side of what the model looks at around a prompt, pixels; more for large cells and boxes."""
+WINDOW_CELLS = 8.0
+"""… and at least this many red cells."""
+STEP_PX = 128
+"""Windows start at multiples of this, so that clicks near each other share one, which official SAMs remember."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the user pointed: a point (y, x), or a box (y0, x0, y1, x1), in pixels of a plane."""
+
+    plane: PlaneIndex
+    point: tuple[float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def around(self) -> tuple[float, float, float, float]:
+        """The box, or the point as one."""
+        if self.box is not None:
+            return self.box
+        y, x = self.point or (0.0, 0.0)
+        return y, x, y, x
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedCell:
+    """What was found: a mask in pixels of the plane, its type ("" if unknown), and what was measured of the smear."""
+
+    plane: PlaneIndex
+    mask: CellMask
+    cell_type: str
+    probability: float
+    calibration: Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class _OneCell:
+    cells: NDArray[np.int32]
+    table: pd.DataFrame
+    calibration: Calibration
+
+
+def iter_prompt(
+    source: ImageSource,
+    prompt: Prompt,
+    *,
+    params: SegmentParams,
+    calibration: Calibration | None = None,
+    typing: ClassifyParams | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+) -> Generator[Progress, None, PromptedCell]:
+    """Find the cell that a prompt means.
+
+    Parameters
+    ----------
+    source : ImageSource
+        The image.
+    prompt : Prompt
+        Where to look.
+    params : SegmentParams
+        Model and device.
+    calibration : Calibration, optional
+        What was measured of the smear; measured now where it is not known.
+    typing : ClassifyParams, optional
+        How the cell is typed; None: it is not.
+    generator, classifier : optional
+        Instead of the models that the settings name.
+
+    Raises
+    ------
+    InputError
+        If the prompt lies outside of the image, or there is no cell.
+    """
+    if generator is None:
+        yield from iter_fetch(params.model)
+        generator = yield from iter_generator(params)
+    yield Progress(0, 2, "steps")
+    if calibration is None:
+        whole = source.plane(prompt.plane).data
+        calibration = calibrate(whole, params=params, generator=generator, pixel_size_um=source.pixel_size_um)
+    window = _window(prompt, source.shape[-2:], calibration.rbc_diameter_px)
+    part = _read(source, prompt.plane, window)
+    mask = _predict(generator, part, prompt, window, calibration, params)
+    yield Progress(1, 2, "steps")
+    cell_type, probability = mask.cell_type or "", float("nan")
+    if typing is not None:
+        if classifier is None:
+            classifier = yield from iter_classifier(typing)
+        cell_type, probability = yield from _iter_type(part, mask, calibration, typing, classifier)
+    y0, x0, _, _ = window
+    box = (mask.bbox[0] + y0, mask.bbox[1] + x0, mask.bbox[2] + y0, mask.bbox[3] + x0)
+    moved = replace(mask, bbox=box, point=(mask.point[0] + y0, mask.point[1] + x0))
+    return PromptedCell(prompt.plane, moved, cell_type, probability, calibration)
+
+
+def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> Box:
+    """Return what to look at: a square around the prompt, on a grid, within the image."""
+    y0, x0, y1, x1 = prompt.around
+    if y1 < 0 or x1 < 0 or y0 > shape[0] - 0.5 or x0 > shape[1] - 0.5:
+        raise InputError("This place is outside of the image: click, or draw a box, on the image.")
+    side = max(WINDOW_PX, WINDOW_CELLS * rbc_diameter_px, 2 * (y1 - y0), 2 * (x1 - x0))
+    box = []
+    for middle, length in (((y0 + y1) / 2, shape[0]), ((x0 + x1) / 2, shape[1])):
+        start = round((middle - side / 2) / STEP_PX) * STEP_PX
+        start = int(min(max(start, 0), max(length - side, 0)))
+        box.append((start, min(start + int(side), length)))
+    return box[0][0], box[1][0], box[0][1], box[1][1]
+
+
+def _read(source: ImageSource, plane: PlaneIndex, box: Box) -> NDArray[np.uint8]:
+    """Return a part of a plane; where grey values are scaled by the largest one, the plane has to be read whole."""
+    y0, x0, y1, x1 = box
+    if np.dtype(source.data.dtype) != np.uint8:
+        return np.ascontiguousarray(source.plane(plane).data[y0:y1, x0:x1])
+    part = np.asarray(source.data[(*plane, slice(y0, y1), slice(x0, x1))])
+    return np.ascontiguousarray(read_plane(part if source.rgb else part[..., None]).data)
+
+
+def _predict(
+    generator: MaskGenerator,
+    part: NDArray[np.uint8],
+    prompt: Prompt,
+    window: Box,
+    calibration: Calibration,
+    params: SegmentParams,
+) -> CellMask:
+    """Return the one mask, without holes, in pixels of the window."""
+    if params.brighten and not generator.normalises_light:
+        part = brighten(part, params.brightness_target, mean=calibration.mean_brightness)
+    y0, x0, y1, x1 = window
+    if prompt.box is not None:
+        corners = np.array([prompt.box], float) - [y0, x0, y0, x0]
+        corners = np.clip(corners, 0, [y1 - y0, x1 - x0] * 2)
+        found = generator.predict(part, calibration, boxes=corners)
+    else:
+        point = np.clip(np.array([prompt.point], float) - [y0, x0], 0, [y1 - y0 - 1, x1 - x0 - 1])
+        found = generator.predict(part, calibration, points=point)
+    masks = [fill_holes(m) for m in found if m.mask.any()]
+    if not masks:
+        raise InputError("No cell was found there. Draw a box around the cell instead.")
+    return max(masks, key=lambda m: m.predicted_iou)
+
+
+def _iter_type(
+    part: NDArray[np.uint8],
+    mask: CellMask,
+    calibration: Calibration,
+    params: ClassifyParams,
+    classifier: CellClassifier,
+) -> Generator[Progress, None, tuple[str, float]]:
+    """Return type and probability of one cell."""
+    cells = np.zeros(part.shape[:2], np.int32)
+    y0, x0, y1, x1 = np.clip(mask.bbox, 0, [*cells.shape] * 2)
+    inside = mask.mask[y0 - mask.bbox[0] : y1 - mask.bbox[0], x0 - mask.bbox[1] : x1 - mask.bbox[1]]
+    cells[y0:y1, x0:x1] = inside
+    if not inside.any():
+        return mask.cell_type or "", float("nan")
+    one = _OneCell(cells, measure_cells(cells), calibration)
+    typed = yield from iter_classify(part, one, params=params, classifier=classifier)
+    return str(typed.table["cell_type"].iloc[0]), float(typed.table["probability"].iloc[0])
+
+
+BY_MODEL, UNTYPED = "typed by the model", "without a type"
+
+
+class PromptQueue(QObject):
+    """Prompts that wait for each other.
+
+    Attributes
+    ----------
+    params : SegmentParams
+        Model and device of the next prompt; the other settings are the layer's own.
+    cell_type : str
+        Type of new cells: `BY_MODEL`, `UNTYPED`, or a name.
+    generator, classifier : optional
+        Used instead of the models that the settings name.
+    """
+
+    layer_made = Signal(object)
+    """The cells layer that was made for the first cell of an image."""
+
+    def __init__(self, viewer: ViewerModel, work: Work) -> None:
+        super().__init__(work)
+        self._viewer, self._work = viewer, work
+        self._waiting: list[tuple[Layer, Prompt]] = []
+        self._layer: Layer | None = None
+        self.params = SegmentParams()
+        self.cell_type = BY_MODEL
+        self.generator: MaskGenerator | None = None
+        self.classifier: CellClassifier | None = None
+        work.returned.connect(self._on_found)
+        work.failed.connect(self._on_failed)
+        work.cut_off.connect(self._waiting.clear)
+        work.finished.connect(self._next)
+
+    def ask(
+        self,
+        layer: Layer,
+        *,
+        point: tuple[float, float] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> None:
+        """Find the cell at a point, or in a box, of the plane in view, and add it to the layer."""
+        self._waiting.append((layer, Prompt(current_plane(self._viewer, layer), point, box)))
+        self._next()
+
+    def _next(self) -> None:
+        """Start with the next prompt, if nothing is under way."""
+        while self._waiting and not self._work.is_running:
+            layer, prompt = self._waiting.pop(0)
+            notify_errors(partial(self._start, layer, prompt))
+
+    def _start(self, layer: Layer, prompt: Prompt) -> None:
+        image = layer if isinstance(layer, Image) else layers.image_layer_for(self._viewer, layer)
+        if image is None or layer not in self._viewer.layers:
+            raise InputError("The image of these cells is gone: open it again to add cells.")
+        cells = layers.cells_layer_for(self._viewer, layer) if isinstance(layer, Image) else layer
+        params, calibration, typing = self.params, None, None
+        if cells is not None:
+            recipe, calibration = recipe_of(cells), layers.known_calibration_of(cells)
+            params = recipe.segment.model_copy(update={"model": params.model, "device": params.device})
+            if self.cell_type == BY_MODEL and _has_types(cells):
+                typing = recipe.classify
+        job = partial(
+            iter_prompt,
+            image_source(image),
+            prompt,
+            params=params,
+            calibration=calibration,
+            typing=typing,
+            generator=self.generator,
+            classifier=self.classifier,
+        )
+        self._layer = layer
+        self._work.start(lambda _should_stop: job())
+
+    def _on_failed(self, _error: object) -> None:
+        self._layer = None
+
+    def _on_found(self, found: PromptedCell) -> None:
+        notify_errors(partial(self._add, found))
+
+    def _add(self, found: PromptedCell) -> None:
+        """Put a cell that was found where it belongs, if that is still there."""
+        layer = self._layer
+        if layer is None or layer not in self._viewer.layers:
+            raise InputError("The layer was deleted while a cell was looked for: nothing was added.")
+        values: dict[str, object] = {"cell_type": found.cell_type, "probability": found.probability}
+        if self.cell_type == UNTYPED:
+            values = {"cell_type": "", "probability": np.nan}
+        elif self.cell_type != BY_MODEL:
+            values = {"cell_type": self.cell_type, "probability": 1.0, "type_source": "user"}
+        cells = self._cells_of(layer, found) if isinstance(layer, Image) else layer
+        edit_session(self._viewer, cells).add(found.mask, plane=found.plane, **values)
+
+    def _cells_of(self, image: Image, found: PromptedCell) -> Labels:
+        """Return the cells layer of an image, made now if this is its first cell."""
+        layer = layers.cells_layer_for(self._viewer, image)
+        if layer is None:
+            layer = layers.add_cells(self._viewer, image)
+            layers.info_of(layer)["calibration"] = asdict(found.calibration)
+            layers.set_table(layer, measure_cells(np.zeros((1, 1), np.int32)))
+            self.layer_made.emit(layer)
+        return layer
+
+
+def _has_types(cells_layer: Any) -> bool:
+    features = cells_layer.features
+    return "cell_type" in features.columns and bool(features["cell_type"].astype(bool).any())

@@ -1,0 +1,356 @@
+"""A grid of pictures of cells that is filled where it is looked at, in which cells are marked."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from qtpy.QtCore import (
+    QAbstractListModel,
+    QItemSelectionModel,
+    QModelIndex,
+    QObject,
+    QRunnable,
+    QSize,
+    Qt,
+    QThreadPool,
+    Signal,
+)
+from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
+from qtpy.QtWidgets import QListView
+
+from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.napari.layers.cells import full_resolution
+from napari_bloodcell.napari.layers.features import places_of
+from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.selection import COLOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari.layers import Image, Labels
+    from numpy.typing import NDArray
+    from qtpy.QtGui import QKeyEvent
+
+    from napari_bloodcell.napari.layers.images import ImageSource
+
+
+SIDE_PX: Final = 64
+"""Of a picture."""
+CELL_PX: Final = QSize(76, 92)
+PAGE: Final = 240
+"""Cells that the list grows by when its end comes into view."""
+MARKED: Final = f"QListView::item:selected {{ border: 2px solid {COLOUR}; background: transparent; }}"
+"""As the outlines of selected cells: seen in every theme, also where the grid has not the focus."""
+KEPT: Final = 4000
+"""Pictures that are kept."""
+
+
+class GalleryModel(QAbstractListModel):
+    """Cells in an order, with their pictures as far as they were made; the list grows as one scrolls."""
+
+    def __init__(self, loader: CutoutLoader) -> None:
+        super().__init__()
+        self._loader = loader
+        self._pictures: OrderedDict[int, QIcon] = OrderedDict()
+        self._captions: Callable[[int], tuple[str, str]] = lambda cell: (str(cell), "")
+        self._shown = 0
+        self.ids: NDArray[np.int64] = np.empty(0, np.int64)
+        self._blank = _blank_icon()
+        loader.loaded.connect(self._on_loaded)
+
+    def show_cells(self, ids: NDArray[np.int64], captions: Callable[[int], tuple[str, str]]) -> None:
+        """Show these cells; `captions` gives text and tooltip by id."""
+        self.beginResetModel()
+        self.ids, self._captions = ids, captions
+        self._shown = min(len(ids), PAGE)
+        self.endResetModel()
+
+    def forget_pictures(self) -> None:
+        """Make pictures anew: the image or the cells are others."""
+        self._pictures.clear()
+
+    def remove(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Take cells out."""
+        rows = np.flatnonzero(np.isin(self.ids, np.asarray(ids)))
+        hidden = rows[rows >= self._shown]
+        self.ids = np.delete(self.ids, hidden)
+        for row in rows[rows < self._shown][::-1].tolist():
+            self.beginRemoveRows(QModelIndex(), row, row)
+            self.ids = np.delete(self.ids, row)
+            self._shown -= 1
+            self.endRemoveRows()
+
+    def insert(self, ids: Sequence[int], row: int = 0) -> None:
+        """Put cells at a place."""
+        fresh = np.setdiff1d(np.asarray(ids, np.int64), self.ids)
+        if len(fresh):
+            row = min(row, self._shown)
+            self.beginInsertRows(QModelIndex(), row, row + len(fresh) - 1)
+            self.ids = np.insert(self.ids, row, fresh)
+            self._shown += len(fresh)
+            self.endInsertRows()
+
+    def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008 - Qt's own
+        """Return how many cells are listed so far."""
+        return 0 if parent.isValid() else self._shown
+
+    def canFetchMore(self, parent: QModelIndex) -> bool:
+        """Return whether there are more cells."""
+        return self._shown < len(self.ids)
+
+    def fetchMore(self, parent: QModelIndex) -> None:
+        """List more cells."""
+        more = min(PAGE, len(self.ids) - self._shown)
+        self.beginInsertRows(QModelIndex(), self._shown, self._shown + more - 1)
+        self._shown += more
+        self.endInsertRows()
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Return picture, text or id of a cell."""
+        if not index.isValid() or index.row() >= self._shown:
+            return None
+        cell = int(self.ids[index.row()])
+        if role == Qt.ItemDataRole.DecorationRole:
+            icon = self._pictures.get(cell)
+            if icon is None:
+                self._loader.ask(cell)
+            return icon or self._blank
+        if role == Qt.ItemDataRole.DisplayRole:
+            return self._captions(cell)[0]
+        if role in (Qt.ItemDataRole.ToolTipRole, Qt.ItemDataRole.AccessibleTextRole):
+            return self._captions(cell)[1]
+        if role == Qt.ItemDataRole.UserRole:
+            return cell
+        return None
+
+    def has_picture(self, cell: int) -> bool:
+        """Return whether the picture of a cell is there."""
+        return cell in self._pictures
+
+    def _on_loaded(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
+        for cell, picture in pictures.items():
+            self._pictures[cell] = icon_of(picture)
+        while len(self._pictures) > KEPT:
+            self._pictures.popitem(last=False)
+        rows = np.flatnonzero(np.isin(self.ids[: self._shown], list(pictures)))
+        for row in rows.tolist():
+            self.dataChanged.emit(self.index(row), self.index(row), [Qt.ItemDataRole.DecorationRole])
+
+
+class Gallery(QListView):
+    """The grid. Cells are marked by clicks, Ctrl- and Shift-clicks, or a band; a double click goes to a cell."""
+
+    cell_chosen = Signal(int)
+    """Of a double click, or Enter."""
+    key_pressed = Signal(str)
+    """A letter or digit, in capitals."""
+    marked = Signal()
+    """Other cells are marked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loader = CutoutLoader(self)
+        self._model = GalleryModel(self.loader)
+        self.setModel(self._model)
+        self.setViewMode(QListView.ViewMode.IconMode)
+        self.setResizeMode(QListView.ResizeMode.Adjust)
+        self.setMovement(QListView.Movement.Static)
+        self.setUniformItemSizes(True)
+        self.setIconSize(QSize(SIDE_PX, SIDE_PX))
+        self.setGridSize(CELL_PX)
+        self.setSelectionMode(QListView.SelectionMode.ExtendedSelection)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # else it flickers at the rim
+        self.setMinimumHeight(2 * CELL_PX.height() + 12)
+        self.setStyleSheet(MARKED)
+        self.setAccessibleName("Pictures of cells")
+        self.setToolTip("Mark the wrong ones and press the key of their class. Double click: go to the cell")
+        self.doubleClicked.connect(lambda index: self.cell_chosen.emit(int(index.data(Qt.ItemDataRole.UserRole))))
+        selection = self.selectionModel()
+        if selection is not None:
+            selection.selectionChanged.connect(lambda *_: self.marked.emit())
+
+    @property
+    def cells(self) -> GalleryModel:
+        """The cells that are listed."""
+        return self._model
+
+    def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
+        """Take the pictures from these layers."""
+        self.loader.use(cells_layer, image_layer)
+        self._model.forget_pictures()
+
+    def marked_cells(self) -> list[int]:
+        """Return the ids of the marked cells."""
+        selection = self.selectionModel()
+        rows = selection.selectedIndexes() if selection is not None else []
+        return sorted(int(index.data(Qt.ItemDataRole.UserRole)) for index in rows)
+
+    def mark(self, ids: Sequence[int]) -> None:
+        """Mark these cells, and no others."""
+        selection = self.selectionModel()
+        if selection is None:
+            return
+        selection.clearSelection()
+        for row in np.flatnonzero(np.isin(self._model.ids[: self._model.rowCount()], list(ids))).tolist():
+            selection.select(self._model.index(row), QItemSelectionModel.SelectionFlag.Select)
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Tell of letters and digits; all else moves about in the grid."""
+        text = event.text().upper() if event is not None else ""
+        plain = event is not None and not event.modifiers() & Qt.KeyboardModifier.ControlModifier
+        if plain and len(text) == 1 and text.isalnum():
+            self.key_pressed.emit(text)
+            return
+        if event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            index = self.currentIndex()
+            if index.isValid():
+                self.cell_chosen.emit(int(index.data(Qt.ItemDataRole.UserRole)))
+            return
+        super().keyPressEvent(event)
+
+
+def icon_of(picture: NDArray[np.uint8], side: int = SIDE_PX) -> QIcon:
+    """Return a picture (h, w, 3) uint8 as an icon, scaled to fit."""
+    height, width = picture.shape[:2]
+    image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+    mode = Qt.TransformationMode.SmoothTransformation
+    pixmap = QPixmap.fromImage(image).scaled(side, side, Qt.AspectRatioMode.KeepAspectRatio, mode)
+    icon = QIcon(pixmap)
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted: what is marked must still be seen
+    return icon
+
+
+def _blank_icon() -> QIcon:
+    pixmap = QPixmap(SIDE_PX, SIDE_PX)
+    pixmap.fill(QColor(128, 128, 128, 60))
+    return QIcon(pixmap)
+
+
+MARGIN: Final = 0.25
+"""Of the cell's box, on each side: what lies around it helps to tell what it is."""
+DIMMED: Final = 0.55
+"""What is not the cell keeps this share of its light."""
+BATCH: Final = 12
+"""Pictures that a thread makes before it tells."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """What pictures are cut from, as it was when it was asked for."""
+
+    image: ImageSource
+    cells: Any
+    places: dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]
+
+
+class _Signals(QObject):
+    cut = Signal(object)
+    """dict of int to ndarray of uint8, shape (h, w, 3)."""
+
+
+class _Cut(QRunnable):
+    """Cuts some cells."""
+
+    def __init__(self, sources: _Sources) -> None:
+        super().__init__()
+        self.signals = _Signals()
+        self._sources = sources
+
+    def run(self) -> None:
+        """Cut, and tell; a picture that cannot be read is black."""
+        pictures = {}
+        for cell, (box, plane) in self._sources.places.items():
+            try:
+                pictures[cell] = cut_with_surroundings(self._sources.image, self._sources.cells, cell, box, plane)
+            except (BloodCellError, OSError, ValueError, IndexError, RuntimeError):
+                pictures[cell] = np.zeros((8, 8, 3), np.uint8)
+        self.signals.cut.emit(pictures)
+
+
+class CutoutLoader(QObject):
+    """Cuts the cells of a layer that are asked for, the last ones first; `loaded` tells of each."""
+
+    loaded = Signal(object)
+    """dict of int to ndarray of uint8, shape (h, w, 3): square pictures by id."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._cells: Labels | None = None
+        self._image: Image | None = None
+        self._wanted: list[int] = []
+        self._running: _Cut | None = None
+
+    def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
+        """Cut from these layers; what was asked for before is forgotten."""
+        self._cells, self._image = cells_layer, image_layer
+        self._wanted.clear()
+        self._running = None
+
+    def ask(self, cell: int) -> None:
+        """Ask for the picture of a cell."""
+        if cell not in self._wanted:
+            self._wanted.append(cell)
+            del self._wanted[:-200]  # what was scrolled over quickly is asked for again when it is seen
+        self._next()
+
+    def _next(self) -> None:
+        if self._running is not None or not self._wanted or self._cells is None or self._image is None:
+            return
+        batch = self._wanted[-BATCH:][::-1]
+        del self._wanted[-BATCH:]
+        features, labels = self._cells.features, full_resolution(self._cells)
+        places = places_of(features, batch, labels.shape[:-2])
+        self._running = _Cut(_Sources(image_source(self._image), labels, places))
+        self._running.signals.cut.connect(self._on_cut)
+        pool = QThreadPool.globalInstance()
+        if pool is not None:
+            pool.start(self._running)
+
+    def _on_cut(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
+        if self._running is None or self.sender() is not self._running.signals:
+            return  # of layers that are not looked at any more
+        self._running = None
+        self.loaded.emit(pictures)
+        self._next()
+
+
+def cut_with_surroundings(
+    image: ImageSource, cells: Any, cell: int, box: tuple[int, int, int, int], plane: tuple[int, ...] = ()
+) -> NDArray[np.uint8]:
+    """Return a square picture of a cell, (h, h, 3) uint8, in which what is not the cell is dimmed."""
+    y0, x0, y1, x1 = box
+    half = max(1, round((0.5 + MARGIN) * max(y1 - y0, x1 - x0)))
+    cy, cx = (y0 + y1) // 2, (x0 + x1) // 2
+    height, width = image.shape[-2:]
+    top, left, bottom, right = max(cy - half, 0), max(cx - half, 0), min(cy + half, height), min(cx + half, width)
+    window = (*plane, slice(top, bottom), slice(left, right))
+    crop = as_rgb(np.asarray(image.data[window]), rgb=image.rgb)
+    mask = np.asarray(cells[window]) == cell
+    shown = np.where(mask[..., None], crop, (crop * DIMMED).astype(np.uint8))
+    picture = np.full((2 * half, 2 * half, 3), 40, np.uint8)
+    place = (slice(top - cy + half, bottom - cy + half), slice(left - cx + half, right - cx + half))
+    picture[place] = shown
+    return picture
+
+
+def as_rgb(pixels: NDArray[np.generic], *, rgb: bool) -> NDArray[np.uint8]:
+    """Return pixels (h, w) or (h, w, 3 or 4) of any type as (h, w, 3) uint8, good enough to look at."""
+    if pixels.dtype == bool:
+        values = pixels.astype(np.float32) * 255
+    elif pixels.dtype.kind == "f":
+        values = np.nan_to_num(pixels.astype(np.float32))
+        values = values * 255 if values.max(initial=0) <= 1.0 else values
+    elif pixels.dtype.itemsize > 1:
+        values = pixels.astype(np.float32)
+        most = values.max(initial=1)
+        values = values * (255 / most if most > 255 else 1.0)
+    else:
+        values = pixels.astype(np.float32)
+    shown = np.clip(values, 0, 255).astype(np.uint8)
+    if not rgb:
+        return np.repeat(shown[..., None], 3, axis=-1)
+    return shown[..., :3]

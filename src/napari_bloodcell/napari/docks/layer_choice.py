@@ -1,0 +1,116 @@
+"""A combo box of layers that follows the viewer's list of layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QSizePolicy
+
+from napari_bloodcell.napari.notify import connect_for_life
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+
+class LayerChoice(QComboBox):
+    """The layers that a test accepts, topmost first, after some fixed entries.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Whose layers.
+    accepts : callable
+        Called with a layer.
+    fixed : sequence of str
+        Entries that are no layers, first in the list.
+    none : str
+        Shown where there is nothing to choose.
+    follows_active : bool
+        Choose a layer when it becomes the viewer's active one.
+    """
+
+    chosen = Signal()
+    """Another entry is the current one, by the user or because layers came and went."""
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        accepts: Callable[[Layer], bool],
+        *,
+        fixed: Sequence[str] = (),
+        none: str = "",
+        follows_active: bool = False,
+    ) -> None:
+        super().__init__()
+        # napari hands a proxy to plugins, whose layers are proxies, too, and not the ones that events speak of.
+        viewer = getattr(viewer, "__wrapped__", viewer)
+        self._viewer, self._accepts, self._fixed, self._none = viewer, accepts, list(fixed), none
+        self._last: tuple[int, str] = (0, "")
+        # A long layer name must not make the dock wide.
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setMinimumContentsLength(10)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        for name in ("inserted", "removed", "reordered", "renamed"):
+            emitter = getattr(viewer.layers.events, name, None)
+            if emitter is not None:
+                connect_for_life(emitter, self.refresh)
+        if follows_active:
+            connect_for_life(viewer.layers.selection.events.active, self._on_active)
+        self.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, or None."""
+        found = self.currentData()
+        layer = found() if found is not None else None
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def choose(self, layer: Layer) -> None:
+        """Choose a layer, if it is in the list."""
+        for i in range(self.count()):
+            found = cast("Any", self.itemData(i))
+            if found is not None and found() is layer:
+                self.setCurrentIndex(i)
+
+    def set_fixed(self, fixed: Sequence[str]) -> None:
+        """Change the entries that are no layers."""
+        if list(fixed) != self._fixed:
+            self._fixed = list(fixed)
+            self.refresh()
+
+    def refresh(self, _event: object = None) -> None:
+        """Look at the viewer's layers again."""
+        before, text = self.layer, self.currentText()
+        self.blockSignals(True)
+        self.clear()
+        for entry in self._fixed:
+            self.addItem(entry)
+        for layer in reversed(self._viewer.layers):
+            if self._accepts(layer):
+                self.addItem(layer.name, ref(layer))
+        if not self.count() and self._none:
+            self.addItem(self._none)
+        self.setEnabled(self.count() > 1 or bool(self._fixed) or self.layer is not None)
+        if before is not None:
+            self.choose(before)
+        elif text in self._fixed:
+            self.setCurrentIndex(self._fixed.index(text))
+        self.blockSignals(False)
+        self._on_index()
+
+    def _on_active(self, _event: object = None) -> None:
+        active = self._viewer.layers.selection.active
+        if active is not None and self._accepts(active):
+            self.choose(active)
+
+    def _on_index(self, _index: int = 0) -> None:
+        now = (id(self.layer), "" if self.layer is not None else self.currentText())
+        if now != self._last:
+            self._last = now
+            self.chosen.emit()

@@ -1,0 +1,271 @@
+"""The way through the cells: in which order, of which class, back and on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from napari_bloodcell.napari.layers.cells import full_resolution
+from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
+from napari_bloodcell.napari.layers.look import describe_cell
+from napari_bloodcell.napari.layers.selection import select_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.docks.review.session import ReviewSession
+
+
+EVERY: Final = "every class"
+
+
+class WalkControls(QWidget):
+    """Order, class, Back and Next."""
+
+    stepped = Signal(int)
+    """1 for the next cell, −1 for the one before."""
+    changed = Signal()
+    """Another order, or another class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order = QComboBox()
+        self._order.addItems([str(order) for order in Order])
+        self._order.setToolTip("Which cells come first. Least certain: those whose type the model doubts most")
+        self._class = QComboBox()
+        self._class.addItem(EVERY)
+        self._class.setToolTip("Look at the cells of one class only")
+        self.back = QPushButton("◀ Back")
+        self.back.setToolTip("Go to the cell before; on the layers the key ,")
+        self.next = QPushButton("Next ▶")
+        self.next.setToolTip("Go to the next cell; on the layers the key .")
+        self.told = QLabel()
+        self.told.setWordWrap(True)
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Order", self._order)
+        form.addRow("Of", self._class)
+        row = QHBoxLayout()
+        row.addWidget(self.back)
+        row.addWidget(self.next)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(form)
+        layout.addLayout(row)
+        layout.addWidget(self.told)
+        self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self.back.clicked.connect(lambda: self.stepped.emit(-1))
+        self.next.clicked.connect(lambda: self.stepped.emit(1))
+
+    @property
+    def order(self) -> Order:
+        """The chosen order."""
+        return list(Order)[self._order.currentIndex()]
+
+    @property
+    def cell_type(self) -> str | None:
+        """The chosen class; None: every one."""
+        return self._class.currentText() if self._class.currentIndex() > 0 else None
+
+    def choose(self, order: Order, cell_type: str | None = None) -> None:
+        """Choose order and class."""
+        self._order.setCurrentIndex(list(Order).index(order))
+        self._class.setCurrentIndex(max(self._class.findText(cell_type or EVERY), 0))
+
+    def show_classes(self, names: Sequence[str]) -> None:
+        """Offer these classes; the chosen one stays, if it is among them."""
+        if [self._class.itemText(i) for i in range(1, self._class.count())] == list(names):
+            return
+        before = self._class.currentText()
+        self._class.blockSignals(True)
+        self._class.clear()
+        self._class.addItems([EVERY, *names])
+        self._class.setCurrentIndex(max(self._class.findText(before), 0))
+        self._class.blockSignals(False)
+        if self._class.currentText() != before:
+            self.changed.emit()
+
+
+class Walk:
+    """Goes through the cells of a review as its controls say."""
+
+    def __init__(self, controls: WalkControls) -> None:
+        self._controls, self._tour = controls, Tour()
+
+    def forget(self) -> None:
+        """Begin anew with the next step: cells, classes or the order are others."""
+        self._tour.clear()
+
+    def step(self, session: ReviewSession, by: int) -> None:
+        """Go to the next cell (1) or the one before (−1); cells that are gone are passed over."""
+        controls, tour = self._controls, self._tour
+        if not len(tour):
+            features = session.layer.features
+            tour.start(
+                ordered_cells(features, controls.order, cell_type=controls.cell_type, looked_at=session.looked_at)
+            )
+        for _ in range(len(tour)):
+            if self.go_to(session, tour.step(by)):
+                return
+        controls.told.setText("There is no such cell left.")
+
+    def go_to(self, session: ReviewSession, cell: int) -> bool:
+        """Centre the view on a cell, outline it, and say what it is; return whether it is there."""
+        layer = session.layer
+        if not cell or not show_cell(session.viewer, layer, cell):
+            return False
+        session.looked_at.add(cell)
+        n, place = len(self._tour), ""
+        if n and self._tour.ids[self._tour.position] == cell:
+            place = f"{self._tour.position + 1:,} of {n:,} · "
+        self._controls.told.setText(place + describe_cell(layer, cell))
+        return True
+
+
+ROW_PX: Final = 512
+"""From top to bottom means in rows of this height, each from left to right, so that the view moves little."""
+
+
+class Order(StrEnum):
+    """Which cell comes first."""
+
+    LEAST_CERTAIN = "Least certain first"
+    LARGEST = "Largest area first"
+    READING = "From top to bottom"
+    NOT_LOOKED_AT = "Not yet looked at"
+
+
+def ordered_cells(
+    features: pd.DataFrame, order: Order, *, cell_type: str | None = None, looked_at: Collection[int] = ()
+) -> NDArray[np.int64]:
+    """Return the ids of cells in an order.
+
+    Parameters
+    ----------
+    features : DataFrame
+        Of a cells layer.
+    order : Order
+        `LEAST_CERTAIN` leaves out what a person typed; `NOT_LOOKED_AT` also what is in `looked_at`.
+    cell_type : str, optional
+        Only cells of this type.
+    looked_at : collection of int
+        Ids.
+    """
+    if INDEX not in features.columns or "cell_type" not in features.columns:
+        return np.empty(0, np.int64)
+    ids = features[INDEX].to_numpy(np.int64)
+    wanted = ids != 0
+    if cell_type is not None:
+        wanted &= (features["cell_type"] == cell_type).to_numpy(bool)
+    if order in (Order.LEAST_CERTAIN, Order.NOT_LOOKED_AT):
+        wanted &= ~by_hand(features)
+    if order is Order.NOT_LOOKED_AT and looked_at:
+        wanted &= ~np.isin(ids, np.fromiter(looked_at, np.int64, len(looked_at)))
+    rows = np.flatnonzero(wanted)
+    return ids[rows[_rank(features, rows, order)]]
+
+
+def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArray[np.intp]:
+    """Return how to sort these rows; ties go by id."""
+    if order is Order.LEAST_CERTAIN:
+        return np.argsort(features["probability"].to_numpy(np.float64)[rows], kind="stable")
+    if order is Order.LARGEST:
+        return np.argsort(-features["area_px"].to_numpy(np.float64)[rows], kind="stable")
+    if "centroid_y" not in features.columns:
+        return np.arange(len(rows))
+    y, x = (features[f"centroid_{axis}"].to_numpy(np.float64)[rows] for axis in "yx")
+    plane = features[PLANE].to_numpy(np.int64)[rows] if PLANE in features.columns else np.zeros(len(rows), np.int64)
+    return np.lexsort((x, y // ROW_PX, plane))
+
+
+def cells_in_box(
+    features: pd.DataFrame, box: tuple[float, float, float, float], *, plane: int | None = None
+) -> NDArray[np.int64]:
+    """Return the ids of the cells whose centre lies in a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    if "centroid_y" not in features.columns:
+        return np.empty(0, np.int64)
+    y, x = (features[f"centroid_{axis}"].to_numpy(np.float64) for axis in "yx")
+    inside = (y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3])
+    if plane is not None and PLANE in features.columns:
+        inside &= features[PLANE].to_numpy() == plane
+    ids = features[INDEX].to_numpy(np.int64)
+    return np.asarray(ids[inside & (ids != 0)], np.int64)
+
+
+class Tour:
+    """A way through the cells, forth and back, that begins again after the last one."""
+
+    def __init__(self) -> None:
+        self.ids: NDArray[np.int64] = np.empty(0, np.int64)
+        self.position = -1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def start(self, ids: NDArray[np.int64]) -> None:
+        """Take another way, and stand before its first cell."""
+        self.ids, self.position = ids, -1
+
+    def clear(self) -> None:
+        """Forget the way: another one is wanted."""
+        self.start(np.empty(0, np.int64))
+
+    def step(self, by: int) -> int:
+        """Go on (1) or back (−1) and return the id of the cell; 0 where there is none."""
+        if not len(self.ids):
+            return 0
+        self.position = (max(self.position, 0 if by < 0 else -1) + by) % len(self.ids)
+        return int(self.ids[self.position])
+
+
+TOO_SMALL_PX: Final = 24.0
+"""A cell that is narrower than this on the screen cannot be judged: the view is zoomed to it."""
+READABLE_PX: Final = 72.0
+"""It is then about this wide."""
+
+
+def show_cell(viewer: ViewerModel, cells_layer: Labels, cell: int) -> bool:
+    """Centre the view on a cell and outline it; the zoom stays where the cell is large enough to be judged.
+
+    Returns
+    -------
+    bool
+        Whether the cell is there.
+    """
+    stack = full_resolution(cells_layer).shape[:-2]
+    found = places_of(cells_layer.features, [cell], stack).get(cell)
+    if found is None:
+        return False
+    (y0, x0, y1, x1), plane = found
+    show_place(viewer, cells_layer, ((y0 + y1) / 2 - 0.5, (x0 + x1) / 2 - 0.5), max(y1 - y0, x1 - x0), plane)
+    select_cells(viewer, cells_layer, [cell])
+    return True
+
+
+def show_place(
+    viewer: ViewerModel,
+    cells_layer: Labels,
+    centre: tuple[float, float],
+    width_px: float,
+    plane: tuple[int, ...] = (),
+) -> None:
+    """Centre the view on a place (y, x), pixels of a layer, and zoom in where `width_px` would hardly be seen."""
+    world = np.asarray(cells_layer.data_to_world((*plane, *centre)), np.float64)
+    if plane:
+        viewer.dims.set_point(range(len(plane)), world[: len(plane)])
+    camera = viewer.scene.camera
+    on_screen = width_px * float(np.abs(cells_layer.scale[-1])) * camera.zoom
+    if on_screen < TOO_SMALL_PX:
+        camera.zoom *= READABLE_PX / max(on_screen, 1e-9)
+    camera.center = (camera.center[0], *(float(w) for w in world[-2:]))

@@ -1,0 +1,1 @@
+"""What the docks do with slides larger than memory."""

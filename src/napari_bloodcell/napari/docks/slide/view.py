@@ -1,0 +1,144 @@
+"""A slide's cells on screen while they are found on disk, and when they are all there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.layers import Labels
+
+from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.images.image import SlideImage
+from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
+from napari_bloodcell.napari.pyramids import read_slide_result
+from napari_bloodcell.results.ome_zarr import open_levels
+from napari_bloodcell.results.store import ZARR
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+    from napari_bloodcell.core.protocols import Progress
+    from napari_bloodcell.results.result import SlideResult
+
+
+REFRESH_EVERY_S: Final = 0.3
+"""How often blocks that are new on disk are drawn, at most."""
+IN_PROGRESS: Final = "in progress"
+"""Kind of the layers that show what a run has found so far."""
+
+
+class SlideView:
+    """Shows what a run writes into its folder; touch it on the GUI thread only.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where the layers go.
+    image_layer : Image
+        The slide.
+    output : path
+        The folder of the result.
+    """
+
+    def __init__(self, viewer: ViewerModel, image_layer: Image, output: Path) -> None:
+        self._viewer, self._image_layer, self._output = viewer, image_layer, output
+        self._live: list[Labels] = []
+        self._drawn_at = 0.0
+        self._remove_stale()
+
+    def show(self, step: Progress) -> None:
+        """Draw the cells that are new; a few times a second, however many steps there are."""
+        if not isinstance(step.payload, tuple) or self._image_layer not in self._viewer.layers:
+            return
+        if not self._live:
+            self._live = [self._add("types", layers.type_colormap(type_names())), self._add("cells", None)]
+        if time.monotonic() - self._drawn_at >= REFRESH_EVERY_S:
+            self.pause()
+            self._drawn_at = time.monotonic()
+
+    def pause(self) -> None:
+        """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
+        for layer in self._live:
+            if layer in self._viewer.layers:
+                if layer.multiscale:
+                    layer._reset_thumbnail_level_data()
+                layer.refresh(extent=False)
+
+    def finish(self, result: SlideResult) -> Labels:
+        """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
+        self.close()
+        data, about, _ = read_slide_result(result.folder)[-1]
+        about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
+        cells = Labels(_levels(data), **{**about, "multiscale": len(data) > 1})
+        self._viewer.add_layer(cells)
+        layers.adopt(cells, self._image_layer)
+        layers.relink(self._viewer, cells)
+        return cells
+
+    def close(self) -> None:
+        """Remove what was shown meanwhile."""
+        for layer in self._live:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._live = []
+
+    def _remove_stale(self) -> None:
+        """Remove what an earlier run left of this image on screen, and the cells of the folder that is written to."""
+        viewer, image_id, folder = self._viewer, str(self._image_layer.unique_id), str(self._output.resolve())
+        stale: list[Layer] = []
+        for layer in viewer.layers:
+            info = layers.info_of(layer)
+            if info.get("kind") == IN_PROGRESS and info.get("image_id") == image_id:
+                stale.append(layer)
+            elif layers.is_cells(layer) and info.get("folder") == folder:
+                cells_id = str(layer.unique_id)
+                stale += [one for one in viewer.layers if layers.info_of(one).get("cells_id") == cells_id]
+                stale.append(layer)
+        for layer in stale:
+            viewer.layers.remove(layer)
+
+    def _add(self, kind: str, colormap: Any) -> Labels:
+        data = open_levels(self._output / ZARR, f"labels/{kind}", "r")
+        layer = Labels(
+            _levels(data),
+            multiscale=len(data) > 1,
+            name=f"{self._image_layer.name} {kind} (in progress)",
+            metadata={layers.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
+            opacity=0.45 if kind == "types" else 0.6,
+            **({} if colormap is None else {"colormap": colormap}),
+            **layers.placement_of(self._image_layer),
+        )
+        layer.contour = 0 if kind == "types" else 1
+        self._viewer.add_layer(layer)
+        return layer
+
+
+def slide_of(layer: Image) -> SlideImage:
+    """Return what an image layer shows as a slide: by its file where that is the same, else by its arrays.
+
+    Raises
+    ------
+    InputError
+        If the layer is a stack.
+    """
+    source = image_source(layer)
+    if source.stack_shape:
+        raise InputError(f"{layer.name!r} is a stack of {source.stack_shape}; a slide is one plane.")
+    size = pixel_size_um(layer)
+    path = layer.source.path
+    if path is not None and Path(path).exists():
+        slide = open_slide(path)
+        if slide.shape == source.shape:
+            return SlideImage(slide.levels, size or slide.pixel_size_um, layer.name, slide.source)
+    data = list(layer.data) if layer.multiscale else layer.data
+    slide = open_slide(data)
+    return SlideImage(slide.levels, size, layer.name, slide.source)
+
+
+def _levels(data: list[Any]) -> Any:
+    return data if len(data) > 1 else data[0]

@@ -1,0 +1,245 @@
+"""The Train dock: a classifier is trained on corrected cells, judged, and used on the open image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
+
+from napari_bloodcell.core.errors import BloodCellError, InputError, OutputError
+from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.learning.reports import Epoch
+from napari_bloodcell.napari.docks.base import scrolled
+from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
+from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
+from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
+from napari_bloodcell.napari.docks.train.result import ResultView
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.notify import connect_for_life, notifying
+from napari_bloodcell.napari.preferences import annotator_name
+from napari_bloodcell.napari.work.runs import TypeCells
+from napari_bloodcell.napari.work.worker import WorkPanel
+
+if TYPE_CHECKING:
+    import napari.viewer
+    from qtpy.QtGui import QCloseEvent, QShowEvent
+
+    from napari_bloodcell.core.protocols import Progress
+
+UNSAVED: Final = "trained, not saved"
+
+
+class TrainWidget(QWidget):
+    """Trains, shows how it goes and what came of it."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        self._epochs: list[Epoch] = []
+        self.trained: Trained | None = None
+        self.saved_as: Path | None = None
+        self._typing: TypeCells | None = None
+        self._build()
+        for button, method in ((self.run, self.start), (self.use, self.use_it), (self.save, self._ask_and_save)):
+            button.clicked.connect(notifying(method))
+        work = self.panel.work
+        work.started.connect(self._show_state)
+        work.finished.connect(self._show_state)
+        connect_for_life(self._viewer.events.theme, self._on_theme)
+        self._on_theme()
+        self._show_state()
+
+    def _build(self) -> None:
+        self.form = TrainForm(self._viewer)
+        self.run = QPushButton("Train")
+        self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
+        self.panel = WorkPanel()
+        self.summary = QLabel()
+        self.summary.setWordWrap(True)
+        self.summary.hide()
+        self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        for title, page in (("Curves", self.plot), ("Result", self.result), ("Grid search", self.grid)):
+            self.tabs.addTab(page, title)
+        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+        self.cells.setToolTip("The cells that are typed again")
+        self.use = QPushButton("Use it on")
+        self.use.setToolTip("Type these cells with the new model; what a person typed stays as it is")
+        self.save = QPushButton("Save the model…")
+        self.save.setToolTip("As .safetensors, with classes, settings and report; the Classify dock takes it as model")
+        row = QHBoxLayout()
+        row.addWidget(self.use)
+        row.addWidget(self.cells, 1)
+        inside = QWidget()
+        rows = QVBoxLayout(inside)
+        for widget in (self.form, self.run, self.panel, self.summary):
+            rows.addWidget(widget)
+        rows.addLayout(row)
+        rows.addWidget(self.save)
+        rows.addWidget(self.tabs, 1)
+        area = scrolled(inside)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(area)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether work is under way."""
+        return self.panel.work.is_running
+
+    def start(self) -> None:
+        """Begin to train with what is in the form.
+
+        Raises
+        ------
+        BloodCellError
+            If examples are missing, a setting is not allowed, or work is under way already.
+        """
+        form = self.form
+        is_grid = form.preset is Preset.GRID
+        task = TrainTask(
+            source=form.source,
+            folder=form.folder,
+            corrected=corrected_planes(self._viewer) if form.source is Source.CORRECTIONS else [],
+            annotator=annotator_name(),
+            params=form.params(),
+            start=form.start,
+            is_grid_search=is_grid,
+        )
+        self._epochs = []
+        self._tell("")
+        self.plot.show_epochs([])
+        self.grid.clear_tries()
+        self.tabs.setCurrentWidget(self.grid if is_grid else self.plot)
+        self._run(lambda should_stop: iter_training(task, should_stop))
+
+    def use_it(self) -> None:
+        """Type the cells of the chosen layer with the model that was trained; a person's decisions stay.
+
+        Raises
+        ------
+        InputError
+            If there is no model, no layer, or its image is gone.
+        """
+        trained, cells = self._trained(), self.cells.layer
+        image = layers.image_layer_for(self._viewer, cells)
+        if cells is None or image is None:
+            raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
+        params = ClassifyParams(model=str(self.saved_as or UNSAVED))
+        run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=trained.training.classifier)
+        self._typing = run
+        run.done.connect(self._on_typed)
+
+    def save_as(self, path: str | Path) -> None:
+        """Write the model that was trained.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        OutputError
+            If the file cannot be written, or does not end with .safetensors.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise OutputError(f"A model is a file that ends with .safetensors; {path.name!r} was given.")
+        try:
+            self._trained().training.classifier.save(path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
+        self.saved_as = path
+        self._tell(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
+
+    def _trained(self) -> Trained:
+        if self.trained is None:
+            raise InputError("There is no model yet: train one first.")
+        return self.trained
+
+    def _run(self, job: Any) -> None:
+        """Run the training in the worker; its signals are only those of this one."""
+        work = self.panel.work
+        for signal, slot in ((work.progressed, self._on_progressed), (work.returned, self._on_returned)):
+            signal.connect(slot)
+        work.failed.connect(self._on_failed)
+        work.finished.connect(self._disconnect)
+        try:
+            work.start(job, keeps_done=True)
+        except BloodCellError:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        work = self.panel.work
+        work.progressed.disconnect(self._on_progressed)
+        work.returned.disconnect(self._on_returned)
+        work.failed.disconnect(self._on_failed)
+        work.finished.disconnect(self._disconnect)
+
+    def _on_progressed(self, step: Progress) -> None:
+        if isinstance(step.payload, Epoch):
+            self._epochs.append(step.payload)
+            self.plot.show_epochs(self._epochs)
+        elif isinstance(step.payload, dict):
+            self.grid.add_try(step.payload)
+
+    def _on_returned(self, trained: Trained) -> None:
+        self.trained, self.saved_as = trained, None
+        self.plot.show_epochs(trained.training.report.history)
+        self.result.show_trained(trained)
+        self.tabs.setCurrentWidget(self.result)
+        stopped = trained.training.report.is_stopped or (trained.grid is not None and not trained.grid.is_complete)
+        tries = f" The best of {len(trained.grid.tries)} settings." if trained.grid is not None else ""
+        kept = f" Until the next training it is also in {trained.kept}." if trained.kept is not None else ""
+        self._tell(("Stopped: the best so far is kept." if stopped else "Done.") + tries + kept)
+        if not trained.parts:
+            show_info("There were too few examples to set some aside: the model could not be judged.")
+
+    def _on_typed(self, _layer: object) -> None:
+        if self._typing is not None:
+            self._tell(self._typing.summary)
+        self._typing = None
+
+    def _on_failed(self, _error: object) -> None:
+        self._tell("Nothing was trained.")
+
+    def _tell(self, text: str) -> None:
+        self.summary.setText(text)
+        self.summary.setVisible(bool(text))
+
+    def _show_state(self) -> None:
+        is_running, has_model = self.is_running, self.trained is not None
+        self.run.setEnabled(not is_running)
+        self.form.setEnabled(not is_running)
+        self.use.setEnabled(has_model and not is_running)
+        self.save.setEnabled(has_model and not is_running)
+
+    def _ask_and_save(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Save the model", "classifier.safetensors", "Models (*.safetensors)"
+        )
+        if name:
+            self.save_as(name if name.endswith(".safetensors") else f"{name}.safetensors")
+
+    def _on_theme(self, _event: object = None) -> None:
+        self.plot.use_theme(self._viewer.theme)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Show how many corrections there are to train on."""
+        super().showEvent(event)
+        self.form.tell()
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:
+        """End the work with the dock."""
+        self.panel.work.shut_down()
+        super().closeEvent(event)
+
+    def event(self, event: QEvent | None) -> bool:
+        """End the work when napari takes the widget out of a dock that was closed."""
+        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.panel.work.abandon()
+        return bool(super().event(event))

@@ -1,0 +1,199 @@
+"""The Train dock's form: which examples, from which model on, with which settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.learning.grid_search import TABLE_1
+from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
+from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
+from napari_bloodcell.napari.layers.cells import is_cells
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+SCRATCH: Final = "from scratch"
+
+
+class Preset(StrEnum):
+    """Which settings."""
+
+    PAPER = "Paper (Table 2)"
+    QUICK = "Quick"
+    GRID = "Grid search (Table 1)"
+
+
+class TrainForm(QWidget):
+    """Examples, start and settings."""
+
+    changed = Signal()
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._source, self._preset = QComboBox(), QComboBox()
+        self._source.addItems([str(source) for source in Source])
+        for combo in (self._source, self._preset):  # a long entry must not make the dock wide
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.setMinimumContentsLength(10)
+            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._source.setToolTip(
+            "The cells that are learned from: those that were typed by hand in the open images and earlier ones, a "
+            "training set, or pictures in one folder per class, as the paper's authors published theirs"
+        )
+        self._folder = QLineEdit(str(default_training_set()))
+        browse = QToolButton()
+        browse.setText("…")
+        browse.setToolTip("Choose a folder")
+        row = QWidget()
+        inside = QHBoxLayout(row)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.addWidget(self._folder, 1)
+        inside.addWidget(browse)
+        self.told = QLabel()
+        self.told.setWordWrap(True)
+        self._start = NameChoice(("embedded", "paper", SCRATCH), file_filter="Models (*.safetensors)")
+        self._start.setToolTip(
+            "Go on from the embedded classifier (transfer learning, paper §4.3), from the paper's, from a file of an "
+            "earlier training, or from nothing"
+        )
+        self._preset.addItems([str(preset) for preset in Preset])
+        self._preset.setToolTip(
+            "Paper: the settings of its Table 2. Quick: larger steps, early stop, several times faster. Grid search: "
+            "every combination of Table 1 is trained from scratch, which takes hours; the best is kept"
+        )
+        rows = QFormLayout()
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows.addRow("Examples", self._source)
+        rows.addRow("Folder", row)
+        rows.addRow("Start", self._start)
+        rows.addRow("Settings", self._preset)
+        self.settings_form = SettingsForm(
+            TrainParams, first=("epochs", "learning_rate"), without=("split",), rows=rows, values=self._usual()
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(rows)
+        layout.addWidget(self.settings_form)
+        layout.addWidget(self.told)
+        browse.clicked.connect(self._on_browse)
+        self._source.currentIndexChanged.connect(lambda _: self._on_source())
+        self._start.changed.connect(self._on_settings)
+        self._preset.currentIndexChanged.connect(lambda _: self._on_settings())
+        self._folder.textChanged.connect(lambda _: self.changed.emit())
+        self._on_source()
+
+    @property
+    def source(self) -> Source:
+        """Where examples come from."""
+        return list(Source)[self._source.currentIndex()]
+
+    @property
+    def folder(self) -> Path:
+        """The training set, or the folders of pictures.
+
+        Raises
+        ------
+        InputError
+            If no folder is given.
+        """
+        text = self._folder.text().strip()
+        if not text:
+            raise InputError("There is no folder of examples. Choose one with the button beside its field.")
+        return Path(text).expanduser()
+
+    @property
+    def start(self) -> str | None:
+        """Model that training begins with; None: from scratch."""
+        is_scratch = self.preset is Preset.GRID or self._start.value in ("", SCRATCH)
+        return None if is_scratch else self._start.value
+
+    @property
+    def preset(self) -> Preset:
+        """Which settings."""
+        return list(Preset)[self._preset.currentIndex()]
+
+    def params(self) -> TrainParams:
+        """Return the settings; see `SettingsForm.settings` for what it raises."""
+        params: TrainParams = self.settings_form.settings()
+        return params
+
+    def choose(
+        self,
+        *,
+        source: Source | None = None,
+        folder: str | Path | None = None,
+        start: str | None = "",
+        preset: Preset | None = None,
+    ) -> None:
+        """Fill in the form; what is not given stays."""
+        if source is not None:
+            self._source.setCurrentIndex(list(Source).index(source))
+        if folder is not None:
+            self._folder.setText(str(folder))
+        if start != "":
+            self._start.value = start or SCRATCH
+        if preset is not None:
+            self._preset.setCurrentIndex(list(Preset).index(preset))
+
+    def tell(self) -> None:
+        """Say what there is to learn from."""
+        self.told.setVisible(self.source is Source.CORRECTIONS)
+        if self.source is not Source.CORRECTIONS:
+            self.told.clear()
+            return
+        cells = [layer for layer in self._viewer.layers if is_cells(layer)]
+        n = sum(n_corrected(layer) for layer in cells)
+        has_earlier = (Path(self._folder.text()) / LIST).is_file()
+        earlier = " and those of earlier images" if has_earlier else ""
+        hint = "" if n or has_earlier else " Correct some of each class in the Review dock, then train on them."
+        self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
+
+    def _usual(self) -> dict[str, Any]:
+        """Return the values of the chosen settings."""
+        params = TrainParams.quick() if self.preset is Preset.QUICK else TrainParams()
+        return params.model_dump()
+
+    def _on_source(self) -> None:
+        if self.source is Source.CORRECTIONS:
+            self._folder.setText(str(default_training_set()))
+            self._folder.setToolTip("Corrections are gathered here, over many images; the test cells stay test cells")
+        elif self._folder.text() == str(default_training_set()):
+            self._folder.clear()
+            self._folder.setToolTip("The folder of examples")
+        self._folder.setCursorPosition(len(self._folder.text()))
+        self.tell()
+        self.changed.emit()
+
+    def _on_settings(self) -> None:
+        is_grid = self.preset is Preset.GRID
+        self._start.setEnabled(not is_grid)
+        for name in TABLE_1:  # a search goes through all of these
+            self.settings_form.field(name).setEnabled(not is_grid)
+        self.settings_form.set_values(self._usual())
+        self.changed.emit()
+
+    def _on_browse(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Folder of examples", self._folder.text())
+        if folder:
+            self._folder.setText(folder)

@@ -1,0 +1,228 @@
+"""The work behind the Train dock: examples are gathered, a classifier is trained, and its mistakes are noted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import platformdirs
+
+from napari_bloodcell.core.cells import UNIDENTIFIED
+from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.learning.grid_search import GridSearch, iter_grid_search
+from napari_bloodcell.learning.reports import PartFigures, figures_of
+from napari_bloodcell.learning.train import Training, iter_train, parts_of
+from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.models.preload import preload_torch
+from napari_bloodcell.napari.layers.cells import calibration_of, full_resolution, image_layer_for, is_cells
+from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
+from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.results import SegmentedPlane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import TrainParams
+    from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
+    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
+
+FOLDER_VARIABLE: Final = "NAPARI_BLOODCELL_TRAINING_SET"
+"""Environment variable that names the folder in which corrections are gathered."""
+
+
+class Source(StrEnum):
+    """Where examples come from."""
+
+    CORRECTIONS = "Corrections"
+    TRAINING_SET = "A training set"
+    PAPER_LAYOUT = "Paper's layout (folders)"
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedPlane:
+    """One plane of an image with the cells that a person typed."""
+
+    source: ImageSource
+    index: PlaneIndex
+    segmented: SegmentedPlane
+
+
+@dataclass(frozen=True, eq=False)
+class TrainTask:
+    """What is to be trained, and on what.
+
+    Attributes
+    ----------
+    source : Source
+        Where examples come from.
+    folder : Path
+        The training set, or the folders of pictures.
+    corrected : sequence of CorrectedPlane
+        Corrections that go into the training set first.
+    annotator : str
+        Who made them.
+    params : TrainParams
+        Settings.
+    start : str or None
+        "embedded", "paper" or a file; None: from scratch.
+    is_grid_search : bool
+        Whether the settings of Table 1 are tried.
+    """
+
+    source: Source
+    folder: Path
+    corrected: Sequence[CorrectedPlane]
+    annotator: str
+    params: TrainParams
+    start: str | None
+    is_grid_search: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of a task.
+
+    Attributes
+    ----------
+    training : Training
+        The classifier with its report.
+    parts : dict of str to LabelledCutouts
+        Validation and test part, where they are not empty.
+    figures : dict of str to PartFigures
+        Those of these parts, with the cutouts behind each number.
+    grid : GridSearch or None
+        All tries, where there were several.
+    kept : Path or None
+        Where the classifier is kept until the next training, saved or not; None where that could not be written.
+    """
+
+    training: Training
+    parts: dict[str, LabelledCutouts]
+    figures: dict[str, PartFigures]
+    grid: GridSearch | None = None
+    kept: Path | None = None
+
+
+def default_training_set() -> Path:
+    """Return where corrections are gathered: `FOLDER_VARIABLE`, or the user's data folder."""
+    chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "training set"
+
+
+def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
+    """Return what people typed in the open images; pixels are read later."""
+    found = []
+    for layer in [one for one in viewer.layers if is_cells(one)]:
+        image = image_layer_for(viewer, layer)
+        mine = _typed_by_hand(layer.features)
+        if image is None or not mine.any():
+            continue
+        labels = full_resolution(layer)
+        table = to_table(layer.features[mine])  # of a million cells, only these are read
+        stack = labels.shape[:-2]
+        numbers = table[PLANE].to_numpy() if stack and PLANE in table.columns else np.zeros(len(table), np.int64)
+        for number in np.unique(numbers).tolist():
+            index = tuple(int(i) for i in np.unravel_index(int(number), stack)) if stack else ()
+            cells = labels[index] if index else labels  # lazy where the layer is
+            plane = SegmentedPlane(cells, table[numbers == number], calibration_of(layer))
+            found.append(CorrectedPlane(image_source(image), index, plane))
+    return found
+
+
+def n_corrected(cells_layer: Labels) -> int:
+    """Return how many cells of a layer a person typed so that they can be learned from."""
+    mine = _typed_by_hand(cells_layer.features)
+    return int((cells_layer.features.loc[mine, "cell_type"] != UNIDENTIFIED).sum()) if mine.any() else 0
+
+
+def _typed_by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows have a type that a person gave them, (N,)."""
+    mine = by_hand(features)
+    return mine & features["cell_type"].astype(bool).to_numpy(bool) if mine.any() else mine
+
+
+def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator[Progress, None, Trained]:
+    """Gather examples, train, and compare; the payload is an `Epoch`, a try of a grid search, or None."""
+    yield Progress(0, 0, "reading the examples")
+    if task.source is Source.CORRECTIONS:
+        yield from _iter_gather(task)
+    preload_torch()
+    from napari_bloodcell.models.cnn.classifier import load_classifier
+
+    start = None if task.start is None else load_classifier(task.start, task.params.device)
+    parts = parts_of(_examples(task), task.params, start)
+    grid: GridSearch | None = None
+    if task.is_grid_search:
+        folder = _folder_of_search(parts, task.params)
+        grid = yield from iter_grid_search(parts, params=task.params, folder=folder, should_stop=should_stop)
+        training = grid.best
+    else:
+        training = yield from iter_train(parts, params=task.params, start=start, should_stop=should_stop)
+    judged = {name: part for name, part in parts.items() if name != "train" and len(part)}
+    figures = {}
+    for name, part in judged.items():
+        yield Progress(0, 0, "comparing")
+        known = training.report.parts[name]  # of a search that was resumed, without the names of cutouts
+        figures[name] = known if known.cutouts else figures_of(training.classifier, part, training.report.classes)
+    return Trained(training, judged, figures, grid, _keep(training.classifier))
+
+
+def _keep(classifier: CnnClassifier) -> Path | None:
+    """Write a classifier that nobody saved yet, so that a dock that is closed does not take a night's work with it."""
+    path = default_training_set().parent / "last trained.safetensors"
+    try:
+        classifier.save(path)
+    except OSError:  # it is still in memory, to be saved elsewhere
+        return None
+    return path
+
+
+def _iter_gather(task: TrainTask) -> Generator[Progress, None, None]:
+    """Put corrections into the training set; those that it has already are passed over."""
+    kept = TrainingSet(task.folder, shares=task.params.split)
+    if not task.corrected and not len(kept):
+        raise TrainingError("Nobody corrected a cell of the open images yet. Correct some in the Review dock first.")
+    for done, one in enumerate(task.corrected):
+        yield Progress(done, len(task.corrected), "images read")
+        data: Any = one.source.data[one.index] if one.index else one.source.data
+        name = one.source.name + "".join(f" {i}" for i in one.index)
+        is_plain = one.source.rgb and data.dtype == np.uint8 and data.shape[-1] == 3
+        kept.add_segmentation(
+            data if is_plain else one.source.plane(one.index).data,
+            one.segmented,
+            annotator=task.annotator,
+            name=name,
+            image_sha256=image_hash(data),
+        )
+
+
+def _examples(task: TrainTask) -> TrainingSet | Path:
+    """Return what `train` learns from."""
+    if task.source is Source.PAPER_LAYOUT:
+        return task.folder
+    known = TrainingSet(task.folder, shares=task.params.split)
+    if not len(known):
+        raise TrainingError(f"{task.folder} is no training set, or an empty one: it has no {LIST}.")
+    return known
+
+
+def _folder_of_search(parts: Parts, params: TrainParams) -> Path:
+    """Return where the tries of a search are kept: one that was stopped goes on there."""
+    what = "".join(part.content_hash() for _, part in parts.items()) + params.model_dump_json()
+    return default_training_set().parent / "grid searches" / hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -1,0 +1,208 @@
+"""What a training reached: accuracy beside the model before, confusion matrix, figures by class, and the mistakes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QFormLayout,
+    QHeaderView,
+    QLabel,
+    QListView,
+    QListWidget,
+    QListWidgetItem,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_bloodcell.napari.docks.gallery import CELL_PX, SIDE_PX, icon_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.docks.train.jobs import Trained
+
+PART_NAMES: Final = {"test": "Test part", "val": "Validation part"}
+MOST_PICTURES: Final = 300
+FEW_CLASSES: Final = 4
+"""As many columns fit into a dock, whatever their names."""
+
+
+class ResultView(QWidget):
+    """Figures of the chosen part; a click on the confusion matrix shows the cutouts behind that number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trained: Trained | None = None
+        self.part = QComboBox()
+        self.part.setToolTip("The test part was never seen in training; the validation part chose the best epoch")
+        self.summary = QLabel()
+        self.summary.setWordWrap(True)
+        self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.confusion = _table("Confusion matrix: rows are the true classes, columns what the model says")
+        self.confusion.setToolTip("Click a number to see its cells")
+        self.by_class = _table("Figures by class")
+        self.told = QLabel("Click a number of the matrix to see its cells.")
+        self.told.setWordWrap(True)
+        self.pictures = QListWidget()
+        self.pictures.setViewMode(QListView.ViewMode.IconMode)
+        self.pictures.setResizeMode(QListView.ResizeMode.Adjust)
+        self.pictures.setMovement(QListView.Movement.Static)
+        self.pictures.setIconSize(QSize(SIDE_PX, SIDE_PX))
+        self.pictures.setGridSize(QSize(CELL_PX.width(), SIDE_PX + 8))
+        self.pictures.setMinimumHeight(SIDE_PX + 24)
+        self.pictures.setAccessibleName("Cutouts behind a number")
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.addRow("On the", self.part)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 6, 0, 0)
+        layout.addLayout(form)
+        for widget in (self.summary, self.confusion, self.by_class, self.told):
+            layout.addWidget(widget)
+        layout.addWidget(self.pictures, 1)
+        self.part.currentIndexChanged.connect(lambda _: self._show_part())
+        for wish in (self.confusion.cellClicked, self.confusion.cellActivated):  # by mouse, by the Enter key
+            wish.connect(self.open_cell)
+
+    def show_trained(self, trained: Trained) -> None:
+        """Show what came of a training."""
+        self._trained = trained
+        self.part.blockSignals(True)
+        self.part.clear()
+        for name in ("test", "val"):
+            if name in trained.parts:
+                self.part.addItem(PART_NAMES[name], name)
+        self.part.blockSignals(False)
+        self._show_part()
+
+    def open_cell(self, row: int, column: int) -> None:
+        """Show the cutouts of class `row` that the model takes for class `column`."""
+        trained, name = self._trained, self.part.currentData()
+        if trained is None or name not in trained.parts:
+            return
+        part, classes = trained.parts[name], trained.training.report.classes
+        cutouts = dict(zip(part.names, part.cutouts, strict=False))
+        behind = trained.figures[name].cutouts
+        names = behind[row][column] if behind else []
+        self.pictures.clear()
+        for one in names[:MOST_PICTURES]:
+            item = QListWidgetItem(icon_of(_close(cutouts[one])), "")
+            item.setToolTip(one)
+            self.pictures.addItem(item)
+        n = trained.figures[name].confusion[row][column]
+        more = f", the surest {MOST_PICTURES}" if n > MOST_PICTURES else ""
+        what = "typed right" if row == column else f"taken for {classes[column]}"
+        self.told.setText(f"{n:,} {classes[row]} {what}{more}:")
+
+    def _show_part(self) -> None:
+        trained, name = self._trained, self.part.currentData()
+        self.pictures.clear()
+        if trained is None or name is None:
+            return
+        figures, classes = trained.figures[name], trained.training.report.classes
+        self.summary.setText(self._told(name))
+        _fill(self.confusion, [_short(c) for c in classes], [_short(c) for c in classes])
+        for i, row in enumerate(figures.confusion):
+            for j, number in enumerate(row):
+                item = _item(f"{number:,}")
+                item.setToolTip(f"{number:,} {classes[i]} typed as {classes[j]}: click to see them")
+                if number and i != j:
+                    item.setForeground(QColor("#e5484d"))
+                self.confusion.setItem(i, j, item)
+        _fill(self.by_class, [_short(c) for c in classes], ["Precision %", "Recall %", "F1 %"])
+        for i, name_of in enumerate(classes):
+            one = figures.per_class[name_of]
+            columns = ("precision", "recall", "f1")
+            for j, column in enumerate(columns):
+                text = _with_interval(getattr(one, column), getattr(one, f"{column}_interval"), one.n)
+                item = _item(text.replace(" (", "\n").replace(")", ""))
+                item.setToolTip(f"{name_of}, {one.n:,} cells; below it the 95 % interval")
+                self.by_class.setItem(i, j, item)
+        for table in (self.confusion, self.by_class):
+            _fit(table)
+
+    def _told(self, name: str) -> str:
+        """Return what to say of a part: accuracy now and before, and how training went."""
+        trained = self._trained
+        if trained is None:
+            return ""
+        report = trained.training.report
+        now = trained.figures[name]
+        share = _with_interval(now.accuracy, now.accuracy_interval, now.n)
+        text = f"<b>{share} %</b> of {now.n:,} cells typed right"
+        change = report.change(name)
+        if change is not None:
+            text += f"; the model before: {100 * report.before[name].accuracy:.1f} % (<b>{100 * change:+.1f}</b>)"
+        return f"<qt>{text}. Best epoch {report.best_epoch} of {len(report.history)}, {report.seconds:.0f} s.</qt>"
+
+
+def _with_interval(value: float, interval: tuple[float, float], n: int) -> str:
+    """Return "98.2 (95–99)", percent; "–" where there is nothing to count."""
+    return f"{100 * value:.1f} ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})" if n else "–"
+
+
+def _table(name: str) -> QTableWidget:
+    table = QTableWidget(0, 0)
+    table.setAccessibleName(name)
+    table.setTabKeyNavigation(False)
+    table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+    header, vertical = table.horizontalHeader(), table.verticalHeader()
+    if header is not None and vertical is not None:
+        header.setMinimumSectionSize(48)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        vertical.setDefaultSectionSize(vertical.minimumSectionSize())
+    return table
+
+
+def _fill(table: QTableWidget, rows: Sequence[str], columns: Sequence[str]) -> None:
+    table.setRowCount(len(rows))
+    table.setColumnCount(len(columns))
+    table.setVerticalHeaderLabels(list(rows))
+    table.setHorizontalHeaderLabels(list(columns))
+    header = table.horizontalHeader()
+    if header is not None:
+        mode = QHeaderView.ResizeMode
+        header.setSectionResizeMode(mode.Stretch if len(columns) <= FEW_CLASSES else mode.ResizeToContents)
+
+
+def _fit(table: QTableWidget) -> None:
+    """Be as high as the rows, eight at most."""
+    table.resizeRowsToContents()
+    header = table.horizontalHeader()
+    height = sum(table.rowHeight(i) for i in range(min(table.rowCount(), 8))) + 2 * table.frameWidth() + 2
+    bar = table.horizontalScrollBar()
+    if bar is not None and table.columnCount() > FEW_CLASSES:
+        height += bar.sizeHint().height()
+    table.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
+
+
+def _item(text: str) -> QTableWidgetItem:
+    item = QTableWidgetItem(text)
+    item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+    return item
+
+
+def _close(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the square around a cell, which may be small in its cutout, (h, h, 3)."""
+    ys, xs = np.nonzero(cutout.any(axis=-1))
+    if not len(ys):
+        return cutout
+    half = max(int(np.ptp(ys)), int(np.ptp(xs))) // 2 + 3
+    y, x = (int(ys.min()) + int(ys.max())) // 2, (int(xs.min()) + int(xs.max())) // 2
+    return cutout[max(y - half, 0) : y + half, max(x - half, 0) : x + half]
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves room for the others."""
+    return name if len(name) <= 11 else f"{name[:10]}…"

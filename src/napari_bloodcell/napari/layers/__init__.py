@@ -1,0 +1,1 @@
+"""The program's layers: cells, types, and how they are drawn."""

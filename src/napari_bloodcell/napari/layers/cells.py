@@ -1,0 +1,410 @@
+"""Results as layers, and layers as results: the contract between the docks. Touch layers on the GUI thread only.
+
+A smear's **cells layer** is a Labels layer `"<image> cells"`, ids 1..N, whose `features` are the cell table (column
+`index` = id, row 0 the background) and whose ``metadata["napari_bloodcell"]`` says what made it. Its **types layer**
+`"<image> types"` is derived from it by a lookup table. Both lie on the image as it lies in the world.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from napari.layers import Image, Labels
+from qtpy.QtCore import QTimer
+
+from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.napari.layers.features import INDEX, PLANE, boxes_in, to_features, with_user_types, write_types
+from napari_bloodcell.napari.layers.images import current_plane, image_plane, image_source, plane_number
+from napari_bloodcell.napari.layers.keeper import keep_on_disk
+from napari_bloodcell.napari.layers.links import (
+    KEY,
+    calibration_of,
+    cells_layer_for,
+    colours_of,
+    full_resolution,
+    has_table,
+    image_layer_for,
+    info_of,
+    is_cells,
+    is_types,
+    known_calibration_of,
+    known_table_of,
+    levels_of,
+    names_of,
+    table_of,
+    types_layer_for,
+)
+from napari_bloodcell.napari.layers.look import (
+    outline_when_shown,
+    placement_of,
+    pyramid_of,
+    show_as_cells,
+    show_status_of,
+    show_tools_later,
+    type_colormap,
+)
+from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
+from napari_bloodcell.results.recipes import portable, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellClassifier
+    from napari_bloodcell.stages.segment import Segmentation
+
+
+__all__ = [
+    "KEY",
+    "PLANE",
+    "add_cells",
+    "add_segmentation",
+    "add_types",
+    "adopt",
+    "as_layer_data",
+    "calibration_of",
+    "cells_layer_for",
+    "colours_of",
+    "current_plane",
+    "full_resolution",
+    "has_table",
+    "image_layer_for",
+    "image_plane",
+    "image_source",
+    "info_of",
+    "is_cells",
+    "is_types",
+    "known_calibration_of",
+    "known_table_of",
+    "lookup_of",
+    "names_of",
+    "note_segmentation",
+    "placement_of",
+    "plane_number",
+    "refresh_cells",
+    "relink",
+    "set_cells_in_region",
+    "set_table",
+    "set_types",
+    "table_of",
+    "type_colormap",
+    "types_layer_for",
+]
+
+_LOOKUP: Final = "napari_bloodcell_lookup"
+
+
+class Typed(Protocol):
+    """What is shown of a classification: `Classification` and `TypedCells` have it."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def names(self) -> list[str]: ...
+
+
+def add_cells(
+    viewer: ViewerModel,
+    image_layer: Image,
+    *,
+    cells: NDArray[np.int32] | None = None,
+    name: str | None = None,
+    visible: bool = True,
+) -> Labels:
+    """Add an empty cells layer, or one with these labels, over an image layer, and return it.
+
+    Parameters
+    ----------
+    viewer : Viewer or ViewerModel
+        Where the layer goes.
+    image_layer : Image
+        The smear.
+    cells : ndarray of int32, shape (..., Y, X), optional
+        Ids 1..N. None: no cell yet.
+    name : str, optional
+        The layer's name; by default that of the image and "cells".
+    visible : bool
+        A layer that is shown only later is added in half the time.
+    """
+    shape = image_source(image_layer).shape
+    if cells is None:
+        cells = np.zeros(shape, np.int32)
+    elif cells.shape != shape:
+        raise InputError(f"Cells of the shape {cells.shape} do not belong to an image of {shape}.")
+    layer = Labels(
+        pyramid_of(cells, is_pyramid=image_layer.multiscale),
+        name=name or f"{image_layer.name} cells",
+        metadata={KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}},
+        opacity=0.6,
+        visible=visible,
+        **placement_of(image_layer),
+    )
+    layer.metadata[_LOOKUP] = TypeLookup(np.zeros(1, np.uint8))
+    show_as_cells(layer)
+    show_tools_later(layer)
+    viewer.add_layer(layer)
+    return layer
+
+
+def add_segmentation(
+    viewer: ViewerModel,
+    image_layer: Image,
+    segmentation: Segmentation,
+    recipe: Recipe | None = None,
+    *,
+    image_sha256: str | None = None,
+) -> Labels:
+    """Show a segmentation of a whole image as its cells layer, which is made or replaced, and return that."""
+    layer = cells_layer_for(viewer, image_layer)
+    if layer is None:
+        layer = add_cells(viewer, image_layer, cells=segmentation.cells)
+    else:
+        full_resolution(layer)[...] = segmentation.cells
+        layer.refresh(extent=False)
+    note_segmentation(layer, segmentation, recipe or Recipe(), image_sha256=image_sha256)
+    set_table(layer, segmentation.table)
+    return layer
+
+
+def adopt(layer: Labels, image_layer: Image) -> None:
+    """Make any Labels layer the cells layer of an image; what the program knows of it already stays.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    """
+    shape, wanted = full_resolution(layer).shape, image_source(image_layer).shape
+    if tuple(shape) != wanted:
+        raise InputError(
+            f"{layer.name!r} has the shape {tuple(shape)}, the image {image_layer.name!r} {wanted}: they do not "
+            "belong together. Choose the image that the cells were found in."
+        )
+    known = {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}
+    layer.metadata[KEY] = {**info_of(layer), **known}
+    lookup_of(layer)
+
+
+def relink(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
+    """Give a cells layer that was read from a file its place in this viewer, and derive its types layer anew."""
+    image_layer = image_layer_for(viewer, cells_layer)
+    if image_layer is not None:
+        adopt(cells_layer, image_layer)
+    keep_on_disk(cells_layer, lookup_of(cells_layer))
+    types = types_layer_for(viewer, cells_layer)
+    if types is not None:
+        level = types.data[0] if types.multiscale else types.data
+        if isinstance(level, TypedView):
+            return types
+        viewer.layers.remove(types)
+    if "cell_type" not in cells_layer.features.columns:
+        return None
+    return add_types(viewer, cells_layer)
+
+
+def note_segmentation(
+    layer: Labels, segmentation: Segmentation, recipe: Recipe, *, image_sha256: str | None = None
+) -> None:
+    """Write settings, versions, model and calibration of a segmentation into the metadata of its cells layer."""
+    info = info_of(layer)
+    old = info.get("recipe") or {}
+    info |= {
+        "kind": "cells",
+        "recipe": {**old, **portable(recipe).model_dump(mode="json", include={"segment", "seed"})},
+        "models": {**info.get("models", {}), "segment": asdict(segmentation.model)},
+        "calibration": asdict(segmentation.calibration),
+        "names": names_of(layer),
+        "image_sha256": image_sha256,
+        "device": segmentation.device,
+        "versions": versions(),
+        "failed_tiles": [asdict(tile) for tile in segmentation.failed_tiles],
+    }
+
+
+def add_types(
+    viewer: ViewerModel,
+    cells_layer: Labels,
+    classification: Typed | None = None,
+    *,
+    recipe: Recipe | None = None,
+    classifier: CellClassifier | None = None,
+) -> Labels:
+    """Show the types of cells as a layer derived from the cells layer, and return that.
+
+    Parameters
+    ----------
+    viewer : Viewer or ViewerModel
+        Where the layer goes.
+    cells_layer : Labels
+        The cells; a classification fills its table.
+    classification : Classification, optional
+        The types. None: those that the table has already.
+    recipe, classifier : optional
+        What made them, for the metadata.
+    """
+    info = info_of(cells_layer)
+    if recipe is not None:
+        info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
+    if classifier is not None:
+        model = {"name": classifier.name, "sha256": classifier.sha256}
+        info["models"] = {**info.get("models", {}), "classify": model}
+    if classification is not None:
+        info["names"] = list(classification.names)
+        set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
+    layer = types_layer_for(viewer, cells_layer)
+    if layer is not None:
+        layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
+        layer.metadata[KEY]["names"] = names_of(cells_layer)
+        return layer
+    lookup = lookup_of(cells_layer)
+    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
+    image = info.get("image") or cells_layer.name
+    about = {"kind": "types", "image": image, "cells": cells_layer.name, "names": names_of(cells_layer)}
+    layer = Labels(
+        levels if cells_layer.multiscale else levels[0],
+        name=f"{image} types",
+        colormap=type_colormap(names_of(cells_layer), colours_of(cells_layer)),
+        metadata={KEY: {**about, "cells_id": str(cells_layer.unique_id)}},
+        opacity=0.45,
+        visible=False,  # it is added in half the time
+        **placement_of(cells_layer),
+    )
+    layer.editable = False
+    lookup.show_in(layer)
+    _follow_edits(cells_layer, lookup)
+    show_as_cells(cells_layer)  # not yet done where it was read from a file
+    show_status_of(layer, cells_layer)
+    show_tools_later(layer)
+    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
+        viewer.layers.insert(viewer.layers.index(cells_layer), layer)
+        viewer.layers.selection.active = cells_layer
+    else:
+        viewer.add_layer(layer)
+    outline_when_shown(cells_layer, layer)
+    if lookup.codes.any():  # else nothing is to be seen yet: it is shown with the first type
+        layer.visible = True
+    return layer
+
+
+def as_layer_data(
+    cells: NDArray[np.int32], table: pd.DataFrame, info: dict[str, Any], place: dict[str, Any]
+) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return cells and types as layer data, for readers: napari makes the layers; `relink` ties them together."""
+    names = list(info["names"])
+    codes = type_lut(table, names, int(cells.max(initial=0)))
+    image = info["image"]
+    types_info = {"kind": "types", "image": image, "cells": f"{image} cells", "names": names}
+    types = {
+        "name": f"{image} types",
+        "colormap": type_colormap(names),
+        "opacity": 0.45,
+        "metadata": {KEY: types_info},
+        **place,
+    }
+    shown = {
+        "name": f"{image} cells",
+        "features": to_features(table),
+        "opacity": 0.6,
+        "metadata": {KEY: info, _LOOKUP: TypeLookup(codes)},
+        **place,
+    }
+    levels = pyramid_of(cells, is_pyramid=False)
+    typed = [codes[level] for level in levels] if isinstance(levels, list) else codes[cells]
+    return [(typed, types, "labels"), (levels, shown, "labels")]
+
+
+def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
+    """Write a cell table (index = id) into the features of its layer and show its types."""
+    info = info_of(cells_layer)
+    known = names_of(cells_layer)
+    found = [t for t in table["cell_type"].unique() if t and t not in known]
+    if found:  # "unidentified" stays the last, as `type_names` has it
+        info["names"] = type_names([n for n in [*known, *found] if n != UNIDENTIFIED])
+    cells_layer.features = to_features(table)
+    lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)))
+
+
+def set_types(
+    cells_layer: Labels,
+    ids: Sequence[int] | NDArray[np.integer[Any]],
+    cell_type: str | Sequence[str],
+    *,
+    probability: float | Sequence[float] = 1.0,
+    source: str | Sequence[str] = "user",
+) -> None:
+    """Give some cells another type, or each its own: constant time, however many cells the layer has.
+
+    Ids that are not in the table are passed over.
+
+    Raises
+    ------
+    InputError
+        If a type is not one of `names_of`.
+    """
+    names = names_of(cells_layer)
+    wanted = np.atleast_1d(np.asarray(ids, np.int64))
+    types = np.broadcast_to(np.asarray(cell_type, object), wanted.shape)
+    unknown = sorted({str(t) for t in types} - {*names, ""})
+    if unknown:
+        raise InputError(f"There is no type {', '.join(map(repr, unknown))}; there are {', '.join(names)}.")
+    rows, there = write_types(cells_layer.features, wanted, types, probability, source)
+    codes = {"": 0, **{name: code for code, name in enumerate(names, start=1)}}
+    code = np.array([codes[str(t)] for t in types[there]], np.uint8)
+    lookup_of(cells_layer).change(wanted[there], code, boxes=boxes_in(cells_layer.features, rows))
+    cells_layer.events.features()
+
+
+def set_cells_in_region(cells_layer: Labels, cells_in_region: pd.Series[int]) -> None:
+    """Write how many cells each region counts as; types and drawing stay."""
+    features = cells_layer.features
+    counts = cells_in_region.reindex(features[INDEX]).fillna(1).to_numpy(np.int64)
+    counts[features[INDEX].to_numpy() == 0] = 0
+    features["cells_in_region"] = counts
+    cells_layer.events.features()
+
+
+def lookup_of(cells_layer: Labels) -> TypeLookup:
+    """Return the lookup table of a cells layer; made from its table where it has none yet."""
+    lookup = cells_layer.metadata.get(_LOOKUP)
+    if isinstance(lookup, TypeLookup):
+        return lookup
+    codes = np.zeros(1, np.uint8)
+    with suppress(InputError, KeyError):
+        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
+    lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
+    show_as_cells(cells_layer)
+    return lookup
+
+
+def refresh_cells(cells_layer: Labels) -> None:
+    """Draw cells and types again after the label image was written to."""
+    if cells_layer.multiscale:
+        cells_layer._reset_thumbnail_level_data()
+    cells_layer.refresh(extent=False)
+    lookup_of(cells_layer).refresh()
+
+
+def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
+    """Draw the types again when cells are painted by hand."""
+    for event in (cells_layer.events.paint, cells_layer.events.data):
+        event.disconnect(lookup.refresh)
+        event.connect(lookup.refresh)
+
+
+def relink_soon(viewer: Viewer) -> None:
+    """Derive the typed layers of results that are being read, once napari has made their layers."""
+
+    def relink_all() -> None:
+        for layer in [one for one in viewer.layers if is_cells(one)]:
+            relink(viewer, layer)
+
+    QTimer.singleShot(0, relink_all)

@@ -1,0 +1,190 @@
+"""The cell table as a layer's `features`, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.core.cells import COLUMNS
+from napari_bloodcell.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+
+INDEX: Final = "index"
+"""Column that holds the label id; the row of 0 is the background."""
+PLANE: Final = "plane"
+"""Column of the cells of a stack: the number of the plane, counted from 0."""
+FEW: Final = 16
+"""Up to so many rows are written one by one."""
+_FIRST: Final = ("cell_type", "probability")
+_SPLIT: Final[dict[str, tuple[str, ...]]] = {
+    "bbox": ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"),
+    "centroid": ("centroid_y", "centroid_x"),
+}
+
+
+def to_features(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a cell table (index = id) as features: rising ids in `index`, a first row for the background.
+
+    Boxes and centroids get columns of their own, `bbox_y0` … `centroid_x`, in pixels.
+    """
+    table = table.sort_index()
+    columns: dict[str, Any] = {INDEX: np.concatenate([[0], table.index.to_numpy(np.int64)])}
+    for name in [*_FIRST, *(c for c in map(str, table.columns) if c not in _FIRST)]:
+        if name not in table.columns:
+            continue
+        if name in _SPLIT:
+            parts = _SPLIT[name]
+            values = np.array(table[name].tolist(), np.float64).reshape(-1, len(parts))
+            whole = name == "bbox"
+            for i, part in enumerate(parts):
+                column = values[:, i].astype(np.int64) if whole else values[:, i]
+                columns[part] = np.concatenate([np.zeros(1, column.dtype), column])
+        else:
+            columns[name] = _with_background(table[name])
+    return pd.DataFrame(columns)
+
+
+def is_table(features: pd.DataFrame) -> bool:
+    """Return whether features hold a cell table, which those of another program do not."""
+    needed = (INDEX, "cell_type", "probability", "type_source", "area_px")
+    split = (name in features.columns or all(part in features.columns for part in _SPLIT[name]) for name in _SPLIT)
+    return all(name in features.columns for name in needed) and all(split)
+
+
+def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Return features as the cell table that they were made of.
+
+    Parameters
+    ----------
+    features : DataFrame
+        With a column `index`.
+    columns : collection of str, optional
+        Only these columns, which is quicker: 100,000 boxes take 0.1 s.
+
+    Raises
+    ------
+    InputError
+        If there is no column `index`.
+    """
+    if INDEX not in features.columns:
+        raise InputError("The layer has no table of cells: its features lack the column 'index'.")
+    ids = features[INDEX].to_numpy(np.int64)
+    rows = ids != 0
+    wanted = [*COLUMNS, *(str(c) for c in features.columns if c != INDEX and not _is_part(str(c)))]
+    table: dict[str, Any] = {}
+    for name in dict.fromkeys(wanted):
+        if columns is not None and name not in columns:
+            continue
+        if name in features.columns:
+            table[name] = features[name].to_numpy()[rows]
+        elif name in _SPLIT and all(part in features.columns for part in _SPLIT[name]):
+            parts = [features[part].to_numpy()[rows].tolist() for part in _SPLIT[name]]
+            table[name] = _tuples(list(zip(*parts, strict=True)))
+    result = pd.DataFrame(table, index=pd.Index(ids[rows], name="id"))
+    return result.astype({name: COLUMNS[name] for name in result.columns if name in COLUMNS})
+
+
+def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Return the rows of these ids in features that `to_features` made; ids that are not there are left out."""
+    index = features[INDEX].to_numpy(np.int64)
+    wanted = np.atleast_1d(np.asarray(ids, np.int64))
+    rows = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
+    return np.asarray(rows[(index[rows] == wanted) & (wanted != 0)], np.intp)
+
+
+def write_types(
+    features: pd.DataFrame, ids: NDArray[np.int64], types: Any, probabilities: Any, sources: Any
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Write types of cells, one value or one for each, and return their rows and which of the ids are there (N,)."""
+    rows = rows_of(features, ids)
+    there = np.isin(ids, features[INDEX].to_numpy(np.int64)[rows])
+    for column, value in (("cell_type", types), ("probability", probabilities), ("type_source", sources)):
+        _put(features, rows, column, np.broadcast_to(np.asarray(value, object), ids.shape)[there])
+    return rows, there
+
+
+def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: NDArray[np.object_]) -> None:
+    """Write a column of some rows: a few one by one, in place; at once pandas would copy the column."""
+    place, frame = features.columns.get_loc(column), cast("Any", features)
+    if len(rows) > FEW:
+        frame.iloc[rows, place] = values if features[column].dtype.kind == "O" else values.tolist()
+        return
+    for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+        frame.iat[row, place] = value
+
+
+def boxes_in(features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
+    """Return the boxes of some rows, int64 (N, 4), (y0, x0, y1, x1) in pixels; None where the table has none."""
+    names = _SPLIT["bbox"]
+    if not all(name in features.columns for name in names):
+        return None
+    return np.stack([features[name].to_numpy(np.int64)[rows] for name in names], axis=1)
+
+
+def by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
+    """Return which rows a person decided on, (N,)."""
+    if "type_source" not in features.columns:
+        return np.zeros(len(features), np.bool_)
+    return (features["type_source"] == "user").to_numpy(bool)
+
+
+def with_user_types(features: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a cell table in which cells that a person typed meanwhile, as features say, keep that type."""
+    if INDEX not in features.columns:
+        return table
+    decided = features[by_hand(features)]
+    ids = table.index.intersection(pd.Index(decided[INDEX].to_numpy(np.int64)))
+    if not len(ids):
+        return table
+    table, decided = table.copy(), decided.set_index(INDEX)
+    for column in ("cell_type", "probability", "type_source"):
+        table.loc[ids, column] = decided.loc[ids, column].tolist()
+    return table
+
+
+def _with_background(column: pd.Series[Any]) -> Any:
+    values = column.to_numpy()
+    if values.dtype.kind == "b":
+        return np.concatenate([[False], values])
+    if values.dtype.kind in "iu":
+        return np.concatenate([np.zeros(1, values.dtype), values])
+    if values.dtype.kind == "f":
+        return np.concatenate([[np.nan], values])
+    filled = np.empty(len(values) + 1, object)
+    filled[0], filled[1:] = None, values
+    return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
+
+
+def _tuples(values: list[tuple[Any, ...]]) -> NDArray[np.object_]:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _is_part(name: str) -> bool:
+    return any(name in parts for parts in _SPLIT.values())
+
+
+def places_of(
+    features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]
+) -> dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]:
+    """Return box (y0, x0, y1, x1) and plane of cells by id; those without a box are left out."""
+    places = {}
+    for cell in ids:
+        rows = rows_of(features, [cell])
+        boxes = boxes_in(features, rows)
+        if boxes is None or not len(rows):
+            continue
+        plane: tuple[int, ...] = ()
+        if stack and PLANE in features.columns:
+            plane = tuple(int(i) for i in np.unravel_index(int(features[PLANE].to_numpy(np.int64)[rows[0]]), stack))
+        y0, x0, y1, x1 = (int(v) for v in boxes[0])
+        places[cell] = (y0, x0, y1, x1), plane
+    return places

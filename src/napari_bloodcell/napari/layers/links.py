@@ -1,0 +1,143 @@
+"""What the program knows of layers: which belong together, and the table, names and calibration they carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from napari.layers import Image, Labels
+
+from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.napari.layers.features import is_table, to_table
+from napari_bloodcell.stages.calibration import DEFAULT_DIAMETER_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import numpy as np
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+
+KEY: Final = "napari_bloodcell"
+"""Key of a layer's metadata under which the program keeps what it knows of it."""
+
+
+def info_of(layer: Layer | None) -> dict[str, Any]:
+    """Return what the program noted of a layer: kind, image, recipe, models, …; empty for a foreign layer."""
+    found = layer.metadata.get(KEY) if layer is not None else None
+    return found if isinstance(found, dict) else {}
+
+
+def is_cells(layer: Layer | None) -> bool:
+    """Return whether this is a layer of cells with their table."""
+    return isinstance(layer, Labels) and info_of(layer).get("kind") == "cells"
+
+
+def is_types(layer: Layer | None) -> bool:
+    """Return whether this is a typed layer."""
+    return isinstance(layer, Labels) and info_of(layer).get("kind") == "types"
+
+
+def table_of(cells_layer: Labels, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the cell table of a cells layer, index = id; only some columns where they are named, which is quicker.
+
+    Raises
+    ------
+    InputError
+        If the layer has none.
+    """
+    return to_table(cells_layer.features, columns)
+
+
+def names_of(cells_layer: Labels) -> list[str]:
+    """Return the names of all types of a cells layer; the code of a type is its position plus 1."""
+    return list(info_of(cells_layer).get("names") or type_names())
+
+
+def colours_of(cells_layer: Labels) -> dict[str, str]:
+    """Return the colours, "#rrggbb" by type, that were chosen for this layer; other types have their usual ones."""
+    return dict(info_of(cells_layer).get("colours") or {})
+
+
+def calibration_of(cells_layer: Labels) -> Calibration:
+    """Return what was measured of the smear; the default where nothing is known of it."""
+    record = info_of(cells_layer).get("calibration")
+    if not isinstance(record, dict):
+        return Calibration(DEFAULT_DIAMETER_PX, (255.0, 255.0, 255.0), 255.0, "default")
+    return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
+
+
+def has_table(cells_layer: Labels) -> bool:
+    """Return whether a layer has a cell table, which a layer of another program has not."""
+    return is_table(cells_layer.features)
+
+
+def known_table_of(cells_layer: Labels) -> pd.DataFrame | None:
+    """Return the cell table of a layer, or None where it has none."""
+    return table_of(cells_layer) if has_table(cells_layer) else None
+
+
+def known_calibration_of(cells_layer: Labels) -> Calibration | None:
+    """Return what was measured of the smear, or None where nothing is known of it."""
+    return calibration_of(cells_layer) if "calibration" in info_of(cells_layer) else None
+
+
+def cells_layer_for(viewer: ViewerModel, image_layer: Layer | None) -> Labels | None:
+    """Return the cells layer of an image layer, the topmost where there are several, or None."""
+    return _linked(viewer, image_layer, "cells", "image")
+
+
+def types_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Labels | None:
+    """Return the types layer of a cells layer, or None."""
+    return _linked(viewer, cells_layer, "types", "cells")
+
+
+def image_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Image | None:
+    """Return the image layer that cells were found in, or None if it is gone."""
+    info = info_of(cells_layer)
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    by_id = [layer for layer in images if str(layer.unique_id) == info.get("image_id")]
+    by_name = [layer for layer in images if layer.name == info.get("image")]
+    return next(iter([*by_id, *by_name]), None)
+
+
+def full_resolution(layer: Labels) -> NDArray[np.int32]:
+    """Return the label image that is written to, (..., Y, X); levels of a pyramid made by `add_cells` follow it."""
+    return cast("NDArray[np.int32]", levels_of(layer)[0])
+
+
+def levels_of(layer: Labels) -> list[Any]:
+    """Return the levels of a layer's data, the finest first."""
+    return list(layer.data) if layer.multiscale else [layer.data]
+
+
+def _linked(viewer: ViewerModel, layer: Layer | None, kind: str, link: str) -> Labels | None:
+    """Return the layer of this kind that names `layer`: by its id, else by name, as layers that were read do."""
+    if layer is None:
+        return None
+    candidates = [
+        one for one in reversed(viewer.layers) if isinstance(one, Labels) and info_of(one).get("kind") == kind
+    ]
+    by_id = [one for one in candidates if info_of(one).get(f"{link}_id") == str(layer.unique_id)]
+    ids = {str(one.unique_id) for one in viewer.layers}
+    by_name = [
+        one for one in candidates if info_of(one).get(link) == layer.name and info_of(one).get(f"{link}_id") not in ids
+    ]
+    return next(iter([*by_id, *by_name]), None)
+
+
+def viewer_of(layer: Layer, viewer: ViewerModel | None) -> ViewerModel:
+    """Return the viewer that shows a layer: the one given, else the one that listens to the layer."""
+    if viewer is not None:
+        return viewer
+    from napari.components import ViewerModel as NapariViewerModel
+
+    for callback in layer.events.data.callbacks:
+        owner = callback[0]() if isinstance(callback, tuple) else None
+        if isinstance(owner, NapariViewerModel) and layer in owner.layers:
+            return owner
+    raise InputError(f"The layer {layer.name!r} is in no viewer. Add it to one, or give viewer=…")

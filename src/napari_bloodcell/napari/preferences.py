@@ -1,0 +1,73 @@
+"""What the user set on the plugin's page of napari's preferences."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from napari_bloodcell.core.cells import TYPE_COLOURS, type_colour
+from napari_bloodcell.models.weights import CACHE_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+PLUGIN: Final = "napari-bloodcell"
+_COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}
+
+
+def preference(group: str, name: str) -> Any:
+    """Return a preference, or None where napari does not know the plugin's page, as in a plain script."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        return getattr(getattr(get_plugin_settings(PLUGIN), group), name)
+    except (KeyError, AttributeError):
+        return None
+
+
+def set_preference(group: str, name: str, value: Any) -> None:
+    """Keep a preference; where napari does not know the plugin's page, as in a plain script, nothing is kept."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        setattr(getattr(get_plugin_settings(PLUGIN), group), name, value)
+    except (KeyError, AttributeError):
+        return
+
+
+def preferred_settings(stage: str) -> dict[str, Any]:
+    """Return the preferred values of settings of a stage ("segment" or "classify"), as far as they were set."""
+    values = {"device": preference("models", "device"), "model": preference("models", f"{stage}_model")}
+    return {name: value for name, value in values.items() if value}
+
+
+def colour_of(name: str, names: Sequence[str]) -> str:
+    """Return the colour in which a type is shown, as "#rrggbb": the user's, else that of `cells`."""
+    chosen = preference("colours", _COLOURS[name]) if name in _COLOURS else None
+    return chosen if chosen and _is_colour(chosen) else type_colour(name, names)
+
+
+def use_preferred_cache() -> None:
+    """Let downloaded weights go into the preferred folder; the environment variable, where it is set, wins."""
+    folder = preference("models", "cache_folder")
+    if folder and not os.environ.get(CACHE_VARIABLE):
+        os.environ[CACHE_VARIABLE] = str(folder)
+
+
+def _is_colour(text: str) -> bool:
+    if len(text) != 7 or text[0] != "#":
+        return False
+    return all(c in "0123456789abcdefABCDEF" for c in text[1:])
+
+
+def annotator_name() -> str:
+    """Return who corrects: the name in the preferences, else that of the login."""
+    chosen = str(preference("review", "annotator") or "").strip()
+    if chosen:
+        return chosen
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown"

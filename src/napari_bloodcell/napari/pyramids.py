@@ -1,0 +1,143 @@
+"""Slides and their results as napari's layer data: pyramids that are read where they are looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from napari_bloodcell.images.files import IMAGE_SUFFIXES, is_zarr
+from napari_bloodcell.images.image import Level
+from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
+from napari_bloodcell.results.recipes import read_record
+from napari_bloodcell.results.result import open_slide_result
+from napari_bloodcell.results.store import PARQUET, RECIPE, ZARR
+from napari_bloodcell.results.table import read_features
+
+if TYPE_CHECKING:
+    from napari_bloodcell.images.image import SlideImage
+    from napari_bloodcell.results.result import SlideResult
+
+    LayerData = tuple[Any, dict[str, Any], str]
+
+
+SLIDE_SUFFIXES: Final = IMAGE_SUFFIXES | {".dcm"}
+"""Endings of files that are opened as slides; what they are, their first bytes say."""
+MOST_PIXELS_HALVED: Final = 2**28
+"""An image without a pyramid of its own gets one in memory where it is no larger; a larger one is read in steps."""
+
+
+def is_slide_path(path: str | Path) -> bool:
+    """Return whether a path looks like that of an image that `read_slide` opens."""
+    path = Path(path)
+    return is_zarr(path) or (path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES)
+
+
+def read_slide(path: str | Path) -> list[LayerData]:
+    """Read an image of any size as one RGB multiscale layer with its µm per pixel.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened.
+    """
+    slide = open_slide(path).with_displayed_values()
+    return [(levels_to_show(slide), {"name": slide.name, "rgb": True, "multiscale": True, **_place(slide)}, "image")]
+
+
+def read_slide_result(folder: str | Path) -> list[LayerData]:
+    """Read the result of a slide as layers: the image, and the cells as a pyramid on disk with their table.
+
+    The typed layer follows from the cells by a lookup table; `widgets._layers.relink` makes it.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none, or a damaged one.
+    """
+    folder = Path(folder)
+    result = open_slide_result(folder)
+    record = read_record(folder / RECIPE)
+    info = {
+        "kind": "cells",
+        "image": result.image_name,
+        "names": result.names,
+        "recipe": record.recipe.model_dump(mode="json"),
+        "models": {stage: model.model_dump() for stage, model in record.models.items()},
+        "calibration": record.calibration.model_dump(),
+        "image_sha256": record.image.sha256,
+        "device": record.device,
+        "versions": record.packages,
+        "failed_tiles": [{"name": t.name, "box": list(t.box), "error": t.error} for t in result.failed_tiles],
+        "folder": str(folder.resolve()),
+    }
+    slide = _image_of(result)
+    place = {} if record.image.pixel_size_um is None else _scale(record.image.pixel_size_um)
+    layers: list[LayerData] = []
+    if slide is not None:
+        about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
+        layers.append((levels_to_show(slide), about, "image"))
+    cells = {
+        "name": f"{result.image_name} cells",
+        "features": read_features(folder / PARQUET),
+        "multiscale": True,
+        "opacity": 0.6,
+        "metadata": {"napari_bloodcell": info},
+        **place,
+    }
+    return [*layers, (open_levels(folder / ZARR, "labels/cells", "r+"), cells, "labels")]
+
+
+def levels_to_show(slide: SlideImage) -> list[Any]:
+    """Return the levels of a slide; one that has no pyramid gets coarser levels."""
+    levels: list[Any] = list(slide.levels)
+    if len(levels) > 1 or max(slide.shape) <= COARSEST:
+        return levels
+    if slide.n_pixels <= MOST_PIXELS_HALVED and slide.levels[0].chunks is None:
+        planes = halvings(np.moveaxis(np.asarray(slide.levels[0]), -1, 0), is_label=False)
+        return [np.ascontiguousarray(np.moveaxis(plane, 0, -1)) for plane in planes]
+    step = 2
+    while max(slide.shape) / step > COARSEST / 2:
+        levels.append(_Stepped(slide.levels[0], step))
+        step *= 2
+    return levels
+
+
+class _Stepped(Level):
+    """Every n-th pixel of a level, as a level."""
+
+    def __init__(self, level: Level, step: int) -> None:
+        super().__init__(_EveryNth(level, step), "yxs", "The image")
+
+
+class _EveryNth:
+    """Every n-th pixel of an array (Y, X, 3), read when it is sliced."""
+
+    def __init__(self, level: Level, step: int) -> None:
+        self._level, self._step, self.dtype = level, step, level.dtype
+        self.shape = (-(-level.shape[0] // step), -(-level.shape[1] // step), 3)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Any:
+        places = []
+        for one, n in zip(key[:2], self.shape, strict=False):
+            start, stop, _ = one.indices(n)
+            places.append(slice(start * self._step, stop * self._step, self._step))
+        return self._level[tuple(places)]
+
+
+def _image_of(result: SlideResult) -> SlideImage | None:
+    """Return the image of a result: its copy, or where it came from if that is still there."""
+    if result.plan.copies_image:
+        return open_slide(result.folder / ZARR)
+    source = result.plan.source
+    return open_slide(source).with_displayed_values() if source is not None and Path(source).exists() else None
+
+
+def _place(slide: SlideImage) -> dict[str, Any]:
+    return {} if slide.pixel_size_um is None else _scale(slide.pixel_size_um)
+
+
+def _scale(pixel_size_um: float) -> dict[str, Any]:
+    return {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}

@@ -1,0 +1,200 @@
+"""Reads the program's results into napari's layers, and writes layers as results and as training sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from napari_bloodcell.core.cells import measure_cells, type_names
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
+from napari_bloodcell.napari.pyramids import is_slide_path, read_slide, read_slide_result
+from napari_bloodcell.results.ome_zarr import read_labels
+from napari_bloodcell.results.store import COUNTS, RECIPE, SLIDE, ZARR, StoredResult, read_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.pyramids import LayerData
+    from napari_bloodcell.results.recipes import RecipeRecord
+
+
+MOST_BYTES_READ: Final = 256 * 1024**2
+"""An image larger than this is read tile by tile, where and when it is looked at."""
+NO_LAYERS: Final[list[Any]] = [(None,)]
+"""What napari takes from a reader that has told the user why there is nothing."""
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Return the reader of a path: of results (a folder, its OME-Zarr or ``recipe.json``), of images, or None."""
+    if not isinstance(path, str):
+        return None
+    if _result_folder(Path(path)) is not None or _zarr_with_cells(Path(path)) is not None:
+        return _read_for_napari
+    return _read_slide_for_napari if is_slide_path(path) else None
+
+
+def read_layers(path: str | Path) -> list[LayerData]:
+    """Read a result as layers: the image, the cells with their table, and their types.
+
+    Parameters
+    ----------
+    path : path
+        The folder of one image, the OME-Zarr in it, or its ``recipe.json``. An OME-Zarr alone is read as well; its
+        table is measured from the cells.
+
+    Returns
+    -------
+    list of (data, attributes, kind)
+        As napari takes layers.
+
+    Raises
+    ------
+    InputError
+        If it is not a result of the program, or damaged.
+    """
+    path = Path(path)
+    folder, zarr = _result_folder(path), _zarr_with_cells(path)
+    if folder is not None and (folder / SLIDE).is_file():
+        return read_slide_result(folder)
+    if folder is not None:
+        result = read_result(folder)
+        record = result.record
+        size = record.recipe.segment.pixel_size_um or record.image.pixel_size_um
+        image = _read_image(folder / ZARR) if (folder / ZARR).is_dir() else None
+        return _as_layers(image, result.cells, result.table, result.names, record.image.name, size, record, result)
+    if zarr is None:
+        raise InputError(f"{path} holds no result of the program: neither {RECIPE} nor an OME-Zarr with labels/cells.")
+    cells, types = read_labels(zarr)
+    names = _names_in(zarr)
+    table = _table_from_types(cells, types, names)
+    image = _read_image(zarr)
+    return _as_layers(image, cells, table, names, _stem(zarr), _pixel_size_in(zarr), None, None)
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Read for napari, which makes the layers afterwards; they are tied together as soon as they are there."""
+    import napari
+
+    from napari_bloodcell.napari.notify import told_in_window
+
+    found = told_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
+    viewer = napari.current_viewer()
+    if viewer is not None and found is not NO_LAYERS:
+        from napari_bloodcell.napari.layers.cells import relink_soon
+
+        relink_soon(viewer)
+    return found
+
+
+def _read_slide_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    from napari_bloodcell.napari.notify import told_in_window
+
+    return told_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
+
+
+def _result_folder(path: Path) -> Path | None:
+    """Return the folder of the result that a path belongs to."""
+    folder = path.parent if path.is_file() or path.suffix == ".zarr" else path
+    is_part = path.name in (RECIPE, COUNTS) or path.name == ZARR or path.is_dir()
+    if path.is_dir() and path.suffix == ".zarr" and path.name != ZARR:
+        return None
+    return folder if is_part and (folder / RECIPE).is_file() and (folder / COUNTS).is_file() else None
+
+
+def _zarr_with_cells(path: Path) -> Path | None:
+    has_cells = all((path / "labels" / name).is_dir() for name in ("cells", "types"))
+    return path if path.is_dir() and has_cells else None
+
+
+def _as_layers(
+    image: Any,
+    cells: NDArray[np.int32],
+    table: pd.DataFrame,
+    names: list[str],
+    name: str,
+    pixel_size_um: float | None,
+    record: RecipeRecord | None,
+    result: StoredResult | None,
+) -> list[LayerData]:
+    from napari_bloodcell.napari.layers.cells import as_layer_data
+
+    place: dict[str, Any] = {}
+    if pixel_size_um is not None:
+        place = {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}
+    info: dict[str, Any] = {"kind": "cells", "image": name, "names": names}
+    if record is not None:
+        info |= {
+            "recipe": record.recipe.model_dump(mode="json"),
+            "models": {stage: model.model_dump() for stage, model in record.models.items()},
+            "calibration": record.calibration.model_dump(),
+            "image_sha256": record.image.sha256,
+            "device": record.device,
+            "versions": record.packages,
+            "failed_tiles": list(result.numbers.get("failed_tiles", [])) if result is not None else [],
+        }
+    layers: list[LayerData] = []
+    if image is not None:
+        is_pyramid = isinstance(image, list)
+        layers.append((image, {"name": name, "rgb": True, "multiscale": is_pyramid, **place}, "image"))
+    return [*layers, *as_layer_data(cells, table, info, place)]
+
+
+def _read_image(path: Path) -> Any:
+    """Return the image of an OME-Zarr as (Y, X, 3), or as a list of levels where it is large."""
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        levels = [root[d["path"]] for d in root.attrs["ome"]["multiscales"][0]["datasets"]]
+        if levels[0].nbytes <= MOST_BYTES_READ:
+            return np.ascontiguousarray(np.moveaxis(np.asarray(levels[0][...]), 0, -1))
+    except READ_ERRORS as error:
+        raise InputError(f"The image in {path} is missing or damaged: {reason_of(error)}.") from error
+    import dask.array
+
+    from_zarr: Any = dask.array.from_zarr
+    return [dask.array.moveaxis(from_zarr(level), 0, -1) for level in levels]
+
+
+def _names_in(path: Path) -> list[str]:
+    """Return the names of the types that an OME-Zarr lists."""
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        listed = root["labels/types"].attrs["ome"]["image-label"]["properties"]
+        return [str(entry["name"]) for entry in sorted(listed, key=lambda entry: int(entry["label-value"]))]
+    except READ_ERRORS:
+        return type_names()
+
+
+def _pixel_size_in(path: Path) -> float | None:
+    import zarr
+
+    from napari_bloodcell.images.files import open_zarr
+
+    try:
+        return open_zarr(zarr.open_group(path, mode="r"), str(path)).pixel_size_um
+    except READ_ERRORS:
+        return None
+
+
+def _table_from_types(cells: NDArray[np.int32], types: NDArray[np.uint8], names: list[str]) -> pd.DataFrame:
+    """Measure cells, and take their types from the typed image."""
+    table = measure_cells(cells)
+    flat = cells.ravel()
+    pixels = np.flatnonzero(flat)
+    codes = np.zeros(int(cells.max(initial=0)) + 1, np.intp)
+    codes[flat[pixels]] = types.ravel()[pixels]
+    by_code = np.array(["", *names], object)
+    table["cell_type"] = by_code[np.minimum(codes[table.index.to_numpy()], len(names))]
+    return table
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".zarr").removesuffix(".ome") or "smear"

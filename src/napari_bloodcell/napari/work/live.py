@@ -1,0 +1,171 @@
+"""Cells on screen while they are found, and the layer they end in."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.features import PLANE
+from napari_bloodcell.napari.layers.images import image_source, plane_number
+from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import Recipe
+    from napari_bloodcell.core.protocols import CellMask
+
+REFRESH_EVERY_S: Final = 0.25
+"""How often tiles that are done are drawn, at most."""
+TABLE_SHARE: Final = 0.05
+"""How much of the time, at most, goes into the table of a stack, which grows with every plane."""
+
+
+class CellsWriter:
+    """Writes what is found into the cells layer of an image, which it makes if there is none.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where the layer is, or goes.
+    image_layer : Image
+        The smear.
+    recipe : Recipe
+        What is noted in the layer.
+
+    Attributes
+    ----------
+    earlier : EarlierCells or None
+        A copy of what the layer held before.
+    """
+
+    def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe) -> None:
+        self._viewer, self._image_layer, self._recipe = viewer, image_layer, recipe
+        self._layer = layers.cells_layer_for(viewer, image_layer)
+        self._shape = image_source(image_layer).shape
+        if self._layer is not None and layers.full_resolution(self._layer).shape != self._shape:
+            self._layer = None  # the image was exchanged for another one
+        self.earlier: EarlierCells | None = None
+        if self._layer is not None and layers.has_table(self._layer):
+            self.earlier = EarlierCells(layers.full_resolution(self._layer).copy(), self._layer.features.copy())
+        self._was_there = self._layer is not None
+        self._is_to_be_shown = False
+        self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
+        self._drawn_at = 0.0
+        self._painted: list[tuple[int, int, int, int]] = []
+        self._waiting: dict[int, pd.DataFrame] = {}
+        self._table_due = 0.0
+
+    @property
+    def layer(self) -> Labels:
+        """The cells layer."""
+        if self._layer is None:
+            self._layer = layers.add_cells(self._viewer, self._image_layer, visible=False)
+            self._is_to_be_shown = True
+        return self._layer
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the user deleted the layer meanwhile."""
+        return self._layer is not None and self._layer not in self._viewer.layers
+
+    def show(self, found: FoundMasks) -> None:
+        """Paint the masks of a tile; they are drawn a few times a second."""
+        plane = layers.full_resolution(self.layer)[found.index]
+        for mask in found.masks:
+            _paint(plane, mask, self._next_id)
+            self._next_id += 1
+            self._painted.append(mask.bbox)
+        if self._painted and time.monotonic() - self._drawn_at > REFRESH_EVERY_S:
+            boxes = np.array(self._painted, np.int64)
+            if not self._reveal():
+                redraw_part(self.layer, plane, (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()))
+            layers.lookup_of(self.layer).change((), 0, boxes=boxes)
+            self._painted.clear()
+            self._drawn_at = time.monotonic()
+
+    def store(self, found: FoundCells) -> None:
+        """Put the cells of a plane, as they are in the end, into the layer with their table."""
+        layer = self.layer
+        layers.full_resolution(layer)[found.index] = found.cells
+        layers.note_segmentation(layer, found.segmentation, self._recipe, image_sha256=found.image_sha256)
+        self._waiting[plane_number(found.index, self._shape[:-2])] = found.table
+        if time.monotonic() >= self._table_due:
+            self.write_table()
+        if not self._reveal():
+            layers.refresh_cells(layer)
+
+    def write_table(self) -> None:
+        """Put the rows of planes that are done into the layer's table; asked for at the end."""
+        if not self._waiting:
+            return
+        start = time.monotonic()
+        layers.set_table(self.layer, self._whole_table(self.layer))
+        self._waiting.clear()
+        if len(self._shape) > 2:
+            now = time.monotonic()
+            self._table_due = now + (now - start) / TABLE_SHARE
+
+    def undo(self) -> None:
+        """Leave the layer as it was before, as after an error."""
+        if self._layer is None or self.is_gone:
+            return
+        if self.earlier is not None:
+            layers.full_resolution(self._layer)[...] = self.earlier.cells
+            layers.set_table(self._layer, self.earlier.table)
+            layers.refresh_cells(self._layer)
+        elif not self._was_there:
+            self._viewer.layers.remove(self._layer)
+
+    def _reveal(self) -> bool:
+        """Show the layer when there is something to be seen, and return whether that was now.
+
+        To add it and to draw it at once would take long.
+        """
+        is_now, self._is_to_be_shown = self._is_to_be_shown, False
+        if is_now:
+            self.layer.visible = True
+        return is_now
+
+    def _whole_table(self, layer: Labels) -> pd.DataFrame:
+        """Return the rows of the planes that are done with those of the others."""
+        import pandas as pd
+
+        found = list(self._waiting.values())
+        known = layers.known_table_of(layer) if len(self._shape) > 2 else None
+        if known is not None and PLANE in known.columns:
+            others = known[~known[PLANE].isin(self._waiting)]
+            found = [others, *found] if len(others) else found
+        return pd.concat(found) if len(found) > 1 else found[0]
+
+
+def redraw_part(layer: Labels, plane: NDArray[np.int32], box: tuple[int, int, int, int]) -> None:
+    """Draw a box (y0, x0, y1, x1) of a cells layer again after it was written to, as napari does for a brush.
+
+    To draw all of a layer takes 30 ms a megapixel. Where napari has another part or level of it in hand, all that is
+    in view is drawn.
+    """
+    shown = layer._slice.image
+    is_upright = tuple(layer._slice_input.displayed) == (layer.ndim - 2, layer.ndim - 1)
+    if layer.multiscale or not is_upright or not layer.loaded or shown.raw.shape != plane.shape:
+        layers.refresh_cells(layer)
+    elif layer.visible and np.may_share_memory(shown.raw, plane):  # else another plane is in view
+        y0, x0 = (max(side - layer.contour, 0) for side in box[:2])
+        part = slice(y0, box[2] + layer.contour), slice(x0, box[3] + layer.contour)
+        shown.view[part] = layer._raw_to_displayed(shown.raw, data_slice=part)
+        layer.events.labels_update(data=shown.view[part], offset=[y0, x0])
+
+
+def _paint(plane: NDArray[np.int32], mask: CellMask, label: int) -> None:
+    """Paint a mask where it lies on the plane."""
+    y0, x0, y1, x1 = mask.bbox
+    top, left = max(0, -y0), max(0, -x0)
+    bottom, right = min(y1, plane.shape[0]) - y0, min(x1, plane.shape[1]) - x0
+    if bottom > top and right > left:
+        plane[y0 + top : y0 + bottom, x0 + left : x0 + right][mask.mask[top:bottom, left:right]] = label

@@ -1,0 +1,396 @@
+"""Long work away from the GUI thread: a generator of `Progress` in a worker, with progress, time left and Cancel."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from weakref import finalize
+
+from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
+from napari.utils.notifications import show_warning
+from napari.utils.progress import cancelable_progress
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_bloodcell.core.errors import BloodCellError, InputWarning
+from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.napari.notify import WorkFailedError, explained, tell_of
+from napari_bloodcell.napari.work.models import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from qtpy.QtGui import QCloseEvent
+
+    from napari_bloodcell.core.protocols import Progress
+
+
+logger = logging.getLogger(__name__)
+
+ShouldStop: TypeAlias = "Callable[[], bool]"
+"""Asked between steps: True when the user pressed Cancel."""
+Job: TypeAlias = "Callable[[ShouldStop], Generator[Progress, None, Any]]"
+"""Starts the work."""
+
+
+SHOW_EVERY_S: Final = 0.1
+"""How often the bar moves, at most: each time Qt paints the whole window."""
+
+
+SWITCH_EVERY_S: Final = 0.0005
+"""How long a worker may keep Python's lock while the window wants it; Python's own 5 ms add up to stutter."""
+
+
+class _Thread(WorkerBase):
+    """Runs a job in a thread of napari's pool, and closes its generator there whatever happens.
+
+    Not a `GeneratorWorker`: that one takes every RuntimeError (torch's out-of-memory is one) for a deleted worker.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(SignalsClass=GeneratorWorkerSignals)
+        self._job = job
+        self.cancelled = threading.Event()
+        """Set by Cancel: the job is asked to end with what is done."""
+
+    def work(self) -> Any:
+        """Run the job to its end, or until it must stop."""
+        generator = self._job(self.cancelled.is_set)
+        steps = Steps(generator)
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(min(usual, SWITCH_EVERY_S))
+        try:
+            for step in steps:
+                self.signals.yielded.emit(step)
+                if self.abort_requested:
+                    self.signals.aborted.emit()
+                    return None
+        except BloodCellError:
+            raise
+        except Exception as error:
+            raise WorkFailedError(explained(error)) from error
+        finally:
+            sys.setswitchinterval(max(usual, 0.005))
+            generator.close()
+        return steps.result
+
+
+class Work(QObject):
+    """One piece of long work at a time; its signals arrive on the GUI thread.
+
+    Cancel asks a job that keeps what is done to end with that; asked again, or of another job, it cuts the job off at
+    its next step. Work ends when `shut_down` is called: nothing is delivered after that.
+    """
+
+    started = Signal()
+    progressed = Signal(object)
+    """`Progress`."""
+    returned = Signal(object)
+    """What the generator returned; not after it was cut off."""
+    failed = Signal(object)
+    """`BloodCellError`."""
+    cut_off = Signal()
+    finished = Signal()
+    """Always the last, whatever happened."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._thread: _Thread | None = None
+        self._keeps_done = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether work is under way."""
+        return self._thread is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether Cancel was asked for and the work has not ended yet."""
+        return self._thread is not None and self._thread.cancelled.is_set()
+
+    def start(self, job: Job, *, keeps_done: bool = False) -> None:
+        """Run a job in a thread.
+
+        Parameters
+        ----------
+        job : callable
+            Starts the work.
+        keeps_done : bool
+            Whether the job asks if it should stop, and then returns what is done.
+
+        Raises
+        ------
+        BloodCellError
+            If work is under way already.
+        """
+        if self._thread is not None:
+            raise BloodCellError("This is at work already. Wait for it, or press Cancel.")
+        thread = self._thread = _Thread(job)
+        self._keeps_done = keeps_done
+        signals = cast("GeneratorWorkerSignals", thread.signals)
+        signals.yielded.connect(self._on_yielded)
+        signals.returned.connect(self._on_returned)
+        signals.errored.connect(self._on_errored)
+        signals.warned.connect(self._on_warned)
+        signals.aborted.connect(self._on_aborted)
+        signals.finished.connect(self._on_finished)
+        self.started.emit()
+        QTimer.singleShot(0, partial(self._launch, thread))
+
+    def _launch(self, thread: _Thread) -> None:
+        """Let the thread go, once the window has drawn what was changed for it: the two would hold each other up."""
+        if thread is self._thread:
+            thread.start()
+
+    def cancel(self) -> None:
+        """Ask the work to end with what is done."""
+        if self._thread is None:
+            return
+        if self._thread.cancelled.is_set() or not self._keeps_done:
+            self._thread.quit()
+        self._thread.cancelled.set()
+
+    def cut(self) -> None:
+        """End the work at its next step, without a result."""
+        if self._thread is not None:
+            self._thread.cancelled.set()
+            self._thread.quit()
+
+    def shut_down(self) -> None:
+        """End the work at its next step and deliver nothing any more: what showed it is gone."""
+        self.cut()
+        self._thread = None
+
+    def abandon(self) -> None:
+        """End the work as `cut` does, but tell at once that it was cut off, while those who listen are still there."""
+        if self._thread is not None:
+            self.shut_down()
+            self.cut_off.emit()
+            self.finished.emit()
+
+    def _is_current(self) -> bool:
+        """Return whether the signal that called comes from the work under way, not from one that was shut down."""
+        return self._thread is not None and self.sender() is self._thread.signals
+
+    def _on_yielded(self, step: Progress) -> None:
+        if self._is_current():
+            self.progressed.emit(step)
+
+    def _on_returned(self, result: object) -> None:
+        if self._is_current():
+            self.returned.emit(result)
+
+    def _on_aborted(self) -> None:
+        if self._is_current():
+            self.cut_off.emit()
+
+    def _on_errored(self, error: BloodCellError) -> None:
+        if self._is_current():
+            self.failed.emit(error)
+
+    def _on_warned(self, details: tuple[Any, ...]) -> None:
+        message, category = details[0], details[1]
+        if self._is_current() and issubclass(category, InputWarning):
+            show_warning(str(message))
+        else:
+            logger.warning("%s", message)
+
+    def _on_finished(self) -> None:
+        if self._is_current():
+            self._thread = None
+            self.finished.emit()
+
+
+class WorkPanel(QWidget):
+    """Progress bar, time left and Cancel of a `Work`; hidden while there is none. Errors become notifications.
+
+    Parameters
+    ----------
+    title : str
+        What the work is called in napari's activity dock, which shows it as well.
+    parent : QWidget, optional
+        As for every widget.
+    """
+
+    def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        warm_up()  # what is done here ends in layers
+        self.work = Work(self)
+        self._activity = ActivityBar(self.work, title)
+        self._bar = QProgressBar()
+        self._bar.setTextVisible(True)
+        self._label = QLabel()
+        self._label.setWordWrap(True)
+        self._cancel = QPushButton("Cancel")
+        self._cancel.setToolTip("Stop after the current step, and keep what is done")
+        self._cancel.clicked.connect(self._on_cancel)
+        row = QHBoxLayout()
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._bar, 1)
+        row.addWidget(self._cancel)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(row)
+        layout.addWidget(self._label)
+        self._clock = _Clock()
+        self._shown_at = 0.0
+        self.work.started.connect(self._on_started)
+        self.work.progressed.connect(self._on_progressed)
+        self.work.failed.connect(self._on_failed)
+        self.work.finished.connect(self.hide)
+        self.destroyed.connect(self.work.shut_down)
+        self.hide()
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:
+        """End the work with the window."""
+        self.work.shut_down()
+        super().closeEvent(event)
+
+    def _on_started(self) -> None:
+        self._clock = _Clock()
+        self._bar.setRange(0, 0)
+        self._label.setText("Getting ready…")
+        self._cancel.setEnabled(True)
+        self.show()
+
+    def _on_progressed(self, step: Progress) -> None:
+        now = time.monotonic()
+        if self.work.is_cancelled or (now - self._shown_at < SHOW_EVERY_S and step.done < step.total):
+            return
+        self._shown_at = now
+        text, time_left = amount(step), self._clock.time_left(step)
+        self._bar.setRange(0, 1000 if step.total else 0)
+        self._bar.setValue(round(1000 * step.done / step.total) if step.total else 0)
+        self._label.setText(" · ".join(part for part in (text, time_left) if part))
+        self._activity.shown = Shown(text, 100 * step.done // step.total if step.total else None, time_left)
+
+    def _on_cancel(self) -> None:
+        self.work.cancel()
+        self._label.setText("Stopping after this step…")
+
+    def _on_failed(self, error: BloodCellError) -> None:
+        tell_of(error)
+
+
+class _Clock:
+    """Estimates the time left from the steps of one kind."""
+
+    def __init__(self) -> None:
+        self._what, self._first, self._start = "", 0, 0.0
+
+    def time_left(self, step: Progress) -> str:
+        """Return "about 2 min left", or "" while too little is known."""
+        now = time.monotonic()
+        if step.what != self._what or step.done < self._first:
+            self._what, self._first, self._start = step.what, step.done, now
+            return ""
+        done, elapsed = step.done - self._first, now - self._start
+        if done <= 0 or elapsed < 0.5 or step.done >= step.total:
+            return ""
+        return f"about {duration((step.total - step.done) * elapsed / done)} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: "8 s", "2 min", "1 h 20 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def amount(step: Progress) -> str:
+    """Return how far a step is: "12 of 60 tiles", "120 of 375 MB (downloading …)"."""
+    what = step.what
+    if what.startswith(("downloading", "checking", "waiting")):
+        return f"{what}: {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB"
+    return f"{step.done:,} of {step.total:,} {what}" if step.total else f"{what[:1].upper()}{what[1:]}…"
+
+
+EVERY_MS: Final = 300
+"""How often the bar moves: each time napari works through the events of the window."""
+PERCENT: Final = 100
+
+
+@dataclass
+class Shown:
+    """What the bar says: percent is None while nobody knows how much there is to do."""
+
+    text: str = ""
+    percent: int | None = None
+    time_left: str = ""
+
+
+class ActivityBar(QObject):
+    """Shows a `Work` in the activity dock from its start to its end; `shown` is taken over a few times a second.
+
+    It appears when it is known how much there is to do: napari takes a fifth of a second to make it, which is not to
+    fall together with the loading of a model. Work that is done at once has none.
+
+    The bar follows by a timer and not by the signals of the work: napari works through waiting events each time that
+    a bar moves, so that a signal would overtake the one before it.
+    """
+
+    def __init__(self, work: Work, title: str) -> None:
+        super().__init__(work)
+        self._work, self._title = work, title
+        self.shown = Shown()
+        self._bar: _Bar | None = None
+        self._timer = QTimer(self)
+        self._timer.setInterval(EVERY_MS)
+        self._timer.timeout.connect(self._follow)
+        work.started.connect(self._on_started)
+        work.finished.connect(self._close)
+
+    def _on_started(self) -> None:
+        self._close()
+        self.shown = Shown()
+        self._timer.start()
+
+    def _follow(self) -> None:
+        if not self._work.is_running:
+            self._close()
+            return
+        if self._bar is None and self.shown.percent is not None:
+            self._bar = _Bar(self._work, self._title)
+            self._closer = finalize(self, self._bar.close)  # also where the dock is gone before its work has ended
+        if self._bar is not None:
+            self._bar.show_state(self._title, self.shown)
+
+    def _close(self) -> None:
+        self._timer.stop()
+        if self._bar is not None:
+            self._bar = None
+            self._closer()
+
+
+class _Bar(cancelable_progress):
+    """napari's bar, whose Cancel is that of a work."""
+
+    def __init__(self, work: Work, title: str) -> None:
+        self._work: Work | None = work
+        super().__init__(desc=title, total=0, gui=True)  # gui: nothing goes to the terminal
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self._work is not None:
+            self._work.cancel()
+
+    def close(self) -> None:
+        super().close()
+        self._work = None  # napari's dock holds on to bars that were closed
+
+    def show_state(self, title: str, shown: Shown) -> None:
+        """Move, and say how far it is."""
+        self.total: int = 0 if shown.percent is None else PERCENT
+        self.n = shown.percent or 0
+        self.events.eta(value=shown.time_left)
+        self.events.description(value=f"{title}: {shown.text}" if shown.text else title)
+        self.events.value(value=self.n)
+
+    def display(self, *_args: Any, **_options: Any) -> None:
+        """Leave the time left to `show_state`."""

@@ -1,0 +1,157 @@
+"""Cells as GeoJSON, as QuPath imports it: outline, type with its colour, measurements."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from napari_bloodcell.core.cells import type_colour
+from napari_bloodcell.results.ome_zarr import rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+_MEASUREMENTS: dict[str, str] = {
+    "area_px": "Area px^2",
+    "probability": "Probability",
+    "predicted_iou": "Predicted IoU",
+    "stability_score": "Stability score",
+    "cells_in_region": "Cells in region",
+}
+_NAMESPACE = uuid.UUID("6d7f0a5e-9b0c-4c55-8e47-3c1f3ed7a2b4")
+Ring = list[tuple[int, int]]
+
+
+def to_geojson(
+    cells: NDArray[np.integer[Any]], table: pd.DataFrame, names: Sequence[str], *, image_id: str = ""
+) -> Iterator[str]:
+    """Yield the text of a FeatureCollection, one detection per cell, piece by piece.
+
+    Parameters
+    ----------
+    cells : ndarray of int, shape (Y, X)
+        Ids; those without a row in the table are left out.
+    table : DataFrame
+        The cell table, index = id.
+    names : sequence of str
+        Names of all types, for their colours.
+    image_id : str
+        What makes the ids of the objects differ from those of other images.
+
+    Notes
+    -----
+    Coordinates are (x, y) in pixels; (0, 0) is the outer corner of the first pixel. Outlines run along the edges of the
+    pixels, so that their area is the cell's.
+    """
+    boxes = {i: box for i, box in enumerate(ndimage.find_objects(cells), start=1) if box is not None}
+    yield from feature_collection(features_of(cells, table, names, boxes, image_id=image_id))
+
+
+def feature_collection(features: Iterable[str]) -> Iterator[str]:
+    """Yield the text of a FeatureCollection of features, piece by piece."""
+    yield '{"type": "FeatureCollection", "features": ['
+    separator = "\n"
+    for feature in features:
+        yield separator + feature
+        separator = ",\n"
+    yield "\n]}\n"
+
+
+def features_of(
+    cells: NDArray[np.integer[Any]],
+    table: pd.DataFrame,
+    names: Sequence[str],
+    boxes: Mapping[int, tuple[slice, ...]],
+    *,
+    corner: tuple[int, int] = (0, 0),
+    image_id: str = "",
+) -> Iterator[str]:
+    """Yield the feature of each row of a table that has a box, for a part (Y, X) of a smear that begins at `corner`.
+
+    `boxes` says by id where the cells lie in the part.
+    """
+    colours = {name: rgb(type_colour(name, names)) for name in names}
+    columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
+    types = table["cell_type"].tolist()
+    for row, label in enumerate(int(i) for i in table.index):
+        box = boxes.get(label)
+        if box is None:
+            continue
+        properties: dict[str, Any] = {"objectType": "detection", "name": str(label)}
+        if types[row]:
+            properties["classification"] = {"name": types[row], "color": colours[types[row]]}
+        properties["measurements"] = {
+            name: values[row] for name, values in columns.items() if math.isfinite(values[row])
+        }
+        feature = {
+            "type": "Feature",
+            "id": str(uuid.uuid5(_NAMESPACE, f"{image_id}/{label}")),
+            "geometry": _geometry(cells[box] == label, box[1].start + corner[1], box[0].start + corner[0]),
+            "properties": properties,
+        }
+        yield json.dumps(feature, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _geometry(mask: NDArray[np.bool_], x0: int, y0: int) -> dict[str, Any]:
+    rings = outlines(mask)
+    if sum(_signed_area(ring) > 0 for ring in rings) == 1:
+        parts = [rings]
+    else:
+        components, n = ndimage.label(mask)
+        parts = [outlines(components == i + 1) for i in range(n)]
+    polygons = [
+        [[(x + x0, y + y0) for x, y in ring] for ring in sorted(part, key=_signed_area, reverse=True)] for part in parts
+    ]
+    if len(polygons) == 1:
+        return {"type": "Polygon", "coordinates": polygons[0]}
+    return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
+    """Return the closed rings of (x, y) corners around a mask (Y, X): its outlines clockwise, its holes the other way.
+
+    Pixels that only touch at a corner have outlines of their own.
+    """
+    padded = np.pad(mask, 1)
+    inner = padded[1:-1, 1:-1]
+    steps = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right along the top of a pixel, down its right side, and so on
+    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
+    corners = ((0, 0), (1, 0), (1, 1), (0, 1))
+    outgoing: dict[tuple[int, int], set[int]] = {}
+    for direction, (neighbour, (dx, dy)) in enumerate(zip(neighbours, corners, strict=True)):
+        ys, xs = np.nonzero(inner & ~neighbour)
+        for start in zip((xs + dx).tolist(), (ys + dy).tolist(), strict=True):
+            outgoing.setdefault(start, set()).add(direction)
+    rings: list[Ring] = []
+    while outgoing:
+        first = next(iter(outgoing))
+        point, direction, ring = first, -1, []
+        while point in outgoing:
+            choices = outgoing[point]
+            turn_right = (direction + 1) % 4
+            following = turn_right if direction >= 0 and turn_right in choices else next(iter(choices))
+            choices.discard(following)
+            if not choices:
+                del outgoing[point]
+            if following != direction:
+                ring.append(point)
+            direction = following
+            point = (point[0] + steps[direction][0], point[1] + steps[direction][1])
+            if point == first and (point not in outgoing or (direction + 1) % 4 not in outgoing[point]):
+                break
+        ring.append(ring[0])
+        rings.append(ring)
+    return rings
+
+
+def _signed_area(ring: Ring) -> float:
+    return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in itertools.pairwise(ring)) / 2

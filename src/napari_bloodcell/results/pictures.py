@@ -1,0 +1,60 @@
+"""The pictures beside a result, of a smear or of a whole slide: overlay and KDE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_bloodcell.core.files import staged
+from napari_bloodcell.results.store import KDE, OVERLAY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from napari_bloodcell.images.plane import Plane
+    from napari_bloodcell.results.result import SlideResult, SmearResult
+
+
+def pictures_of_smear(
+    result: SmearResult, plane: Plane, *, overlay: bool = True, kde: bool = True
+) -> dict[str, Callable[[Path], object]]:
+    """Return what draws each picture, by file name, as `store.write_result` takes them."""
+
+    def draw_overlay(path: Path) -> None:
+        from napari_bloodcell.results.plot import save_overlay_png
+
+        found = (result.cells, result.types, result.names)
+        save_overlay_png(path, plane.data, *found, counts=result.counts, interval=result.counting.interval)
+
+    def draw_kde(path: Path) -> None:
+        from napari_bloodcell.results.plot import save_kde_png
+
+        pixel_size_um = result.recipe.segment.pixel_size_um or plane.pixel_size_um
+        save_kde_png(path, result.counting, pixel_size_um=pixel_size_um)
+
+    pictures: dict[str, Callable[[Path], object]] = {}
+    if overlay:
+        pictures[OVERLAY] = draw_overlay
+    if kde:
+        pictures[KDE] = draw_kde
+    return pictures
+
+
+def write_pictures_of_slide(result: SlideResult, *, overlay: bool = True, kde: bool = True) -> None:
+    """Draw the overlay, at the coarsest level of the pyramids, and the RBC areas, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    """
+    from napari_bloodcell.results.plot import save_kde_png, save_overlay_png
+
+    plan, counting = result.plan, result.counting
+    with staged(result.folder, last=KDE) as stage:
+        if overlay:
+            counts, interval = result.counts, counting.interval
+            save_overlay_png(stage / OVERLAY, *result.overview(), result.names, counts=counts, interval=interval)
+        if kde:
+            pixel_size_um = plan.recipe.segment.pixel_size_um or plan.pixel_size_um
+            save_kde_png(stage / KDE, counting, pixel_size_um=pixel_size_um)

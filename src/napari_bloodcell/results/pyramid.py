@@ -1,0 +1,113 @@
+"""Writes the pyramids of an OME-Zarr block by block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.core.files import write_bytes
+from napari_bloodcell.results.ome_zarr import CHUNK, CODEC, halvings, open_levels
+from napari_bloodcell.stages.tiles import BLOCK_LEVELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import zarr
+    from numpy.typing import NDArray
+
+    Box = tuple[int, int, int, int]
+
+IMAGE, CELLS, TYPES = "", "labels/cells", "labels/types"
+"""Groups of the OME-Zarr that have a pyramid."""
+
+
+class Pyramids:
+    """The pyramids of an OME-Zarr, opened once.
+
+    Parameters
+    ----------
+    folder : path
+        The OME-Zarr; its arrays are there already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._levels: dict[str, list[zarr.Array[Any]]] = {}
+
+    def levels(self, group: str) -> list[zarr.Array[Any]]:
+        """Return the levels of a group, the finest first."""
+        if group not in self._levels:
+            self._levels[group] = open_levels(self.folder, group)
+        return self._levels[group]
+
+    def write_block(self, group: str, data: NDArray[Any], box: Box) -> None:
+        """Write a block (…, Y, X) into the levels that blocks write, and wait until it is on the disk.
+
+        A block holds whole chunks of them, so that several processes can write blocks at once.
+
+        Raises
+        ------
+        OutputError
+            If that is not possible, as on a full disk.
+        """
+        levels = self.levels(group)[:BLOCK_LEVELS]
+        for k, part in enumerate(halvings(data, len(levels), is_label=group != IMAGE)):
+            self._write(group, k, part, box[0] >> k, box[1] >> k)
+
+    def fill_coarse_levels(self, group: str) -> None:
+        """Write the levels that blocks do not write, each from the one before, a few chunks at a time."""
+        levels, side = self.levels(group), 2 * CHUNK
+        for k in range(BLOCK_LEVELS, len(levels)):
+            height, width = levels[k].shape[-2:]
+            for y in range(0, height, side):
+                for x in range(0, width, side):
+                    y1, x1 = min(y + side, height), min(x + side, width)
+                    finer = np.asarray(levels[k - 1][..., 2 * y : 2 * y1, 2 * x : 2 * x1])
+                    self._write(group, k, list(halvings(finer, 2, is_label=group != IMAGE))[1], y, x)
+
+    def fill_coarse_levels_at(self, group: str, box: Box) -> None:
+        """Write a block of a label image into the levels that blocks do not write, for a first look; one process only.
+
+        Raises
+        ------
+        OutputError
+            If that is not possible.
+        """
+        levels = self.levels(group)
+        try:
+            for k in range(BLOCK_LEVELS, len(levels)):
+                y0, x0, y1, x1 = (-(-side // 2**k) for side in box)
+                finer = np.asarray(levels[k - 1][2 * y0 : 2 * y1, 2 * x0 : 2 * x1])
+                levels[k][y0 : y0 - (-finer.shape[0] // 2), x0 : x0 - (-finer.shape[1] // 2)] = finer[::2, ::2]
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written to: {error.strerror or error}.") from error
+
+    def _write(self, group: str, level: int, data: NDArray[Any], y: int, x: int) -> None:
+        """Write data (…, Y, X) that begins at y, x into a level: chunk by chunk, each whole or not at all, and synced.
+
+        Zarr itself would neither sync nor tell a full disk from other troubles. Data that hold no whole chunks, as
+        small blocks do, are left to it.
+        """
+        array = self.levels(group)[level]
+        side_y, side_x = array.chunks[-2:]
+        height, width = data.shape[-2:]
+        whole_y = y % side_y == 0 and (height % side_y == 0 or y + height == array.shape[-2])
+        whole_x = x % side_x == 0 and (width % side_x == 0 or x + width == array.shape[-1])
+        if not (whole_y and whole_x):
+            array[..., y : y + height, x : x + width] = data
+            return
+        place = self.folder / group / str(level) / "c"
+        for top in range(0, height, side_y):
+            for left in range(0, width, side_x):
+                part = data[..., top : top + side_y, left : left + side_x]
+                chunk = np.zeros((*part.shape[:-2], side_y, side_x), array.dtype)
+                chunk[..., : part.shape[-2], : part.shape[-1]] = part
+                numbers = ["0"] * (part.ndim - 2), str((y + top) // side_y), str((x + left) // side_x)
+                path = place.joinpath(*numbers[0], *numbers[1:])
+                if chunk.any():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_bytes(path, CODEC.encode(chunk))
+                else:
+                    path.unlink(missing_ok=True)  # a chunk that is not there is background

@@ -1,0 +1,197 @@
+"""The cells of one block of a slide: whole, measured, and as the classifier sees them."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.results.ome_zarr import CODEC
+from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
+from napari_bloodcell.slides.joined import Joined
+from napari_bloodcell.slides.neighbours import masks_to_paint
+from napari_bloodcell.slides.work import Arrays, write_arrays
+from napari_bloodcell.stages.classify import iter_probabilities
+from napari_bloodcell.stages.masks import paint
+from napari_bloodcell.stages.segment import moved
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.results.plan import Plan
+    from napari_bloodcell.slides.site import Site
+
+    Box = tuple[int, int, int, int]
+
+
+class Painted(NamedTuple):
+    """Cells of a part of a slide: labels (Y, X) 1..n of `region`, and for each label its key and the mask behind it."""
+
+    region: Box
+    labels: NDArray[np.int32]
+    keys: NDArray[np.int64]
+    origins: Sequence[CellMask]
+
+
+def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) -> int:
+    """Find which pixels of a block belong to which cell, measure its cells and look at them with the classifier.
+
+    The block owns the cells whose box begins in it. What is found goes on disk, and what can be seen of it already into
+    the OME-Zarr, with keys for ids and with types without their context.
+
+    Parameters
+    ----------
+    site : Site
+        Slide, models, folder.
+    number : int
+        Of the block.
+    failed : frozenset of int
+        Tiles that have no masks because they failed.
+
+    Returns
+    -------
+    int
+        How many cells the block owns.
+
+    Raises
+    ------
+    TileNotDone
+        If tiles that the block needs are not done.
+    """
+    plan = site.plan
+    site.without(failed)
+    box = plan.block(number)
+    painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
+    image = _read(site, painted.region, failed)
+    owned, table = _measure(painted, box)
+    probabilities = _look_at(site, image, painted.labels, table)
+    y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
+    inner = (slice(y0, y0 + box[2] - box[0]), slice(x0, x0 + box[3] - box[1]))
+    labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
+    masks = [painted.origins[i] for i in owned]
+    names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
+    core = np.ascontiguousarray(image[inner])
+    arrays: Arrays = {
+        "labels": np.frombuffer(CODEC.encode(np.ascontiguousarray(labels)), np.uint8),
+        "all_keys": painted.keys,
+        "key": painted.keys[owned],
+        "area": table["area_px"].to_numpy(np.int64),
+        "sums": table[["y_sum", "x_sum"]].to_numpy(np.float64),
+        "bbox": _boxes_in_slide(table, painted.region),
+        "point": np.array([m.point for m in masks], np.float64).reshape(-1, 2),
+        "mask_bbox": np.array([m.bbox for m in masks], np.int64).reshape(-1, 4),
+        "quality": np.array([(m.predicted_iou, m.stability_score, m.type_probability) for m in masks]).reshape(-1, 3),
+        "proposed": np.searchsorted(names, [m.cell_type or "" for m in masks]).astype(np.int16),
+        "proposed_names": names,
+        "probabilities": probabilities,
+        # Where cells are joined over all tiles, a tile anywhere may change their ids.
+        "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
+        "image_sha256": np.array(hashlib.sha256(core.tobytes()).hexdigest()),
+    }
+    if site.must_copy_image:
+        site.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
+    codes = np.zeros(len(painted.keys) + 1, np.uint8)
+    codes[owned + 1] = _first_codes(probabilities, plan)
+    keys = np.concatenate([[0], painted.keys]).astype(np.int32)
+    site.pyramids.write_block(CELLS, keys[labels], box)
+    site.pyramids.write_block(TYPES, codes[labels], box)
+    write_arrays(site.work.block_path(plan, number), arrays, plan.block_hash)
+    return len(owned)
+
+
+def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
+    """Return the image of a region, (y, x, 3); white where a tile failed and its pixels cannot be read."""
+    try:
+        return site.slide.read(region)
+    except InputError:
+        if not failed:
+            raise
+    y0, x0, y1, x1 = region
+    image = np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
+    for number in site.plan.tiles_reading(region):
+        top, left, bottom, right = site.plan.tile(number).core
+        a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
+        if a >= c or b >= d:
+            continue
+        with suppress(InputError) if number in failed else nullcontext():
+            image[a - y0 : c - y0, b - x0 : d - x0] = site.slide.read((a, b, c, d))
+    return image
+
+
+def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:
+    """Return the labels of a block, (Y, X), from what `settle_block` put on disk: label i is the i-th of `all_keys`."""
+    dtype = np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32
+    flat = np.frombuffer(CODEC.decode(arrays["labels"].tobytes()), dtype)
+    return np.asarray(flat.reshape(box[2] - box[0], box[3] - box[1]))
+
+
+def _paint_masks(site: Site, box: Box) -> Painted:
+    """Paint the masks of tiles that overlap, each of which saw its cells whole."""
+    found, region = masks_to_paint(site.nearby, box, site.plan)
+    y0, x0, y1, x1 = region
+    masks = [m.mask for m in found]
+    labels, order = paint([moved(m, -y0, -x0) for m in masks], (y1 - y0, x1 - x0))
+    return Painted(region, labels, np.array([found[i].key for i in order], np.int64), [masks[i] for i in order])
+
+
+def _paint_joined(site: Site, box: Box) -> Painted:
+    """Put tiles that do not overlap side by side, with the parts of cells that they cut made one."""
+    joined = Joined.read(site.work, site.plan)
+    region = joined.region_of(box, site.plan.shape)
+    keys = joined.paint(site.work, site.plan, region)
+    present = np.unique(keys[keys > 0])
+    labels = np.where(keys > 0, np.searchsorted(present, keys) + 1, 0).astype(np.int32)
+    return Painted(region, labels, present.astype(np.int64), joined.masks_behind(present))
+
+
+def _measure(painted: Painted, box: Box) -> tuple[NDArray[np.intp], pd.DataFrame]:
+    """Return which labels (from 0) begin in the block, and their table: index = label, boxes in the painted part."""
+    top, left = painted.region[:2]
+    boxes = ndimage.find_objects(painted.labels, max_label=len(painted.keys))
+    found = [(b[0].start, b[1].start, b[0].stop, b[1].stop) if b is not None else (0, 0, 0, 0) for b in boxes]
+    corner = np.array(found, np.int64).reshape(-1, 4) + np.array([top, left, top, left])
+    begins = (corner[:, 0] >= box[0]) & (corner[:, 0] < box[2]) & (corner[:, 1] >= box[1]) & (corner[:, 1] < box[3])
+    owned = np.flatnonzero(begins & np.array([b is not None for b in boxes], bool))
+    rows = []
+    for label in owned.tolist():
+        y0, x0, y1, x1 = found[label]
+        yy, xx = np.nonzero(painted.labels[y0:y1, x0:x1] == label + 1)
+        rows.append((yy.size, yy.sum() + yy.size * (y0 + top), xx.sum() + xx.size * (x0 + left)))
+    numbers = np.array(rows, np.int64).reshape(-1, 3)
+    table = pd.DataFrame({"area_px": numbers[:, 0], "y_sum": numbers[:, 1], "x_sum": numbers[:, 2]}, index=owned + 1)
+    table["bbox"] = pd.Series([found[i] for i in owned.tolist()], index=table.index, dtype=object)
+    return owned, table
+
+
+def _boxes_in_slide(table: pd.DataFrame, region: Box) -> NDArray[np.int64]:
+    boxes = np.array(table["bbox"].tolist(), np.int64).reshape(-1, 4)
+    return np.asarray(boxes + np.array([region[0], region[1], region[0], region[1]]), np.int64)
+
+
+def _look_at(
+    site: Site, image: NDArray[np.uint8], labels: NDArray[np.int32], table: pd.DataFrame
+) -> NDArray[np.float32]:
+    """Return the classifier's probabilities (N, K) of the cells of a table."""
+    params, classifier = site.plan.recipe.classify, site.classifier
+    probabilities = np.zeros((len(table), len(site.plan.classes)), np.float32)
+    done = 0
+    for ids, found in iter_probabilities(image, labels, table, classifier, site.plan.calibration, params.batch_size):
+        probabilities[done : done + len(ids)] = found
+        done += len(ids)
+    return probabilities
+
+
+def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:
+    """Return the codes of the types (N,) as they look before the context is weighed in."""
+    names = type_names(plan.classes)
+    codes = np.array([names.index(name) + 1 for name in plan.classes], np.uint8)
+    return codes[probabilities.argmax(1)] if len(probabilities) else np.empty(0, np.uint8)

@@ -1,0 +1,227 @@
+"""Keeps the result of a slide true when people change its cells: types in the OME-Zarr, table, counts, outlines."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.core.files import make_folder, staged
+from napari_bloodcell.results.finish import write_numbers_of_slide
+from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
+from napari_bloodcell.results.plan import Plan
+from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
+from napari_bloodcell.results.result import SlideResult, area_mm2, open_slide_result
+from napari_bloodcell.results.store import GEOJSON, RECIPE, ZARR
+from napari_bloodcell.results.table import BBOX, CENTROID, CellColumns
+from napari_bloodcell.slides.work import locked
+from napari_bloodcell.stages.counting import count
+from napari_bloodcell.stages.parts import PART_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import ClassifyParams, Recipe
+    from napari_bloodcell.core.protocols import Calibration, FailedTile
+    from napari_bloodcell.images.image import SlideImage
+
+
+_TYPING = ("cell_type", "probability", "type_source", "proposed_type", "proposed_probability")
+
+
+def columns_of(features: pd.DataFrame) -> CellColumns:
+    """Return the cells of a layer's features, with the id in `index` and a first row for the background."""
+    rows = features[features["index"].to_numpy() != 0]
+    index = pd.Index(rows["index"].to_numpy(np.int64), name="id")
+
+    def numbers(name: str, dtype: type, instead: float = 0) -> NDArray[Any]:
+        values = rows[name].to_numpy() if name in rows.columns else np.full(len(rows), instead)
+        return np.asarray(values, dtype)
+
+    blanks = {"cell_type": "", "type_source": "model", "proposed_type": ""}
+    types = pd.DataFrame(
+        {
+            name: rows[name].fillna(blanks[name]).to_numpy(object)
+            if name in blanks and name in rows.columns
+            else (np.full(len(rows), blanks[name], object) if name in blanks else numbers(name, float, np.nan))
+            for name in _TYPING
+        },
+        index=index,
+    )
+    return CellColumns(
+        types=types,
+        area_px=numbers("area_px", np.int64),
+        bbox=np.stack([numbers(name, np.int32) for name in BBOX], axis=1),
+        centroid=np.stack([numbers(name, np.float64) for name in CENTROID], axis=1),
+        predicted_iou=numbers("predicted_iou", np.float64, np.nan),
+        stability_score=numbers("stability_score", np.float64, np.nan),
+        cells_in_region=numbers("cells_in_region", np.int64, 1),
+        touches_edge=numbers("touches_edge", np.bool_),
+    )
+
+
+def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.integer[Any]]) -> None:
+    """Write the types of the cells in boxes anew, at all levels.
+
+    Parameters
+    ----------
+    folder : path
+        Of the result.
+    codes : ndarray of uint8, shape (≥ N + 1,)
+        Code of the type by id, 0 for none; ids beyond its end have none.
+    boxes : ndarray of int, shape (M, 4)
+        (y0, x0, y1, x1), pixels of the finest level. Whole chunks around them are written.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    """
+    lut = np.append(codes, np.uint8(0))
+    try:
+        cells, types = open_levels(folder / ZARR, CELLS, "r"), open_levels(folder / ZARR, TYPES)
+        for k, (source, target) in enumerate(zip(cells, types, strict=True)):
+            side_y, side_x = target.chunks
+            low = boxes[:, :2] // (np.array([side_y, side_x]) * 2**k)
+            high = (boxes[:, 2:] - 1) // (np.array([side_y, side_x]) * 2**k)
+            chunks: set[tuple[int, int]] = set()
+            for (r0, c0), (r1, c1) in zip(low.tolist(), high.tolist(), strict=True):
+                chunks.update((r, c) for r in range(r0, r1 + 1) for c in range(c0, c1 + 1))
+            for row, column in sorted(chunks):
+                here = (slice(row * side_y, (row + 1) * side_y), slice(column * side_x, (column + 1) * side_x))
+                target[here] = np.take(lut, np.asarray(source[here]), mode="clip")
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
+
+
+def write_corrected(
+    folder: Path,
+    features: pd.DataFrame,
+    names: Sequence[str],
+    *,
+    typed_with: ClassifyParams | None = None,
+    classifier: dict[str, str] | None = None,
+) -> SlideResult:
+    """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result.
+
+    Parameters
+    ----------
+    folder : path
+        Of the result; its label images are changed already.
+    features : DataFrame
+        The cell table as the features of a Labels layer.
+    names : sequence of str
+        Names of all types.
+    typed_with, classifier : optional
+        Settings of another typing since, and name and hash of its model, for the record.
+
+    Raises
+    ------
+    BloodCellError
+        If there is no result, or it cannot be written to.
+    """
+    before = open_slide_result(folder)
+    plan, cells = before.plan, columns_of(features)
+    if typed_with is not None and classifier is not None:
+        recipe = plan.recipe.model_copy(update={"classify": typed_with})
+        plan = replace(plan, recipe=recipe, models={**plan.models, "classify": classifier})
+    counting = count(
+        cells.for_counting(),
+        params=plan.recipe.count,
+        rbc_diameter_px=plan.calibration.rbc_diameter_px,
+        area_mm2=area_mm2(plan),
+    )
+    cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
+    known = () if list(names) == before.names and not before.known_names else tuple(names)
+    result = replace(before, plan=plan, known_counting=counting, known_names=known, is_corrected=True)
+    if known:
+        root: Any = zarr.open_group(folder / ZARR / TYPES, mode="r+")
+        root.attrs["ome"] = {**root.attrs["ome"], "image-label": type_metadata(names)}
+    write_numbers_of_slide(result, cells, geojson=(folder / GEOJSON).is_file())
+    return result
+
+
+def write_slide(
+    folder: Path,
+    image: SlideImage,
+    cells: Any,
+    columns: CellColumns,
+    *,
+    names: Sequence[str],
+    recipe: Recipe,
+    models: dict[str, dict[str, str]],
+    calibration: Calibration,
+    device: str = "auto",
+    failed_tiles: Sequence[FailedTile] = (),
+) -> SlideResult:
+    """Write an image of any size with cells that lie somewhere else as the result of a slide.
+
+    Parameters
+    ----------
+    folder : path
+        Where it goes; not the folder that the cells are read from.
+    image : SlideImage
+        The smear.
+    cells : array-like of int, shape (Y, X)
+        Ids; those without a row have no type.
+    columns : CellColumns
+        Their table.
+    names : sequence of str
+        Names of all types.
+    recipe, models, calibration, device, failed_tiles
+        What made them, for the record.
+
+    Raises
+    ------
+    BloodCellError
+        If a part cannot be read, or the folder cannot be written to.
+    """
+    pixel_size_um = recipe.segment.pixel_size_um or image.pixel_size_um
+    plan = Plan(
+        shape=image.shape,
+        overlap=recipe.segment.tile_overlap or 0,
+        calibration=calibration,
+        recipe=recipe,
+        classes=tuple(name for name in names if name != UNIDENTIFIED),
+        models=models,
+        image_digest="saved from layers",
+        name=image.name,
+        pixel_size_um=pixel_size_um,
+        block_px=PART_PX,
+        device=device,
+    )
+    codes = np.append(type_lut(columns.types, names), np.uint8(0))
+    digests = [repr(plan.shape)]
+    make_folder(folder)
+    with locked(folder), staged(folder, last=ZARR, stale=(RECIPE,)) as stage:  # it is put down again with the numbers
+        create_smear(stage / ZARR, shape=plan.shape, names=names, name=plan.name, pixel_size_um=pixel_size_um)
+        pyramids = Pyramids(stage / ZARR)
+        for box in map(plan.block, range(plan.n_blocks)):
+            y0, x0, y1, x1 = box
+            pixels, labels = image.read(box), np.asarray(cells[y0:y1, x0:x1])
+            digests.append(hashlib.sha256(pixels.tobytes()).hexdigest())
+            pyramids.write_block(IMAGE, np.moveaxis(pixels, -1, 0), box)
+            pyramids.write_block(CELLS, labels.astype(np.int32), box)
+            pyramids.write_block(TYPES, np.take(codes, labels, mode="clip"), box)
+        for group in (IMAGE, CELLS, TYPES):
+            pyramids.fill_coarse_levels(group)
+    counting = count(
+        columns.for_counting(),
+        params=recipe.count,
+        rbc_diameter_px=calibration.rbc_diameter_px,
+        area_mm2=area_mm2(plan),
+    )
+    columns.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
+    sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
+    result = SlideResult(folder, plan, sha256, list(failed_tiles), counting, tuple(names), is_corrected=True)
+    write_numbers_of_slide(result, columns)
+    return result

@@ -1,0 +1,99 @@
+"""Finding the cells of one tile of a slide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.slides.work import pack_masks, write_arrays
+from napari_bloodcell.stages.masks import drop_repeated, paint
+from napari_bloodcell.stages.segment import moved, segment_tile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.images.image import SlideImage
+    from napari_bloodcell.slides.site import Site
+
+    Box = tuple[int, int, int, int]
+
+
+def find_tile(site: Site, number: int) -> int:
+    """Find the masks of a tile, put them on disk, and return how many there are.
+
+    Where tiles overlap, the masks that the tile owns are kept as they are. Where they do not, they are painted, and
+    the labels of the tile are kept, with the mask behind each.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be written.
+    Exception
+        Whatever the generator raises.
+    """
+    plan, params = site.plan, site.plan.recipe.segment
+    tile = plan.tile(number)
+    diameter = plan.calibration.rbc_diameter_px
+    masks: list[CellMask] = []
+    if not is_empty_glass(site.slide, tile.read, diameter):
+        masks = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
+    if len(masks) > plan.keys_per_tile:
+        raise ModelError(f"{len(masks)} masks in the tile {tile.name} are too many; use larger tiles.")
+    arrays = {}
+    if not plan.overlap:
+        kept = drop_repeated(masks, rbc_diameter_px=diameter, overlap_max=params.overlap_max)
+        y0, x0, y1, x1 = tile.core
+        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
+        masks = [kept[i] for i in order]
+        arrays["labels"] = labels.astype(np.uint16 if len(masks) < 2**16 else np.int32)
+    write_arrays(site.work.tile_path(plan, number), {**pack_masks(masks), **arrays}, plan.tile_hash)
+    return len(masks)
+
+
+LOOK_PX = 4.0
+"""A red cell is about this wide where a tile is looked at; a platelet is a pixel or two."""
+FLAT_RANGE = 7
+"""Grey levels that even glass varies by once it is averaged. The palest platelet differs by more from what is around
+it, and so does a cell that is cut by the border of what is looked at."""
+
+
+def is_empty_glass(slide: SlideImage, box: Box, rbc_diameter_px: float) -> bool:
+    """Return whether a box (y0, x0, y1, x1) of a slide shows nothing, by its pyramid's coarse levels where it has any.
+
+    Notes
+    -----
+    Empty is what hardly varies. A tile with a cell, or with a part of one, is never that flat; a tile with dust or a
+    shadow is not either, and is looked at by the model like any other.
+    """
+    level, shrink = slide.level_for(rbc_diameter_px / LOOK_PX)
+    y0, x0, y1, x1 = box
+    height, width = level.shape[:2]
+    top, left = min(int(y0 / shrink), height - 1), min(int(x0 / shrink), width - 1)
+    bottom, right = max(top + 1, min(int(np.ceil(y1 / shrink)), height)), max(left + 1, int(np.ceil(x1 / shrink)))
+    return is_flat(level.read((top, left, bottom, min(right, width))), round(rbc_diameter_px / LOOK_PX / shrink))
+
+
+def is_flat(image: NDArray[np.uint8], bin_px: int = 1) -> bool:
+    """Return whether a (Y, X, 3) uint8 image hardly varies, averaged over squares of `bin_px` pixels."""
+    bin_px = max(1, min(bin_px, *image.shape[:2]))
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    # Squares from both corners: what the last ones leave over at one side, the first ones of the other see.
+    for view in (image, image[::-1, ::-1]):
+        starts = np.arange(view.shape[0] // bin_px) * bin_px
+        # Rows far from each other first: in a tile with cells a few of them are enough to tell.
+        for y in np.concatenate([starts[i::7] for i in range(7)]).tolist():
+            means = _square_means(view[y : y + bin_px], bin_px)
+            low, high = np.minimum(low, means.min(0)), np.maximum(high, means.max(0))
+            if (high - low > FLAT_RANGE).any():
+                return False
+    return True
+
+
+def _square_means(rows: NDArray[np.uint8], side: int) -> NDArray[np.float64]:
+    """Return the mean colours (N, 3) of the squares in `side` rows."""
+    width = rows.shape[1] // side
+    total = rows.sum(0, dtype=np.uint32)[: width * side].reshape(width, side, 3).sum(1)
+    return np.asarray(total / side**2, np.float64)

@@ -1,0 +1,1 @@
+"""The stages of the paper's method, from tiles to counts."""

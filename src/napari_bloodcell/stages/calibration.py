@@ -1,0 +1,122 @@
+"""What is measured once per smear: the colour of the glass, and how wide a red cell is.
+
+A red cell is 7-8 µm wide in every smear, so it is the ruler by which images of any magnification are brought to one
+scale.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.filters import threshold_otsu
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+RBC_DIAMETER_UM = 7.5
+"""Width of a red cell, micrometres."""
+DEFAULT_DIAMETER_PX = 34.0
+"""Taken where an image shows nothing to measure (an empty field)."""
+STAINED_DELTA_E = 6.0
+"""Lab distance from the glass above which a pixel is stained; noise of a camera stays below."""
+FEWEST_STAINED = 5e-4
+"""Share of stained pixels below which a field is empty."""
+
+
+def background_colour(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the colour (3,) of the empty glass, 0 to 255: the median of the brightest tenth of a (Y, X, 3) image."""
+    step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 60_000)))
+    sample = image[::step, ::step].reshape(-1, 3).astype(np.float64)
+    luminance = sample @ np.array([0.299, 0.587, 0.114])
+    return np.asarray(np.median(sample[luminance >= np.quantile(luminance, 0.9)], axis=0), np.float64)
+
+
+def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where cells are, (Y, X) bool: Lab distance from the glass, Otsu on it clipped at its 80th percentile."""
+    lab = rgb2lab(image)
+    glass = rgb2lab((background_colour(image) / 255).reshape(1, 1, 3)).reshape(3)
+    distance = np.sqrt(((lab - glass) ** 2).sum(-1))
+    limit = np.percentile(distance, 80)
+    if limit < STAINED_DELTA_E:
+        # Few cells on much glass: the 80th percentile is glass too.
+        stained = distance[distance > STAINED_DELTA_E]
+        if stained.size < max(20, FEWEST_STAINED * distance.size):
+            return np.zeros(image.shape[:2], bool)
+        limit = np.median(stained)
+    threshold: float = threshold_otsu(np.minimum(distance, limit))  # type: ignore[no-untyped-call]
+    return np.asarray(ndimage.binary_fill_holes(distance > threshold), np.bool_)
+
+
+def estimate_rbc_diameter(image: NDArray[np.uint8]) -> float | None:
+    """Return the width of a typical red cell in pixels, or None where nothing can be measured.
+
+    The mode of the radii at the maxima of the foreground's distance transform, weighted by area, on a copy at most
+    900 px wide.
+    """
+    shrink = max(1, round(max(image.shape[:2]) / 900))
+    mask = foreground(image[::shrink, ::shrink])
+    if not mask.any():
+        return None
+    distance = ndimage.distance_transform_edt(mask)
+    smooth = ndimage.gaussian_filter(distance, 1.0)
+    window = max(3, int(np.percentile(distance[mask], 90)) | 1)
+    peaks = (smooth == ndimage.maximum_filter(smooth, size=window)) & mask & (distance >= 3)
+    radii = distance[peaks]
+    if radii.size < 2:
+        return float(2 * radii[0] * shrink) if radii.size else None
+    log_radius = np.log(radii)
+    grid = np.linspace(log_radius.min() - 0.3, log_radius.max() + 0.3, 400)
+    density = (radii[:, None] ** 2 * np.exp(-0.5 * ((grid[None] - log_radius[:, None]) / 0.12) ** 2)).sum(0)
+    return float(2 * np.exp(grid[density.argmax()]) * shrink)
+
+
+TARGET = 140.0
+"""Mean of V to which the paper brightens, 0 to 255."""
+_ROUNDS = 12
+
+
+def mean_brightness(image: NDArray[np.uint8]) -> float:
+    """Return the mean of HSV's V, the largest of R, G and B, over (Y, X, 3) uint8, 0 to 255; 0 for no pixels."""
+    if not image.size:
+        return 0.0
+    red, green, blue = np.moveaxis(image, -1, 0)
+    return float(np.maximum(np.maximum(red, green), blue).mean())  # ten times as fast as max over a short axis
+
+
+def brighten(image: NDArray[np.uint8], target: float = TARGET, *, mean: float | None = None) -> NDArray[np.uint8]:
+    """Return a (Y, X, 3) uint8 image whose mean V is `target`, if it is darker; the image itself if it is not.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (Y, X, 3)
+        RGB; never changed.
+    target : float
+        Mean of V wanted, 0 to 255.
+    mean : float, optional
+        Mean V to reckon with instead of the image's own: that of the smear of which it is a tile, so that all tiles are
+        brightened alike.
+
+    Notes
+    -----
+    V is scaled, with hue and saturation as they are, which scales R, G and B alike. Pixels saturate at 255, so without
+    a given `mean` the gain is raised until the mean is reached. A black image stays black.
+    """
+    own = mean_brightness(image) if mean is None else mean
+    if own >= target or own <= 0 or not image.size:
+        return image
+    value = image.max(axis=-1).astype(np.float32)
+    gain = target / own
+    if mean is None:
+        histogram = np.bincount(value.astype(np.int64).ravel(), minlength=256)
+        levels = np.arange(256)
+        for _ in range(_ROUNDS):
+            reached = float((np.minimum(levels * gain, 255) * histogram).sum() / histogram.sum())
+            if abs(reached - target) < 0.05:
+                break
+            gain *= target / reached
+    limit = np.minimum(gain, 255.0 / np.maximum(value, 1.0))[..., None]
+    return np.asarray(np.clip(np.rint(image * limit), 0, 255), np.uint8)

@@ -1,0 +1,379 @@
+"""From the cell table to numbers: cells per type, red cells corrected for overlap (paper §4.2, Fig. 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import CountParams
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.stages.overlap import (
+    DEBRIS,
+    OverlapModel,
+    Posterior,
+    binned_kde,
+    default_overlap,
+    density_peaks,
+    fit_overlap,
+    scott_bandwidth,
+    sum_up,
+    typical_area,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from numpy.typing import NDArray
+
+FEWEST_TO_FIT = 20
+"""With fewer whole red cells than this the robust rule counts each region once."""
+PAPER_MAX_CELLS = 4
+"""The paper counts no region as more cells than this (§4.2)."""
+GRID_PER_BANDWIDTH, MOST_GRID_POINTS = 5, 1 << 16
+"""The grid has more points than the settings say where the bandwidth asks for them."""
+LEUKOCYTES: tuple[str, ...] = (
+    *(
+        "neutrophil",
+        "segmented neutrophil",
+        "band neutrophil",
+        "band",
+        "lymphocyte",
+        "monocyte",
+        "eosinophil",
+        "basophil",
+    ),
+    *("blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
+)
+"""User classes with these names (any case, singular or plural) are white cells of a differential."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counting:
+    """Numbers of cells and everything they were derived from.
+
+    Attributes
+    ----------
+    rule : str
+        "robust", "paper", "none", or "manual" where thresholds were given.
+    areas : ndarray of float64, shape (N,)
+        Areas of all RBC regions, pixels², in the order of the table.
+    at_edge : ndarray of bool, shape (N,)
+        Those that touch the edge of the image.
+    grid, density : ndarray of float64, shape (G,)
+        KDE of the areas: pixels², and 1 / pixels². Empty where there is no RBC. The robust rule leaves cells that
+        touch the edge and debris out of it.
+    n_in_kde : int
+        Regions that the KDE is made of.
+    bandwidth : float
+        Its bandwidth, pixels².
+    peaks : ndarray of float64, shape (P,)
+        Areas of its peaks, pixels².
+    thresholds : ndarray of float64, shape (T,)
+        Rising; a region of at least the k-th counts as k + 1 cells, pixels².
+    single_area : float
+        Area of a typical single red cell, pixels²; NaN where there is no RBC.
+    uncorrected, counts : dict of str to int
+        Regions, and cells, per type: RBC, WBC, platelet, then the user's classes.
+    posterior : Posterior
+        The probabilities behind the RBC number.
+    interval : tuple of int
+        (low, high): 95 % interval of the number of RBC. The robust rule's own number lies in it.
+    cells_in_region : pandas.Series of int64
+        Cells that each row of the table counts as; same index.
+    differential : dict of str to float
+        Percent of each class of white cells; empty where there are not several.
+    per_mm2 : dict of str to float or None
+        `counts` per mm²; None where the area is not known.
+    """
+
+    rule: str
+    areas: NDArray[np.float64]
+    at_edge: NDArray[np.bool_]
+    grid: NDArray[np.float64]
+    density: NDArray[np.float64]
+    n_in_kde: int
+    bandwidth: float
+    peaks: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+    single_area: float
+    uncorrected: dict[str, int]
+    counts: dict[str, int]
+    posterior: Posterior
+    interval: tuple[int, int]
+    cells_in_region: pd.Series[int]
+    differential: dict[str, float]
+    per_mm2: dict[str, float] | None
+
+    @property
+    def corrected(self) -> dict[str, int]:
+        """Cells per type after the correction for overlap: `counts`."""
+        return self.counts
+
+
+def count(
+    table: pd.DataFrame,
+    *,
+    params: CountParams | None = None,
+    rbc_diameter_px: float | None = None,
+    area_mm2: float | None = None,
+    thresholds: Sequence[float] | None = None,
+    wbc_classes: Sequence[str] | None = None,
+) -> Counting:
+    """Count the cells of a table: white cells and platelets one by one, red cells corrected for overlap.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The cell table. `cell_type` and `area_px` (pixels²) are needed; `touches_edge` and `bbox` are used if there.
+    params : CountParams, optional
+        The rule and its settings.
+    rbc_diameter_px : float, optional
+        Width of a typical red cell, pixels; helps to tell single cells from debris and from clumps.
+    area_mm2 : float, optional
+        Area that was looked at, mm².
+    thresholds : sequence of float, optional
+        Rising areas, pixels²; they replace those of the rule (a region of at least the k-th counts as k + 1).
+    wbc_classes : sequence of str, optional
+        User classes that make up the differential. None: those of `LEUKOCYTES`.
+
+    Returns
+    -------
+    Counting
+        Counts, and what they come from.
+
+    Raises
+    ------
+    InputError
+        A column is missing, an area is not a positive number, or `rbc_diameter_px`, `area_mm2` or `thresholds`
+        cannot be used.
+
+    Notes
+    -----
+    ``rule="paper"`` is the paper's §4.2: KDE (Scott's bandwidth) of all RBC areas, a threshold midway between each
+    two successive peaks, at most four cells. It has no threshold where there is one peak only, counts every whole
+    cell twice where debris or cut cells make the first peak, and follows any bump of the density.
+
+    ``rule="robust"``, the default, departs from it: debris (below a quarter of the typical cell) and regions that
+    touch the edge of the image do not shape the model, though they count by it, as one or more; a mixture of single
+    and overlapping cells takes the place of midpoints; doubles are taken to be rare unless a second mode near twice
+    the single area is there and is not as round as single cells. See `napari_bloodcell.stages.overlap`.
+    """
+    return drain(
+        iter_count(
+            table,
+            params=params,
+            rbc_diameter_px=rbc_diameter_px,
+            area_mm2=area_mm2,
+            thresholds=thresholds,
+            wbc_classes=wbc_classes,
+        )
+    )
+
+
+def iter_count(
+    table: pd.DataFrame,
+    *,
+    params: CountParams | None = None,
+    rbc_diameter_px: float | None = None,
+    area_mm2: float | None = None,
+    thresholds: Sequence[float] | None = None,
+    wbc_classes: Sequence[str] | None = None,
+) -> Generator[Progress, None, Counting]:
+    """Count as `count` does, yielding progress; arguments, result and errors are those of `count`."""
+    params = params or CountParams()
+    _check_positive(rbc_diameter_px=rbc_diameter_px, area_mm2=area_mm2)
+    uncorrected, is_rbc = _count_types(table)
+    areas = _rbc_areas(table, is_rbc)
+    at_edge = _column_of(table, "touches_edge", is_rbc)
+    given = None if thresholds is None else _checked_thresholds(thresholds)
+    yield Progress(0, 2, "counting cells")
+
+    rule = "manual" if given is not None else params.rule
+    max_cells = min(params.max_cells_per_region, PAPER_MAX_CELLS) if rule == "paper" else params.max_cells_per_region
+    expected = None if rbc_diameter_px is None else np.pi / 4 * rbc_diameter_px**2
+    whole, single_area = _whole_cells(areas, at_edge, expected)
+    in_kde = areas if rule == "paper" else whole
+    grid, density, bandwidth, peaks = _kde(in_kde, single_area, max_cells, params, rule)
+    yield Progress(1, 2, "counting cells")
+
+    model = _overlap_model(table, is_rbc, areas, whole, single_area, max_cells)
+    if given is None:
+        given = _rule_thresholds(rule, model, peaks, enough=whole.size >= FEWEST_TO_FIT, max_cells=max_cells)
+    cells = 1 + np.searchsorted(given, areas, side="right")
+    n_rbc = int(cells.sum())
+    posterior = sum_up(model, areas, max_cells=max_cells)
+    low, high = posterior.low, posterior.high
+    if rule == "robust":
+        low, high = min(low, n_rbc), max(high, n_rbc)
+    counts = {**uncorrected, RBC: n_rbc}
+    per_region = np.ones(len(table), np.int64)
+    per_region[is_rbc] = cells
+    yield Progress(2, 2, "counting cells")
+    return Counting(
+        rule=rule,
+        areas=areas,
+        at_edge=at_edge,
+        grid=grid,
+        density=density,
+        n_in_kde=in_kde.size,
+        bandwidth=bandwidth,
+        peaks=peaks,
+        thresholds=given,
+        single_area=single_area,
+        uncorrected=uncorrected,
+        counts=counts,
+        posterior=posterior,
+        interval=(low, high),
+        cells_in_region=pd.Series(per_region, index=table.index, name="cells_in_region"),
+        differential=_differential(counts, wbc_classes),
+        per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
+    )
+
+
+def _check_positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value!r}; it must be a number above 0. Leave it out if it is not known.")
+
+
+def _checked_thresholds(thresholds: Sequence[float]) -> NDArray[np.float64]:
+    given = np.asarray(thresholds, np.float64)
+    if given.ndim != 1 or not np.all(np.isfinite(given)) or np.any(given <= 0) or np.any(np.diff(given) < 0):
+        raise InputError(f"thresholds are {list(thresholds)!r}; they must be rising areas above 0, in pixels².")
+    return given
+
+
+def _count_types(table: pd.DataFrame) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Return the number of regions per type, and which rows are RBC."""
+    for column in ("cell_type", "area_px"):
+        if column not in table.columns:
+            raise InputError(
+                f"The cell table has no column {column!r}; it has {', '.join(map(str, table.columns)) or 'none'}. "
+                "Count the table that segment() made and classify() typed."
+            )
+    codes, found = pd.factorize(table["cell_type"])
+    numbers = np.bincount(codes + 1, minlength=len(found) + 1)
+    counts = dict.fromkeys(BUILTIN_TYPES, 0)
+    untyped = int(numbers[0])
+    rbc_code = -2
+    for code, name in enumerate(found):
+        if name in ("", UNIDENTIFIED):
+            untyped += int(numbers[code + 1])
+        else:
+            counts[str(name)] = int(numbers[code + 1])
+        if name == RBC:
+            rbc_code = code
+    if untyped:
+        counts[UNIDENTIFIED] = untyped
+    return counts, codes == rbc_code
+
+
+def _rbc_areas(table: pd.DataFrame, is_rbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    try:
+        areas = table["area_px"].to_numpy(np.float64, na_value=np.nan)[is_rbc]
+    except (TypeError, ValueError) as error:
+        raise InputError("The column 'area_px' holds something that is not a number (pixels² are expected).") from error
+    bad = ~(np.isfinite(areas) & (areas > 0))
+    if bad.any():
+        row = table.index[is_rbc][int(np.argmax(bad))]
+        raise InputError(
+            f"The area of {int(bad.sum())} red cell(s) is not a number above 0 (first: cell {row}, "
+            f"{areas[int(np.argmax(bad))]}). Measure the cells again, or drop these rows."
+        )
+    return areas
+
+
+def _column_of(table: pd.DataFrame, column: str, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if column not in table.columns:
+        return np.zeros(int(rows.sum()), bool)
+    return table[column].to_numpy(bool)[rows]
+
+
+def _whole_cells(
+    areas: NDArray[np.float64], at_edge: NDArray[np.bool_], expected: float | None
+) -> tuple[NDArray[np.float64], float]:
+    """Return the areas that tell the size of cells (not cut by the edge, no debris), and that of a typical cell."""
+    inside = areas[~at_edge] if not at_edge.all() else areas
+    if inside.size == 0:
+        return inside, float("nan")
+    single_area = typical_area(inside, expected)
+    return inside[inside >= DEBRIS * single_area], single_area
+
+
+def _kde(
+    areas: NDArray[np.float64], single_area: float, max_cells: int, params: CountParams, rule: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64]]:
+    """Return grid, density, bandwidth and peaks; the paper's are plain, the others spared outliers and noise."""
+    if areas.size == 0:
+        return np.empty(0), np.empty(0), float("nan"), np.empty(0)
+    bandwidth = params.bandwidth or scott_bandwidth(areas, robust=rule != "paper")
+    high = float(areas.max()) + 4 * bandwidth
+    if rule != "paper":
+        high = float(np.clip(high, 3 * single_area, (max_cells + 1.5) * single_area + 4 * bandwidth))
+    points = max(params.grid_points, min(int(high / bandwidth * GRID_PER_BANDWIDTH), MOST_GRID_POINTS))
+    grid, density = binned_kde(areas, bandwidth, low=0.0, high=high, points=points)
+    significance = 0.0 if rule == "paper" else 3.0
+    peaks = density_peaks(grid, density, n=areas.size, bandwidth=bandwidth, significance=significance)
+    return grid, density, bandwidth, grid[peaks]
+
+
+def _overlap_model(
+    table: pd.DataFrame,
+    is_rbc: NDArray[np.bool_],
+    areas: NDArray[np.float64],
+    whole: NDArray[np.float64],
+    single_area: float,
+    max_cells: int,
+) -> OverlapModel | None:
+    if areas.size == 0:
+        return None
+    if whole.size < FEWEST_TO_FIT:
+        return default_overlap(single_area, max_cells=max_cells)
+    are_round = _doubles_are_round(table, np.flatnonzero(is_rbc), areas / single_area)
+    return fit_overlap(whole, single_area, max_cells=max_cells, doubles_are_round=are_round)
+
+
+def _doubles_are_round(table: pd.DataFrame, rows: NDArray[np.intp], relative: NDArray[np.float64]) -> bool:
+    """Tell whether regions of about twice the single area are as round as single cells: then they are large cells."""
+    if "bbox" not in table.columns:
+        return False
+
+    def roundness(low: float, high: float) -> float | None:
+        found = np.flatnonzero((relative > low) & (relative < high))
+        if found.size < 5:
+            return None
+        sample = found[:: max(found.size // 500, 1)]
+        boxes = table["bbox"].iloc[rows[sample]].tolist()
+        if not all(isinstance(box, (tuple, list)) and len(box) == 4 for box in boxes):
+            return None
+        sides = np.array([max(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes], float)
+        return float(np.median(relative[sample] / sides**2))
+
+    single, double = roundness(0.8, 1.25), roundness(1.7, 2.3)
+    return single is not None and double is not None and double > 0.88 * single
+
+
+def _rule_thresholds(
+    rule: str, model: OverlapModel | None, peaks: NDArray[np.float64], *, enough: bool, max_cells: int
+) -> NDArray[np.float64]:
+    if rule == "paper":
+        return ((peaks[1:] + peaks[:-1]) / 2)[: max_cells - 1]
+    if rule == "robust" and model is not None and enough:
+        return model.thresholds()
+    return np.empty(0)
+
+
+def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:
+    """Return percent per class of white cells, or nothing where there are not several."""
+    if wbc_classes is None:
+        names = [n for n in counts if n.lower() in LEUKOCYTES or n.lower().removesuffix("s") in LEUKOCYTES]
+    else:
+        names = [n for n in dict.fromkeys(wbc_classes) if n in counts and n not in (RBC, WBC)]
+    total = sum(counts[n] for n in names)
+    return {n: 100 * counts[n] / total for n in names} if len(names) > 1 and total else {}

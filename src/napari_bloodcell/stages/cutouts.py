@@ -1,0 +1,217 @@
+"""Cutouts of cells: mask ∧ image within the cell's box, centred on black (paper §4.2)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from napari_bloodcell.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+CUTOUT_SIZE = 128
+"""Side of a cutout, pixels (paper §4.2)."""
+GLASS_LEVEL = 235.0
+"""Level to which the empty glass is brought where a classifier asks for it, 0 to 255."""
+
+Box = tuple[int, int, int, int]
+
+
+def cut_out(
+    image: NDArray[np.uint8],
+    cells: NDArray[np.integer],
+    table_or_ids: pd.DataFrame | Sequence[int] | NDArray[np.integer],
+    *,
+    size: int = CUTOUT_SIZE,
+    scale: float = 1.0,
+    background_rgb: ArrayLike | None = None,
+    glass_level: float = GLASS_LEVEL,
+) -> NDArray[np.uint8]:
+    """Cut cells out of an image: the pixels of each cell, centred and zero-padded.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (Y, X, 3)
+        The smear. It is read only within the boxes of the cells.
+    cells : ndarray of int, shape (Y, X)
+        Label image, 0 background.
+    table_or_ids : DataFrame or sequence of int
+        The cells to cut: a cell table (index = id, column `bbox`), which spares a search for the boxes, or ids.
+    size : int
+        Side of a cutout, pixels.
+    scale : float
+        Factor by which cells are resampled first, so that a red cell has the width that a classifier knows. A cell
+        that is larger than `size` afterwards is shrunk until it fits.
+    background_rgb : sequence of 3 floats, optional
+        Colour of the empty glass, 0 to 255. Given, each channel is multiplied so that glass becomes `glass_level`,
+        which takes the tint out; cell pixels are then at least 1, so that the cell's shape stays readable.
+    glass_level : float
+        See `background_rgb`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size, 3)
+        In the order of the table's rows, or of the ids.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit each other, an id is not in `cells`, or a parameter is out of its range.
+
+    Notes
+    -----
+    The paper cuts at the image's own scale: ``scale=1`` and no `background_rgb`.
+    """
+    ids, boxes = _ids_and_boxes(image, cells, table_or_ids)
+    lut = _glass_lut(background_rgb, glass_level)
+    _check_geometry(size, scale)
+    out = np.zeros((len(ids), size, size, 3), np.uint8)
+    for i, (cell, box) in enumerate(zip(ids, boxes, strict=True)):
+        _cut_one(out[i], image, cells, int(cell), box, scale, lut)
+    return out
+
+
+def centre_cutout(
+    cutout: NDArray[np.uint8],
+    size: int = CUTOUT_SIZE,
+    scale: float = 1.0,
+    *,
+    background_rgb: ArrayLike | None = None,
+    glass_level: float = GLASS_LEVEL,
+) -> NDArray[np.uint8]:
+    """Return a masked picture of one cell (any height and width, black outside) as a (size, size, 3) cutout.
+
+    The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
+    `background_rgb` and `glass_level` are those of `cut_out`.
+    """
+    out = np.zeros((size, size, 3), np.uint8)
+    crop = tight(cutout)
+    if crop.size:
+        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), _glass_lut(background_rgb, glass_level))
+    return out
+
+
+def tight(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a masked picture of one cell (H, W, 3) without the black around it; (0, 0, 3) if it is all black."""
+    mask = np.any(cutout, axis=-1)
+    rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
+    if not rows.size:
+        return cutout[:0, :0]
+    return cutout[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+
+
+def resample(
+    crop: NDArray[np.uint8], mask: NDArray[np.bool_], scale: float, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a crop (H, W, 3) and its mask (H, W) resampled by `scale`, or by less if `size` would be exceeded.
+
+    Only pixels of the mask contribute to what lies in the resampled mask's rim, and the mask stays binary.
+    """
+    height, width = mask.shape
+    factor = min(scale, size / max(height, width))
+    shape = (max(1, min(size, round(width * factor))), max(1, min(size, round(height * factor))))
+    if shape == (width, height):
+        return crop, mask
+    planes = np.empty((4, height, width), np.float32)
+    np.multiply(crop.transpose(2, 0, 1), mask, out=planes[:3])
+    planes[3] = mask
+    resampled = _triangle_weights(height, shape[1]) @ (planes @ _triangle_weights(width, shape[0]).T)
+    colours, cover = resampled[:3], resampled[3]
+    colours /= np.maximum(cover, 1e-6)
+    inside = cover >= 0.5
+    if not inside.any():
+        inside = cover >= cover.max()
+    return np.rint(colours, out=colours).clip(0, 255, out=colours).astype(np.uint8).transpose(1, 2, 0), inside
+
+
+@lru_cache(maxsize=256)
+def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
+    """Return the weights (n_out, n_in) of a triangle filter, as wide as an output pixel where the picture shrinks."""
+    step = n_in / n_out
+    centre = (np.arange(n_out) + 0.5) * step - 0.5
+    distance = np.abs(np.arange(n_in)[None, :] - centre[:, None]) / max(1.0, step)
+    weights = np.clip(1.0 - distance, 0.0, None)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+def _cut_one(
+    out: NDArray[np.uint8],
+    image: NDArray[np.uint8],
+    cells: NDArray[np.integer],
+    cell: int,
+    box: Box,
+    scale: float,
+    lut: NDArray[np.uint8] | None,
+) -> None:
+    y0, x0, y1, x1 = box
+    window = (slice(y0, y1), slice(x0, x1))
+    crop, mask = resample(np.asarray(image[window]), np.asarray(cells[window]) == cell, scale, out.shape[0])
+    _place(out, crop, mask, lut)
+
+
+def _place(
+    out: NDArray[np.uint8], crop: NDArray[np.uint8], mask: NDArray[np.bool_], lut: NDArray[np.uint8] | None
+) -> None:
+    """Write a masked crop into the middle of a black cutout."""
+    if lut is not None:
+        crop = lut[np.arange(3), crop]
+    height, width = mask.shape
+    y, x = (out.shape[0] - height) // 2, (out.shape[1] - width) // 2
+    np.multiply(crop, mask[..., None], out=out[y : y + height, x : x + width], dtype=np.uint8)
+
+
+def _glass_lut(background_rgb: ArrayLike | None, glass_level: float) -> NDArray[np.uint8] | None:
+    """Return the (3, 256) table that brings glass to `glass_level`, or None."""
+    if background_rgb is None:
+        return None
+    colour = np.asarray(background_rgb, float)
+    if colour.shape != (3,) or not np.isfinite(colour).all() or (colour < 0).any() or (colour > 255).any():
+        raise InputError(f"background_rgb is {background_rgb!r}; give three numbers from 0 to 255.")
+    levels: NDArray[np.float64] = np.arange(256)[None, :] * (glass_level / np.maximum(colour, 16.0))[:, None]
+    return np.clip(np.rint(levels), 1, 255).astype(np.uint8)
+
+
+def _check_geometry(size: int, scale: float) -> None:
+    if size < 1:
+        raise InputError(f"size is {size}; give at least 1 pixel.")
+    if not (np.isfinite(scale) and scale > 0):
+        raise InputError(f"scale is {scale}; give a number above 0.")
+
+
+def _ids_and_boxes(
+    image: NDArray[np.uint8],
+    cells: NDArray[np.integer],
+    table_or_ids: pd.DataFrame | Sequence[int] | NDArray[np.integer],
+) -> tuple[NDArray[np.int64], list[Box]]:
+    """Return the ids to cut with their boxes, checked against image and label image."""
+    if len(image.shape) != 3 or image.shape[2] != 3:
+        raise InputError(f"The image has shape {tuple(image.shape)}; cutouts need (Y, X, 3).")
+    if tuple(cells.shape) != tuple(image.shape[:2]):
+        raise InputError(f"Cells of shape {tuple(cells.shape)} do not fit an image of shape {tuple(image.shape)}.")
+    if isinstance(table_or_ids, pd.DataFrame) and "bbox" in table_or_ids:
+        ids = table_or_ids.index.to_numpy(np.int64)
+        return ids, [_checked_box(b, cells.shape, int(i)) for i, b in zip(ids, table_or_ids["bbox"], strict=True)]
+    source = table_or_ids.index if isinstance(table_or_ids, pd.DataFrame) else table_or_ids
+    ids = np.asarray(source, np.int64).reshape(-1)
+    found = ndimage.find_objects(cells) if ids.size else []
+    boxes: list[Box] = []
+    for i in ids:
+        window = found[i - 1] if 1 <= i <= len(found) else None
+        if window is None:
+            raise InputError(f"There is no cell {i} in the label image.")
+        boxes.append((window[0].start, window[1].start, window[0].stop, window[1].stop))
+    return ids, boxes
+
+
+def _checked_box(box: Sequence[int], shape: Sequence[int], cell: int) -> Box:
+    y0, x0, y1, x1 = (int(v) for v in box)
+    if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
+        raise InputError(f"Cell {cell} has the box {tuple(box)}, which is not within an image of {tuple(shape)}.")
+    return y0, x0, y1, x1

@@ -1,0 +1,258 @@
+"""Filtering of masks until every pixel belongs to at most one cell (paper §3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellMask
+
+    _Window = tuple[slice, slice]
+
+BACKGROUND_AREAS = 14.0
+"""A mask larger than this many red cells is background or a clump, never a cell."""
+DEBRIS_AREAS = 0.02
+"""A mask smaller than this many red cells is noise."""
+
+
+CROSS, SQUARE = ndimage.generate_binary_structure(2, 1), ndimage.generate_binary_structure(2, 2)
+"""Which neighbours of a pixel are joined with it: those beside it, and those at its corners as well."""
+
+
+def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs i < j of half-open boxes (N, 4) as (y0, x0, y1, x1) that share pixels."""
+    order = np.argsort(boxes[:, 0], kind="stable")
+    y0, x0, y1, x1 = boxes[order].T
+    last = np.searchsorted(y0, y1, side="left")
+    left: list[NDArray[np.intp]] = []
+    right: list[NDArray[np.intp]] = []
+    for i in range(len(order)):
+        near = slice(i + 1, last[i])
+        hit = np.flatnonzero((x0[near] < x1[i]) & (x1[near] > x0[i])) + i + 1
+        left.append(np.full(hit.size, order[i]))
+        right.append(order[hit])
+    if not left:
+        empty = np.zeros(0, np.intp)
+        return empty, empty
+    a, b = np.concatenate(left).astype(np.intp), np.concatenate(right).astype(np.intp)
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def intersection_area(a: CellMask, b: CellMask) -> int:
+    """Return how many pixels two masks share."""
+    y0, x0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
+    y1, x1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
+    if y0 >= y1 or x0 >= x1:
+        return 0
+    part_a = a.mask[y0 - a.bbox[0] : y1 - a.bbox[0], x0 - a.bbox[1] : x1 - a.bbox[1]]
+    part_b = b.mask[y0 - b.bbox[0] : y1 - b.bbox[0], x0 - b.bbox[1] : x1 - b.bbox[1]]
+    return int(np.count_nonzero(part_a & part_b))
+
+
+def fill_holes(mask: CellMask) -> CellMask:
+    """Return the mask without holes: the pallor of a red cell belongs to it."""
+    height, width = mask.mask.shape
+    empty = np.ones((height + 2, width + 2), bool)
+    np.logical_not(mask.mask, out=empty[1:-1, 1:-1])
+    outside, n_parts = ndimage.label(empty, CROSS)
+    return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
+
+
+def largest_part(mask: CellMask) -> CellMask:
+    """Return the mask without pixels that do not hang together with most of it: a cell is one piece."""
+    own = _largest_part(mask.mask)
+    if own is mask.mask:
+        return mask
+    (rows, columns), (y0, x0) = ndimage.find_objects(own.view(np.uint8))[0], mask.bbox[:2]
+    box = (y0 + rows.start, x0 + columns.start, y0 + rows.stop, x0 + columns.stop)
+    return replace(mask, bbox=box, mask=own[rows, columns])
+
+
+def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
+    """Return the masks in one piece without holes, less those that are background or noise; each is judged alone."""
+    typical = np.pi / 4 * rbc_diameter_px**2
+    filled = [fill_holes(largest_part(m)) for m in masks if m.area]
+    return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
+
+
+def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
+    """Do as `clean_masks`, then as `drop_repeated`: what a generator proposes becomes cells."""
+    kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
+    return drop_repeated(kept, rbc_diameter_px=rbc_diameter_px, overlap_max=overlap_max)
+
+
+def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
+    """Drop clumps, repeated and nested masks; what is left still may share a rim of pixels.
+
+    Parameters
+    ----------
+    masks : sequence of CellMask
+        As `clean_masks` leaves them.
+    rbc_diameter_px : float
+        Width of a typical red cell, pixels.
+    overlap_max : float
+        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer
+        one is a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large.
+        A mask that is tiled by two or more others is a clump and goes.
+
+    Notes
+    -----
+    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies
+    in them.
+    """
+    typical = np.pi / 4 * rbc_diameter_px**2
+    kept = list(masks)
+    if not kept:
+        return []
+    area = np.array([m.area for m in kept], float)
+    first, second = overlapping_pairs(np.array([m.bbox for m in kept]))
+    shared = np.array([intersection_area(kept[i], kept[j]) for i, j in zip(first, second, strict=True)], float)
+    touching = shared > 0
+    first, second, shared = first[touching], second[touching], shared[touching]
+    iou = shared / (area[first] + area[second] - shared)
+    score = np.array([m.score for m in kept])
+    alive = np.ones(len(kept), bool)
+
+    same = np.flatnonzero(iou > overlap_max)
+    best_first = np.argsort(-np.maximum(score[first[same]], score[second[same]]), kind="stable")
+    for pair in same[best_first]:
+        i, j = first[pair], second[pair]
+        if alive[i] and alive[j]:
+            alive[i if (score[i], -i) < (score[j], -j) else j] = False
+
+    outer = np.where(area[first] >= area[second], first, second)
+    inner = np.where(area[first] >= area[second], second, first)
+    inside = shared / area[inner] > overlap_max
+    _drop_clumps(alive, outer, inner, inside, area, shared, typical)
+    for pair in np.flatnonzero(inside)[np.argsort(-area[outer[inside]], kind="stable")]:
+        o, i = outer[pair], inner[pair]
+        if alive[o] and alive[i] and not _is_platelet_on_cell(kept[i], kept[o]):
+            alive[i] = False
+    return [m for m, a in zip(kept, alive, strict=True) if a]
+
+
+def drop_slivers(
+    masks: Sequence[CellMask], shape: tuple[int, int], *, rbc_diameter_px: float, visible_min: float
+) -> list[CellMask]:
+    """Drop the masks of which the edge of a plane of `shape` (Y, X) shows too little.
+
+    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane.
+    Annotators of four laboratories leave such slivers out, and a count that includes them is too high for the area
+    that is seen.
+    """
+    least = visible_min * rbc_diameter_px
+    kept = []
+    for m in masks:
+        y0, x0, y1, x1 = m.bbox
+        cut_y, cut_x = y0 <= 0 or y1 >= shape[0], x0 <= 0 or x1 >= shape[1]
+        if not ((cut_y and y1 - y0 < least) or (cut_x and x1 - x0 < least)):
+            kept.append(m)
+    return kept
+
+
+def _is_platelet_on_cell(inner: CellMask, outer: CellMask) -> bool:
+    return inner.cell_type == "platelet" and outer.cell_type == "RBC"
+
+
+def _drop_clumps(
+    alive: NDArray[np.bool_],
+    outer: NDArray[np.intp],
+    inner: NDArray[np.intp],
+    inside: NDArray[np.bool_],
+    area: NDArray[np.float64],
+    shared: NDArray[np.float64],
+    typical: float,
+) -> None:
+    """Drop masks of which two or more cell-sized masks cover 60 %; the lobes of a nucleus cover less of their cell."""
+    for o in np.unique(outer[inside]):
+        if not alive[o] or area[o] < 1.2 * typical:
+            continue
+        parts = np.flatnonzero(
+            inside & (outer == o) & alive[inner] & (area[inner] > 0.35 * typical) & (area[inner] < 0.8 * area[o])
+        )
+        if parts.size >= 2 and shared[parts].sum() > 0.6 * area[o]:
+            alive[o] = False
+
+
+def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Paint masks into a (Y, X) int32 label image; a shared pixel goes to the cell whose centre is nearer for its size.
+
+    A mask that shares no pixel is painted as it is; of one that does, the largest part of what it wins.
+
+    Returns
+    -------
+    cells : ndarray of int32, shape (Y, X)
+        Ids 1..N in reading order of the prompts, dense: a mask that keeps no pixel gets no id.
+    order : ndarray of intp, shape (N,)
+        Position in `masks` of each id.
+    """
+    order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
+    windows = [_within(masks[i].bbox, shape) for i in order]
+    seen, shared = np.zeros(shape, bool), np.zeros(shape, bool)
+    for i, (here, part) in zip(order, windows, strict=True):
+        shared[here] |= seen[here] & masks[i].mask[part]
+        seen[here] |= masks[i].mask[part]
+    disputed = {
+        label
+        for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1)
+        if (shared[here] & masks[i].mask[part]).any()
+    }
+    cells, present = np.zeros(shape, np.int32), np.zeros(len(masks), bool)
+    depth = np.empty(shape, np.float32)  # only what is disputed is touched
+    for label in disputed:
+        depth[windows[label - 1][0]] = np.inf
+    for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1):
+        wins = masks[i].mask[part]
+        if label in disputed:
+            near = _depth(masks[i].mask)[part]
+            wins = wins & (near < depth[here])
+            depth[here][wins] = near[wins]
+        cells[here][wins] = label
+        present[label - 1] = wins.any()
+    for label in disputed:
+        here = windows[label - 1][0]
+        won = cells[here] == label
+        present[label - 1] = won.any()
+        cells[here][won & ~_largest_part(won)] = 0
+    if present.all():
+        return cells, order
+    renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
+    return renumber[cells], order[present]
+
+
+def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:
+    """Return where a box lies in a plane of `shape`, and which part of the box that is."""
+    y0, x0, y1, x1 = box
+    top, left = max(0, -y0), max(0, -x0)
+    bottom, right = max(top, min(y1, shape[0]) - y0), max(left, min(x1, shape[1]) - x0)
+    here = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))
+    return here, (slice(top, bottom), slice(left, right))
+
+
+def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Distance to the centroid in units of the equivalent radius, squared."""
+    y, x = np.arange(mask.shape[0]), np.arange(mask.shape[1])
+    in_row, in_column = np.add.reduce(mask, 1, np.intp), np.add.reduce(mask, 0, np.intp)
+    area = in_row.sum()
+    if not area:
+        return np.full(mask.shape, np.inf, np.float32)
+    rows, columns = (y - (in_row @ y) / area) ** 2, (x - (in_column @ x) / area) ** 2
+    return np.asarray((rows[:, None] + columns[None, :]) / area, np.float32)
+
+
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask: the mask itself where it is all there is."""
+    parts, n_parts = ndimage.label(mask, SQUARE)
+    if n_parts <= 1:
+        return mask
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray(parts == sizes.argmax(), np.bool_)

@@ -1,0 +1,404 @@
+"""How many red cells is a region of this area? A mixture model of single and overlapping cells.
+
+Areas are taken relative to the area of a single cell. Single cells are log-normal, with a wide second part for the
+sizes that anaemia brings; k cells that touch or overlap cover 1 + (k - 1) f areas, where f is a little more or less
+than 1. The model is fitted by expectation maximisation on a histogram, so its time does not grow with the cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.signal import find_peaks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+STEP = 0.01
+"""Width of a bin, areas of a single cell."""
+DEBRIS = 0.25
+"""Regions smaller than this, areas of a single cell, tell nothing about the size of cells."""
+NEVER_TWO = 1.2
+"""No region smaller than this is more than one cell."""
+ADDED_AREA = 0.95
+"""What a second cell adds where the data do not tell (some of it lies on the first)."""
+ADDED_AREA_RANGE = (0.7, 1.2)
+OVERLAP_SPREAD = 0.07
+"""How much the overlap varies from clump to clump, areas of a single cell."""
+RARE = 0.004
+"""Largest share of doubles that is believed where no second mode is seen."""
+FALLING = 0.3
+"""How much rarer a clump with one more cell is, before the data are asked."""
+ODD_SPREAD = 0.3
+"""Spread (of the logarithm) of the sizes of abnormal single cells."""
+DEFAULT_SPREAD = 0.15
+"""Spread (of the logarithm) of normal single cells, where there are too few to measure it."""
+N_ITERATIONS = 40
+DOUBTFUL_TOGETHER = 0.3
+"""The fitted weights are not exact, so doubtful regions err together: by this share (one standard deviation) of the
+number of regions that are expected to be counted wrong. The value is that of simulated smears."""
+EXACT_REGIONS = 500
+"""Up to this many doubtful regions the interval is exact; beyond, their sum is taken to be normal."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OverlapModel:
+    """Probabilities of 1..K cells as a step function of the area.
+
+    Attributes
+    ----------
+    single_area : float
+        Area of a typical single cell, pixels².
+    spread : float
+        Spread of the logarithm of the areas of single cells.
+    added_area : float
+        What each further cell adds, areas of a single cell.
+    has_doubles : bool
+        A second mode, near twice the single area, was really there.
+    probabilities : ndarray of float32, shape (G, K)
+        Probability of k + 1 cells in a region whose area lies in ``[g, g + 1) * STEP * single_area``; the last row
+        holds for all larger ones.
+    """
+
+    single_area: float
+    spread: float
+    added_area: float
+    has_doubles: bool
+    probabilities: NDArray[np.float32]
+
+    def row_of(self, areas: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the row of `probabilities` that holds for each area, shape (N,)."""
+        relative = areas * (1.0 / (self.single_area * STEP))
+        return np.asarray(np.minimum(relative, len(self.probabilities) - 1), np.int64)
+
+    def thresholds(self) -> NDArray[np.float64]:
+        """Return the areas, pixels², from which 2, 3, … K cells are more probable than fewer, shape (K - 1,)."""
+        more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
+        first = np.array([np.argmax(tail >= 0.5) for tail in more_than.T], np.float64)
+        return first * STEP * self.single_area
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """How many red cells there are, with probabilities (of overlap only: what segmentation missed is not in it).
+
+    Attributes
+    ----------
+    regions : ndarray of float32, shape (N, K)
+        Probability of 1, 2, … K cells in each RBC region, in the order of the areas.
+    mean : float
+        Expected number of red cells in all regions.
+    low, high : int
+        Ends of the central 95 % interval of that number.
+    """
+
+    regions: NDArray[np.float32]
+    mean: float
+    low: int
+    high: int
+
+
+def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> float:
+    """Return the area of a typical single cell: the main mode of the logarithms of the areas.
+
+    Parameters
+    ----------
+    areas : ndarray of float, shape (N,)
+        Areas of whole regions, pixels², N ≥ 1; debris and clumps may be among them.
+    expected : float, optional
+        What it should be about (from the calibration); decides between modes only.
+
+    Notes
+    -----
+    Modes compete by height times the root of their area, so that debris has to outnumber cells by far, and doubles
+    have to be about 40 % of all regions, before they are taken for the typical cell.
+    """
+    logs = np.log(areas)
+    bandwidth = max(scott_bandwidth(logs), 0.03)
+    low, high = float(logs.min()) - 4 * bandwidth, float(logs.max()) + 4 * bandwidth
+    points = int(np.clip((high - low) / (bandwidth / 8), 256, 65536))
+    grid, density = binned_kde(logs, bandwidth, low=low, high=high, points=points)
+    peaks = density_peaks(grid, density, n=len(logs), bandwidth=bandwidth, significance=1.0)
+    height = density[peaks] * np.exp(0.5 * (grid[peaks] - grid[peaks[0]]))
+    if expected is not None:
+        height = height * np.exp(-0.5 * ((grid[peaks] - np.log(expected)) / 0.35) ** 2)
+    return float(np.exp(grid[peaks[int(np.argmax(height))]]))
+
+
+def fit_overlap(
+    areas: NDArray[np.floating], single_area: float, *, max_cells: int, doubles_are_round: bool = False
+) -> OverlapModel:
+    """Return the overlap model of the areas of whole regions.
+
+    Parameters
+    ----------
+    areas : ndarray of float, shape (N,)
+        Areas of the regions that do not touch the edge of the image, pixels².
+    single_area : float
+        Area of a typical single cell, pixels².
+    max_cells : int
+        K, most cells in one region.
+    doubles_are_round : bool
+        The regions of about twice the single area are as round as the single ones: they are large cells.
+
+    Returns
+    -------
+    OverlapModel
+        Its probabilities of having more than k cells never fall with the area.
+    """
+    x = _relative_areas(max_cells)
+    counts = linear_histogram(areas / single_area, x[0], STEP, x.size)
+    counts[x < DEBRIS] = 0
+    has_doubles = max_cells > 1 and not doubles_are_round and _has_second_mode(counts, x)
+    spread, odd_share, added_area = _lower_spread(counts, x), 0.05, ADDED_AREA
+    clumps = _rare_clumps(max_cells)
+    for _ in range(N_ITERATIONS):
+        parts = np.exp(_log_parts(x, spread, odd_share, added_area, clumps))
+        share = parts / np.maximum(parts.sum(0), 1e-300) * counts
+        spread, odd_share = _refit_single(share[:2], x, spread)
+        if has_doubles:
+            clumps = _refit_clumps(share.sum(1))
+            second = share[2] + 1e-9
+            added_area = float(np.clip(np.average(x, weights=second) - 1, *ADDED_AREA_RANGE))
+    probabilities = _posterior(_log_parts(x, spread, odd_share, added_area, clumps), x)
+    return OverlapModel(single_area, spread, added_area, has_doubles, probabilities)
+
+
+def default_overlap(single_area: float, *, max_cells: int) -> OverlapModel:
+    """Return the model for images with too few cells to fit one: usual spread, clumps are rare."""
+    x = _relative_areas(max_cells)
+    parts = _log_parts(x, DEFAULT_SPREAD, 0.05, ADDED_AREA, _rare_clumps(max_cells))
+    return OverlapModel(single_area, DEFAULT_SPREAD, ADDED_AREA, False, _posterior(parts, x))
+
+
+def sum_up(model: OverlapModel | None, areas: NDArray[np.float64], *, max_cells: int) -> Posterior:
+    """Return the probabilities of every region, areas (N,) in pixels², and the distribution of their sum."""
+    if model is None:
+        return Posterior(np.empty((0, max_cells), np.float32), 0.0, 0, 0)
+    row = model.row_of(areas)
+    table = model.probabilities.astype(np.float64)
+    regions = np.bincount(row, minlength=len(table))
+    cells = np.arange(1, max_cells + 1)
+    row_mean = table @ cells
+    mean = float(regions @ row_mean)
+    variance = float(regions @ np.maximum(table @ cells**2 - row_mean**2, 0))
+    doubtful = table.max(1) < 1 - 1e-6
+    if int(regions[doubtful].sum()) <= EXACT_REGIONS:
+        sure = int(regions[~doubtful] @ cells[table[~doubtful].argmax(1)])
+        low, high = (float(sure + end) for end in _sum_interval(table[doubtful], regions[doubtful]))
+    else:
+        low, high = mean - 1.96 * np.sqrt(variance), mean + 1.96 * np.sqrt(variance)
+    together = 1.96 * DOUBTFUL_TOGETHER * float(regions @ (1 - table.max(1)))
+    low, high = mean - np.hypot(mean - low, together), mean + np.hypot(high - mean, together)
+    return Posterior(model.probabilities[row], mean, max(round(low), areas.size), round(high))
+
+
+def _sum_interval(probabilities: NDArray[np.float64], times: NDArray[np.intp]) -> tuple[int, int]:
+    """Return the central 95 % of the sum of independent regions: row i of 1..K cells, `times[i]` times."""
+    distribution = np.ones(1)
+    for row, n in zip(probabilities, times, strict=True):
+        for _ in range(int(n)):
+            distribution = np.convolve(distribution, row)
+    cumulative = np.cumsum(distribution / distribution.sum())
+    low, high = np.searchsorted(cumulative, [0.025, 0.975 - 1e-12])
+    n_regions = int(times.sum())
+    return int(low) + n_regions, int(high) + n_regions
+
+
+def _relative_areas(max_cells: int) -> NDArray[np.float64]:
+    """Return the middles of the bins, areas of a single cell; they reach beyond `max_cells` cells."""
+    return (np.arange(int((1 + 1.3 * max_cells) / STEP), dtype=np.float64) + 0.5) * STEP
+
+
+def _rare_clumps(max_cells: int) -> NDArray[np.float64]:
+    """Return the shares of 2..K cells where the data show no second mode, shape (K - 1,)."""
+    return np.asarray(RARE * FALLING ** np.arange(max_cells - 1), np.float64)
+
+
+def _has_second_mode(counts: NDArray[np.float64], x: NDArray[np.float64]) -> bool:
+    """Tell whether a window near twice the single area has clearly more regions than one of the same width below it."""
+    cumulative = np.concatenate([[0.0], np.cumsum(counts)])
+    width = round(0.3 / STEP)
+    inside = cumulative[width:] - cumulative[:-width]
+    start = x[: inside.size] - STEP / 2
+    valley = float(inside[(start > 1.25) & (start < 1.55)].min())
+    second = float(inside[(start > 1.55) & (start < 2.15)].max())
+    return second >= 3 and second - valley >= 1.5 * np.sqrt(second + valley)
+
+
+def _lower_spread(counts: NDArray[np.float64], x: NDArray[np.float64]) -> float:
+    """Return the spread of the logarithm from the cells below the mode, where no clump can be."""
+    below = (x > 0.5) & (x < 1)
+    if counts[below].sum() < 5:
+        return DEFAULT_SPREAD
+    return float(np.clip(np.sqrt(np.average(np.log(x[below]) ** 2, weights=counts[below])), 0.04, 0.3))
+
+
+def _log_parts(
+    x: NDArray[np.float64], spread: float, odd_share: float, added_area: float, clumps: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return log(weight × density) of usual single cells, odd ones, and 2, 3, … K cells, shape (K + 1, G)."""
+    log_x, one = np.log(x), 1.0 - clumps.sum()
+
+    def single(sd: float, share: float) -> NDArray[np.float64]:
+        return np.asarray(np.log(share * one / sd) - 0.5 * (log_x / sd) ** 2 - log_x, np.float64)
+
+    parts = [single(spread, 1 - odd_share), single(max(ODD_SPREAD, 1.5 * spread), odd_share)]
+    for i, weight in enumerate(clumps):
+        more = i + 1
+        sd = np.sqrt((more + 1) * spread**2 + more * OVERLAP_SPREAD**2)
+        parts.append(np.log(weight / sd) - 0.5 * ((x - 1 - more * added_area) / sd) ** 2)
+    return np.array(parts)
+
+
+def _refit_single(share: NDArray[np.float64], x: NDArray[np.float64], spread: float) -> tuple[float, float]:
+    """Return spread of the usual and share of the odd single cells, from how many of each are in every bin."""
+    usual, odd = float(share[0].sum()), float(share[1].sum())
+    if usual < 5:
+        return spread, 0.05
+    new = np.sqrt(float(share[0] @ np.log(x) ** 2) / usual)
+    return float(np.clip(new, 0.04, 0.3)), float(np.clip(odd / (usual + odd), 0.01, 0.3))
+
+
+def _refit_clumps(total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shares of 2..K cells from the numbers of all parts; none is below a tenth of the one before."""
+    shares = total[2:] / max(total.sum(), 1.0)
+    shares[0] = np.clip(shares[0], RARE, 0.6)
+    for i in range(1, shares.size):
+        shares[i] = np.clip(shares[i], 0.1 * shares[i - 1], 0.6 * shares[i - 1])
+    return np.asarray(shares / max(1.0, shares.sum() / 0.9), np.float64)
+
+
+def _posterior(log_parts: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the probabilities of 1..K cells, shape (G, K), such that larger regions never hold fewer cells."""
+    parts = np.exp(log_parts - log_parts.max(0))
+    cells = np.concatenate([parts[:2].sum(0, keepdims=True), parts[2:]]) / parts.sum(0)
+    more_than = cells[::-1].cumsum(0)[::-1]
+    more_than[1:, x < NEVER_TWO] = 0
+    more_than = np.maximum.accumulate(more_than, axis=1)
+    more_than[0] = 1
+    none_more = np.zeros((1, x.size))
+    probabilities = -np.diff(np.concatenate([more_than, none_more]), axis=0).T
+    return np.clip(probabilities, 0, 1).astype(np.float32)
+
+
+MOST_BINS = 1 << 18
+"""Bins of the finest internal grid."""
+BINS_PER_BANDWIDTH = 6
+"""Internal bins in one bandwidth: the error against the exact KDE is then below a thousandth of its height."""
+
+
+def scott_bandwidth(values: NDArray[np.floating], *, robust: bool = True) -> float:
+    """Return Scott's bandwidth, spread times n^(-1/5), in units of the values.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (N,)
+        At least one value.
+    robust : bool
+        True: the spread is the smaller of the standard deviation and the interquartile range / 1.349, so that a few
+        huge areas do not smear the peaks. False: the standard deviation, as `scipy.stats.gaussian_kde` has it.
+
+    Returns
+    -------
+    float
+        Above 0, also where all values are equal (then 2 % of their size).
+    """
+    n = values.size
+    spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
+    if robust and n > 1:
+        low, high = np.percentile(values, [25, 75])
+        iqr = float(high - low) / 1.349
+        spread = min(spread, iqr) if iqr > 0 else spread
+    if spread <= 0:
+        return 0.02 * float(np.max(np.abs(values))) or 1.0
+    return float(spread * n ** (-0.2))
+
+
+def binned_kde(
+    values: NDArray[np.floating], bandwidth: float, *, low: float, high: float, points: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a grid and the Gaussian KDE of the values on it.
+
+    Each value is shared between its two neighbouring bins (linear binning) and the bins are filtered, which costs
+    time proportional to N, not to N times the grid.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (N,)
+        Values outside of `low` to `high` count in N but are not seen.
+    bandwidth : float
+        Standard deviation of the kernel, in units of the values.
+    low, high : float
+        Ends of the grid.
+    points : int
+        Points of the grid that is returned; the one inside is finer where the bandwidth asks for it.
+
+    Returns
+    -------
+    grid, density : ndarray of float64, shape (points,)
+        The density integrates to 1 (or less, where the grid cuts it).
+    """
+    finer = int(np.ceil((high - low) / (points - 1) / (bandwidth / BINS_PER_BANDWIDTH)))
+    finer = int(np.clip(finer, 1, max(MOST_BINS // points, 1)))
+    n_bins = (points - 1) * finer + 1
+    step = (high - low) / (n_bins - 1)
+    bins = linear_histogram(values, low, step, n_bins)
+    smooth = gaussian_filter1d(bins, bandwidth / step, mode="constant", truncate=6.0)
+    density = smooth[::finer] / (max(values.size, 1) * step)
+    return np.linspace(low, high, points), density
+
+
+def linear_histogram(values: NDArray[np.floating], low: float, step: float, n_bins: int) -> NDArray[np.float64]:
+    """Return how many values lie at each of `n_bins` points, each value shared by its two neighbours, (n_bins,)."""
+    position = (values - low) / step
+    position = position[(position >= 0) & (position <= n_bins - 1)]
+    left = np.minimum(position.astype(np.int64), n_bins - 2)
+    share = position - left
+    total = np.bincount(left, minlength=n_bins).astype(np.float64)
+    right = np.bincount(left, weights=share, minlength=n_bins)
+    total -= right
+    total[1:] += right[:-1]
+    return total
+
+
+def density_peaks(
+    grid: NDArray[np.float64],
+    density: NDArray[np.float64],
+    *,
+    n: int,
+    bandwidth: float,
+    significance: float = 0.0,
+) -> NDArray[np.int64]:
+    """Return the positions of the density's peaks on its grid, in rising order.
+
+    Parameters
+    ----------
+    grid, density : ndarray of float64, shape (points,)
+        A KDE.
+    n : int
+        Values that went into it.
+    bandwidth : float
+        Its bandwidth.
+    significance : float
+        0: every local maximum (the paper's). Above: a peak must rise above its saddle by that many standard errors
+        of the KDE and by 1 % of the highest peak.
+
+    Returns
+    -------
+    ndarray of int64, shape (P,)
+        Empty only where the density is flat.
+    """
+    padded = np.concatenate([[0.0], density, [0.0]])
+    highest = float(density.max(initial=0.0))
+    found, properties = find_peaks(padded, prominence=1e-9 * highest if highest > 0 else 1.0)
+    if significance > 0 and found.size:
+        error = np.sqrt(padded[found] * 0.2821 / (max(n, 1) * bandwidth))
+        strong = properties["prominences"] > np.maximum(significance * error, 0.01 * highest)
+        strong |= padded[found] == highest
+        found = found[strong]
+    return (found - 1).astype(np.int64)

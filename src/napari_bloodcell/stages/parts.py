@@ -1,0 +1,136 @@
+"""Cells of label images of any size, measured and typed part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.stages.classify import decide_types, iter_probabilities
+from napari_bloodcell.stages.tiles import BLOCK_PX, iter_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.params import ClassifyParams
+    from napari_bloodcell.core.protocols import Calibration, CellClassifier
+
+
+PART_PX = BLOCK_PX
+"""Side of what is in memory at once, pixels; a cell that reaches out of it is read whole."""
+
+
+def iter_measure(cells: Any) -> Generator[Progress, None, pd.DataFrame]:
+    """Measure the cells of a label image of any size, as `cells.measure_cells` does those of one in memory.
+
+    Parameters
+    ----------
+    cells : array-like of int, shape (Y, X)
+        Ids, 0 background; sliced part by part.
+
+    Yields
+    ------
+    Progress
+        After each part.
+
+    Returns
+    -------
+    DataFrame
+        Their cell table, index = id, rising.
+    """
+    parts = [tile.core for tile in iter_tiles(cells.shape, PART_PX)]
+    found: list[NDArray[np.float64]] = []
+    for done, (y, x, bottom, right) in enumerate(parts, start=1):
+        labels = np.asarray(cells[y:bottom, x:right])
+        ids = np.unique(labels[labels > 0])
+        here = measure_cells(np.where(labels > 0, np.searchsorted(ids, labels) + 1, 0).astype(np.int32))
+        boxes = np.array(here["bbox"].tolist(), np.float64).reshape(-1, 4) + np.array([y, x, y, x])
+        area = here["area_px"].to_numpy(np.float64)[:, None]
+        centres = np.array(here["centroid"].tolist(), np.float64).reshape(-1, 2) + np.array([y, x])
+        found.append(np.concatenate([ids[:, None].astype(np.float64), area, boxes, centres * area], 1))
+        yield Progress(done, len(parts), "parts measured")
+    return _table_of(np.concatenate(found), cells.shape)
+
+
+def _table_of(pieces: NDArray[np.float64], shape: tuple[int, int]) -> pd.DataFrame:
+    """Return the table of cells from their pieces (M, 8): id, area, box, area times centroid."""
+    by_id = pd.DataFrame(pieces).groupby(0)
+    total, low, high = by_id[[1, 6, 7]].sum(), by_id[[2, 3]].min(), by_id[[4, 5]].max()
+    boxes = np.concatenate([low.to_numpy(), high.to_numpy()], 1).astype(np.int64)
+    centres = total[[6, 7]].to_numpy() / total[[1]].to_numpy()
+    table = measure_cells(np.zeros((1, 1), np.int32)).reindex(pd.Index(total.index.astype(np.int64), name="id"))
+    for name, value in (("cell_type", ""), ("proposed_type", ""), ("type_source", "model")):
+        table[name] = pd.Series([value] * len(table), index=table.index, dtype=object)
+    table["area_px"] = total[1].to_numpy(np.int64)
+    table["bbox"] = pd.Series([tuple(box) for box in boxes.tolist()], index=table.index, dtype=object)
+    table["centroid"] = pd.Series([tuple(centre) for centre in centres.tolist()], index=table.index, dtype=object)
+    table["cells_in_region"] = np.ones(len(table), np.int64)
+    table["touches_edge"] = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == shape).any(1)
+    return table
+
+
+def iter_classify_parts(
+    image: Any,
+    cells: Any,
+    table: pd.DataFrame,
+    calibration: Calibration,
+    *,
+    params: ClassifyParams,
+    classifier: CellClassifier,
+) -> Generator[Progress, None, pd.DataFrame]:
+    """Type cells of an image of any size, as `classify.classify` does those of one in memory.
+
+    Parameters
+    ----------
+    image : array-like of uint8, shape (Y, X, 3)
+        The smear; sliced part by part.
+    cells : array-like of int, shape (Y, X)
+        Ids.
+    table : DataFrame
+        Their cell table, index = id. Cells that a user typed stay as they are.
+    calibration : Calibration
+        What was measured of the smear.
+    params : ClassifyParams
+        Settings.
+    classifier : CellClassifier
+        The model.
+
+    Yields
+    ------
+    Progress
+        After each batch; payload = ids typed.
+
+    Returns
+    -------
+    DataFrame
+        The table with types.
+    """
+    table = table.copy()
+    todo = table[table["type_source"] != "user"]
+    boxes = np.array(todo["bbox"].tolist(), np.int64).reshape(-1, 4)
+    probabilities = np.zeros((len(todo), len(classifier.classes)), np.float32)
+    done = 0
+    yield Progress(0, len(todo), "cells typed")
+    home = boxes[:, 0] // PART_PX * (cells.shape[1] // PART_PX + 1) + boxes[:, 1] // PART_PX
+    order = np.argsort(home, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
+        if not len(rows):
+            continue
+        (y, x), (bottom, right) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
+        here = todo.iloc[rows].copy()
+        here["bbox"] = pd.Series([tuple(b) for b in (boxes[rows] - [y, x, y, x]).tolist()], index=here.index)
+        window = (slice(y, bottom), slice(x, right))
+        pixels, labels = np.asarray(image[window]), np.asarray(cells[window])
+        at = 0
+        for ids, said in iter_probabilities(pixels, labels, here, classifier, calibration, params.batch_size):
+            probabilities[rows[at : at + len(ids)]] = said
+            at += len(ids)
+            yield Progress(done + at, len(todo), "cells typed", ids)
+        done += at
+    decide_types(table, todo.index, probabilities, list(classifier.classes), params=params)
+    return table

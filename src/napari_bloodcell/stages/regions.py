@@ -1,0 +1,144 @@
+"""Putting the cells found in a part of a smear into an earlier result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.core.cells import measure_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Box = tuple[int, int, int, int]
+
+SAME_FROM = 0.5
+"""A new cell of which an earlier one, that stays, covers more than this share is that cell."""
+CARRIED_FROM = 0.5
+"""A type set by hand goes on to the new cell that overlaps the old one with at least this IoU."""
+
+
+def replace_cells(
+    cells: NDArray[np.int32],
+    table: pd.DataFrame,
+    new_cells: NDArray[np.int32],
+    new_table: pd.DataFrame,
+    *,
+    within: Box | None = None,
+    except_in: Sequence[Box] = (),
+    first_id: int | None = None,
+) -> tuple[NDArray[np.int32], pd.DataFrame]:
+    """Replace the cells of a part of a plane by others.
+
+    Parameters
+    ----------
+    cells, new_cells : ndarray of int32, shape (Y, X)
+        Label images, 0 background. Not changed.
+    table, new_table : DataFrame
+        Their cell tables, index = id. Not changed.
+    within : tuple of int, optional
+        (y0, x0, y1, x1), half-open, pixels: earlier cells whose centroid lies there go. None: everywhere.
+    except_in : sequence of tuple
+        Boxes in which earlier cells stay: tiles that failed or were not reached.
+    first_id : int, optional
+        Smallest id of the new cells. None: 1 where no earlier cell stays, else what follows the largest.
+
+    Returns
+    -------
+    cells : ndarray of int32, shape (Y, X)
+        Earlier cells that stay keep their ids; new ones are numbered after them.
+    table : DataFrame
+        Their table. A new cell takes over the type that a user gave to the cell in its place.
+    """
+    goes = _is_replaced(table, within, except_in)
+    carried = _types_by_hand(cells, table[goes & (table["type_source"] == "user")], new_cells)
+    new_table = _with_types(new_table, carried)
+    if goes.all():
+        shift = (first_id or 1) - 1
+        moved = new_table.set_axis(pd.Index(new_table.index + shift, name="id"))
+        return np.where(new_cells > 0, new_cells + shift, 0).astype(np.int32), moved
+    kept = table[~goes]
+    stays = np.zeros(int(cells.max(initial=0)) + 1, bool)
+    stays[kept.index.to_numpy()] = True
+    merged = np.where(stays[cells], cells, 0).astype(np.int32)
+    fits = _share_covered(new_cells, merged) <= SAME_FROM
+    fits[0] = False
+    first = first_id or int(table.index.max()) + 1
+    numbers = np.zeros(fits.size, np.int32)
+    numbers[fits] = first + np.arange(int(fits.sum()), dtype=np.int32)
+    added = np.where(merged == 0, numbers[new_cells], 0)
+    merged += added
+    rows = _measured_again(added, new_table, numbers)
+    result = pd.concat([kept, rows]) if len(rows) else kept.copy()
+    result.index.name = "id"
+    return merged, result
+
+
+def _is_replaced(table: pd.DataFrame, within: Box | None, except_in: Sequence[Box]) -> pd.Series[bool]:
+    """Return which rows lie, by their centroid, in the part that is replaced."""
+    centres = np.array(table["centroid"].tolist(), float).reshape(-1, 2)
+
+    def inside(box: Box) -> NDArray[np.bool_]:
+        y0, x0, y1, x1 = box
+        rows = (centres[:, 0] >= y0 - 0.5) & (centres[:, 0] < y1 - 0.5)
+        return np.asarray(rows & (centres[:, 1] >= x0 - 0.5) & (centres[:, 1] < x1 - 0.5))
+
+    goes = np.ones(len(table), bool) if within is None else inside(within)
+    for box in except_in:
+        goes &= ~inside(box)
+    return pd.Series(goes, index=table.index)
+
+
+def _share_covered(new_cells: NDArray[np.int32], kept_cells: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return for each new id, shape (N + 1,), the share of its pixels that cells which stay have already."""
+    size = int(new_cells.max(initial=0)) + 1
+    area = np.bincount(new_cells.ravel(), minlength=size)
+    covered = np.bincount(new_cells[kept_cells > 0], minlength=size)
+    return covered / np.maximum(area, 1)
+
+
+def _measured_again(added: NDArray[np.int32], new_table: pd.DataFrame, numbers: NDArray[np.int32]) -> pd.DataFrame:
+    """Return the rows of the added cells under their new ids; what a neighbour covers of them is not theirs."""
+    measured = measure_cells(added)
+    old_id = {int(new): old for old, new in enumerate(numbers) if new}
+    source = new_table.loc[[old_id[int(i)] for i in measured.index]].set_axis(measured.index)
+    for column in ("area_px", "bbox", "centroid", "touches_edge"):
+        source[column] = measured[column]
+    return source
+
+
+def _types_by_hand(
+    cells: NDArray[np.int32], typed: pd.DataFrame, new_cells: NDArray[np.int32]
+) -> dict[int, tuple[str, float]]:
+    """Return new id → (type, probability) where a cell that a user typed has been found again."""
+    carried: dict[int, tuple[str, float]] = {}
+    if typed.empty:
+        return carried
+    areas = np.bincount(new_cells.ravel())
+    columns = (typed.index, typed["bbox"], typed["cell_type"], typed["probability"])
+    for cell, box, name, probability in zip(*columns, strict=True):
+        y0, x0, y1, x1 = box
+        mask = cells[y0:y1, x0:x1] == cell
+        found = np.bincount(new_cells[y0:y1, x0:x1][mask])
+        found[:1] = 0
+        if not found.any():
+            continue
+        best = int(found.argmax())
+        union = int(mask.sum()) + int(areas[best]) - int(found[best])
+        if found[best] >= CARRIED_FROM * union:
+            carried[best] = (str(name), float(probability))
+    return carried
+
+
+def _with_types(table: pd.DataFrame, types: dict[int, tuple[str, float]]) -> pd.DataFrame:
+    table = table.copy()
+    for cell, (name, probability) in types.items():
+        if cell in table.index:
+            table.at[cell, "cell_type"] = name
+            table.at[cell, "probability"] = probability
+            table.at[cell, "type_source"] = "user"
+    return table

@@ -1,0 +1,358 @@
+"""Finding the cells of a smear, tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.errors import InputError, in_one_line
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
+from napari_bloodcell.core.threads import in_threads
+from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.stages.calibration import (
+    DEFAULT_DIAMETER_PX,
+    RBC_DIAMETER_UM,
+    background_colour,
+    brighten,
+    estimate_rbc_diameter,
+    mean_brightness,
+)
+from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, paint
+from napari_bloodcell.stages.stitch import join_tiles
+from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellMask, MaskGenerator
+
+    _TileResult = tuple[Tile, list[CellMask], Exception | None]
+
+
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+
+SAMPLE_SIDE_PX = 1536
+"""A smear larger than this is calibrated on nine patches of it."""
+ATTEMPTS = 2
+"""How often a tile is tried before it is listed as failed."""
+NOT_REACHED = "not reached: stopped before it"
+"""Why a tile is without cells when the work was stopped."""
+OWNER_MARGIN_PX = 2
+"""A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
+BEYOND_PX = 1 << 20
+"""A prompt outside of the smear belongs to the tile at that edge, however far it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """The cells of a smear.
+
+    Attributes
+    ----------
+    cells : ndarray of int32, shape (Y, X)
+        Label image, 0 background, ids 1..N.
+    table : DataFrame
+        One row per cell, as in `cells.COLUMNS`; types are empty until `classify` fills them.
+    calibration : Calibration
+        What was measured once for the whole smear.
+    failed_tiles : list of FailedTile
+        Tiles that could not be segmented; they hold no cells.
+    model : ModelInfo
+        The generator that found the cells.
+    device : str
+        What it ran on: "cpu", "cuda:0", "mps"; what was asked for where the generator does not tell.
+    """
+
+    cells: NDArray[np.int32]
+    table: pd.DataFrame
+    calibration: Calibration
+    model: ModelInfo
+    failed_tiles: list[FailedTile] = field(default_factory=list)
+    device: str = "auto"
+
+
+def segment(
+    image: object, *, params: SegmentParams | None = None, generator: MaskGenerator | None = None
+) -> Segmentation:
+    """Find the cells of a smear.
+
+    Parameters
+    ----------
+    image : array-like or path
+        Anything `smear.read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
+    params : SegmentParams, optional
+        Settings; the defaults where it is not given.
+    generator : MaskGenerator, optional
+        Finds the cells of a tile; the one named by `params.model` where it is not given.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    InputError
+        If the image cannot be read as a plane.
+    ModelError
+        If the model cannot be loaded.
+    """
+    return drain(iter_segment(image, params=params, generator=generator))
+
+
+def iter_segment(
+    image: object,
+    *,
+    params: SegmentParams | None = None,
+    generator: MaskGenerator | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Generator[Progress, None, Segmentation]:
+    """Do as `segment`, yielding progress after each tile; the payload is the tile with its masks.
+
+    Parameters
+    ----------
+    image, params, generator : optional
+        As for `segment`.
+    region : tuple of int, optional
+        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
+        What is measured of the smear is still measured on all of it.
+    should_stop : callable, optional
+        Asked after each tile, or after those that the model looks at together; when it returns True the cells found so
+        far are the result, and the tiles that were not reached are listed in `failed_tiles`.
+    """
+    params = params or SegmentParams()
+    plane = read_plane(image)
+    if generator is None:
+        from napari_bloodcell.models.load import iter_load_generator
+
+        generator = yield from iter_load_generator(params.model, params.device)
+    pixels = plane.data
+    calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
+    overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
+    tiles = _tiles_of(pixels.shape[:2], params.tile_size, overlap, region)
+    groups = group_tiles(tiles, tiles_across(params, generator, calibration, overlap))
+    found: list[tuple[Tile, list[CellMask]]] = []
+    failed: list[FailedTile] = []
+
+    def work(group: list[Tile]) -> list[_TileResult]:
+        return list(_segment_group(pixels, group, calibration, params, generator))
+
+    threads = getattr(generator, "threads", None) if len(groups) > 1 else None
+    for number, results in enumerate(in_threads(work, groups, threads), start=1):
+        for tile, masks, error in results:
+            if error is not None:
+                failed.append(FailedTile(tile.name, tile.core, in_one_line(error)))
+            found.append((tile, masks))
+            yield Progress(len(found), len(tiles), "tiles", (tile, masks))
+        if should_stop is not None and should_stop():
+            failed += [FailedTile(t.name, t.core, NOT_REACHED) for rest in groups[number:] for t in rest]
+            break
+    shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+    if overlap:
+        cells, origins = _merge(found, shape, calibration, params)
+    else:
+        cells, origins = _join(found, shape, calibration, params)
+    table = _describe(cells, origins)
+    model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
+    return Segmentation(cells, table, calibration, model, failed, device)
+
+
+def calibrate(
+    pixels: NDArray[np.uint8],
+    *,
+    params: SegmentParams,
+    generator: MaskGenerator,
+    pixel_size_um: float | None = None,
+) -> Calibration:
+    """Measure glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear."""
+    sample = sample_of(pixels)
+    glass = background_colour(sample)
+    diameter, source = _first_diameter(sample, params, pixel_size_um)
+    first = Calibration(diameter, (float(glass[0]), float(glass[1]), float(glass[2])), mean_brightness(sample), source)
+    return generator.calibrate(sample, first)
+
+
+def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size_um: float | None) -> tuple[float, str]:
+    if params.rbc_diameter_px:
+        return params.rbc_diameter_px, "given"
+    if params.pixel_size_um:
+        return RBC_DIAMETER_UM / params.pixel_size_um, "pixel size"
+    if pixel_size_um and 0.02 <= pixel_size_um <= 1.5:
+        return RBC_DIAMETER_UM / pixel_size_um, "file"
+    estimate = estimate_rbc_diameter(sample)
+    return (estimate, "estimated") if estimate else (DEFAULT_DIAMETER_PX, "default")
+
+
+def sample_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a part of a (Y, X, 3) smear small enough to look at whole: itself, or nine patches side by side."""
+    height, width = pixels.shape[:2]
+    if height * width <= SAMPLE_SIDE_PX**2:
+        return np.asarray(pixels)
+    side_y, side_x = min(SAMPLE_SIDE_PX // 3, height // 3), min(SAMPLE_SIDE_PX // 3, width // 3)
+    if min(side_y, side_x) < 64:
+        return np.asarray(pixels[: max(1, SAMPLE_SIDE_PX**2 // width), : max(1, SAMPLE_SIDE_PX**2 // height)])
+    rows = np.linspace(0, height - side_y, 5).astype(int)[1:4]
+    columns = np.linspace(0, width - side_x, 5).astype(int)[1:4]
+    return np.concatenate(
+        [np.concatenate([np.asarray(pixels[y : y + side_y, x : x + side_x]) for x in columns], 1) for y in rows], 0
+    )
+
+
+def _tiles_of(
+    shape: tuple[int, ...], tile_size: int, overlap: int, region: tuple[int, int, int, int] | None
+) -> list[Tile]:
+    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside of the region."""
+    if region is None:
+        return list(iter_tiles(shape, tile_size, overlap))
+    (height, width), (top, left, bottom, right) = shape, region
+    top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+    if top >= bottom or left >= right:
+        raise InputError(f"The region {region} lies outside of the image, which is {height} × {width} pixels.")
+    tiles = []
+    for tile in iter_tiles((bottom - top, right - left), tile_size):
+        y0, x0, y1, x1 = (a + b for a, b in zip(tile.core, (top, left, top, left), strict=True))
+        read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
+        tiles.append(Tile(tile.row, tile.column, (y0, x0, y1, x1), read))
+    return tiles
+
+
+def tiles_across(params: SegmentParams, generator: MaskGenerator, calibration: Calibration, overlap: int) -> int:
+    """Return how many tiles side by side are looked at together: 1 where what is seen depends on the tile."""
+    lit_by_tile = params.brighten and params.brighten_per == "tile" and not generator.normalises_light
+    if not overlap or lit_by_tile:
+        return 1
+    look_px = getattr(generator, "look_px", None)
+    return 1 if look_px is None else max(1, int(look_px(calibration)) // params.tile_size)
+
+
+def _segment_group(
+    pixels: NDArray[np.uint8],
+    group: list[Tile],
+    calibration: Calibration,
+    params: SegmentParams,
+    generator: MaskGenerator,
+) -> Iterator[_TileResult]:
+    """Yield each tile of a group with the masks that it owns, or with the error that left it without.
+
+    Tiles that fail together are tried one by one, so that a failure is that of one tile.
+    """
+    if len(group) > 1:
+        try:
+            masks = segment_tile(pixels, hull(group), calibration, params, generator)
+        except Exception:
+            logger.info("tiles %s to %s failed together", group[0].name, group[-1].name, exc_info=True)
+        else:
+            for tile in group:
+                yield tile, _owned(masks, _owned_box(tile, pixels.shape)), None
+            return
+    for tile in group:
+        try:
+            yield tile, segment_tile(pixels, tile, calibration, params, generator), None
+        except Exception as error:  # whatever a model raises, the tile is named and the others go on
+            logger.info("tile %s failed", tile.name, exc_info=True)
+            yield tile, [], error
+
+
+def segment_tile(
+    pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
+) -> list[CellMask]:
+    """Return the masks that a tile owns, cleaned, in the smear's pixels; raise what the generator raises in the end."""
+    y0, x0, y1, x1 = tile.read
+    part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
+    seen = calibration
+    if params.brighten and not generator.normalises_light:
+        mean = calibration.mean_brightness if params.brighten_per == "image" else None
+        part = brighten(part, params.brightness_target, mean=mean)
+        glass = background_colour(part)
+        seen = replace(calibration, background_rgb=(float(glass[0]), float(glass[1]), float(glass[2])))
+    owned = _owned_box(tile, pixels.shape)
+    within = (owned[0] - y0, owned[1] - x0, owned[2] - y0, owned[3] - x0)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            masks = generator.generate(part, seen, params, origin=(y0, x0), within=within)
+            break
+        except Exception:
+            if attempt == ATTEMPTS:
+                raise
+    found = _owned([moved(m, y0, x0) for m in masks], owned)
+    return clean_masks(found, rbc_diameter_px=calibration.rbc_diameter_px)
+
+
+def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMask]:
+    """Return the masks whose prompt lies in a box."""
+    return [m for m in masks if box[0] <= m.point[0] < box[2] and box[1] <= m.point[1] < box[3]]
+
+
+def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+    """Return a mask that lies (dy, dx) pixels further down and to the right."""
+    y0, x0, y1, x1 = mask.bbox
+    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
+
+
+def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return where the prompts of a tile's cells lie, (y0, x0, y1, x1): at the smear's edge also beyond it."""
+    (y0, x0, y1, x1), margin = tile.core, OWNER_MARGIN_PX
+    return (
+        y0 - margin if y0 > 0 else -BEYOND_PX,
+        x0 - margin if x0 > 0 else -BEYOND_PX,
+        y1 + margin if y1 < shape[0] else shape[0] + BEYOND_PX,
+        x1 + margin if x1 < shape[1] else shape[1] + BEYOND_PX,
+    )
+
+
+def _merge(
+    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Filter the masks of tiles that overlap, each of which saw its cells whole, together, and paint them once.
+
+    Returns the label image and the mask behind each id.
+    """
+    masks = [m for _, own in found for m in own]
+    kept = drop_repeated(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+    kept = drop_slivers(kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min)
+    cells, order = paint(kept, shape)
+    return cells, [kept[i] for i in order]
+
+
+def _join(
+    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Paint tiles without overlap one by one, then join the cells they cut (paper §3.6).
+
+    Returns the label image and, for each id, the largest of the masks that were joined.
+    """
+    parts = []
+    masks: list[CellMask] = []
+    for tile, own in found:
+        y0, x0, y1, x1 = tile.core
+        kept = drop_repeated(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
+        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
+        masks += [kept[i] for i in order]
+        parts.append((y0, x0, labels))
+    cells, new_id = join_tiles(parts, shape)
+    largest: dict[int, CellMask] = {}
+    for label, mask in sorted(zip(new_id.tolist(), masks, strict=True), key=lambda pair: pair[1].area):
+        largest[label] = mask
+    return cells, [largest[label] for label in range(1, int(cells.max(initial=0)) + 1)]
+
+
+def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
+    """Return the cell table of a label image with what the generator said of the mask behind each id."""
+    table = measure_cells(
+        cells,
+        np.array([m.predicted_iou for m in origins], float),
+        np.array([m.stability_score for m in origins], float),
+    )
+    table["proposed_type"] = pd.Series([m.cell_type or "" for m in origins], index=table.index, dtype=object)
+    table["proposed_probability"] = np.array([m.type_probability for m in origins], float)
+    return table

@@ -1,0 +1,86 @@
+"""Cutting a plane into tiles (paper §3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile of a plane; boxes are half-open (y0, x0, y1, x1), pixels.
+
+    Attributes
+    ----------
+    row, column : int
+        Place in the grid of tiles.
+    core : tuple of int
+        The tile itself; the cores of all tiles cover the plane without overlap.
+    read : tuple of int
+        The core and what is read around it, within the plane.
+    """
+
+    row: int
+    column: int
+    core: tuple[int, int, int, int]
+    read: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """Place in the grid, such as "r03_c07"."""
+        return f"r{self.row:02d}_c{self.column:02d}"
+
+
+def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -> Iterator[Tile]:
+    """Yield the tiles of a plane of `shape` (Y, X) row by row; those at the right and bottom edge are what remains.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Y, X), pixels.
+    tile_size : int
+        Side of a tile, pixels.
+    overlap : int
+        Pixels read around a tile.
+
+    Raises
+    ------
+    ValueError
+        If `tile_size` is not positive or `overlap` is negative.
+    """
+    if tile_size < 1 or overlap < 0:
+        raise ValueError(f"A tile needs a size ≥ 1 and an overlap ≥ 0; given {tile_size} and {overlap}.")
+    height, width = shape[:2]
+    for row, y0 in enumerate(range(0, height, tile_size)):
+        for column, x0 in enumerate(range(0, width, tile_size)):
+            y1, x1 = min(y0 + tile_size, height), min(x0 + tile_size, width)
+            read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
+            yield Tile(row, column, (y0, x0, y1, x1), read)
+
+
+def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
+    """Return tiles in squares of at most `n_across` × `n_across`, in the order of their first tiles."""
+    groups: dict[tuple[int, int], list[Tile]] = {}
+    for tile in tiles:
+        groups.setdefault((tile.row // n_across, tile.column // n_across), []).append(tile)
+    return list(groups.values())
+
+
+def hull(tiles: Sequence[Tile]) -> Tile:
+    """Return neighbouring tiles as one, in the place of the first."""
+    return Tile(tiles[0].row, tiles[0].column, _around([t.core for t in tiles]), _around([t.read for t in tiles]))
+
+
+def _around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return min(y0), min(x0), max(y1), max(x1)
+
+
+BLOCK_PX = 2048
+"""Side of a block. It holds whole chunks of the first three levels of the pyramids, so that blocks are written without
+locks; tiles, which have any size, are not."""
+BLOCK_LEVELS = 3
+"""Levels of a pyramid that a block writes."""

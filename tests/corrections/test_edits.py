@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.corrections.edits import add_cell, delete_cells, merge_cells, repaint, split_cell
+from napari_bloodcell.corrections.patches import Edit, History, replace_rows, write_level
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MEASURED = ["area_px", "bbox", "centroid", "touches_edge"]
+SIDE = 64
+
+
+def discs(*centres: tuple[float, float], radius: float = 8) -> NDArray[np.int32]:
+    cells = np.zeros((SIDE, SIDE), np.int32)
+    yy, xx = np.mgrid[:SIDE, :SIDE]
+    for i, (y, x) in enumerate(centres, start=1):
+        cells[((yy - y) ** 2 + (xx - x) ** 2 <= radius**2) & (cells == 0)] = i
+    return cells
+
+
+def typed(cells: NDArray[np.int32]) -> pd.DataFrame:
+    table = measure_cells(cells)
+    types = ["RBC", "WBC", "platelet"][: len(table)] + ["RBC"] * max(len(table) - 3, 0)
+    table["cell_type"] = pd.Series(types, index=table.index, dtype=object)
+    table["probability"] = 0.9
+    return table
+
+
+def mask_at(y: float, x: float, radius: float = 8) -> CellMask:
+    side = int(radius)
+    yy, xx = np.mgrid[-side : side + 1, -side : side + 1]
+    box = (int(y) - side, int(x) - side, int(y) + side + 1, int(x) + side + 1)
+    return CellMask(box, yy**2 + xx**2 <= radius**2, 0.8, 0.7, 0.9, (y, x), "RBC")
+
+
+def assert_measured(cells: NDArray[np.int32], table: pd.DataFrame) -> None:
+    expected = measure_cells(cells)
+    expected = expected[expected["area_px"] > 0]
+    assert list(table.index) == list(expected.index)
+    for column in MEASURED:
+        assert table[column].tolist() == expected[column].tolist()
+
+
+def test_an_added_cell_has_the_largest_id_plus_one_and_is_measured() -> None:
+    cells = discs((12, 12), (40, 40))
+    table = typed(cells)
+    new = History().do(add_cell(cells, table, mask_at(14, 44)), cells, table)
+    assert cells[14, 44] == 3
+    assert new.loc[3, "cell_type"] == "RBC"
+    assert new.loc[3, "predicted_iou"] == pytest.approx(0.8)
+    assert_measured(cells, new)
+
+
+def test_an_added_cell_leaves_the_pixels_of_its_neighbours_alone() -> None:
+    cells = discs((30, 20))
+    before = cells.copy()
+    table = typed(cells)
+    new = History().do(add_cell(cells, table, mask_at(30, 30)), cells, table)
+    np.testing.assert_array_equal(cells == 1, before == 1)
+    assert_measured(cells, new)
+
+
+def test_an_added_cell_replaces_one_that_it_mostly_covers() -> None:
+    cells = discs((30, 30), radius=5)
+    table = typed(cells)
+    new = History().do(add_cell(cells, table, mask_at(31, 30)), cells, table)
+    assert list(new.index) == [2]
+    assert cells[30, 30] == 2
+    assert_measured(cells, new)
+
+
+def test_an_added_cell_is_one_part_when_a_neighbour_cuts_it() -> None:
+    cells = np.zeros((SIDE, SIDE), np.int32)
+    cells[:, 30:33] = 1
+    table = typed(cells)
+    History().do(add_cell(cells, table, mask_at(30, 34)), cells, table)
+    assert not (cells[:, :30] == 2).any()
+    assert (cells[:, 33:] == 2).any()
+
+
+def test_a_cell_that_is_there_already_is_not_added_again() -> None:
+    cells = np.ones((SIDE, SIDE), np.int32)
+    table = typed(cells)
+    with pytest.raises(InputError, match="Cell 1 is there already"):
+        add_cell(cells, table, mask_at(30, 30))
+
+
+@pytest.mark.parametrize("mask", [mask_at(-40, 20), CellMask((3, 3, 4, 4), np.zeros((1, 1), bool), 0, 0, 0, (3, 3))])
+def test_an_empty_mask_is_no_cell(mask: CellMask) -> None:
+    cells = discs((30, 30))
+    with pytest.raises(InputError, match="No cell was found"):
+        add_cell(cells, typed(cells), mask)
+
+
+def test_a_mask_over_the_edge_is_cut_and_touches_the_edge() -> None:
+    cells = discs((40, 40))
+    table = typed(cells)
+    new = History().do(add_cell(cells, table, mask_at(2, 60)), cells, table)
+    assert new.loc[2, "touches_edge"]
+    assert_measured(cells, new)
+
+
+def test_the_first_cell_of_an_empty_smear_can_be_added() -> None:
+    cells = np.zeros((SIDE, SIDE), np.int32)
+    table = measure_cells(cells)
+    new = History().do(add_cell(cells, table, mask_at(30, 30)), cells, table)
+    assert list(new.index) == [1]
+    assert_measured(cells, new)
+
+
+def test_a_deleted_cell_is_gone_from_image_and_table() -> None:
+    cells = discs((12, 12), (40, 40))
+    table = typed(cells)
+    new = History().do(delete_cells(cells, table, [1]), cells, table)
+    assert set(np.unique(cells)) == {0, 2}
+    assert_measured(cells, new)
+
+
+@pytest.mark.parametrize("ids", [[], [0], [7]])
+def test_background_and_unknown_cells_cannot_be_deleted(ids: list[int]) -> None:
+    cells = discs((12, 12))
+    with pytest.raises(InputError, match="cell"):
+        delete_cells(cells, typed(cells), ids)
+
+
+def test_a_region_is_split_at_its_waist_and_both_parts_keep_its_type() -> None:
+    cells = np.minimum(discs((30, 22), (30, 36)), 1)
+    table = typed(cells)
+    new = History().do(split_cell(cells, table, 1), cells, table)
+    assert cells[30, 18] != cells[30, 40]
+    assert list(new["cell_type"]) == ["RBC", "RBC"]
+    assert new["area_px"].min() > 0.4 * new["area_px"].sum()
+    assert_measured(cells, new)
+
+
+def test_the_lobes_of_a_region_in_two_pieces_become_two_cells() -> None:
+    cells = np.minimum(discs((15, 15), (45, 45)), 1)
+    table = typed(cells)
+    new = History().do(split_cell(cells, table, 1), cells, table)
+    assert len(new) == 2
+
+
+def test_a_round_cell_has_no_waist() -> None:
+    cells = discs((30, 30))
+    with pytest.raises(InputError, match="Cut it by a line"):
+        split_cell(cells, typed(cells), 1)
+
+
+def test_a_line_cuts_a_cell_in_two() -> None:
+    cells = discs((30, 30))
+    table = typed(cells)
+    new = History().do(split_cell(cells, table, 1, line=((10, 33), (50, 33))), cells, table)
+    assert cells[30, 25] == 1
+    assert cells[30, 36] == 2
+    assert_measured(cells, new)
+
+
+@pytest.mark.parametrize("line", [((0, 0), (60, 1)), ((30, 30), (30, 30))])
+def test_a_line_beside_the_cell_is_refused(line: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    cells = discs((30, 30))
+    with pytest.raises(InputError, match="does not cross cell 1"):
+        split_cell(cells, typed(cells), 1, line=line)
+
+
+def test_merged_cells_have_id_and_type_of_the_largest() -> None:
+    cells = discs((30, 14), radius=6)
+    cells[discs((30, 34), radius=9) > 0] = 2
+    table = typed(cells)
+    new = History().do(merge_cells(cells, table, [1, 2]), cells, table)
+    assert list(new.index) == [2]
+    assert new.loc[2, "cell_type"] == "WBC"
+    assert_measured(cells, new)
+
+
+@pytest.mark.parametrize("ids", [[1], [1, 1], []])
+def test_one_cell_cannot_be_merged(ids: list[int]) -> None:
+    cells = discs((12, 12))
+    with pytest.raises(InputError, match="two or more"):
+        merge_cells(cells, typed(cells), ids)
+
+
+def test_painting_becomes_an_edit_that_can_be_undone() -> None:
+    cells = discs((20, 20), (40, 40))
+    before, table = cells.copy(), typed(cells)
+    cells[38:60, 10:44] = 1
+    cells[0:4, 50:60] = 9
+    edit = repaint(cells, table, before[0:60, 5:60], (0, 5))
+    new = replace_rows(table, edit.removed, edit.added)
+    assert_measured(cells, new)
+    assert new.loc[9, "cell_type"] == ""
+    pd.testing.assert_frame_equal(edit.revert(cells, new), table)
+    np.testing.assert_array_equal(cells, before)
+
+
+def test_an_edit_whose_pixels_changed_since_is_not_undone() -> None:
+    cells = discs((20, 20))
+    table = typed(cells)
+    history = History()
+    table = history.do(delete_cells(cells, table, [1]), cells, table)
+    cells[18:22, 18:22] = 5
+    with pytest.raises(InputError, match="changed in another way"):
+        history.undo(cells, table)
+    assert cells[20, 20] == 5
+
+
+def test_nothing_to_undo_is_an_error_that_says_so() -> None:
+    cells = discs((20, 20))
+    with pytest.raises(InputError, match="left to undo"):
+        History().undo(cells, typed(cells))
+    with pytest.raises(InputError, match="do again"):
+        History().redo(cells, typed(cells))
+
+
+def test_a_new_edit_forgets_what_was_undone() -> None:
+    cells = discs((12, 12), (40, 40))
+    table = typed(cells)
+    history = History()
+    table = history.do(delete_cells(cells, table, [1]), cells, table)
+    _, table = history.undo(cells, table)
+    history.do(delete_cells(cells, table, [2]), cells, table)
+    assert not history.undone
+
+
+def test_only_the_plane_of_a_stack_is_edited() -> None:
+    stack = np.stack([discs((20, 20)), discs((20, 20)) * 2])
+    table = pd.concat([typed(stack[0]), typed(discs((20, 20))).set_axis([2])])
+    table.index.name = "id"
+    table["plane"] = [0, 1]
+    history = History()
+    new = history.do(delete_cells(stack, table, [2], plane=(1,)), stack, table)
+    new = history.do(add_cell(stack, new, mask_at(50, 50), plane=(1,)), stack, new)
+    assert (stack[0] == 1).any()
+    assert stack[1, 50, 50] == 2
+    assert new.loc[2, "plane"] == 1
+    assert new["plane"].dtype == table["plane"].dtype
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_coarser_levels_follow(step: int) -> None:
+    cells = discs((20, 20), (41, 43))
+    level = cells[::step, ::step].copy()
+    table = typed(cells)
+    edit = split_cell(cells, table, 2, line=((10, 43), (60, 43)))
+    edit.apply(cells, table)
+    write_level(level, cells, edit)
+    np.testing.assert_array_equal(level, cells[::step, ::step])
+
+
+places = st.tuples(st.integers(0, SIDE - 1), st.integers(0, SIDE - 1))
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
+    kinds = st.sampled_from(["add", "delete", "split", "line", "merge"])
+    return draw(st.lists(st.tuples(kinds, places, places), min_size=1, max_size=8))
+
+
+def edit_at(
+    kind: str, cells: NDArray[np.int32], table: pd.DataFrame, a: tuple[int, int], b: tuple[int, int]
+) -> Edit | None:
+    one, other = int(cells[a]), int(cells[b])
+    try:
+        if kind == "add":
+            return add_cell(cells, table, mask_at(*a, radius=7))
+        if kind == "delete":
+            return delete_cells(cells, table, [one])
+        if kind == "merge":
+            return merge_cells(cells, table, [one, other])
+        return split_cell(cells, table, one, line=((float(a[0]), float(a[1])), (0.0, 0.0)) if kind == "line" else None)
+    except InputError:
+        return None
+
+
+@given(st.lists(places, max_size=6), chains())
+def test_undo_is_the_inverse_of_every_chain_of_edits(
+    centres: list[tuple[int, int]], chain: list[tuple[str, tuple[int, int], tuple[int, int]]]
+) -> None:
+    cells = discs(*centres)
+    table = typed(cells)
+    table["mine"] = np.arange(len(table))
+    history, states = History(), [(cells.copy(), table)]
+    for kind, a, b in chain:
+        edit = edit_at(kind, cells, table, a, b)
+        if edit is not None:
+            table = history.do(edit, cells, table)
+            states.append((cells.copy(), table))
+            assert_measured(cells, table)
+    for image, rows in reversed(states[:-1]):
+        _, table = history.undo(cells, table)
+        np.testing.assert_array_equal(cells, image)
+        pd.testing.assert_frame_equal(table, rows)
+    for image, rows in states[1:]:
+        _, table = history.redo(cells, table)
+        np.testing.assert_array_equal(cells, image)
+        pd.testing.assert_frame_equal(table, rows)
+
+
+@given(st.lists(places, min_size=1, max_size=6), places, st.sampled_from(["split", "line"]))
+def test_a_split_keeps_the_partition(centres: list[tuple[int, int]], end: tuple[int, int], kind: str) -> None:
+    cells = discs(*centres)
+    cells[cells == 2] = 1
+    before, table = cells.copy(), typed(cells)
+    edit = edit_at(kind, cells, table, centres[0], end)
+    if edit is None:
+        return
+    edit.apply(cells, table)
+    np.testing.assert_array_equal(cells > 0, before > 0)
+    parents = [np.unique(before[cells == i]) for i in np.unique(cells)]
+    assert all(len(p) == 1 for p in parents)
+    np.testing.assert_array_equal(cells[before != before[centres[0]]], before[before != before[centres[0]]])

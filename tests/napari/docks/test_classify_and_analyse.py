@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QCheckBox,
+    QComboBox,
+    QLineEdit,
+    QPushButton,
+    QRadioButton,
+    QSlider,
+    QWidget,
+)
+from superqt import QCollapsible
+
+import napari_bloodcell as nb
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.napari import menus
+from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
+from napari_bloodcell.napari.docks.classify import ClassifyWidget
+from napari_bloodcell.napari.docks.count.dock import CountWidget
+from napari_bloodcell.napari.layers import cells as layers
+from tests.fakes import BrightnessClassifier, ThresholdGenerator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from napari import Viewer
+    from napari.layers import Labels
+    from pytestqt.qtbot import QtBot
+
+DOCKS = ("Analyse", "Segment", "Classify", "Edit cells", "Count", "Review", "Train")
+PARAMS = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
+
+
+@dataclass
+class BrokenClassifier(BrightnessClassifier):
+    """Fails as torch does."""
+
+    def predict(self, cutouts: np.ndarray) -> np.ndarray:
+        raise RuntimeError("CUDA out of memory")
+
+
+def dock_of(viewer: Viewer, name: str) -> Any:
+    return viewer.window.add_plugin_dock_widget("napari-bloodcell", name)[1]
+
+
+def controls_of(widget: QWidget) -> list[QWidget]:
+    """Return what a user sets or presses in a dock, also where it is hidden."""
+    kinds = (QAbstractSpinBox, QComboBox, QPushButton, QCheckBox, QRadioButton, QSlider, QLineEdit, QAbstractItemView)
+    within = (QAbstractSpinBox, QComboBox, QAbstractItemView)  # these hold lines and lists of their own
+    own = [c for c in widget.findChildren(QWidget) if isinstance(c, kinds)]
+    return [c for c in own if not any(isinstance(p, within) for p in parents(c))]
+
+
+def parents(widget: QWidget) -> Iterator[QWidget]:
+    above = widget.parentWidget()
+    while above is not None:
+        yield above
+        above = above.parentWidget()
+
+
+def tab_stops(widget: QWidget, controls: list[QWidget]) -> list[QWidget]:
+    """Return the controls in the order in which the Tab key reaches them, from the topmost on."""
+    stops = [c for c in controls if c.isVisible() and c.isEnabled()]
+    first = min(stops, key=lambda c: (c.mapTo(widget, QPoint(0, 0)).y(), c.mapTo(widget, QPoint(0, 0)).x()))
+    found, at = [first], first.nextInFocusChain()
+    while at is not first:
+        if any(at is c for c in stops):
+            found.append(at)
+        at = at.nextInFocusChain()
+    return found
+
+
+def told(control: QWidget) -> str:
+    text = getattr(control, "text", str)()
+    return f"{type(control).__name__} {text or control.accessibleName()!r}"
+
+
+def run(widget: Any, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(widget.panel.work.finished, timeout=60_000):
+        widget.run.click()
+    qtbot.wait(1)
+
+
+def with_cells(viewer: Viewer, field: np.ndarray) -> Labels:
+    image = viewer.add_image(field, name="smear", rgb=True)
+    return nb.napari.segment_layer(image, params=PARAMS, generator=ThresholdGenerator())
+
+
+def test_a_click_types_the_cells(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
+    cells = with_cells(viewer, field)
+    widget = dock_of(viewer, "Classify")
+    assert isinstance(widget, ClassifyWidget)
+    widget.classifier = BrightnessClassifier()
+    run(widget, qtbot)
+    assert widget.summary.text().startswith("8 RBC, 2 WBC in ")
+    assert layers.table_of(cells)["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+    types = layers.types_layer_for(viewer, cells)
+    assert set(np.unique(np.asarray(types.data))) == {0, 1, 2}
+    assert layers.info_of(cells)["models"]["classify"]["name"] == "brightness"
+    assert viewer.layers.selection.active is cells
+
+
+def test_the_image_of_the_chosen_cells_is_chosen_too(viewer: Viewer, field: np.ndarray) -> None:
+    with_cells(viewer, field)
+    viewer.add_image(255 - field, name="another", rgb=True)
+    widget = dock_of(viewer, "Classify")
+    widget.cells.choose(viewer.layers["smear cells"])
+    widget._on_cells()
+    assert widget.image.layer.name == "smear"
+
+
+def test_a_classifier_that_fails_changes_nothing(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray, notifications: list[str]
+) -> None:
+    cells = with_cells(viewer, field)
+    before = layers.table_of(cells)
+    widget = dock_of(viewer, "Classify")
+    widget.classifier = BrokenClassifier()
+    run(widget, qtbot)
+    assert "not enough memory" in notifications[0]
+    assert layers.table_of(cells).equals(before)
+
+
+def test_cells_deleted_while_they_are_typed_are_told(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray, notifications: list[str]
+) -> None:
+    cells = with_cells(viewer, field)
+    widget = dock_of(viewer, "Classify")
+    widget.classifier = BrightnessClassifier()
+    with qtbot.waitSignal(widget.panel.work.finished, timeout=60_000):
+        widget.run.click()
+        viewer.layers.remove(cells)
+    assert "deleted meanwhile" in notifications[0]
+
+
+def test_cells_of_another_image_are_refused(viewer: Viewer, field: np.ndarray, notifications: list[str]) -> None:
+    viewer.add_labels(np.zeros((9, 9), np.uint8), name="labels")
+    viewer.add_image(field, name="smear", rgb=True)
+    dock_of(viewer, "Classify").run.click()
+    assert "do not belong together" in notifications[0]
+
+
+def test_there_must_be_cells_to_type(viewer: Viewer, field: np.ndarray, notifications: list[str]) -> None:
+    viewer.add_image(field, name="smear", rgb=True)
+    dock_of(viewer, "Classify").run.click()
+    assert "Segment" in notifications[0]
+
+
+def test_one_click_runs_the_chain_and_opens_the_count(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray, capfd: pytest.CaptureFixture[str]
+) -> None:
+    viewer.add_image(field, name="smear", rgb=True)
+    widget = dock_of(viewer, "Analyse")
+    assert isinstance(widget, AnalyseWidget)
+    widget.generator, widget.classifier = ThresholdGenerator(), BrightnessClassifier()
+    widget.form.set_values({"rbc_diameter_px": 24})
+    widget.run.click()
+    qtbot.waitUntil(lambda: "WBC" in widget.summary.text(), timeout=60_000)
+    assert capfd.readouterr() == ("", "")  # all there is to say is in the window
+    assert not widget.is_running
+    assert [layer.name for layer in viewer.layers] == ["smear", "smear types", "smear cells"]
+    docks = viewer.window.dock_widgets
+    assert isinstance(docks["Count (Blood cells)"], CountWidget)  # the name that the Plugins menu looks for
+    shown = nb.napari.result_of(viewer.layers["smear cells"])
+    recipe = widget.recipe()
+    plain = nb.analyse(field, recipe=recipe, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
+    assert shown.counts == plain.counts
+    assert (shown.types == plain.types).all()
+
+
+@pytest.mark.parametrize("opened_as", ["Review (Blood cells)", "Review (napari-bloodcell)"])
+def test_a_dock_that_is_open_is_shown_and_not_opened_again(viewer: Viewer, opened_as: str) -> None:
+    first = menus.open_dock(viewer, "Review")
+    assert list(viewer.window.dock_widgets) == ["Review (Blood cells)"]
+    if opened_as.endswith("(napari-bloodcell)"):
+        viewer.window.remove_dock_widget(first)
+        first = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")[1]
+    first.parent().hide()
+    assert menus.open_dock(viewer, "Review") is first
+    assert list(viewer.window.dock_widgets) == [opened_as]
+    assert not first.parent().isHidden()
+
+
+def test_stopping_the_chain_keeps_cells_and_types_nothing(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
+    viewer.add_image(np.tile(field, (4, 4, 1)), name="smear", rgb=True)
+    widget = dock_of(viewer, "Analyse")
+    widget.generator, widget.classifier = ThresholdGenerator(), BrightnessClassifier()
+    widget.form.set_values({"rbc_diameter_px": 24})
+    widget.panel.work.progressed.connect(lambda step: widget.panel.work.cancel() if step.done == 1 else None)
+    run(widget, qtbot)
+    table = layers.table_of(viewer.layers["smear cells"])
+    assert 0 < len(table) < 160
+    assert not table["cell_type"].astype(bool).any()
+    assert "Stopped" in widget.summary.text()
+
+
+def test_the_papers_preset_is_the_papers_recipe(viewer: Viewer) -> None:
+    widget = AnalyseWidget(viewer)
+    try:
+        assert widget.recipe() == Recipe()
+        widget.preset.setCurrentText(PRESETS[1])
+        assert widget.recipe() == Recipe.paper()
+    finally:
+        widget.close()
+
+
+@pytest.mark.parametrize("name", DOCKS)
+def test_every_dock_is_readable_at_350_pixels_in_both_themes(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, field: np.ndarray, name: str
+) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QAbstractButton, QLabel, QScrollArea
+
+    viewer = make_napari_viewer(show=True)
+    viewer.window._qt_window.resize(1200, 900)
+    with_cells(viewer, field)
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)
+
+    def check_that_nothing_is_cut_off() -> None:
+        assert widget.width() <= 350
+        for shown in [*widget.findChildren(QLabel), *widget.findChildren(QAbstractButton)]:
+            if shown.isVisible() and shown.text() and not getattr(shown, "wordWrap", bool)():
+                needed = shown.fontMetrics().horizontalAdvance(shown.text())
+                assert shown.width() >= needed, f"{shown.text()!r} is cut off: {shown.width()} of {needed} px"
+
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        viewer.window._qt_window.resizeDocks([dock], [350], Qt.Orientation.Horizontal)
+        qtbot.wait(100)
+        qtbot.waitUntil(check_that_nothing_is_cut_off)  # layouts settle later where the machine is busy
+        if name in ("Analyse", "Segment", "Classify"):  # there is room enough for what they show
+            bar = widget.findChild(QScrollArea).verticalScrollBar()
+            qtbot.waitUntil(lambda bar=bar: not bar.isVisible())
+
+
+@pytest.mark.parametrize("name", DOCKS)
+def test_every_control_has_a_tooltip_and_the_tab_key_reaches_it_from_the_top_down(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, field: np.ndarray, name: str
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    nb.napari.classify_layer(with_cells(viewer, field), classifier=BrightnessClassifier())
+    widget = dock_of(viewer, name)
+    qtbot.wait(200)
+    controls = controls_of(widget)
+    for control in controls:
+        if not isinstance(control, QAbstractItemView):  # their headers and items have tooltips
+            assert control.toolTip() or control.parentWidget().toolTip(), f"{told(control)} has no tooltip"
+        assert control.focusPolicy() & Qt.FocusPolicy.TabFocus, told(control)
+    for fold in widget.findChildren(QCollapsible):
+        assert not [c for c in fold.content().findChildren(QWidget) if c.isVisible()], "Tab goes through what is folded"
+        fold.expand()
+    qtbot.wait(100)
+    reached = tab_stops(widget, controls)
+    assert {id(c) for c in reached} == {id(c) for c in controls if c.isVisible() and c.isEnabled()}
+    heights = [c.mapTo(widget, QPoint(0, c.height() // 2)).y() for c in reached]
+    for above, below, control in zip(heights, heights[1:], reached[1:], strict=False):
+        assert below > above - 12, f"Tab jumps up to {told(control)}"

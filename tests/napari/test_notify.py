@@ -1,0 +1,36 @@
+"""What a dock connects to napari goes with it."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QApplication
+
+from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+
+
+@pytest.mark.parametrize("name", ["inserted", "removed", "reordered", "renamed"])
+def test_nothing_of_a_closed_choice_of_layers_stays_with_napari(qtbot, name):
+    viewer = ViewerModel()
+    emitter = getattr(viewer.layers.events, name)
+    before = emitter.callbacks
+    choice = LayerChoice(viewer, lambda layer: True, follows_active=True)
+    assert len(emitter.callbacks) == len(before) + 1
+    choice.deleteLater()
+    del choice
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    gc.collect()
+    assert emitter.callbacks == before
+
+
+def test_a_choice_follows_the_layers_until_it_is_closed(qtbot):
+    viewer = ViewerModel()
+    choice = LayerChoice(viewer, lambda layer: True)
+    qtbot.addWidget(choice)
+    viewer.add_image(np.zeros((4, 4)), name="smear")
+    viewer.layers["smear"].name = "renamed"
+    assert choice.currentText() == "renamed"

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from qtpy.QtCore import QTimer
+
+import napari_bloodcell as nb
+from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.learning.dataset import read_cutouts
+from napari_bloodcell.napari import reader, writer
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.types import TypedView
+from tests.fakes import BrightnessClassifier, ThresholdGenerator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari import Viewer
+    from napari.layers import Image, Labels
+    from pytestqt.qtbot import QtBot
+
+RECIPE = nb.Recipe(segment=nb.SegmentParams(rbc_diameter_px=24, tile_size=128))
+
+
+@pytest.fixture
+def analysed(field: np.ndarray) -> tuple[ViewerModel, Image, Labels]:
+    viewer = ViewerModel()
+    image = viewer.add_image(field, name="smear", rgb=True)
+    nb.napari.analyse_layer(image, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
+    return viewer, image, viewer.layers["smear cells"]
+
+
+@pytest.fixture
+def saved(analysed: Any, tmp_path: Path) -> Path:
+    return nb.napari.save_result(analysed[2], tmp_path / "smear")
+
+
+@pytest.mark.parametrize("part", ["", "smear.ome.zarr", "recipe.json"])
+def test_a_result_opens_by_its_folder_its_zarr_or_its_recipe(saved: Path, part: str) -> None:
+    path = str(saved / part) if part else str(saved)
+    read = reader.get_reader(path)
+    assert read is not None
+    image, types, cells = read(path)
+    assert [layer[2] for layer in (image, types, cells)] == ["image", "labels", "labels"]
+    assert cells[1]["features"]["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "folder", "empty.ome.zarr", "missing"])
+def test_what_is_no_result_is_left_to_other_readers(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".txt":
+        path.write_text("no image")
+    elif name != "missing":
+        path.mkdir()
+    assert reader.get_reader(str(path)) is None
+    assert reader.get_reader([str(path)]) is None
+
+
+def test_a_zarr_without_its_folder_opens_with_what_it_holds(saved: Path, tmp_path: Path, field: np.ndarray) -> None:
+    alone = tmp_path / "moved.ome.zarr"
+    (saved / "smear.ome.zarr").rename(alone)
+    image, _, cells = reader.read_layers(alone)
+    assert (image[0] == field).all()
+    assert cells[1]["features"]["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+
+
+def test_a_large_image_is_read_where_it_is_looked_at(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_BYTES_READ", 1000)
+    image, *_ = reader.read_layers(saved)
+    assert isinstance(image[0], list)
+    assert not isinstance(image[0][0], np.ndarray)
+    viewer = ViewerModel()
+    nb.napari.open_result(saved, viewer)
+    assert viewer.layers[0].data[0].shape == (256, 256, 3) if viewer.layers[0].multiscale else True
+
+
+def test_a_damaged_result_is_an_error_that_names_it(saved: Path) -> None:
+    (saved / "counts.json").write_text("{")
+    with pytest.raises(InputError, match=r"is damaged"):
+        reader.read_layers(saved)
+
+
+def test_a_damaged_result_that_is_dropped_into_the_window_is_told_without_a_traceback(
+    viewer: Viewer, qtbot: QtBot, saved: Path, notifications: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (saved / "counts.json").write_text("{")
+    damaged = saved.parent / "damaged.svs"
+    damaged.write_bytes(b"II*\0" + bytes(100))
+    for path, told in ((saved, "is damaged"), (damaged, "damaged.svs")):
+        notifications.clear()
+        QTimer.singleShot(0, lambda path=path: viewer.open(str(path), plugin="napari-bloodcell"))
+        qtbot.waitUntil(lambda: bool(notifications))
+        assert told in notifications[0]
+    assert not viewer.layers
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_result_dropped_into_the_window_is_tied_together(viewer: Viewer, qtbot: QtBot, saved: Path) -> None:
+    viewer.open(str(saved / "smear.ome.zarr"), plugin="napari-bloodcell")
+    qtbot.wait(50)
+    cells = viewer.layers["smear cells"]
+    types = layers.types_layer_for(viewer, cells)
+    assert isinstance(types.data, TypedView)
+    layers.set_types(cells, [1], "platelet")
+    assert set(np.asarray(types.data)[cells.data == 1]) == {3}
+
+
+def test_the_writer_saves_what_the_command_line_saves(analysed: Any, tmp_path: Path) -> None:
+    viewer, _, _ = analysed
+    target = str(tmp_path / "out.bloodcell")
+    assert writer.write_result_layers(target, [one.as_layer_data_tuple() for one in viewer.layers]) == [target]
+    found = {path.name for path in (tmp_path / "out.bloodcell").iterdir()}
+    assert found == {"cells.csv", "counts.json", "kde.png", "overlay.png", "recipe.json", "smear.ome.zarr"}
+    counts = json.loads((tmp_path / "out.bloodcell" / "counts.json").read_text())
+    assert counts["counts"] == {"RBC": 8, "WBC": 2, "platelet": 0}
+
+
+def test_napari_offers_the_writers_for_an_image_with_its_cells(viewer: Viewer, analysed: Any, tmp_path: Path) -> None:
+    viewer.layers.extend(list(analysed[0].layers))
+    viewer.layers.save(str(tmp_path / "mine.bloodcell"), plugin="napari-bloodcell")
+    assert nb.read_result(tmp_path / "mine.bloodcell").counts == {"RBC": 8, "WBC": 2, "platelet": 0}
+
+
+def test_saving_without_an_image_says_what_to_select(analysed: Any, tmp_path: Path) -> None:
+    viewer, _, _ = analysed
+    with pytest.raises(OutputError, match="Select one smear and its cells"):
+        writer.write_result_layers(str(tmp_path / "x"), [viewer.layers["smear cells"].as_layer_data_tuple()])
+
+
+def test_a_training_set_can_be_read_back(analysed: Any, tmp_path: Path) -> None:
+    _, image, cells = analysed
+    folder = writer.write_training_set(tmp_path / "set", cells, image)
+    cutouts = read_cutouts(folder)
+    assert cutouts.counts() == {"RBC": 8, "WBC": 2}
+    assert (folder / writer.TRAINING_LIST).read_text().count("\n") == 11
+
+
+def test_of_corrected_cells_only_those_are_trained_on(analysed: Any, tmp_path: Path) -> None:
+    _, image, cells = analysed
+    layers.set_types(cells, [1, 2], "WBC")
+    folder = writer.write_training_set(tmp_path / "set", cells, image)
+    assert read_cutouts(folder).counts() == {"WBC": 2}
+
+
+def test_a_training_set_is_not_written_over_another(analysed: Any, tmp_path: Path) -> None:
+    _, image, cells = analysed
+    writer.write_training_set(tmp_path / "set", cells, image)
+    with pytest.raises(OutputError, match="is not empty"):
+        writer.write_training_set(tmp_path / "set", cells, image)
+
+
+def test_a_stack_is_saved_by_plane(field: np.ndarray, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    image = viewer.add_image(np.stack([field, field[::-1]]), name="stack", rgb=True)
+    cells = nb.napari.segment_layer(image, params=RECIPE.segment, planes="all", generator=ThresholdGenerator())
+    nb.napari.classify_layer(cells, classifier=BrightnessClassifier())
+    folder = nb.napari.save_result(cells, tmp_path / "stack")
+    assert sorted(path.name for path in folder.iterdir()) == ["plane_0000", "plane_0001"]
+    assert nb.read_result(folder / "plane_0001").counts["WBC"] == 2
