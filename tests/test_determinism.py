@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.network
+
 
 def analysed(folder: Path, name: str, *flags: str, threads: int) -> bytes:
     """Return ``cells.csv`` of the smear in a folder, from a process of its own with the program's own models."""

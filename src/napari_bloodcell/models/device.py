@@ -79,6 +79,8 @@ def _cpu_bf16_is_fast() -> bool:
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not _has_onednn():
         return False  # without oneDNN torch has no bf16 kernels worth using
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False  # the processor has less, or ATEN_CPU_CAPABILITY asks for less
     return any(_ask_cpu(name) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 
 
