@@ -19,6 +19,7 @@ from scipy.stats import beta
 
 import napari_bloodcell as nb
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
+from napari_bloodcell.core.cells import boxes_of as _boxes_of
 from napari_bloodcell.models.cnn.classifier import load_classifier
 from napari_bloodcell.stages.cutouts import cut_out
 from napari_bloodcell.stages.masks import filter_masks, paint
@@ -83,8 +84,7 @@ def interval(hits: int, n: int) -> str:
 
 def boxes_of(result: nb.SmearResult, kind: str) -> NDArray[np.float64]:
     """Boxes (N, 4) of the cells of a type."""
-    rows = result.table[result.table["cell_type"] == kind]
-    return np.array(rows["bbox"].tolist(), float).reshape(-1, 4)
+    return _boxes_of(result.table[result.table["cell_type"] == kind]).astype(float)
 
 
 def wrong_wbc_labels(name: str, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:

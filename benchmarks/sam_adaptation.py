@@ -31,6 +31,7 @@ from scipy import ndimage
 import napari_bloodcell as nb
 from benchmarks.accuracy import cleaned_reference
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
+from napari_bloodcell.core.cells import boxes_of
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.learning.train_sam import train_sam
 from napari_bloodcell.models.load import load_generator
@@ -98,7 +99,7 @@ def boxed(fields: Sequence[Field], model: str, start: str) -> tuple[float, float
     """Return F1 at IoU 0.5 and 0.75 of boxes of any type, their mean IoU where they match, and found by true cells."""
     matched, close, n_found, n_true, ious = 0, 0, 0, 0, []
     for image, boxes in fields:
-        found = np.array(segmented(image, model, start).table["bbox"].tolist(), float).reshape(-1, 4)
+        found = boxes_of(segmented(image, model, start).table).astype(float)
         iou = box_iou(found, boxes)
         matched, close = matched + n_matched(iou), close + n_matched(iou, 0.75)
         n_found, n_true = n_found + len(found), n_true + len(boxes)

@@ -28,7 +28,7 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
     table = napari_bloodcell.napari.table_of(cells)
     for cell in table.sort_values("probability", kind="stable").index:
         dock.step(1)
-        y, x = table.loc[cell, "centroid"]
+        y, x = table.loc[cell, ["centroid_y", "centroid_x"]]
         if min(y, x, cells.data.shape[0] - y, cells.data.shape[1] - x) > WITHIN_PX:
             break
     studio.shoot("review")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from napari_bloodcell.core.cells import boxes_of
 from napari_bloodcell.stages.calibration import background_colour
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL
 
@@ -89,7 +90,8 @@ def box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 def real_masks(segmentation: Any, boxes: NDArray[np.float64], scale: float) -> list[Any]:
     """Return the segmenter's cells that a labelled box matches with IoU ≥ 0.5, with the box's class."""
     objects = []
-    for cell, box in segmentation.table["bbox"].items():
+    table = segmentation.table
+    for cell, box in zip(table.index, boxes_of(table).tolist(), strict=True):
         overlaps = [box_iou(np.asarray(box, float), b) for b in boxes[:, 1:]]
         if overlaps and max(overlaps) >= 0.5:
             y0, x0, y1, x1 = box

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from napari_bloodcell.core.cells import CENTROID
 from napari_bloodcell.synthetic import shipped
 
 FOLDER = Path(__file__).parents[1] / "src" / "napari_bloodcell" / "data"
@@ -25,7 +26,7 @@ def main(folder: Path) -> None:
     Image.fromarray(smear.cells.astype(np.uint16)).save(folder / shipped.CELLS_NAME, optimize=True)
     table = smear.table.reset_index()
     table["overlap"] = table["overlap"].round(4)
-    table["centroid"] = [(round(y, 2), round(x, 2)) for y, x in table["centroid"]]
+    table[list(CENTROID)] = table[list(CENTROID)].round(2)
     cells = ",\n".join(json.dumps(row) for row in table.to_dict("records"))
     head = {"seed": shipped.SHIPPED_SEED, "shape": list(shipped.SHIPPED_SHAPE), "counts": smear.counts}
     text = json.dumps(head)[:-1] + ', "cells": [\n' + cells + "\n]}\n"

@@ -14,6 +14,7 @@ from benchmarks.fuzzing.mutate import pick
 from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
 from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
+from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.corrections.journal import Correction, Journal
 from napari_bloodcell.results.result import open_slide_result
@@ -108,7 +109,8 @@ def _slide(output: Path, filler: Path) -> None:
 def _journal(path: Path, result: Path) -> None:
     """Append until the disk is full; every correction that was accepted can be read."""
     cells = read_result(result).cells
-    box = tuple(int(v) for v in small_result()[1].table["bbox"].iloc[0])
+    table = small_result()[1].table
+    box = box_of(table, table.index[0])
     journal, accepted = Journal(path), []
     try:
         for _ in range(2000):

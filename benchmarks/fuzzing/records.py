@@ -24,7 +24,7 @@ from napari_bloodcell.pipeline import analyse
 from napari_bloodcell.results.recipes import read_recipe
 from napari_bloodcell.results.result import SmearResult, open_slide_result
 from napari_bloodcell.results.store import read_result, write_result
-from napari_bloodcell.results.table import read_features, read_parquet
+from napari_bloodcell.results.table import read_parquet
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 PATHS = (
@@ -241,7 +241,7 @@ def _parquet() -> bytes:
 
 
 def use_parquet(rng: np.random.Generator, folder: Path) -> object:
-    """Read a damaged Parquet table in both ways."""
+    """Read a damaged Parquet table."""
     path = folder / "cells.parquet"
     path.write_bytes(spoil(rng, _parquet()))
-    return pick(rng, (read_parquet, read_features))(path)
+    return read_parquet(path)

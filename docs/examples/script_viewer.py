@@ -29,7 +29,7 @@ def main(path: str | None = None) -> napari.Viewer:
     # The cell table is in the layer's features, and as a DataFrame here.
     table = nb.napari.table_of(cells)
     largest = table.loc[table["area_px"].idxmax()]
-    viewer.scene.camera.center = largest["centroid"]
+    viewer.scene.camera.center = largest["centroid_y"], largest["centroid_x"]
 
     viewer.window.add_plugin_dock_widget("napari-bloodcell", "Count")
     return viewer

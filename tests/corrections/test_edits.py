@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import BOX, CENTROID, measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.corrections.edits import add_cell, delete_cells, merge_cells, repaint, split_cell
@@ -17,7 +17,7 @@ from napari_bloodcell.corrections.patches import Edit, History, replace_rows, wr
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MEASURED = ["area_px", "bbox", "centroid", "touches_edge"]
+MEASURED = ["area_px", *BOX, *CENTROID, "touches_edge"]
 SIDE = 64
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,15 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_bloodcell.core.cells import COLUMNS, measure_cells, type_lut, type_names
+from napari_bloodcell.core.cells import BOX, CENTROID, COLUMNS, cell_table, measure_cells, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.images.plane import Plane, image_sha256, read_plane
 from napari_bloodcell.results import store
-from napari_bloodcell.results.store import FILES, read_result, table_from_csv, table_to_csv, write_result
+from napari_bloodcell.results.store import FILES, read_result, write_result
+from napari_bloodcell.results.table import read_csv, write_csv
 from napari_bloodcell.stages.counting import Counting, count
 
 
@@ -170,8 +173,9 @@ def test_more_cells_than_sixteen_bits_hold_are_kept(tmp_path: Path) -> None:
 # --- the cell table --------------------------------------------------------------------------------------------------
 
 
-def test_the_csv_has_boxes_and_centroids_in_columns_of_their_own() -> None:
-    lines = table_to_csv(a_result().table).split("\n")
+def test_the_csv_has_the_columns_of_the_table(tmp_path: Path) -> None:
+    write_csv(tmp_path / "cells.csv", a_result().table)
+    lines = (tmp_path / "cells.csv").read_bytes().decode().split("\n")
     head = "id,cell_type,probability,type_source,area_px,bbox_y0,bbox_x0,bbox_y1,bbox_x1,centroid_y,centroid_x"
     assert lines[0].startswith(head)
     assert lines[1].startswith("1,RBC,0.14285714285714285,model,72,2,3,10,12,5.5,7.0,")
@@ -183,8 +187,8 @@ VALUES = {
     "cell_type": TEXT,
     "proposed_type": TEXT,
     "probability": st.floats(allow_infinity=False),
-    "bbox": st.tuples(*[st.integers(0, 2**40)] * 4),
-    "centroid": st.tuples(*[st.floats(0, 1e9)] * 2),
+    **dict.fromkeys(BOX, st.integers(0, 2**40)),
+    **dict.fromkeys(CENTROID, st.floats(0, 1e9)),
     "touches_edge": st.booleans(),
 }
 
@@ -197,12 +201,26 @@ def test_any_table_survives_the_csv(data: st.DataObject, n: int) -> None:
         values = [data.draw(VALUES.get(name, st.integers(0, 9))) for _ in range(n)]
         values = [str(v) for v in values] if name == "type_source" else values
         table[name] = pd.Series(values, ids, dtype=dtype)
-    pd.testing.assert_frame_equal(table_from_csv(table_to_csv(table)), table)
+    text = io.StringIO()
+    write_csv(text, table)
+    text.seek(0)
+    pd.testing.assert_frame_equal(read_csv(text), table)
 
 
-def test_a_csv_without_a_column_is_refused() -> None:
+def test_a_csv_without_a_column_is_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "cells.csv", a_result().table.drop(columns="area_px"))
     with pytest.raises(ValueError, match="area_px"):
-        table_from_csv(table_to_csv(a_result().table.drop(columns="area_px")))
+        read_csv(tmp_path / "cells.csv")
+
+
+def test_fifty_thousand_rows_are_read_in_a_moment(tmp_path: Path) -> None:
+    n = 50_000
+    rng = np.random.default_rng(0)
+    table = cell_table(np.arange(1, n + 1), cell_type="RBC", probability=rng.random(n), centroid_y=rng.random(n))
+    write_csv(tmp_path / "cells.csv", table)
+    start = time.process_time()
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "cells.csv"), table)
+    assert time.process_time() - start < 1.0
 
 
 # --- whole or not at all ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import zarr
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.results import store as nb_store
+from napari_bloodcell.results.table import read_csv
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import random_discs, settings
@@ -71,8 +71,7 @@ def test_the_result_is_what_the_formats_ask_for(analysed: tuple[np.ndarray, nb.S
 def test_tables_and_outlines_agree_with_the_cells(analysed: tuple[np.ndarray, nb.SlideResult]) -> None:
     _, result = analysed
     assert (result.table["area_px"] == np.bincount(result.cells[...].ravel())[1:]).all()
-    text = (result.folder / "cells.csv").read_text(encoding="utf-8")
-    pd.testing.assert_frame_equal(nb_store.table_from_csv(text), result.table)
+    pd.testing.assert_frame_equal(read_csv(result.folder / "cells.csv"), result.table)
     outlines = json.loads((result.folder / "cells.geojson").read_text(encoding="utf-8"))["features"]
     assert len(outlines) == len(result.table)
     for one in outlines:
@@ -81,8 +80,8 @@ def test_tables_and_outlines_agree_with_the_cells(analysed: tuple[np.ndarray, nb
         assert one["properties"]["measurements"]["Area px^2"] == row["area_px"]
         assert one["geometry"]["type"] == "Polygon"
         points = np.array(one["geometry"]["coordinates"][0])
-        assert points.min(0).tolist() == [row["bbox"][1], row["bbox"][0]]
-        assert points.max(0).tolist() == [row["bbox"][3], row["bbox"][2]]
+        assert points.min(0).tolist() == [row["bbox_x0"], row["bbox_y0"]]
+        assert points.max(0).tolist() == [row["bbox_x1"], row["bbox_y1"]]
 
 
 def test_a_large_image_with_a_folder_goes_to_disk_and_a_small_one_is_written_there(tmp_path: Path) -> None:

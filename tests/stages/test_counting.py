@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import integrate
 from scipy.stats import gaussian_kde
 
+from napari_bloodcell.core.cells import BOX
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.stages.counting import Counting, count, iter_count
@@ -47,10 +48,11 @@ def cells(
     return total * (1 - 0.05 * (k - 1) / k), k
 
 
-def boxes(areas: np.ndarray, long: np.ndarray) -> list[tuple[int, int, int, int]]:
+def boxes(areas: np.ndarray, long: np.ndarray) -> dict[str, np.ndarray]:
     """Boxes of round regions, and of regions twice as long as wide."""
     short = np.sqrt(areas / (np.pi / 4) / np.where(long, 2, 1))
-    return [(0, 0, round(s), round(s * (2 if twice else 1))) for s, twice in zip(short, long, strict=True)]
+    sides = np.rint(short), np.rint(short * np.where(long, 2, 1))
+    return dict(zip(BOX, np.stack([0 * short, 0 * short, *sides]).astype(int), strict=True))
 
 
 # --- the density -----------------------------------------------------------------------------------------------------
@@ -149,8 +151,8 @@ def test_two_sizes_of_single_cells_are_not_clumps() -> None:
 
 def test_a_second_mode_of_round_regions_is_large_cells_and_of_long_ones_is_doubles() -> None:
     areas, k = cells(1000, clumps=(0.15,))
-    assert count(table(areas, bbox=boxes(areas, k == 2))).counts["RBC"] == pytest.approx(k.sum(), rel=0.01)
-    large_cells = count(table(areas, bbox=boxes(areas, np.zeros(1000, bool)))).counts["RBC"]
+    assert count(table(areas, **boxes(areas, k == 2))).counts["RBC"] == pytest.approx(k.sum(), rel=0.01)
+    large_cells = count(table(areas, **boxes(areas, np.zeros(1000, bool)))).counts["RBC"]
     assert large_cells - 1000 < 0.35 * (k.sum() - 1000)
 
 

@@ -131,6 +131,6 @@ def test_what_cannot_be_cut_is_refused_with_a_reason(change: dict, message: str)
 def test_a_table_whose_boxes_lie_outside_the_image_is_refused() -> None:
     cells = disc(12)
     table = measure_cells(cells)
-    table.at[1, "bbox"] = (0, 0, 500, 20)
+    table.at[1, "bbox_y1"] = 500
     with pytest.raises(InputError, match="not within"):
         cut_out(picture(), cells, table)

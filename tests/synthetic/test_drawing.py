@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, boxes_of
 from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.napari.sample_data import shipped_smear, shipped_smear_with_truth
 from napari_bloodcell.synthetic import (
@@ -57,7 +57,7 @@ def test_visible_pixels_are_those_of_the_label_image(field: SyntheticSmear) -> N
 
 
 def test_a_visible_pixel_lies_in_the_whole_mask(field: SyntheticSmear) -> None:
-    for number, (y0, x0, y1, x1) in field.table["bbox"].items():
+    for number, (y0, x0, y1, x1) in field.table[list(BOX)].iterrows():
         part = field.cells[y0:y1, x0:x1] == number
         assert part.sum() == field.table.at[number, "visible_px"]
         assert field.masks[number - 1][part].all()
@@ -221,7 +221,7 @@ def test_generator_still_draws_the_shipped_smear(shipped: Shipped) -> None:
     image, truth = shipped
     drawn = draw_shipped()
     assert drawn.counts == truth["counts"]
-    assert drawn.table["bbox"].tolist() == truth["table"]["bbox"].tolist()
+    assert np.array_equal(boxes_of(drawn.table), boxes_of(truth["table"]))
     np.testing.assert_array_equal(drawn.cells, truth["cells"])
     difference = np.abs(drawn.image.astype(int) - image)  # the file is a JPEG
     assert difference.mean() < 1.5

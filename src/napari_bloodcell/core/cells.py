@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 RBC, WBC, PLATELET, UNIDENTIFIED = "RBC", "WBC", "platelet", "unidentified"
 BUILTIN_TYPES: tuple[str, ...] = (RBC, WBC, PLATELET)
@@ -21,13 +21,17 @@ TYPE_COLOURS: dict[str, str] = {RBC: "#e0312f", WBC: "#2fb344", PLATELET: "#f5a5
 """The one place where colours of types are kept (paper §3.5: RBC red, WBC green)."""
 USER_COLOURS: tuple[str, ...] = ("#3b82f6", "#a855f7", "#14b8a6", "#ec4899", "#84cc16", "#f97316", "#6366f1", "#eab308")
 
+BOX = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
+"""Columns of a cell's box, half-open, pixels."""
+CENTROID = ("centroid_y", "centroid_x")
+"""Columns of its centre of mass, pixels."""
 COLUMNS: dict[str, str] = {
     "cell_type": "object",
     "probability": "float64",
     "type_source": "object",
     "area_px": "int64",
-    "bbox": "object",
-    "centroid": "object",
+    **dict.fromkeys(BOX, "int64"),
+    **dict.fromkeys(CENTROID, "float64"),
     "predicted_iou": "float64",
     "stability_score": "float64",
     "cells_in_region": "int64",
@@ -35,9 +39,15 @@ COLUMNS: dict[str, str] = {
     "proposed_type": "object",
     "proposed_probability": "float64",
 }
-"""Columns of the cell table with their dtypes. `bbox` holds (y0, x0, y1, x1), half-open, and `centroid` (y, x), both in
-pixels. `type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted.
-`proposed_type` and `proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
+"""Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
+`type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted. `proposed_type` and
+`proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
+_UNTYPED: dict[str, object] = {"cell_type": "", "type_source": "model", "proposed_type": "", "cells_in_region": 1}
+BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "proposed_type": ""}
+"""What an untyped cell has in the columns of texts."""
+_NUMBERS: dict[str, float] = {"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0), "touches_edge": False}
+_SUMS = ("y_sum", "x_sum")
+_MEASURED = ("area_px", *BOX, *_SUMS)
 
 
 def type_names(user_classes: Sequence[str] = ()) -> list[str]:
@@ -63,6 +73,29 @@ def type_lut(table: pd.DataFrame, names: Sequence[str], n_ids: int | None = None
     return lut
 
 
+def cell_table(ids: ArrayLike, **columns: Any) -> pd.DataFrame:
+    """Return a cell table of these ids (N,); columns that are not given hold what an untyped cell has."""
+    index = pd.Index(np.asarray(ids, np.int64), name="id")
+    values = {**dict.fromkeys(COLUMNS, np.nan), **BLANKS, **_NUMBERS, **columns}
+    return pd.DataFrame({n: pd.Series(values[n], index, dtype=d) for n, d in COLUMNS.items()})
+
+
+def boxes_of(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the boxes (y0, x0, y1, x1) of a table's cells, (N, 4)."""
+    return np.stack([table[name].to_numpy(np.int64) for name in BOX], axis=1)
+
+
+def box_of(table: pd.DataFrame, cell: int) -> tuple[int, int, int, int]:
+    """Return the box (y0, x0, y1, x1) of one cell."""
+    y0, x0, y1, x1 = (int(table.at[cell, name]) for name in BOX)  # type: ignore[arg-type]
+    return y0, x0, y1, x1
+
+
+def centroids_of(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the centroids (y, x) of a table's cells, (N, 2)."""
+    return np.stack([table[name].to_numpy(np.float64) for name in CENTROID], axis=1)
+
+
 def measure_cells(
     cells: NDArray[np.integer],
     predicted_iou: NDArray[np.floating] | None = None,
@@ -72,39 +105,38 @@ def measure_cells(
 
     `predicted_iou` and `stability_score` have shape (N,), in the order of the ids; NaN where they are not given.
     """
+    measured = measure(cells)
+    known = {"predicted_iou": predicted_iou, "stability_score": stability_score}
+    of_ids = {n: np.asarray(v, float)[measured.index.to_numpy() - 1] for n, v in known.items() if v is not None}
+    return table_of_measured(measured, cells.shape, **of_ids)
+
+
+def measure(cells: NDArray[np.integer], corner: tuple[int, int] = (0, 0)) -> pd.DataFrame:
+    """Return area, box, and sums of y and x of the pixels of each cell of a part (Y, X) that begins at `corner`."""
     boxes = ndimage.find_objects(cells)
-    ids = np.array([i + 1 for i, b in enumerate(boxes) if b is not None], np.int64)
-    areas, y_sum, x_sum = (np.zeros(len(boxes) + 1, np.int64) for _ in range(3))
-    for i in ids:
-        rows, columns = boxes[i - 1]
-        own = cells[rows, columns] == i
+    ids = [i + 1 for i, box in enumerate(boxes) if box is not None]
+    rows = np.zeros((len(ids), len(_MEASURED)), np.int64)
+    for row, i in zip(rows, ids, strict=True):
+        ys, xs = boxes[i - 1]
+        own = cells[ys, xs] == i
         in_row, in_column = np.add.reduce(own, 1, np.intp), np.add.reduce(own, 0, np.intp)
-        areas[i] = in_row.sum()
-        y_sum[i] = in_row @ np.arange(rows.start, rows.stop)
-        x_sum[i] = in_column @ np.arange(columns.start, columns.stop)
-    height, width = cells.shape
-    bbox = [(b[0].start, b[1].start, b[0].stop, b[1].stop) for b in (boxes[i - 1] for i in ids)]
-    table = pd.DataFrame(
-        {
-            "cell_type": pd.Series([""] * len(ids), dtype=object),
-            "probability": np.full(len(ids), np.nan),
-            "type_source": pd.Series(["model"] * len(ids), dtype=object),
-            "area_px": areas[ids],
-            "bbox": pd.Series(bbox, dtype=object),
-            "centroid": pd.Series(
-                [(float(y_sum[i] / areas[i]), float(x_sum[i] / areas[i])) for i in ids], dtype=object
-            ),
-            "predicted_iou": np.full(len(ids), np.nan)
-            if predicted_iou is None
-            else np.asarray(predicted_iou, float)[ids - 1],
-            "stability_score": np.full(len(ids), np.nan)
-            if stability_score is None
-            else np.asarray(stability_score, float)[ids - 1],
-            "cells_in_region": np.ones(len(ids), np.int64),
-            "touches_edge": np.array([b[0] == 0 or b[1] == 0 or b[2] == height or b[3] == width for b in bbox], bool),
-            "proposed_type": pd.Series([""] * len(ids), dtype=object),
-            "proposed_probability": np.full(len(ids), np.nan),
-        }
-    )
-    table.index = pd.Index(ids, name="id")
-    return table
+        top, left = ys.start + corner[0], xs.start + corner[1]
+        bottom, right = ys.stop + corner[0], xs.stop + corner[1]
+        sums = in_row @ np.arange(top, bottom), in_column @ np.arange(left, right)
+        row[:] = in_row.sum(), top, left, bottom, right, *sums
+    return pd.DataFrame(rows, pd.Index(ids, dtype=np.int64, name="id"), _MEASURED)
+
+
+def join_measured(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return what `measure` finds of cells that lie in several parts, from what it found in each."""
+    how = {name: "min" if name in BOX[:2] else "max" if name in BOX[2:] else "sum" for name in _MEASURED}
+    return pd.concat(parts).groupby(level=0).agg(how)[list(_MEASURED)]
+
+
+def table_of_measured(measured: pd.DataFrame, shape: tuple[int, ...], **columns: Any) -> pd.DataFrame:
+    """Return the cell table of what was measured in an image (Y, X) of this shape."""
+    area, boxes = measured["area_px"].to_numpy(np.int64), boxes_of(measured)
+    columns |= dict(zip(BOX, boxes.T, strict=True)) | {"area_px": area}
+    columns |= {name: measured[total].to_numpy() / area for name, total in zip(CENTROID, _SUMS, strict=True)}
+    columns["touches_edge"] = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == shape).any(1)
+    return cell_table(measured.index, **columns)

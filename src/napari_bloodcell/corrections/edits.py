@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.patches import Edit, make_edit, plane_shape, read_window, union_of
 
@@ -188,7 +189,7 @@ def repaint(
     painted = (corner[0], corner[1], corner[0] + old.shape[0], corner[1] + old.shape[1])
     now = read_window(cells, plane, painted)
     changed = [int(i) for i in np.union1d(old[old != now], now[old != now]) if i]
-    boxes = [_box_in_table(table, i) for i in changed]
+    boxes = [box_of(table, i) if i in table.index else None for i in changed]
     box = union_of([painted, *(b for b in boxes if b is not None)])
     after = read_window(cells, plane, box)
     before = after.copy()
@@ -205,7 +206,7 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
     InputError
         If the cell is not in this plane.
     """
-    box = _box_in_table(table, cell)
+    box = box_of(table, cell) if cell in table.index else None
     if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table["area_px"].loc[cell]):
         return box
     found = ndimage.find_objects((read_window(cells, plane, (0, 0, *plane_shape(cells))) == cell).astype(np.uint8))
@@ -213,14 +214,6 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
         raise InputError(f"There is no cell {cell} in this plane.")
     rows, columns = found[0]
     return rows.start, columns.start, rows.stop, columns.stop
-
-
-def _box_in_table(table: pd.DataFrame, cell: int) -> Box | None:
-    if cell not in table.index:
-        return None
-    box: Box = table["bbox"].loc[cell]
-    y0, x0, y1, x1 = (int(v) for v in box)
-    return y0, x0, y1, x1
 
 
 def _cells_at(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from napari_bloodcell.core.cells import BOX, CENTROID, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,15 +160,8 @@ def make_edit(
 
 def measure_cell(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, int]) -> dict[str, object]:
     """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as `measure_cells` does."""
-    yy, xx = np.nonzero(mask)
-    yy, xx = yy + corner[0], xx + corner[1]
-    box = (int(yy.min()), int(xx.min()), int(yy.max()) + 1, int(xx.max()) + 1)
-    return {
-        "area_px": int(yy.size),
-        "bbox": box,
-        "centroid": (float(yy.sum() / yy.size), float(xx.sum() / xx.size)),
-        "touches_edge": box[0] == 0 or box[1] == 0 or box[2] == shape[0] or box[3] == shape[1],
-    }
+    table = table_of_measured(measure(mask.astype(np.uint8), corner), shape)
+    return {name: table.at[1, name] for name in ("area_px", *BOX, *CENTROID, "touches_edge")}
 
 
 def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int, ...] = ()) -> dict[str, object]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from napari_bloodcell.core.cells import UNIDENTIFIED
+from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.learning.dataset import (
@@ -168,7 +168,7 @@ class TrainingSet:
         red, green, blue = calibration.background_rgb
         cells = []
         for cell, cell_type in types.items():
-            y0, x0, y1, x1 = (int(v) for v in table["bbox"].loc[cell])
+            y0, x0, y1, x1 = box_of(table, cell)
             side = max(CUTOUT_SIZE, y1 - y0, x1 - x0)
             cells.append(
                 TypedCell(

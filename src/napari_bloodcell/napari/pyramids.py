@@ -10,11 +10,12 @@ import numpy as np
 from napari_bloodcell.images.files import IMAGE_SUFFIXES, is_zarr
 from napari_bloodcell.images.image import Level
 from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.result import open_slide_result
 from napari_bloodcell.results.store import PARQUET, RECIPE, ZARR
-from napari_bloodcell.results.table import read_features
+from napari_bloodcell.results.table import read_parquet
 
 if TYPE_CHECKING:
     from napari_bloodcell.images.image import SlideImage
@@ -81,7 +82,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         layers.append((levels_to_show(slide), about, "image"))
     cells = {
         "name": f"{result.image_name} cells",
-        "features": read_features(folder / PARQUET),
+        "features": to_features(read_parquet(folder / PARQUET)),
         "multiscale": True,
         "opacity": 0.6,
         "metadata": {"napari_bloodcell": info},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from napari_bloodcell.core.cells import boxes_of
 from napari_bloodcell.core.files import staged
 from napari_bloodcell.results.geojson import feature_collection, features_of
 from napari_bloodcell.results.plan import grown
@@ -31,12 +32,13 @@ from napari_bloodcell.results.table import write_csv, write_parquet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
+
     from napari_bloodcell.results.recipes import RecipeRecord
     from napari_bloodcell.results.result import SlideResult
-    from napari_bloodcell.results.table import CellColumns
 
 
-def write_numbers_of_slide(result: SlideResult, cells: CellColumns, *, geojson: bool = False) -> None:
+def write_numbers_of_slide(result: SlideResult, cells: pd.DataFrame, *, geojson: bool = False) -> None:
     """Write what a result has beside its OME-Zarr, whole or not at all, the recipe last.
 
     Raises
@@ -81,10 +83,10 @@ def _record_of(result: SlideResult) -> RecipeRecord:
     )
 
 
-def _features(result: SlideResult, cells: CellColumns) -> Iterator[str]:
+def _features(result: SlideResult, cells: pd.DataFrame) -> Iterator[str]:
     """Yield the outline of every cell, block by block."""
-    plan, boxes = result.plan, cells.bbox
-    home = (boxes[:, 0] // plan.block_px).astype(np.int64) * plan.block_grid[1] + boxes[:, 1] // plan.block_px
+    plan, boxes = result.plan, boxes_of(cells)
+    home = boxes[:, 0] // plan.block_px * plan.block_grid[1] + boxes[:, 1] // plan.block_px
     order = np.argsort(home, kind="stable")
     ends = np.searchsorted(home[order], np.arange(plan.n_blocks + 1))
     for number in range(plan.n_blocks):
@@ -95,10 +97,10 @@ def _features(result: SlideResult, cells: CellColumns) -> Iterator[str]:
         low, high = own[:, :2].min(0).tolist(), own[:, 2:].max(0).tolist()
         y0, x0, y1, x1 = grown((low[0], low[1], high[0], high[1]), 0, plan.shape)
         labels = np.asarray(result.cells[y0:y1, x0:x1])
-        ids = cells.types.index[rows].tolist()
+        ids = cells.index[rows].tolist()
         places = {
             i: (slice(b[0] - y0, b[2] - y0), slice(b[1] - x0, b[3] - x0))
             for i, b in zip(ids, own.tolist(), strict=True)
         }
-        table = cells.frame(rows)
+        table = cells.iloc[rows]
         yield from features_of(labels, table, result.names, places, corner=(y0, x0), image_id=result.image_sha256)

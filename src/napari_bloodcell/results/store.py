@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -11,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import pandas as pd
 
-from napari_bloodcell.core.cells import COLUMNS, type_colour
+from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.core.files import staged
 from napari_bloodcell.images.plane import Plane, image_sha256
@@ -27,10 +24,12 @@ from napari_bloodcell.results.recipes import (
     read_record,
     to_json,
 )
+from napari_bloodcell.results.table import read_csv, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.params import Recipe
@@ -48,11 +47,7 @@ FILES: tuple[str, ...] = (
 )
 """Every name that a result may have in its folder; nothing else there is ever touched."""
 
-_DAMAGED: tuple[type[Exception], ...] = (csv.Error, SettingsError, *READ_ERRORS)
-_SPLIT: dict[str, tuple[str, ...]] = {
-    "bbox": ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"),
-    "centroid": ("centroid_y", "centroid_x"),
-}
+_DAMAGED: tuple[type[Exception], ...] = (SettingsError, *READ_ERRORS)
 
 
 class Result(Protocol):
@@ -171,7 +166,7 @@ def write_result(
                 name=result.image_name,
                 pixel_size_um=record.image.pixel_size_um,
             )
-        (stage / CELLS).write_bytes(table_to_csv(result.table).encode())
+        write_csv(stage / CELLS, result.table)
         (stage / COUNTS).write_bytes(json_text(numbers_of(result, record)).encode())
         if geojson:
             with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
@@ -200,7 +195,7 @@ def read_result(folder: str | Path) -> StoredResult:
         numbers = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
         counts = {str(name): int(n) for name, n in numbers["counts"].items()}
         names = [str(entry["name"]) for entry in numbers["types"]]
-        table = table_from_csv((folder / CELLS).read_text(encoding="utf-8"))
+        table = read_csv(folder / CELLS)
     except _DAMAGED as error:
         raise InputError(f"The result in {folder} is damaged: {reason_of(error)}.") from error
     cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
@@ -255,68 +250,6 @@ def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
         ],
         "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
     }
-
-
-def table_to_csv(table: pd.DataFrame) -> str:
-    """Return a cell table as CSV: boxes and centroids in columns of their own, numbers in full, lines end with LF."""
-    columns: dict[str, list[Any]] = {"id": table.index.tolist()}
-    for column in table.columns:
-        values = table[column].tolist()
-        if column in _SPLIT:
-            for i, part in enumerate(_SPLIT[column]):
-                columns[part] = [value[i] for value in values]
-        else:
-            columns[str(column)] = values
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
-    return text.getvalue()
-
-
-def table_from_csv(text: str) -> pd.DataFrame:
-    """Return the cell table that `table_to_csv` wrote, with its dtypes.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else.
-    """
-    rows = csv.reader(io.StringIO(text, newline=""))
-    header = next(rows, [])
-    columns = dict(zip(header, zip(*rows, strict=True), strict=False)) or {}
-    columns = {name: columns.get(name, ()) for name in header}
-    for whole, parts in _SPLIT.items():
-        if all(part in columns for part in parts):
-            kind = int if whole == "bbox" else float
-            values = [tuple(kind(v) for v in item) for item in zip(*(columns[p] for p in parts), strict=True)]
-            columns = {whole if name == parts[0] else name: v for name, v in columns.items() if name not in parts[1:]}
-            columns[whole] = tuple(values)
-    missing = [name for name in ("id", *COLUMNS) if name not in columns]
-    if missing:
-        raise ValueError(f"{CELLS} lacks the columns {', '.join(missing)}")
-    ids = pd.Index([int(i) for i in columns.pop("id")], name="id", dtype=np.int64)
-    return pd.DataFrame({name: _column(name, values, ids) for name, values in columns.items()}, index=ids)
-
-
-def _column(name: str, values: Sequence[Any], ids: pd.Index[int]) -> pd.Series[Any]:
-    dtype = COLUMNS.get(name, "object")
-    if dtype == "bool":
-        if not set(values) <= {"True", "False"}:
-            raise ValueError(f"{CELLS} has something else than True and False in the column {name}")
-        return pd.Series([value == "True" for value in values], index=ids, dtype=bool)
-    if dtype == "float64":
-        return pd.Series([float(v) if v != "" else math.nan for v in values], index=ids, dtype=np.float64)
-    if dtype == "int64":
-        return pd.Series([int(v) for v in values], index=ids, dtype=np.int64)
-    return pd.Series(list(values), index=ids, dtype=object)
-
-
-def _cell(value: Any) -> Any:
-    """Return a value as it is written: a missing number as nothing, a number in full."""
-    if isinstance(value, float | np.floating):
-        return "" if math.isnan(value) else repr(float(value))
-    return value
 
 
 def json_text(content: Any) -> str:

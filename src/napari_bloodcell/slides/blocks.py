@@ -7,10 +7,8 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy import ndimage
 
-from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.results.ome_zarr import CODEC
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
@@ -24,6 +22,7 @@ from napari_bloodcell.stages.segment import moved
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.protocols import CellMask
@@ -72,8 +71,9 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     box = plan.block(number)
     painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
     image = _read(site, painted.region, failed)
-    owned, table = _measure(painted, box)
-    probabilities = _look_at(site, image, painted.labels, table)
+    measured = _measure_owned(painted, box)
+    owned = measured.index.to_numpy() - 1
+    probabilities = _look_at(site, image, painted, measured)
     y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
     inner = (slice(y0, y0 + box[2] - box[0]), slice(x0, x0 + box[3] - box[1]))
     labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
@@ -84,9 +84,9 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
         "labels": np.frombuffer(CODEC.encode(np.ascontiguousarray(labels)), np.uint8),
         "all_keys": painted.keys,
         "key": painted.keys[owned],
-        "area": table["area_px"].to_numpy(np.int64),
-        "sums": table[["y_sum", "x_sum"]].to_numpy(np.float64),
-        "bbox": _boxes_in_slide(table, painted.region),
+        "area": measured["area_px"].to_numpy(np.int64),
+        "sums": measured[["y_sum", "x_sum"]].to_numpy(np.float64),
+        "bbox": boxes_of(measured),
         "point": np.array([m.point for m in masks], np.float64).reshape(-1, 2),
         "mask_bbox": np.array([m.bbox for m in masks], np.int64).reshape(-1, 4),
         "quality": np.array([(m.predicted_iou, m.stability_score, m.type_probability) for m in masks]).reshape(-1, 3),
@@ -153,38 +153,22 @@ def _paint_joined(site: Site, box: Box) -> Painted:
     return Painted(region, labels, present.astype(np.int64), joined.masks_behind(present))
 
 
-def _measure(painted: Painted, box: Box) -> tuple[NDArray[np.intp], pd.DataFrame]:
-    """Return which labels (from 0) begin in the block, and their table: index = label, boxes in the painted part."""
-    top, left = painted.region[:2]
-    boxes = ndimage.find_objects(painted.labels, max_label=len(painted.keys))
-    found = [(b[0].start, b[1].start, b[0].stop, b[1].stop) if b is not None else (0, 0, 0, 0) for b in boxes]
-    corner = np.array(found, np.int64).reshape(-1, 4) + np.array([top, left, top, left])
-    begins = (corner[:, 0] >= box[0]) & (corner[:, 0] < box[2]) & (corner[:, 1] >= box[1]) & (corner[:, 1] < box[3])
-    owned = np.flatnonzero(begins & np.array([b is not None for b in boxes], bool))
-    rows = []
-    for label in owned.tolist():
-        y0, x0, y1, x1 = found[label]
-        yy, xx = np.nonzero(painted.labels[y0:y1, x0:x1] == label + 1)
-        rows.append((yy.size, yy.sum() + yy.size * (y0 + top), xx.sum() + xx.size * (x0 + left)))
-    numbers = np.array(rows, np.int64).reshape(-1, 3)
-    table = pd.DataFrame({"area_px": numbers[:, 0], "y_sum": numbers[:, 1], "x_sum": numbers[:, 2]}, index=owned + 1)
-    table["bbox"] = pd.Series([found[i] for i in owned.tolist()], index=table.index, dtype=object)
-    return owned, table
+def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
+    """Return what `measure` finds of the cells that begin in the block, in pixels of the slide; index = label."""
+    measured = measure(painted.labels, painted.region[:2])
+    begins = boxes_of(measured)[:, :2]
+    return measured.iloc[np.flatnonzero((begins >= box[:2]).all(1) & (begins < box[2:]).all(1))]
 
 
-def _boxes_in_slide(table: pd.DataFrame, region: Box) -> NDArray[np.int64]:
-    boxes = np.array(table["bbox"].tolist(), np.int64).reshape(-1, 4)
-    return np.asarray(boxes + np.array([region[0], region[1], region[0], region[1]]), np.int64)
-
-
-def _look_at(
-    site: Site, image: NDArray[np.uint8], labels: NDArray[np.int32], table: pd.DataFrame
-) -> NDArray[np.float32]:
-    """Return the classifier's probabilities (N, K) of the cells of a table."""
-    params, classifier = site.plan.recipe.classify, site.classifier
-    probabilities = np.zeros((len(table), len(site.plan.classes)), np.float32)
+def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame) -> NDArray[np.float32]:
+    """Return the classifier's probabilities (N, K) of cells that were measured."""
+    params, calibration = site.plan.recipe.classify, site.plan.calibration
+    probabilities = np.zeros((len(measured), len(site.plan.classes)), np.float32)
+    here = measured.copy()
+    here[list(BOX)] -= np.tile(painted.region[:2], 2)
     done = 0
-    for ids, found in iter_probabilities(image, labels, table, classifier, site.plan.calibration, params.batch_size):
+    looks = iter_probabilities(image, painted.labels, here, site.classifier, calibration, params.batch_size)
+    for ids, found in looks:
         probabilities[done : done + len(ids)] = found
         done += len(ids)
     return probabilities

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import type_lut, type_names
+from napari_bloodcell.core.cells import BOX, table_of_measured, type_lut, type_names
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.results.pyramid import CELLS, TYPES
-from napari_bloodcell.results.table import CellColumns
 from napari_bloodcell.slides.blocks import block_labels
 from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
 from napari_bloodcell.stages.classify import decide_types
@@ -44,7 +43,7 @@ class Numbers:
         return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
 
 
-def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[CellColumns, Numbers, str]:
+def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers, str]:
     """Return the cells of all blocks as one table with ids and types, what paints them, and the image's hash.
 
     Notes
@@ -61,32 +60,23 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[CellColumns, Nu
     c = {name: values[order] for name, values in joined.items()}
     del joined, boxes, points
     n = len(order)
-    index = pd.Index(np.arange(1, n + 1), name="id")
-    types = pd.DataFrame(
-        {
-            "cell_type": pd.Series([""] * n, index=index, dtype=object),
-            "probability": np.full(n, np.nan),
-            "type_source": pd.Series(["model"] * n, index=index, dtype=object),
-            "proposed_type": pd.Series(proposed[order], index=index, dtype=object),
-            "proposed_probability": c["quality"][:, 2],
-        },
-        index=index,
+    columns = {
+        "area_px": c["area"],
+        **dict(zip(BOX, c["bbox"].T, strict=True)),
+        "y_sum": c["sums"][:, 0],
+        "x_sum": c["sums"][:, 1],
+    }
+    cells = table_of_measured(
+        pd.DataFrame(columns, index=np.arange(1, n + 1)),
+        plan.shape,
+        predicted_iou=c["quality"][:, 0],
+        stability_score=c["quality"][:, 1],
+        proposed_type=proposed[order],
+        proposed_probability=c["quality"][:, 2],
     )
-    decide_types(types, index, c["probabilities"], plan.classes, params=plan.recipe.classify)
-    (height, width), bbox = plan.shape, c["bbox"].astype(np.int32)
-    at_edge = (bbox[:, 0] == 0) | (bbox[:, 1] == 0) | (bbox[:, 2] == height) | (bbox[:, 3] == width)
-    cells = CellColumns(
-        types=types,
-        area_px=c["area"],
-        bbox=bbox,
-        centroid=c["sums"] / c["area"][:, None],
-        predicted_iou=c["quality"][:, 0].copy(),
-        stability_score=c["quality"][:, 1].copy(),
-        cells_in_region=np.ones(n, np.int64),
-        touches_edge=at_edge,
-    )
+    decide_types(cells, cells.index, c["probabilities"], plan.classes, params=plan.recipe.classify)
     by_key = np.argsort(c["key"], kind="stable")
-    codes = type_lut(types, type_names(plan.classes), n)
+    codes = type_lut(cells, type_names(plan.classes), n)
     numbers = Numbers(c["key"][by_key].astype(np.int32), (by_key + 1).astype(np.int32), codes)
     return cells, numbers, hashlib.sha256("".join([repr(plan.shape), *digests]).encode()).hexdigest()
 

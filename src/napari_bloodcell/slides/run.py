@@ -145,12 +145,12 @@ def iter_analyse_slide(
             crew.close()
         yield from _iter_coarse(work, plan)
         counting = yield from iter_count(
-            cells.for_counting(),
+            cells,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
             area_mm2=area_mm2(plan),
         )
-        cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
+        cells["cells_in_region"] = counting.cells_in_region
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
         result = SlideResult(output, plan, image_sha256, lost, counting)
         write_numbers_of_slide(result, cells, geojson=geojson)

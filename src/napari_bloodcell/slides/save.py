@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
@@ -19,7 +18,6 @@ from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import SlideResult, area_mm2, open_slide_result
 from napari_bloodcell.results.store import GEOJSON, RECIPE, ZARR
-from napari_bloodcell.results.table import BBOX, CENTROID, CellColumns
 from napari_bloodcell.slides.work import locked
 from napari_bloodcell.stages.counting import count
 from napari_bloodcell.stages.parts import PART_PX
@@ -28,45 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.params import ClassifyParams, Recipe
     from napari_bloodcell.core.protocols import Calibration, FailedTile
     from napari_bloodcell.images.image import SlideImage
-
-
-_TYPING = ("cell_type", "probability", "type_source", "proposed_type", "proposed_probability")
-
-
-def columns_of(features: pd.DataFrame) -> CellColumns:
-    """Return the cells of a layer's features, with the id in `index` and a first row for the background."""
-    rows = features[features["index"].to_numpy() != 0]
-    index = pd.Index(rows["index"].to_numpy(np.int64), name="id")
-
-    def numbers(name: str, dtype: type, instead: float = 0) -> NDArray[Any]:
-        values = rows[name].to_numpy() if name in rows.columns else np.full(len(rows), instead)
-        return np.asarray(values, dtype)
-
-    blanks = {"cell_type": "", "type_source": "model", "proposed_type": ""}
-    types = pd.DataFrame(
-        {
-            name: rows[name].fillna(blanks[name]).to_numpy(object)
-            if name in blanks and name in rows.columns
-            else (np.full(len(rows), blanks[name], object) if name in blanks else numbers(name, float, np.nan))
-            for name in _TYPING
-        },
-        index=index,
-    )
-    return CellColumns(
-        types=types,
-        area_px=numbers("area_px", np.int64),
-        bbox=np.stack([numbers(name, np.int32) for name in BBOX], axis=1),
-        centroid=np.stack([numbers(name, np.float64) for name in CENTROID], axis=1),
-        predicted_iou=numbers("predicted_iou", np.float64, np.nan),
-        stability_score=numbers("stability_score", np.float64, np.nan),
-        cells_in_region=numbers("cells_in_region", np.int64, 1),
-        touches_edge=numbers("touches_edge", np.bool_),
-    )
 
 
 def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.integer[Any]]) -> None:
@@ -105,7 +70,7 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
 
 def write_corrected(
     folder: Path,
-    features: pd.DataFrame,
+    cells: pd.DataFrame,
     names: Sequence[str],
     *,
     typed_with: ClassifyParams | None = None,
@@ -117,8 +82,8 @@ def write_corrected(
     ----------
     folder : path
         Of the result; its label images are changed already.
-    features : DataFrame
-        The cell table as the features of a Labels layer.
+    cells : DataFrame
+        The cell table, index = id.
     names : sequence of str
         Names of all types.
     typed_with, classifier : optional
@@ -130,17 +95,17 @@ def write_corrected(
         If there is no result, or it cannot be written to.
     """
     before = open_slide_result(folder)
-    plan, cells = before.plan, columns_of(features)
+    plan = before.plan
     if typed_with is not None and classifier is not None:
         recipe = plan.recipe.model_copy(update={"classify": typed_with})
         plan = replace(plan, recipe=recipe, models={**plan.models, "classify": classifier})
     counting = count(
-        cells.for_counting(),
+        cells,
         params=plan.recipe.count,
         rbc_diameter_px=plan.calibration.rbc_diameter_px,
         area_mm2=area_mm2(plan),
     )
-    cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
+    cells = cells.assign(cells_in_region=counting.cells_in_region)
     known = () if list(names) == before.names and not before.known_names else tuple(names)
     result = replace(before, plan=plan, known_counting=counting, known_names=known, is_corrected=True)
     if known:
@@ -154,7 +119,7 @@ def write_slide(
     folder: Path,
     image: SlideImage,
     cells: Any,
-    columns: CellColumns,
+    table: pd.DataFrame,
     *,
     names: Sequence[str],
     recipe: Recipe,
@@ -173,8 +138,8 @@ def write_slide(
         The smear.
     cells : array-like of int, shape (Y, X)
         Ids; those without a row have no type.
-    columns : CellColumns
-        Their table.
+    table : DataFrame
+        Their cell table, index = id.
     names : sequence of str
         Names of all types.
     recipe, models, calibration, device, failed_tiles
@@ -199,7 +164,7 @@ def write_slide(
         block_px=PART_PX,
         device=device,
     )
-    codes = np.append(type_lut(columns.types, names), np.uint8(0))
+    codes = np.append(type_lut(table, names), np.uint8(0))
     digests = [repr(plan.shape)]
     make_folder(folder)
     with locked(folder), staged(folder, last=ZARR, stale=(RECIPE,)) as stage:  # it is put down again with the numbers
@@ -215,13 +180,13 @@ def write_slide(
         for group in (IMAGE, CELLS, TYPES):
             pyramids.fill_coarse_levels(group)
     counting = count(
-        columns.for_counting(),
+        table,
         params=recipe.count,
         rbc_diameter_px=calibration.rbc_diameter_px,
         area_mm2=area_mm2(plan),
     )
-    columns.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
+    table = table.assign(cells_in_region=counting.cells_in_region)
     sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
     result = SlideResult(folder, plan, sha256, list(failed_tiles), counting, tuple(names), is_corrected=True)
-    write_numbers_of_slide(result, columns)
+    write_numbers_of_slide(result, table)
     return result

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.core.progress import drain
@@ -130,7 +130,7 @@ def count(
     Parameters
     ----------
     table : DataFrame
-        The cell table. `cell_type` and `area_px` (pixels²) are needed; `touches_edge` and `bbox` are used if there.
+        The cell table. `cell_type` and `area_px` (pixels²) are needed; `touches_edge` and the boxes are used if there.
     params : CountParams, optional
         The rule and its settings.
     rbc_diameter_px : float, optional
@@ -341,7 +341,7 @@ def _overlap_model(
 
 def _doubles_are_round(table: pd.DataFrame, rows: NDArray[np.intp], relative: NDArray[np.float64]) -> bool:
     """Tell whether regions of about twice the single area are as round as single cells: then they are large cells."""
-    if "bbox" not in table.columns:
+    if BOX[0] not in table.columns:
         return False
 
     def roundness(low: float, high: float) -> float | None:
@@ -349,11 +349,8 @@ def _doubles_are_round(table: pd.DataFrame, rows: NDArray[np.intp], relative: ND
         if found.size < 5:
             return None
         sample = found[:: max(found.size // 500, 1)]
-        boxes = table["bbox"].iloc[rows[sample]].tolist()
-        if not all(isinstance(box, (tuple, list)) and len(box) == 4 for box in boxes):
-            return None
-        sides = np.array([max(y1 - y0, x1 - x0) for y0, x0, y1, x1 in boxes], float)
-        return float(np.median(relative[sample] / sides**2))
+        boxes = boxes_of(table.iloc[rows[sample]])
+        return float(np.median(relative[sample] / (boxes[:, 2:] - boxes[:, :2]).max(1) ** 2.0))
 
     single, double = roundness(0.8, 1.25), roundness(1.7, 2.3)
     return single is not None and double is not None and double > 0.88 * single

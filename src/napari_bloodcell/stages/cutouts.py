@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def cut_out(
     cells : ndarray of int, shape (Y, X)
         Label image, 0 background.
     table_or_ids : DataFrame or sequence of int
-        The cells to cut: a cell table (index = id, column `bbox`), which spares a search for the boxes, or ids.
+        The cells to cut: a cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
     size : int
         Side of a cutout, pixels.
     scale : float
@@ -195,9 +196,11 @@ def _ids_and_boxes(
         raise InputError(f"The image has shape {tuple(image.shape)}; cutouts need (Y, X, 3).")
     if tuple(cells.shape) != tuple(image.shape[:2]):
         raise InputError(f"Cells of shape {tuple(cells.shape)} do not fit an image of shape {tuple(image.shape)}.")
-    if isinstance(table_or_ids, pd.DataFrame) and "bbox" in table_or_ids:
+    if isinstance(table_or_ids, pd.DataFrame) and BOX[0] in table_or_ids:
         ids = table_or_ids.index.to_numpy(np.int64)
-        return ids, [_checked_box(b, cells.shape, int(i)) for i, b in zip(ids, table_or_ids["bbox"], strict=True)]
+        return ids, [
+            _checked_box(b, cells.shape, int(i)) for i, b in zip(ids, boxes_of(table_or_ids).tolist(), strict=True)
+        ]
     source = table_or_ids.index if isinstance(table_or_ids, pd.DataFrame) else table_or_ids
     ids = np.asarray(source, np.int64).reshape(-1)
     found = ndimage.find_objects(cells) if ids.size else []

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import BOX, boxes_of, join_measured, measure, table_of_measured
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.stages.classify import decide_types, iter_probabilities
 from napari_bloodcell.stages.tiles import BLOCK_PX, iter_tiles
@@ -15,7 +14,7 @@ from napari_bloodcell.stages.tiles import BLOCK_PX, iter_tiles
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from numpy.typing import NDArray
+    import pandas as pd
 
     from napari_bloodcell.core.params import ClassifyParams
     from napari_bloodcell.core.protocols import Calibration, CellClassifier
@@ -44,34 +43,14 @@ def iter_measure(cells: Any) -> Generator[Progress, None, pd.DataFrame]:
         Their cell table, index = id, rising.
     """
     parts = [tile.core for tile in iter_tiles(cells.shape, PART_PX)]
-    found: list[NDArray[np.float64]] = []
+    found: list[pd.DataFrame] = []
     for done, (y, x, bottom, right) in enumerate(parts, start=1):
         labels = np.asarray(cells[y:bottom, x:right])
         ids = np.unique(labels[labels > 0])
-        here = measure_cells(np.where(labels > 0, np.searchsorted(ids, labels) + 1, 0).astype(np.int32))
-        boxes = np.array(here["bbox"].tolist(), np.float64).reshape(-1, 4) + np.array([y, x, y, x])
-        area = here["area_px"].to_numpy(np.float64)[:, None]
-        centres = np.array(here["centroid"].tolist(), np.float64).reshape(-1, 2) + np.array([y, x])
-        found.append(np.concatenate([ids[:, None].astype(np.float64), area, boxes, centres * area], 1))
+        dense = np.where(labels > 0, np.searchsorted(ids, labels) + 1, 0).astype(np.int32)
+        found.append(measure(dense, (y, x)).set_axis(ids.astype(np.int64)))
         yield Progress(done, len(parts), "parts measured")
-    return _table_of(np.concatenate(found), cells.shape)
-
-
-def _table_of(pieces: NDArray[np.float64], shape: tuple[int, int]) -> pd.DataFrame:
-    """Return the table of cells from their pieces (M, 8): id, area, box, area times centroid."""
-    by_id = pd.DataFrame(pieces).groupby(0)
-    total, low, high = by_id[[1, 6, 7]].sum(), by_id[[2, 3]].min(), by_id[[4, 5]].max()
-    boxes = np.concatenate([low.to_numpy(), high.to_numpy()], 1).astype(np.int64)
-    centres = total[[6, 7]].to_numpy() / total[[1]].to_numpy()
-    table = measure_cells(np.zeros((1, 1), np.int32)).reindex(pd.Index(total.index.astype(np.int64), name="id"))
-    for name, value in (("cell_type", ""), ("proposed_type", ""), ("type_source", "model")):
-        table[name] = pd.Series([value] * len(table), index=table.index, dtype=object)
-    table["area_px"] = total[1].to_numpy(np.int64)
-    table["bbox"] = pd.Series([tuple(box) for box in boxes.tolist()], index=table.index, dtype=object)
-    table["centroid"] = pd.Series([tuple(centre) for centre in centres.tolist()], index=table.index, dtype=object)
-    table["cells_in_region"] = np.ones(len(table), np.int64)
-    table["touches_edge"] = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == shape).any(1)
-    return table
+    return table_of_measured(join_measured(found), cells.shape)
 
 
 def iter_classify_parts(
@@ -112,7 +91,7 @@ def iter_classify_parts(
     """
     table = table.copy()
     todo = table[table["type_source"] != "user"]
-    boxes = np.array(todo["bbox"].tolist(), np.int64).reshape(-1, 4)
+    boxes = boxes_of(todo)
     probabilities = np.zeros((len(todo), len(classifier.classes)), np.float32)
     done = 0
     yield Progress(0, len(todo), "cells typed")
@@ -123,7 +102,7 @@ def iter_classify_parts(
             continue
         (y, x), (bottom, right) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
         here = todo.iloc[rows].copy()
-        here["bbox"] = pd.Series([tuple(b) for b in (boxes[rows] - [y, x, y, x]).tolist()], index=here.index)
+        here[list(BOX)] = boxes[rows] - [y, x, y, x]
         window = (slice(y, bottom), slice(x, right))
         pixels, labels = np.asarray(image[window]), np.asarray(cells[window])
         at = 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import BOX, CENTROID, boxes_of, centroids_of, measure_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ def replace_cells(
 
 def _is_replaced(table: pd.DataFrame, within: Box | None, except_in: Sequence[Box]) -> pd.Series[bool]:
     """Return which rows lie, by their centroid, in the part that is replaced."""
-    centres = np.array(table["centroid"].tolist(), float).reshape(-1, 2)
+    centres = centroids_of(table)
 
     def inside(box: Box) -> NDArray[np.bool_]:
         y0, x0, y1, x1 = box
@@ -106,7 +106,7 @@ def _measured_again(added: NDArray[np.int32], new_table: pd.DataFrame, numbers: 
     measured = measure_cells(added)
     old_id = {int(new): old for old, new in enumerate(numbers) if new}
     source = new_table.loc[[old_id[int(i)] for i in measured.index]].set_axis(measured.index)
-    for column in ("area_px", "bbox", "centroid", "touches_edge"):
+    for column in ("area_px", *BOX, *CENTROID, "touches_edge"):
         source[column] = measured[column]
     return source
 
@@ -119,7 +119,7 @@ def _types_by_hand(
     if typed.empty:
         return carried
     areas = np.bincount(new_cells.ravel())
-    columns = (typed.index, typed["bbox"], typed["cell_type"], typed["probability"])
+    columns = (typed.index, boxes_of(typed).tolist(), typed["cell_type"], typed["probability"])
     for cell, box, name, probability in zip(*columns, strict=True):
         y0, x0, y1, x1 = box
         mask = cells[y0:y1, x0:x1] == cell

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, CENTROID
 from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.synthetic.optics import GIEMSA, Optics, Stain, expose
 from napari_bloodcell.synthetic.placing import Crowd, scatter
@@ -35,12 +35,12 @@ class SyntheticSmear:
     types : ndarray of uint8, shape (Y, X)
         1 RBC, 2 WBC, 3 platelet, 0 for empty glass.
     table : DataFrame
-        One row per cell, index `id`: `cell_type`, `subtype`, `centroid` (y, x) and `bbox` (y0, x0, y1, x1) of the
-        whole cell within the image, `area_px` of the same, `visible_px` that no other cell covers, `overlap` (share
-        of `area_px` where another cell lies over or under it), `group` (the same for cells that overlap),
-        `cells_in_group`, `touches_edge`.
+        One row per cell, index `id`: `cell_type`, `subtype`, centroid (`centroid_y`, `centroid_x`) and box (`bbox_y0`,
+        `bbox_x0`, `bbox_y1`, `bbox_x1`) of the whole cell within the image, `area_px` of the same, `visible_px` that no
+        other cell covers, `overlap` (share of `area_px` where another cell lies over or under it), `group` (the same
+        for cells that overlap), `cells_in_group`, `touches_edge`.
     masks : list of ndarray of bool
-        The whole cell within its `bbox`, in the order of the table, also where another one covers it.
+        The whole cell within its box, in the order of the table, also where another one covers it.
     """
 
     image: NDArray[np.uint8]
@@ -201,8 +201,9 @@ def _truth(
                 "id": number,
                 "cell_type": cell.spec.cell_type,
                 "subtype": cell.spec.subtype,
-                "centroid": (float(y.mean() + box[0]), float(x.mean() + box[1])),
-                "bbox": box,
+                "centroid_y": float(y.mean() + box[0]),
+                "centroid_x": float(x.mean() + box[1]),
+                **dict(zip(BOX, box, strict=True)),
                 "area_px": int(mask.sum()),
                 "visible_px": int(visible[number]),
                 "overlap": float((layers > 1).mean()),
@@ -210,9 +211,9 @@ def _truth(
                 "touches_edge": 0 in box[:2] or box[2] == cells.shape[0] or box[3] == cells.shape[1],
             }
         )
-    columns = ["id", "cell_type", "subtype", "centroid", "bbox", "area_px", "visible_px", "overlap", "group"]
+    columns = ["id", "cell_type", "subtype", *CENTROID, *BOX, "area_px", "visible_px", "overlap", "group"]
     table = pd.DataFrame(rows, columns=[*columns, "touches_edge"]).set_index("id")
-    table.insert(8, "cells_in_group", table.groupby("group")["group"].transform("size").astype(np.int64))
+    table.insert(len(columns) - 1, "cells_in_group", table.groupby("group")["group"].transform("size").astype(np.int64))
     return table
 
 

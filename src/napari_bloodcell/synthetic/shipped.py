@@ -63,7 +63,5 @@ def load_shipped() -> tuple[NDArray[np.uint8], Truth]:
         cells = np.asarray(picture, np.int32)
     content = json.loads((folder / TRUTH_NAME).read_text("utf-8"))
     table = pd.DataFrame(content["cells"]).set_index("id")
-    for column in ("centroid", "bbox"):
-        table[column] = table[column].map(tuple)
     codes = np.array([0, *(BUILTIN_TYPES.index(name) + 1 for name in table["cell_type"])], np.uint8)
     return image, Truth(counts=content["counts"], cells=cells, types=codes[cells], table=table)

@@ -14,6 +14,7 @@ from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
+from napari_bloodcell.core.cells import BOX, CENTROID
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.napari.docks.count.dock import MOST_AT_ONCE
 from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CellCounter
@@ -50,8 +51,8 @@ def smear_table(n: int, *, seed: int = 0, types: tuple[str, ...] = ("RBC", "WBC"
             "probability": 0.9,
             "type_source": pd.Series(["model"] * n, dtype=object),
             "area_px": areas.astype(np.int64),
-            "bbox": pd.Series(list(map(tuple, boxes.tolist())), dtype=object),
-            "centroid": pd.Series([(b[0] + 7.0, b[1] + 7.0) for b in boxes.tolist()], dtype=object),
+            **dict(zip(BOX, boxes.T, strict=True)),
+            **dict(zip(CENTROID, boxes[:, :2].T + 7.0, strict=True)),
             "predicted_iou": 0.9,
             "stability_score": 0.9,
             "cells_in_region": 1,

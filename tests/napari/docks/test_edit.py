@@ -10,7 +10,7 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import BOX, CENTROID, measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CENTRES = [(30.0, 30.0), (30.0, 80.0), (80.0, 30.0)]
 MISSED = (80.0, 80.0)
 SHAPE = (120, 160)
-MEASURED = ["area_px", "bbox", "centroid", "touches_edge"]
+MEASURED = ["area_px", *BOX, *CENTROID, "touches_edge"]
 
 
 class SlowGenerator(ThresholdGenerator):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import COLUMNS
+from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table
 from napari_bloodcell.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,51 +22,25 @@ PLANE: Final = "plane"
 """Column of the cells of a stack: the number of the plane, counted from 0."""
 FEW: Final = 16
 """Up to so many rows are written one by one."""
-_FIRST: Final = ("cell_type", "probability")
-_SPLIT: Final[dict[str, tuple[str, ...]]] = {
-    "bbox": ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"),
-    "centroid": ("centroid_y", "centroid_x"),
-}
+_NEEDED: Final = (INDEX, "cell_type", "probability", "type_source", "area_px", *BOX, *CENTROID)
 
 
 def to_features(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a cell table (index = id) as features: rising ids in `index`, a first row for the background.
-
-    Boxes and centroids get columns of their own, `bbox_y0` … `centroid_x`, in pixels.
-    """
+    """Return a cell table (index = id) as features: rising ids in `index`, and a first row for the background."""
     table = table.sort_index()
+    known = [name for name in COLUMNS if name in table.columns]
+    others = [name for name in map(str, table.columns) if name not in COLUMNS]
     columns: dict[str, Any] = {INDEX: np.concatenate([[0], table.index.to_numpy(np.int64)])}
-    for name in [*_FIRST, *(c for c in map(str, table.columns) if c not in _FIRST)]:
-        if name not in table.columns:
-            continue
-        if name in _SPLIT:
-            parts = _SPLIT[name]
-            values = np.array(table[name].tolist(), np.float64).reshape(-1, len(parts))
-            whole = name == "bbox"
-            for i, part in enumerate(parts):
-                column = values[:, i].astype(np.int64) if whole else values[:, i]
-                columns[part] = np.concatenate([np.zeros(1, column.dtype), column])
-        else:
-            columns[name] = _with_background(table[name])
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns | {name: _with_background(table[name]) for name in [*known, *others]})
 
 
 def is_table(features: pd.DataFrame) -> bool:
     """Return whether features hold a cell table, which those of another program do not."""
-    needed = (INDEX, "cell_type", "probability", "type_source", "area_px")
-    split = (name in features.columns or all(part in features.columns for part in _SPLIT[name]) for name in _SPLIT)
-    return all(name in features.columns for name in needed) and all(split)
+    return all(name in features.columns for name in _NEEDED)
 
 
 def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Return features as the cell table that they were made of.
-
-    Parameters
-    ----------
-    features : DataFrame
-        With a column `index`.
-    columns : collection of str, optional
-        Only these columns, which is quicker: 100,000 boxes take 0.1 s.
+    """Return features as the cell table that they were made of, or only these columns of it.
 
     Raises
     ------
@@ -77,18 +51,18 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
         raise InputError("The layer has no table of cells: its features lack the column 'index'.")
     ids = features[INDEX].to_numpy(np.int64)
     rows = ids != 0
-    wanted = [*COLUMNS, *(str(c) for c in features.columns if c != INDEX and not _is_part(str(c)))]
-    table: dict[str, Any] = {}
-    for name in dict.fromkeys(wanted):
-        if columns is not None and name not in columns:
-            continue
-        if name in features.columns:
-            table[name] = features[name].to_numpy()[rows]
-        elif name in _SPLIT and all(part in features.columns for part in _SPLIT[name]):
-            parts = [features[part].to_numpy()[rows].tolist() for part in _SPLIT[name]]
-            table[name] = _tuples(list(zip(*parts, strict=True)))
+    known = [name for name in COLUMNS if name in features.columns]
+    others = [str(name) for name in features.columns if name != INDEX and name not in COLUMNS]
+    table = {name: features[name].to_numpy()[rows] for name in [*known, *others] if columns is None or name in columns}
     result = pd.DataFrame(table, index=pd.Index(ids[rows], name="id"))
     return result.astype({name: COLUMNS[name] for name in result.columns if name in COLUMNS})
+
+
+def full_table(features: pd.DataFrame) -> pd.DataFrame:
+    """Return features as a cell table with all columns of one, as it is written."""
+    table = to_table(features)
+    texts = {name: table[name].fillna(BLANKS[name]) for name in table.columns if name in BLANKS}
+    return cell_table(table.index, **{**table, **texts})
 
 
 def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.intp]:
@@ -122,10 +96,7 @@ def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: ND
 
 def boxes_in(features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
     """Return the boxes of some rows, int64 (N, 4), (y0, x0, y1, x1) in pixels; None where the table has none."""
-    names = _SPLIT["bbox"]
-    if not all(name in features.columns for name in names):
-        return None
-    return np.stack([features[name].to_numpy(np.int64)[rows] for name in names], axis=1)
+    return boxes_of(features.iloc[rows]) if BOX[0] in features.columns else None
 
 
 def by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
@@ -160,16 +131,6 @@ def _with_background(column: pd.Series[Any]) -> Any:
     filled = np.empty(len(values) + 1, object)
     filled[0], filled[1:] = None, values
     return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
-
-
-def _tuples(values: list[tuple[Any, ...]]) -> NDArray[np.object_]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
-
-
-def _is_part(name: str) -> bool:
-    return any(name in parts for parts in _SPLIT.values())
 
 
 def places_of(

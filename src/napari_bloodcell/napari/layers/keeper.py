@@ -13,7 +13,7 @@ from qtpy.QtCore import QCoreApplication, QObject, QRunnable, QThreadPool, QTime
 
 from napari_bloodcell.core.errors import BloodCellError, InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
-from napari_bloodcell.napari.layers.features import boxes_in, by_hand, rows_of
+from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
 from napari_bloodcell.napari.notify import logger
 from napari_bloodcell.results.result import open_slide_result
@@ -183,7 +183,7 @@ class _Save(QRunnable):
         """Write it."""
         repaint_types(self._folder, self._codes, self._boxes)
         params, classifier = self._typing
-        write_corrected(self._folder, self._features, self._names, typed_with=params, classifier=classifier)
+        write_corrected(self._folder, full_table(self._features), self._names, typed_with=params, classifier=classifier)
 
     def run(self) -> None:
         """Write it in a thread of Qt's."""

@@ -13,10 +13,10 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import CountParams, Recipe
 from napari_bloodcell.core.protocols import FailedTile
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.features import PLANE
+from napari_bloodcell.napari.layers.features import PLANE, full_table
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
 from napari_bloodcell.results.result import SmearResult
-from napari_bloodcell.slides.save import columns_of, write_slide
+from napari_bloodcell.slides.save import write_slide
 from napari_bloodcell.stages.counting import Counting, count
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
         folder,
         source.slide(),
         layers.full_resolution(cells_layer),
-        columns_of(cells_layer.features),
+        full_table(cells_layer.features),
         names=layers.names_of(cells_layer),
         recipe=recipe_of(cells_layer),
         models=_models_of(cells_layer),

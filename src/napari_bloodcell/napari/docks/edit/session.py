@@ -9,6 +9,7 @@ import numpy as np
 from napari.utils.events import EmitterGroup
 from napari.utils.notifications import show_info
 
+from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.corrections.edits import add_cell, delete_cells, merge_cells, repaint, split_cell
 from napari_bloodcell.corrections.patches import Edit, History, replace_rows, window_of, write_level
@@ -169,9 +170,9 @@ class EditSession(CellsSession):
     def _rows_near(self, box: tuple[int, int, int, int], plane: tuple[int, ...]) -> pd.DataFrame:
         """Return the table of the cells whose boxes touch this one, and of the last."""
         features = self.layer.features
-        if "bbox_y0" not in features.columns:
+        if BOX[0] not in features.columns:
             return self._rows_of([])
-        y0, x0, y1, x1 = (features[f"bbox_{side}"].to_numpy() for side in ("y0", "x0", "y1", "x1"))
+        y0, x0, y1, x1 = boxes_of(features).T
         near = (y0 < box[2]) & (y1 > box[0]) & (x0 < box[3]) & (x1 > box[1])
         if plane and "plane" in features.columns:
             near &= features["plane"].to_numpy() == plane_number(plane, self._cells.shape[:-2])

@@ -9,6 +9,7 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from napari_bloodcell.core.cells import CENTROID, centroids_of
 from napari_bloodcell.napari.layers.cells import full_resolution
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
 from napari_bloodcell.napari.layers.look import describe_cell
@@ -182,9 +183,9 @@ def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArr
         return np.argsort(features["probability"].to_numpy(np.float64)[rows], kind="stable")
     if order is Order.LARGEST:
         return np.argsort(-features["area_px"].to_numpy(np.float64)[rows], kind="stable")
-    if "centroid_y" not in features.columns:
+    if CENTROID[0] not in features.columns:
         return np.arange(len(rows))
-    y, x = (features[f"centroid_{axis}"].to_numpy(np.float64)[rows] for axis in "yx")
+    y, x = centroids_of(features)[rows].T
     plane = features[PLANE].to_numpy(np.int64)[rows] if PLANE in features.columns else np.zeros(len(rows), np.int64)
     return np.lexsort((x, y // ROW_PX, plane))
 
@@ -193,9 +194,9 @@ def cells_in_box(
     features: pd.DataFrame, box: tuple[float, float, float, float], *, plane: int | None = None
 ) -> NDArray[np.int64]:
     """Return the ids of the cells whose centre lies in a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
-    if "centroid_y" not in features.columns:
+    if CENTROID[0] not in features.columns:
         return np.empty(0, np.int64)
-    y, x = (features[f"centroid_{axis}"].to_numpy(np.float64) for axis in "yx")
+    y, x = centroids_of(features).T
     inside = (y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3])
     if plane is not None and PLANE in features.columns:
         inside &= features[PLANE].to_numpy() == plane
