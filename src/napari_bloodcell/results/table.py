@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import COLUMNS
+from napari_bloodcell.core.cells import COLUMNS, cell_table
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def read_csv(file: Path | TextIO) -> pd.DataFrame:
     """
     missing = {name: [""] for name, dtype in COLUMNS.items() if dtype == "float64"}
     dtypes = defaultdict(lambda: "object", COLUMNS, id="int64")
-    table = pd.read_csv(
+    table: pd.DataFrame = pd.read_csv(
         file,
         index_col="id",
         dtype=dtypes,
@@ -81,7 +80,6 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
     try:
         stored = pyarrow.parquet.read_table(path)
-        columns = {name: stored[name].to_pandas().to_numpy(COLUMNS[name]) for name in COLUMNS}
-        return pd.DataFrame(columns, index=pd.Index(stored["id"].to_numpy().astype(np.int64), name="id"))
+        return cell_table(stored["id"].to_numpy(), **{name: stored[name].to_pandas().to_numpy() for name in COLUMNS})
     except (pyarrow.ArrowException, *READ_ERRORS) as error:
         raise InputError(f"The table {path} is missing or damaged: {reason_of(error)}.") from error
