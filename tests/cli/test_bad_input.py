@@ -165,7 +165,7 @@ def test_a_batch_on_a_full_disk_says_so_in_a_line(
 def test_a_correction_that_does_not_fit_on_the_disk_leaves_the_journal_as_it_was(tmp_path: Path, files_up_to) -> None:
     cells, table = small_result()[1].cells, small_result()[1].table
     what = {"from_type": "", "to_type": "WBC", "annotator": "a", "image_sha256": IMAGE}
-    correction = Correction.of_cell(cells, 1, table["bbox"].iloc[0], **what)
+    correction = Correction.of_cell(cells, 1, box_of(table, table.index[0]), **what)
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(correction)
     before = journal.path.read_bytes()

@@ -17,7 +17,7 @@ from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator
+    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 
     Box = tuple[int, int, int, int]
 
