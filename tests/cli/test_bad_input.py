@@ -29,6 +29,7 @@ from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
 from napari_bloodcell.cli import batch, console, folders
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core import files
+from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import InputError, ModelError, OutputError
 from napari_bloodcell.corrections.journal import Correction, Journal
 from napari_bloodcell.images.open import is_slide, open_slide
