@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")  # one core for either side
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_torch_thread"),
+]  # a core for either side
 
 DIAMETER_PX = 34.0
 PARAMS = nb.SegmentParams(rbc_diameter_px=DIAMETER_PX)

@@ -23,6 +23,8 @@ from napari_bloodcell.synthetic import load_shipped
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.network
+
 PLACES = {"a": (0, 0), "b": (300, 500), "c": (700, 900), "d": (200, 1200)}
 
 

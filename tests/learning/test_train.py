@@ -25,7 +25,7 @@ from napari_bloodcell.models.cnn.training import initial_network
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("one_torch_thread")]
 
 QUICK = TrainParams.quick(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
 

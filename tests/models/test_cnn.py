@@ -20,7 +20,7 @@ from napari_bloodcell.models.cnn import training as cnn_training
 from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier, load_classifier
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn, MaxPool2x2
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("one_torch_thread")]
 
 
 def discs(diameters: list[int], seed: int = 0) -> np.ndarray:

@@ -17,10 +17,11 @@ def _forget_the_cpu():
     device_module._cpu_bf16_is_fast.cache_clear()
 
 
-def cpu_with(monkeypatch, *, amx=False, avx512_bf16=False, machine="x86_64"):
+def cpu_with(monkeypatch, *, amx=False, avx512_bf16=False, machine="x86_64", capability="AVX512"):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
     monkeypatch.setattr(device_module.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
 def test_auto_is_the_cpu_on_a_machine_without_accelerator(monkeypatch):
@@ -67,6 +68,11 @@ def test_a_second_cpu_does_not_exist():
 def test_bf16_is_fast_exactly_on_cpus_that_multiply_it(monkeypatch, amx, avx512_bf16, expected):
     cpu_with(monkeypatch, amx=amx, avx512_bf16=avx512_bf16)
     assert fast_bf16("cpu") is expected
+
+
+def test_a_cpu_that_is_told_to_use_less_computes_in_float32(monkeypatch):
+    cpu_with(monkeypatch, amx=True, avx512_bf16=True, capability="AVX2")
+    assert fast_bf16("cpu") is False
 
 
 def test_bf16_is_not_assumed_to_be_fast_on_arm(monkeypatch):

@@ -20,6 +20,8 @@ from tests.examples import scenes
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.network
+
 SHIPPED = WEIGHTS / "sam_embedded.safetensors"
 
 

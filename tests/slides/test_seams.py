@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.network
+
 GRIDS = [(256, 0, 0), (384, 0, 0), (512, 0, 0), (1024, 0, 0), (512, 170, 333), (256, 100, 50)]
 
 
