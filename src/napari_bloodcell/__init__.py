@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InputWarning,
         ModelError,
         OutputError,
+        ResultWarning,
         SettingsError,
         TrainingError,
     )
@@ -70,6 +71,7 @@ __all__ = [
     "Plane",
     "Progress",
     "Recipe",
+    "ResultWarning",
     "SamTraining",
     "SegmentParams",
     "Segmentation",
@@ -109,7 +111,7 @@ __all__ = [
 _NAMES: dict[str, tuple[str, ...]] = {
     "core.errors": (
         *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
-        *("OutputError", "SettingsError", "TrainingError"),
+        *("OutputError", "ResultWarning", "SettingsError", "TrainingError"),
     ),
     "core.params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
     "core.progress": ("drain",),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, overload
 
-from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.images.open import is_slide, read_whole
@@ -83,18 +84,28 @@ def analyse(
     ------
     BloodCellError
         If the image cannot be read, a model cannot be loaded, or the folder cannot be written to.
+
+    Warns
+    -----
+    ResultWarning
+        For each of the result's `warnings`, as where the picture is none of a smear.
     """
-    return drain(
-        iter_analyse(
-            image,
-            recipe=recipe,
-            generator=generator,
-            classifier=classifier,
-            output=output,
-            workers=workers,
-            scheduler=scheduler,
+    with heard_of_input() as heard:
+        result = drain(
+            iter_analyse(
+                image,
+                recipe=recipe,
+                generator=generator,
+                classifier=classifier,
+                output=output,
+                workers=workers,
+                scheduler=scheduler,
+            )
         )
-    )
+    for sentence in result.warnings:
+        if sentence not in heard:
+            warnings.warn(f"{result.image_name}: {sentence}", ResultWarning, stacklevel=2)
+    return result
 
 
 @overload
@@ -183,4 +194,5 @@ def _iter_in_memory(
         image_name=plane.name,
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
+        warnings=segmentation.warnings,
     )

@@ -48,6 +48,7 @@ class Result:
     image_name: str = "field 1"
     device: str = "cpu"
     failed_tiles: list[FailedTile] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
 def a_result(

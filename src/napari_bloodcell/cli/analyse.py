@@ -31,6 +31,7 @@ def analyse(
     workers: int = 1,
     scheduler: str | None = None,
     image_copy: bool = True,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
     segment: SegmentFlags = None,
     classify: ClassifyFlags = None,
@@ -38,7 +39,8 @@ def analyse(
 ) -> int:
     """Segment, type and count the cells of images.
 
-    Exit code: 0 all done, 1 some images failed (they are named, the others are done), 2 wrong use.
+    Exit code: 0 all done, 1 some images failed (they are named, the others are done) or, with --strict, have warnings,
+    2 wrong use.
 
     Parameters
     ----------
@@ -69,6 +71,8 @@ def analyse(
         Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
     image_copy
         Write a lossless copy of a whole slide beside its cells.
+    strict
+        End with exit code 1 where a result has a warning; it is written all the same.
     quiet
         Show no progress.
     """
@@ -94,6 +98,7 @@ def analyse(
         workers=workers,
         scheduler=scheduler,
         copies_image=image_copy,
+        strict=strict,
     )
     return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -60,3 +67,31 @@ class OutputError(BloodCellError, OSError):
 
 class InputWarning(UserWarning):
     """An input was usable, but not as it was: the message says what was done to it."""
+
+
+class ResultWarning(UserWarning):
+    """A result is there, but not to be trusted as it is: the message says why and what to do."""
+
+
+_heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
+
+
+def warn_of_input(message: str, *, stacklevel: int = 2) -> None:
+    """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well."""
+    heard = _heard.get()
+    if heard is not None and message not in heard:
+        heard.append(message)
+    warnings.warn(message, InputWarning, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def heard_of_input() -> Iterator[list[str]]:
+    """Collect what `warn_of_input` says meanwhile, in this thread: it becomes the `warnings` of what is read."""
+    heard: list[str] = []
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
+        if (around := _heard.get()) is not None:
+            around += [message for message in heard if message not in around]

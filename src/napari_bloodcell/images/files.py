@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, reason_of
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -142,10 +142,9 @@ def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float |
     if not low <= min(given) <= max(given) <= high:
         return None
     if max(given) > 1.01 * min(given):
-        warnings.warn(
+        warn_of_input(
             f"{where} says {given[0]:g} µm per pixel along y and {given[1]:g} along x; pixels should be square, "
             "so neither is used. Give pixel_size_um or rbc_diameter_px.",
-            InputWarning,
             stacklevel=2,
         )
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, heard_of_input, reason_of
 from napari_bloodcell.images.files import (
     MAX_PIXELS,
     check_size,
@@ -43,12 +43,15 @@ class Plane:
         The file's name without its ending, or "image".
     source : str or None
         The file's path; None for an array.
+    warnings : tuple of str
+        What had to be done to the source before it could be used.
     """
 
     data: NDArray[np.uint8]
     pixel_size_um: float | None = None
     name: str = "image"
     source: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Plane:
@@ -88,13 +91,14 @@ def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX
     """
     if isinstance(source, Plane):
         return source
-    if isinstance(source, str | os.PathLike):
-        path = Path(os.fspath(source)).expanduser()
-        file = read_image_file(path, max_pixels=max_pixels)
-        data = _rgb(file.data, file.axes, max_pixels, f"The image {path}")
-        return Plane(data, file.pixel_size_um, name or image_name(path), str(path))
-    array, axes, pixel_size_um = _open(source)
-    return Plane(_rgb(array, axes, max_pixels, "The image"), pixel_size_um, name or "image")
+    with heard_of_input() as heard:
+        if isinstance(source, str | os.PathLike):
+            path = Path(os.fspath(source)).expanduser()
+            file = read_image_file(path, max_pixels=max_pixels)
+            data = _rgb(file.data, file.axes, max_pixels, f"The image {path}")
+            return Plane(data, file.pixel_size_um, name or image_name(path), str(path), tuple(heard))
+        array, axes, pixel_size_um = _open(source)
+        return Plane(_rgb(array, axes, max_pixels, "The image"), pixel_size_um, name or "image", warnings=tuple(heard))
 
 
 def image_sha256(image: NDArray[np.uint8]) -> str:

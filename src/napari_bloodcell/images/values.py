@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import InputError, InputWarning
+from napari_bloodcell.core.errors import InputError, warn_of_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,15 +67,14 @@ def conversion_of(image: NDArray[Any], what: str, parts: Iterable[NDArray[Any]] 
     low, high, n_missing = _value_range(_bands(image) if parts is None else parts, what)
     scale = _scale(image.dtype, low, high, what)
     if n_missing:
-        warnings.warn(
+        warn_of_input(
             f"{what} has {n_missing} pixels that are NaN or infinite; they were given the colour of the empty glass.",
-            InputWarning,
             stacklevel=5,
         )
     use_alpha = image.shape[2] == 4
     if use_alpha and not image[..., 3].any():
         use_alpha = False
-        warnings.warn(f"{what} has an alpha channel that is 0 everywhere; it was ignored.", InputWarning, stacklevel=5)
+        warn_of_input(f"{what} has an alpha channel that is 0 everywhere; it was ignored.", stacklevel=5)
     return Conversion(scale, use_alpha, _glass(image, scale) if n_missing else None)
 
 

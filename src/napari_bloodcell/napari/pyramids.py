@@ -71,6 +71,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         "device": record.device,
         "versions": record.packages,
         "failed_tiles": [{"name": t.name, "box": list(t.box), "error": t.error} for t in result.failed_tiles],
+        "warnings": list(result.warnings),
         "folder": str(folder.resolve()),
     }
     slide = _image_of(result)

@@ -82,6 +82,8 @@ class Result(Protocol):
     def device(self) -> str: ...  # noqa: D102
     @property
     def failed_tiles(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,11 @@ class StoredResult:
     def recipe(self) -> Recipe:
         """Settings of every stage."""
         return self.record.recipe
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers are not to be trusted as they are; () where nothing is said against them."""
+        return tuple(map(str, self.numbers.get("warnings") or ()))
 
 
 def write_result(
@@ -254,6 +261,7 @@ def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
             for i, name in enumerate(result.names)
         ],
         "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
+        "warnings": list(result.warnings),
     }
 
 

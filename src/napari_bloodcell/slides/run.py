@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from napari_bloodcell.core.cells import type_names
-from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.errors import InputError, OutputError, heard_of_input
 from napari_bloodcell.core.files import make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
@@ -29,6 +29,7 @@ from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbe
 from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, locked, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
+from napari_bloodcell.stages.calibration import doubts_of
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
@@ -110,12 +111,15 @@ def iter_analyse_slide(
     output = Path(output).expanduser()
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; give at least 1.")
-    slide = open_slide(image, name=name).with_measured_values()
+    with heard_of_input() as heard:
+        slide = open_slide(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output):
         generator_here = generator if generator is not None else _load_generator(recipe)
         classifier_here = classifier if classifier is not None else _load_classifier(recipe)
-        plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        with heard_of_input() as heard_later:  # a picture is read when its first pixels are asked for
+            plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        warnings = tuple(dict.fromkeys((*heard, *heard_later, *doubts_of(plan.calibration))))
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
@@ -152,7 +156,7 @@ def iter_analyse_slide(
         )
         cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
-        result = SlideResult(output, plan, image_sha256, lost, counting)
+        result = SlideResult(output, plan, image_sha256, lost, counting, warnings=warnings)
         write_numbers_of_slide(result, cells, geojson=geojson)
         if not lost:
             work.discard()

@@ -162,6 +162,7 @@ def write_slide(
     calibration: Calibration,
     device: str = "auto",
     failed_tiles: Sequence[FailedTile] = (),
+    warnings: Sequence[str] = (),
 ) -> SlideResult:
     """Write an image of any size with cells that lie somewhere else as the result of a slide.
 
@@ -177,7 +178,7 @@ def write_slide(
         Their table.
     names : sequence of str
         Names of all types.
-    recipe, models, calibration, device, failed_tiles
+    recipe, models, calibration, device, failed_tiles, warnings
         What made them, for the record.
 
     Raises
@@ -222,6 +223,9 @@ def write_slide(
     )
     columns.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
     sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
-    result = SlideResult(folder, plan, sha256, list(failed_tiles), counting, tuple(names), is_corrected=True)
+    known = tuple(names)
+    result = SlideResult(
+        folder, plan, sha256, list(failed_tiles), counting, known, is_corrected=True, warnings=tuple(warnings)
+    )
     write_numbers_of_slide(result, columns)
     return result
