@@ -14,8 +14,8 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.params import Recipe, SegmentParams
-from napari_bloodcell.images.open import is_slide, open_slide
-from napari_bloodcell.images.plane import Plane, read_plane
+from napari_bloodcell.images.open import is_slide, open_slide, read_plane
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.pipeline import analyse
 from napari_bloodcell.results.store import read_result
 from tests.fakes import BrightnessClassifier, ThresholdGenerator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, overload
 from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.images.open import is_slide, read_whole
+from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.results.result import SmearResult
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -142,7 +142,7 @@ def iter_analyse(
     if output is None:
         if workers != 1 or scheduler is not None:
             raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")
-        return (yield from _iter_in_memory(read_whole(image), recipe, generator, classifier))
+        return (yield from _iter_in_memory(read_plane(image), recipe, generator, classifier))
     if workers != 1 or scheduler is not None or is_slide(image):
         return (
             yield from iter_analyse_slide(
@@ -155,7 +155,7 @@ def iter_analyse(
                 scheduler=scheduler,
             )
         )
-    plane = read_whole(image)
+    plane = read_plane(image)
     result = yield from _iter_in_memory(plane, recipe, generator, classifier)
     write_result(result, output, image=plane)
     return result

@@ -19,7 +19,8 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.images.plane import Plane, image_sha256, read_plane
+from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.images.plane import Plane, image_sha256
 from napari_bloodcell.results import store
 from napari_bloodcell.results.store import FILES, read_result, table_from_csv, table_to_csv, write_result
 from napari_bloodcell.stages.counting import Counting, count

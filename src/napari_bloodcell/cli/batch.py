@@ -23,7 +23,7 @@ from napari_bloodcell.core.errors import BloodCellError, InputError, InputWarnin
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.images.open import is_slide, read_whole
+from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.images.plane import Plane, image_sha256
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
@@ -225,7 +225,7 @@ def _analyse_one(
                 folder, image, name=name, recipe=recipe, models=models, options=options, on_progress=bar
             )
         else:
-            plane = read_whole(image, name=name)
+            plane = read_plane(image, name=name)
             folder = folder_for(options.output, name, image_sha256(plane.data), names)
             result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import InputError, SettingsError
 from napari_bloodcell.core.files import legal_name
-from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_zarr
+from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.store import RECIPE
 from napari_bloodcell.slides.work import source_of_work
@@ -38,7 +38,7 @@ def collect(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             found = [path]
         else:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-            found = [m for m in matches if is_zarr(m) or (m.is_file() and m.suffix.lower() in IMAGE_SUFFIXES)]
+            found = [match for match in matches if is_image_path(match)]
         if not found:
             missing.append(argument)
         for image in found:

@@ -27,6 +27,11 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def escaped(name: object) -> str:
+    r"""Return a name with what a terminal would not show, such as ``\r``, written as Python writes it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
 def reason_of(error: BaseException) -> str:
     """Return the words of an error in one line, without the last full stop, cut off where data made them long."""
     words = " ".join(str(error).split()).rstrip(".")

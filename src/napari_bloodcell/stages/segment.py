@@ -15,7 +15,7 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
     RBC_DIAMETER_UM,
