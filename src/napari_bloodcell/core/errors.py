@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
 import warnings
 import zlib
@@ -81,12 +82,15 @@ class ResultWarning(UserWarning):
 _heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
 
 
-def warn_of_input(message: str, *, stacklevel: int = 2) -> None:
+def warn_of_input(message: str) -> None:
     """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well."""
     heard = _heard.get()
     if heard is not None and message not in heard:
         heard.append(message)
-    warnings.warn(message, InputWarning, stacklevel=stacklevel + 1)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
+        level, frame = level + 1, frame.f_back  # the line that is shown is the caller's, not one of the program
+    warnings.warn(message, InputWarning, stacklevel=level)
 
 
 @contextmanager

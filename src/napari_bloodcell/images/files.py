@@ -26,7 +26,22 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(
     (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".tif", ".tiff", ".btf", ".tf8", ".tf2", ".bmp", ".dib"),
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".jif",
+            ".mpo",
+            ".png",
+            ".tif",
+            ".tiff",
+            ".btf",
+            ".tf8",
+            ".tf2",
+            ".bmp",
+            ".dib",
+        ),
         *(".webp", ".avif", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".lsm", ".stk", ".qptiff"),
         *(".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),  # of scanners
     )
@@ -77,6 +92,8 @@ class ImageFile:
         Micrometres per pixel, where the file gives a sensible value.
     flips : str
         Of "y" and "x" those that are stored from their end.
+    has_alpha : bool
+        Whether a fourth channel is transparency; it is left out otherwise.
     channels : sequence of str
         Names of the channels along "c", where the file gives some.
     """
@@ -85,6 +102,7 @@ class ImageFile:
     axes: str | None
     pixel_size_um: float | None = None
     flips: str = ""
+    has_alpha: bool = True
     channels: Sequence[str] = ()
 
 
@@ -313,6 +331,7 @@ def _exif_orientation(image: PIL.Image.Image, path: Path) -> object:
 
 
 def open_zarr_folder(path: Path) -> ImageFile:
+    """Open an OME-Zarr, a Zarr array, or a container of one image."""
     if not is_zarr(path):
         raise InputError(f"{path} is a folder, but neither an OME-Zarr nor a Zarr array.")
     import zarr
@@ -483,6 +502,7 @@ def open_scan(path: Path) -> ImageFile | None:
 
 
 def to_float(text: str | None) -> float | None:
+    """Return the number that a text is, or None."""
     try:
         return float(text) if text is not None else None
     except ValueError:

@@ -46,8 +46,8 @@ class Level:
     def __init__(self, array: Any, layout: Layout, what: str, conversion: Conversion | None = None) -> None:
         self._array, self._layout, self._what = array, layout, what
         self._conversion = conversion or Conversion()
-        height, width, self.n_channels = layout.shape_of(array.shape)
-        self.shape = (height, width, 3)
+        self.n_channels = layout.n_channels
+        self.shape = (int(array.shape[layout.axes[0]]), int(array.shape[layout.axes[1]]), 3)
         self.stored_dtype = np.dtype(array.dtype)
 
     @property
@@ -190,7 +190,7 @@ class SlideImage:
     def read_whole(self) -> NDArray[np.uint8]:
         """Return all of the finest level, (Y, X, 3) uint8, with measured values; each pixel is read once."""
         raw = self.levels[0].raw((0, 0, *self.shape))
-        held = Level(raw, Layout((0, 1, 2), {}), self.source or "The image")
+        held = Level(raw, Layout((0, 1, 2), {}, raw.shape[2]), self.source or "The image")
         image = self if len(self.levels) > 1 else replace(self, levels=(held,))
         return to_rgb(raw, image._conversion(_parts_of(held)))
 

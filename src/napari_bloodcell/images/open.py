@@ -168,7 +168,8 @@ class Stack:
         file, what = self.file, self.source or "The image"
         levels: list[Level] = []
         for array in file.levels:
-            level = Level(array, layout_of(array.shape, file.axes, what, flips=file.flips, plane=plane), what)
+            layout = layout_of(array.shape, file.axes, what, flips=file.flips, has_alpha=file.has_alpha, plane=plane)
+            level = Level(array, layout, what)
             if not levels or _is_coarser(level, levels):
                 levels.append(level)
         return SlideImage(tuple(levels), file.pixel_size_um, self.name, self.source)

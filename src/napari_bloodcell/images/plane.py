@@ -61,24 +61,24 @@ class Layout:
         Positions of the axes Y, X and, where there is one, channel.
     further : dict of int to int
         Positions of all other axes, and which element of each the plane has.
+    n_channels : int
+        1 (grey), 3 (RGB) or 4 (RGBA): so many from the first are read.
     flips : str
         Of "y" and "x" those that are stored from their end.
     """
 
     axes: tuple[int, ...]
     further: dict[int, int]
+    n_channels: int
     flips: str = ""
-
-    def shape_of(self, stored: Sequence[int]) -> tuple[int, int, int]:
-        """Return (Y, X, channel) of an array of this shape; 1 channel where it has no such axis."""
-        sides = [int(stored[axis]) for axis in self.axes]
-        return sides[0], sides[1], sides[2] if len(sides) == 3 else 1
 
     def read(self, array: Any, box: tuple[int, int, int, int]) -> NDArray[Any]:
         """Return a box (y0, x0, y1, x1) of an array as (y, x, channel)."""
         index = [slice(None)] * len(array.shape)
         for axis, position in self.further.items():
             index[axis] = slice(position, position + 1)
+        if len(self.axes) == 3:
+            index[self.axes[2]] = slice(0, self.n_channels)
         turned = []
         for axis, letter, start, stop in zip(self.axes, "yx", box[:2], box[2:], strict=False):
             n = int(array.shape[axis])
@@ -103,7 +103,13 @@ def further_axes(shape: Sequence[int], axes: str | None) -> dict[int, str]:
 
 
 def layout_of(
-    shape: Sequence[int], axes: str | None, what: str, *, flips: str = "", plane: Sequence[int] = ()
+    shape: Sequence[int],
+    axes: str | None,
+    what: str,
+    *,
+    flips: str = "",
+    has_alpha: bool = True,
+    plane: Sequence[int] = (),
 ) -> Layout:
     """Return where the plane lies in an array.
 
@@ -118,6 +124,8 @@ def layout_of(
         What it is called in messages.
     flips : str
         Of "y" and "x" those that are stored from their end.
+    has_alpha : bool
+        Whether a fourth channel is transparency; it is left out otherwise.
     plane : sequence of int
         Which plane of a stack: a position along each of `further_axes`.
 
@@ -147,7 +155,8 @@ def layout_of(
         )
     found = (letters.index("y"), letters.index("x"), *(() if channel is None else (channel,)))
     further = dict.fromkeys((i for i in range(len(shape)) if i not in found), 0)
-    return Layout(found, further | dict(zip(stack, plane, strict=True)), flips)
+    n_channels = 1 if channel is None else shape[channel] if has_alpha else 3
+    return Layout(found, further | dict(zip(stack, plane, strict=True)), n_channels, flips)
 
 
 def _letters(shape: Sequence[int], axes: str | None) -> str:

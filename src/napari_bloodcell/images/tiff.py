@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -94,11 +95,14 @@ def open_tiff(path: Path) -> ImageFile:
         axes, flips = upright(axes, getattr(page.tags.get("Orientation"), "value", 1), path)
         if _needs_pillow(page, path):  # which turns it upright itself
             picture = open_picture(path, [one.index for one in series.pages])
-            return ImageFile(picture.levels, picture.axes, pixel_size)
+            return replace(picture, pixel_size_um=pixel_size)
+        has_alpha = page.samplesperpixel != 4 or any(page.extrasamples)
+        if not has_alpha:
+            warn_of_input(f"{path} does not say what its fourth channel is; it was left out.")
         is_small = len(series.levels) == 1 and not page.is_tiled and series.size < _WHOLE_BELOW
         if not is_small and page.photometric not in (0, 3):
             levels = [_TiffLevel(file, series, level) for level in range(len(series.levels))]
-            return ImageFile(levels, axes, pixel_size, flips)
+            return ImageFile(levels, axes, pixel_size, flips, has_alpha)
         shape, dtype = series.shape, series.dtype
         if page.photometric == 3 and page.colormap is not None:
             shape, dtype, axes = (*shape, 3), np.dtype(np.uint8), f"{axes}s"
@@ -111,7 +115,7 @@ def open_tiff(path: Path) -> ImageFile:
             finally:
                 file.tiff.close()
 
-        return ImageFile([Decoded(shape, dtype, decode, str(path))], axes, pixel_size, flips)
+        return ImageFile([Decoded(shape, dtype, decode, str(path))], axes, pixel_size, flips, has_alpha)
     except damaged as error:
         raise fault(error) from error
 
@@ -185,8 +189,6 @@ def _needs_pillow(page: tifffile.TiffPage, path: Path) -> bool:
         if n_samples > 3 or page.planarconfig != 1:
             raise InputError(f"{path} has {n_samples} grey channels, not red, green and blue. Save it as an RGB image.")
         warn_of_input(f"{path} calls its three channels grey; they were taken for red, green and blue.")
-    if photometric == 2 and n_samples > 3 and not any(page.extrasamples):
-        warn_of_input(f"{path} does not say what its fourth channel is; it was taken for transparency.")
     is_plain = photometric in (0, 1, 2, 3) or (photometric == 6 and page.compression in (6, 7))
     is_plain = is_plain and not (is_grey and n_samples == 2)
     if is_plain and _is_decoded_by_tifffile(page.compression, page.predictor):
@@ -227,10 +229,10 @@ def _channel_names(tiff: tifffile.TiffFile, pixels: ElementTree.Element | None) 
 
 
 def _ome_pixels(root: ElementTree.Element | None, series: tifffile.TiffPageSeries) -> ElementTree.Element | None:
-    """Return what OME metadata say of an image: of several the one of its size."""
+    """Return what OME metadata say of an image, which is known by its size."""
     found = [] if root is None else root.findall("{*}Image/{*}Pixels")
     sides = [str(side) for side in sides_of(series.shape, series.axes.lower())]
-    return next((one for one in found if [one.get("SizeY"), one.get("SizeX")] == sides), found[0] if found else None)
+    return next((one for one in found if [one.get("SizeY"), one.get("SizeX")] == sides), None)
 
 
 def _tiff_pixel_size(
