@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from napari_bloodcell.core.errors import InputError, InputWarning
 from napari_bloodcell.images.files import find_images, image_name
 from napari_bloodcell.images.open import read_plane
-from napari_bloodcell.images.plane import Plane, image_sha256
+from napari_bloodcell.images.plane import Plane
 
 
 def field(height: int = 40, width: int = 60, *, seed: int = 0) -> np.ndarray:
@@ -424,7 +424,7 @@ def test_a_damaged_zarr_is_refused(tmp_path: Path) -> None:
         read_plane(tmp_path / "a.zarr")
 
 
-# --- names, folders, hashes ------------------------------------------------------------------------------------------
+# --- names and folders ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -448,12 +448,3 @@ def test_a_folder_gives_its_images_sorted_without_hidden_and_other_files(tmp_pat
     zarr.create_array(tmp_path / "c.zarr", data=field())
     (tmp_path / "d.png").mkdir()
     assert [p.name for p in find_images(tmp_path)] == ["a.JPG", "b.png", "c.zarr"]
-
-
-def test_the_hash_depends_on_pixels_and_shape_only(tmp_path: Path) -> None:
-    image = field(600, 60)
-    assert image_sha256(image) == image_sha256(np.asfortranarray(image))
-    assert image_sha256(image) != image_sha256(image.reshape(300, 120, 3))
-    changed = image.copy()
-    changed[500, 3, 1] ^= 1
-    assert image_sha256(image) != image_sha256(changed)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from napari_bloodcell.cli import batch
 from napari_bloodcell.cli.console import warn
-from napari_bloodcell.cli.folders import collect
+from napari_bloodcell.cli.folders import collect, not_found
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
 from napari_bloodcell.core.errors import InputError, SettingsError
@@ -81,7 +81,7 @@ def analyse(
     settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
     found, missing = collect(images)
     if not found:
-        raise InputError(f"There is no image {', '.join(missing)}.")
+        raise InputError(" ".join(map(not_found, missing)))
     make_folder(output)
     models = batch.load_models(settings, quiet=quiet)
     if recipe is not None:

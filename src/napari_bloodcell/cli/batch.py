@@ -17,14 +17,14 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.cli.console import ProgressLine, describe_fault, say, warn
-from napari_bloodcell.cli.folders import SUMMARY, folder_for, folder_for_slide, folder_names
+from napari_bloodcell.cli.folders import SUMMARY, folder_for, folder_for_slide, folder_names, not_found
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import BloodCellError, InputError, InputWarning, SettingsError
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
-from napari_bloodcell.images.plane import Plane, image_sha256
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.store import LabelFormat, write_result
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.results.result import SlideResult, SmearResult
 
 
@@ -132,7 +133,7 @@ def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, model
     An image that fails is named and the others go on. Of several ordinary images `options.workers` are analysed at a
     time, each in a process of its own; on a whole slide all processes work together.
     """
-    outcomes = [Outcome(name, "failed", error=f"There is no image {name}.") for name in missing]
+    outcomes = [Outcome(name, "failed", error=not_found(name)) for name in missing]
     for outcome in outcomes:
         warn(f"{outcome.image}: failed: {outcome.error}")
     names = folder_names(images)
@@ -226,7 +227,7 @@ def _analyse_one(
             )
         else:
             plane = read_plane(image, name=name)
-            folder = folder_for(options.output, name, image_sha256(plane.data), names)
+            folder = folder_for(options.output, name, image_hash(plane.data), names)
             result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
         reason = str(error) if isinstance(error, BloodCellError) else describe_fault(error)

@@ -28,9 +28,9 @@ def in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def escaped(name: object) -> str:
-    r"""Return a name with what a terminal would not show, such as ``\r``, written as Python writes it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+def escaped(text: object) -> str:
+    r"""Return a text in which what a terminal would not show, such as ``\r``, stands as Python writes it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def reason_of(error: BaseException) -> str:

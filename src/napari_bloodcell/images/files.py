@@ -6,6 +6,7 @@ import math
 import os
 import re
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,36 +25,16 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    (
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".jif",
-            ".mpo",
-            ".png",
-            ".tif",
-            ".tiff",
-            ".btf",
-            ".tf8",
-            ".tf2",
-            ".bmp",
-            ".dib",
-        ),
-        *(".webp", ".avif", ".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga", ".lsm", ".stk", ".qptiff"),
-        *(".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),  # of scanners
-    )
+_COMMON = (
+    "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
 )
+_SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
+_FOREIGN = "heic heif hif jxl psd dng cr2 cr3 nef arw orf raf rw2 czi nd2 lif lof vsi oib oif oir zvi dv ims"
+
+IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS}".split())
 """Endings by which images are found in a folder. What a file is, its first bytes say."""
 
-UNREAD_SUFFIXES: frozenset[str] = frozenset(
-    (
-        *(".heic", ".heif", ".hif", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
-        *(".czi", ".nd2", ".lif", ".lof", ".vsi", ".oib", ".oif", ".oir", ".zvi", ".dv", ".ims", ".dcm"),
-    )
-)
+UNREAD_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _FOREIGN.split())
 """Endings of images that are not read: found in a folder, they are named as left out."""
 
 MAX_PIXELS = 2**30
@@ -268,9 +249,6 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
         with image:
             yield image
     except PIL.UnidentifiedImageError as error:
-        if path.suffix.lower() in UNREAD_SUFFIXES:
-            kind = path.suffix[1:].upper()
-            raise InputError(f"{path} is left out: {kind} files are not read. Save it as TIFF, PNG or JPEG.") from error
         raise InputError(
             f"{path} is not an image that can be read. "
             "Allowed are JPEG, PNG, BMP, TIFF, OME-TIFF, OME-Zarr and the like."
@@ -370,7 +348,10 @@ def _iter_zarr_images(group: zarr.Group, name: str, where: str) -> Iterator[tupl
             channels = [str(c.get("label", "")) for c in _dicts((ome.get("omero") or {}).get("channels"))]
             yield name or str(multiscale.get("name", "")), _multiscale_image(group, multiscale, channels, where)
         return
-    for key, child in sorted(group.members()):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are no part of the Zarr, such as METADATA.ome.xml
+        members = sorted(group.members())
+    for key, child in members:
         path = f"{name}/{key}".lstrip("/")
         if isinstance(child, zarr.Array):
             yield path, ImageFile([child], _dimension_names(child))

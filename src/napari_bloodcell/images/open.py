@@ -15,6 +15,7 @@ import numpy as np
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, escaped, heard_of_input, reason_of
 from napari_bloodcell.images.files import (
     MAX_PIXELS,
+    UNREAD_SUFFIXES,
     WSI_EXTRA,
     ImageFile,
     count_pixels,
@@ -205,6 +206,8 @@ def _open_file(path: Path) -> ImageFile:
         raise InputError(f"{escaped(path)} cannot be opened: {reason}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
+    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF, and show their thumbnail
+        raise InputError(f"{path} is left out: {path.suffix} files are not read. Save it as TIFF, PNG or JPEG.")
     if (scan := open_scan(path)) is not None:
         return scan
     if path.suffix.lower() == ".mrxs":

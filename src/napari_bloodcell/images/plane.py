@@ -1,8 +1,7 @@
-"""One plane in memory, where it lies in an array of more axes, and what identifies its pixels."""
+"""One plane in memory, and where it lies in an array of more axes."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-_BAND = 256  # rows hashed at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,14 +38,6 @@ class Plane:
     name: str = "image"
     source: str | None = None
     warnings: tuple[str, ...] = ()
-
-
-def image_sha256(image: Any) -> str:
-    """Return the sha256 of the shape and the pixels (Y, X, 3) uint8 of an array or a `Level`, however it is stored."""
-    digest = hashlib.sha256(repr(tuple(int(n) for n in image.shape)).encode())
-    for y in range(0, image.shape[0], _BAND):
-        digest.update(np.asarray(image[y : y + _BAND]).tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import pandas as pd
 from napari_bloodcell.core.cells import COLUMNS, type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.core.files import staged
-from napari_bloodcell.images.plane import Plane, image_sha256
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results.geojson import to_geojson
 from napari_bloodcell.results.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.results.recipes import (
@@ -228,7 +229,7 @@ def record_of(result: Result, plane: Plane) -> RecipeRecord:
         models=result.models,
         image=ImageRecord(
             name=result.image_name,
-            sha256=image_sha256(plane.data),
+            sha256=image_hash(plane.data),
             height=height,
             width=width,
             pixel_size_um=pixel_size,

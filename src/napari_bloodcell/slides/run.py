@@ -17,7 +17,8 @@ from napari_bloodcell.core.files import make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import FailedTile, Progress
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import open_image
 from napari_bloodcell.results.finish import write_numbers_of_slide
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
@@ -112,14 +113,13 @@ def iter_analyse_slide(
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; give at least 1.")
     with heard_of_input() as heard:
-        slide = open_slide(image, name=name).with_measured_values()
+        slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output):
         generator_here = generator if generator is not None else _load_generator(recipe)
         classifier_here = classifier if classifier is not None else _load_classifier(recipe)
-        with heard_of_input() as heard_later:  # a picture is read when its first pixels are asked for
-            plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
-        warnings = tuple(dict.fromkeys((*heard, *heard_later, *doubts_of(plan.calibration))))
+        plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        warnings = (*heard, *doubts_of(plan.calibration))
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
@@ -140,7 +140,7 @@ def iter_analyse_slide(
             crew = Alone(Site(work, plan, slide, generator_here, classifier_here))
         try:
             failed = yield from _iter_shown(_iter_find(work, plan, crew), work if live else None)
-            cells, numbers, image_sha256 = number_cells_of_slide(work, plan)
+            cells, numbers = number_cells_of_slide(work, plan)
             write_numbers(work, numbers)
             digest = numbers.digest
             del numbers
@@ -156,7 +156,7 @@ def iter_analyse_slide(
         )
         cells.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
-        result = SlideResult(output, plan, image_sha256, lost, counting, warnings=warnings)
+        result = SlideResult(output, plan, _hash_of(slide, work, plan), lost, counting, warnings=warnings)
         write_numbers_of_slide(result, cells, geojson=geojson)
         if not lost:
             work.discard()
@@ -215,6 +215,15 @@ def _plan(
         device=str(getattr(generator, "device", params.device)),
         tiles_across=tiles_across(params, generator, calibration, overlap),
     )
+
+
+def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
+    """Return the hash that names an image by its content, in memory and on disk alike."""
+    image = open_image(work.output / ZARR) if plan.copies_image else slide  # a copy is whole where a slide is damaged
+    try:
+        return image_hash(image.pixels)
+    except InputError:
+        return plan.image_digest
 
 
 def _digest(slide: SlideImage) -> str:
@@ -302,7 +311,7 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
             pyramids.write_block(IMAGE, np.moveaxis(slide.read(box), -1, 0), box)
             yield Progress(number + 1, plan.n_blocks, "blocks copied")
         write_arrays(marker, {}, plan.image_digest)
-    copy = open_slide(target, name=slide.name)
+    copy = open_image(target, name=slide.name)
     return replace(copy, levels=copy.levels[:BLOCK_LEVELS])  # the others are filled at the end
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import zarr
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.core.files import make_folder, staged
+from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.finish import write_numbers_of_slide
 from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
 from napari_bloodcell.results.plan import Plan
@@ -201,7 +201,6 @@ def write_slide(
         device=device,
     )
     codes = np.append(type_lut(columns.types, names), np.uint8(0))
-    digests = [repr(plan.shape)]
     make_folder(folder)
     with locked(folder), staged(folder, last=ZARR, stale=(RECIPE,)) as stage:  # it is put down again with the numbers
         create_smear(stage / ZARR, shape=plan.shape, names=names, name=plan.name, pixel_size_um=pixel_size_um)
@@ -209,7 +208,6 @@ def write_slide(
         for box in map(plan.block, range(plan.n_blocks)):
             y0, x0, y1, x1 = box
             pixels, labels = image.read(box), np.asarray(cells[y0:y1, x0:x1])
-            digests.append(hashlib.sha256(pixels.tobytes()).hexdigest())
             pyramids.write_block(IMAGE, np.moveaxis(pixels, -1, 0), box)
             pyramids.write_block(CELLS, labels.astype(np.int32), box)
             pyramids.write_block(TYPES, np.take(codes, labels, mode="clip"), box)
@@ -222,10 +220,16 @@ def write_slide(
         area_mm2=area_mm2(plan),
     )
     columns.cells_in_region = np.asarray(counting.cells_in_region, np.int64)
-    sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
     known = tuple(names)
     result = SlideResult(
-        folder, plan, sha256, list(failed_tiles), counting, known, is_corrected=True, warnings=tuple(warnings)
+        folder,
+        plan,
+        image_hash(image.pixels),
+        list(failed_tiles),
+        counting,
+        known,
+        is_corrected=True,
+        warnings=tuple(warnings),
     )
     write_numbers_of_slide(result, columns)
     return result
