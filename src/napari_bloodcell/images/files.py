@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
-_COMMON = (
-    "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
-)
+_COMMON = "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
 _SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
 _FOREIGN = "heic heif hif jxl psd dng cr2 cr3 nef arw orf raf rw2 czi nd2 lif lof vsi oib oif oir zvi dv ims"
 
