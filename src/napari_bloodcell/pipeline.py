@@ -61,8 +61,7 @@ def analyse(
     Parameters
     ----------
     image : array-like or path
-        (Y, X, 3) uint8, or anything else that `smear.read_plane` takes; with `output` also slides of any size and
-        dask and Zarr arrays, as `slides.formats.open_slide` opens them.
+        (Y, X, 3) uint8, or anything else that `open_image` opens; with `output` of any size.
     recipe : Recipe, optional
         Settings of every stage; ``Recipe.paper()`` for those of the paper.
     generator, classifier : optional
