@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PureWindowsPath
@@ -89,7 +89,7 @@ class Decoded:
     """An array that has no parts to be read alone: all is decoded, once, when its first pixels are asked for."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], Any], what: str) -> None:
-        _check_size(shape, what)
+        check_size(shape, MAX_PIXELS, what)
         self.shape, self.dtype, self._what = shape, np.dtype(dtype), what
         self._decode = decode
         self._pixels: NDArray[Any] | None = None
@@ -128,33 +128,25 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_image_path(path))
 
 
-def _check_size(shape: Sequence[int], what: str) -> None:
-    if count_pixels(shape) > MAX_PIXELS:
-        raise InputError(too_large(shape, MAX_PIXELS, what))
-
-
 def count_pixels(shape: Sequence[int]) -> int:
     """Return how many pixels an array of any axes has; sides up to 4 count as channels."""
     return math.prod(int(n) for n in shape if int(n) > 4)
 
 
-def too_large(shape: Sequence[int], max_pixels: int, what: str) -> str:
-    """Return the message for an image with more pixels than may be read at once."""
-    return (
-        f"{what} has the shape {tuple(shape)}: more than {max_pixels:,} pixels are not read at once. "
-        "Give a part of it, or a level of lower resolution."
-    )
+def check_size(shape: Sequence[int], max_pixels: int, what: str) -> None:
+    """Raise `InputError` where an image has more pixels than may be read at once."""
+    if count_pixels(shape) > max_pixels:
+        raise InputError(
+            f"{what} has the shape {tuple(shape)}: more than {max_pixels:,} pixels are not read at once. "
+            "Give a part of it, or a level of lower resolution."
+        )
 
 
 def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, advice: str) -> int:
-    """Return which of the images of a file or a container is meant: the one beside which all others are small.
+    """Return which of several images is meant: the one beside which all others are small.
 
-    Parameters
-    ----------
-    images : sequence of (name, (height, width), is_reduced)
-        `is_reduced` where the file says that it is a smaller picture of another one.
-    where, advice : str
-        What they lie in, and what to do where several could be meant.
+    They are (name, (height, width), whether the file calls it a reduced picture of another one). Where several could be
+    meant, the error says so, and gives this advice.
     """
     areas = [math.prod(shape) for _, shape, _ in images]
     best = max(range(len(images)), key=lambda i: (not images[i][2], areas[i]))
@@ -219,10 +211,10 @@ def check_colours(names: Sequence[str], where: str) -> None:
 _limit_lock = threading.Lock()
 
 
-def pillow_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def pillow_rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
     """Return a Pillow image without palettes and colour spaces other than grey, RGB and RGBA."""
-    target = _mode_read(image)
-    return image if target == image.mode else image.convert(target)
+    mode = mode or _mode_read(image)
+    return image if mode == image.mode else image.convert(mode)
 
 
 def _mode_read(image: PIL.Image.Image) -> str:
@@ -266,8 +258,10 @@ def open_picture(path: Path, pages: Sequence[int] | None = None) -> ImageFile:
     with _pillow(path) as image:
         frames = range(getattr(image, "n_frames", 1)) if pages is None else pages
         if image.format == "MPO":  # a photo, with previews and gain maps behind it
-            sizes = [_size_of(image, frame) for frame in frames]
-            if sizes[0] in sizes[1:]:
+            others: list[tuple[int, int]] = []
+            with suppress(*READ_ERRORS):  # they may be damaged
+                others = [_size_of(image, frame) for frame in frames[1:]]
+            if _size_of(image, 0) in others:
                 warn_of_input(f"{path} holds {len(frames)} photos; the first is read.")
             frames = frames[:1]
         size = _size_of(image, frames[0])
@@ -280,7 +274,7 @@ def open_picture(path: Path, pages: Sequence[int] | None = None) -> ImageFile:
             found = []
             for frame in frames:
                 image.seek(frame)
-                found.append(np.asarray(pillow_rgb(image)))
+                found.append(np.asarray(pillow_rgb(image, mode.mode)))
             return found[0] if len(found) == 1 else np.stack(found)
 
     axes = "t" * (len(frames) > 1) + "yx" + "s" * (len(mode.bands) > 1)

@@ -26,19 +26,7 @@ LARGEST_CHUNK_PX = 4096 * 4096
 
 
 class Level:
-    """One level of an image: reads any box of it as RGB, and is sliced like an array (Y, X, 3) uint8.
-
-    Parameters
-    ----------
-    array : array-like
-        Pixels in any order of axes; has shape, dtype and ``__getitem__``.
-    layout : Layout
-        Where in it the plane lies.
-    what : str
-        What it is called in messages.
-    conversion : Conversion
-        How its values become 0 to 255.
-    """
+    """One level of an image: reads any box of it as RGB, and is sliced like an array (Y, X, 3) uint8."""
 
     dtype = np.dtype(np.uint8)
     ndim = 3
@@ -66,8 +54,8 @@ class Level:
         chunks = getattr(self._array, "chunks", None)
         if chunks is None:
             return None
-        height, width = (chunks[axis] for axis in self._layout.axes[:2])
-        return *(max(side) if isinstance(side, tuple) else int(side) for side in (height, width)), 3
+        sides = [max(side) if isinstance(side, tuple) else int(side) for side in chunks]
+        return sides[self._layout.axes[0]], sides[self._layout.axes[1]], 3
 
     def raw(self, box: Box) -> NDArray[Any]:
         """Return a box (y0, x0, y1, x1), pixels, as it is stored, (y, x, channels); `InputError` if it is damaged."""

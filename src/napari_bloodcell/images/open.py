@@ -18,6 +18,7 @@ from napari_bloodcell.images.files import (
     UNREAD_SUFFIXES,
     WSI_EXTRA,
     ImageFile,
+    check_size,
     count_pixels,
     image_name,
     open_picture,
@@ -25,7 +26,6 @@ from napari_bloodcell.images.files import (
     open_zarr,
     open_zarr_folder,
     pillow_rgb,
-    too_large,
 )
 from napari_bloodcell.images.image import Level, SlideImage
 from napari_bloodcell.images.plane import Plane, further_axes, layout_of
@@ -64,10 +64,7 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     InputWarning
         If something had to be done to it, such as turning it upright.
     """
-    if isinstance(source, SlideImage):
-        return source
-    opened = open_stack(source, name=name)
-    return opened.image()
+    return source if isinstance(source, SlideImage) else open_stack(source, name=name).image()
 
 
 def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Plane:
@@ -108,8 +105,8 @@ def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX
         return source
     with heard_of_input() as heard:
         image = open_image(source, name=name)
-        if image.n_pixels > max_pixels and not isinstance(source, np.ndarray):
-            raise InputError(too_large(image.shape, max_pixels, image.source or "The image"))
+        if not isinstance(source, np.ndarray):
+            check_size(image.shape, max_pixels, image.source or "The image")
         pixels = image.read_whole().view()
     pixels.flags.writeable = False
     return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard))
@@ -136,17 +133,7 @@ def is_slide(source: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """An image that may have further axes than one plane: time, depth, pages.
-
-    Attributes
-    ----------
-    file : ImageFile
-        Its arrays.
-    name : str
-        The file's name without its ending, or "image".
-    source : str or None
-        The path by which it can be opened again; None for an array.
-    """
+    """An image that may have further axes than those of a plane: time, depth, pages."""
 
     file: ImageFile
     name: str
@@ -159,13 +146,7 @@ class Stack:
         return tuple(int(stored[axis]) for axis in further_axes(stored, self.file.axes))
 
     def image(self, plane: Sequence[int] = ()) -> SlideImage:
-        """Return a plane, by its position along each further axis.
-
-        Raises
-        ------
-        InputError
-            If there are several and no position was given, or it has other channels than grey, RGB and RGBA.
-        """
+        """Return a plane by its position along each further axis, of which it needs none where there is one plane only."""
         file, what = self.file, self.source or "The image"
         levels: list[Level] = []
         for array in file.levels:
@@ -177,13 +158,7 @@ class Stack:
 
 
 def open_stack(source: object, *, name: str | None = None) -> Stack:
-    """Open an image of one plane or more, as `open_image` does.
-
-    Raises
-    ------
-    InputError
-        If it is missing, damaged or of an unknown format.
-    """
+    """Open an image of one plane or more, as `open_image` does."""
     if isinstance(source, str | os.PathLike):
         path = Path(os.fspath(source)).expanduser()
         return Stack(_open_file(path), name or image_name(path), str(path))
@@ -227,7 +202,7 @@ def _open_object(source: Any) -> ImageFile:
     if isinstance(source, Sequence) and len(source) and all(len(getattr(one, "shape", ())) >= 2 for one in source):
         return ImageFile(_pyramid(source), None)
     if isinstance(source, np.ma.MaskedArray):
-        source = source.astype(np.float64).filled(np.nan)
+        source = np.ma.filled(source.astype(np.float64), np.nan)
     if not isinstance(getattr(source, "dtype", None), np.dtype) or not getattr(source, "shape", ()):
         try:
             source = np.asarray(source)

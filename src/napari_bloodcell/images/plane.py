@@ -73,9 +73,9 @@ class Layout:
             n = int(array.shape[axis])
             index[axis] = slice(n - stop, n - start) if letter in self.flips else slice(start, stop)
             turned.append(slice(None, None, -1 if letter in self.flips else 1))
-        part = np.asarray(array[tuple(index)])
-        part = part.transpose(*self.further, *self.axes)[(0,) * len(self.further)][tuple(turned)]
-        return part[..., None] if len(self.axes) == 2 else part
+        stored = np.asarray(array[tuple(index)]).transpose(*self.further, *self.axes)
+        part: NDArray[Any] = stored[(0,) * len(self.further)][tuple(turned)]
+        return part[..., None] if part.ndim == 2 else part
 
 
 def sides_of(shape: Sequence[int], axes: str | None) -> tuple[int, int]:
@@ -100,23 +100,11 @@ def layout_of(
     has_alpha: bool = True,
     plane: Sequence[int] = (),
 ) -> Layout:
-    """Return where the plane lies in an array.
+    """Return where the plane (Y, X, channel) lies in an array.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Of the array.
-    axes : str or None
-        A letter per axis, "y" and "x" among them; guessed where it is None. Colours lie along "s" (the samples of a
-        pixel) or "c" (named channels).
-    what : str
-        What it is called in messages.
-    flips : str
-        Of "y" and "x" those that are stored from their end.
-    has_alpha : bool
-        Whether a fourth channel is transparency; it is left out otherwise.
-    plane : sequence of int
-        Which plane of a stack: a position along each of `further_axes`.
+    Axes are named by letters, "y" and "x" among them, or guessed where they are None. Colours lie along "s" (samples of
+    a pixel) or "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x" that
+    are stored from their end, `plane` is the position along each of `further_axes`.
 
     Raises
     ------

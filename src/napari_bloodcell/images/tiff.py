@@ -94,7 +94,7 @@ def open_tiff(path: Path) -> ImageFile:
             check_colours(_channel_names(file.tiff, about), str(path))
         axes, flips = upright(axes, getattr(page.tags.get("Orientation"), "value", 1), path)
         if _needs_pillow(page, path):  # which turns it upright itself
-            picture = open_picture(path, [one.index for one in series.pages])
+            picture = open_picture(path, [one.index for one in series.pages if one is not None])
             return replace(picture, pixel_size_um=pixel_size)
         has_alpha = page.samplesperpixel != 4 or any(page.extrasamples)
         if not has_alpha:
@@ -124,7 +124,7 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
     """Open a TIFF without the files that it may be a set with; return it, and its OME metadata where it has any."""
     file = _TiffInUse(path)
     try:
-        root = ElementTree.fromstring(file.tiff.ome_metadata) if file.tiff.is_ome else None
+        root = ElementTree.fromstring(file.tiff.ome_metadata or "") if file.tiff.is_ome else None
     except ElementTree.ParseError:
         root = None
     if root is None:

@@ -38,26 +38,14 @@ class Conversion:
 
 
 def conversion_of(image: NDArray[Any], parts: Iterable[NDArray[Any]], what: str) -> Conversion:
-    """Return the conversion that suits an image.
+    """Return the conversion for an image whose values are looked through in parts, all (y, x, channel).
 
-    Parameters
-    ----------
-    image : ndarray, shape (Y, X, channel)
-        The image, or a small picture of it.
-    parts : iterable of ndarray, shape (y, x, channel)
-        All of the image, for the range of its values.
-    what : str
-        What it is called in messages.
+    `image` is the image or a small picture of it, for the colour of the glass where pixels are missing.
 
     Raises
     ------
     InputError
         If its dtype or its values are none of an image.
-
-    Warns
-    -----
-    InputWarning
-        If pixels are NaN or infinite.
     """
     if image.dtype.kind not in "buif":
         raise InputError(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.images.files import MAX_PIXELS, is_image_path, too_large
+from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
 from napari_bloodcell.results.recipes import read_record
@@ -55,8 +53,7 @@ def read_slide(path: str | Path) -> list[LayerData]:
 def _read_planes(stack: Stack) -> LayerData:
     planes = [stack.image(index) for index in np.ndindex(stack.shape)]
     shape = (*stack.shape, *planes[0].shape, 3)
-    if math.prod(shape) > 3 * MAX_PIXELS:
-        raise InputError(too_large(shape, MAX_PIXELS, stack.source or "The image"))
+    check_size(shape, MAX_PIXELS, stack.source or "The image")
     pixels = np.stack([plane.read_whole() for plane in planes]).reshape(shape)
     return pixels, {"name": stack.name, "rgb": True, **_place(planes[0], len(stack.shape))}, "image"
 

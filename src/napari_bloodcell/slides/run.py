@@ -67,7 +67,7 @@ def iter_analyse_slide(
     Parameters
     ----------
     image : path, array-like, sequence of levels, Zarr group or SlideImage
-        Whatever `formats.open_slide` opens.
+        Whatever `open_image` opens.
     output : path
         The folder of the result. Work that an earlier run with the same image, settings and weights left there is gone
         on with; a result that is complete is opened.

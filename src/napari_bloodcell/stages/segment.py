@@ -93,7 +93,7 @@ def segment(
     Parameters
     ----------
     image : array-like or path
-        Anything `smear.read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
+        Anything `read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
     params : SegmentParams, optional
         Settings; the defaults where it is not given.
     generator : MaskGenerator, optional
