@@ -146,7 +146,7 @@ class Stack:
         return tuple(int(stored[axis]) for axis in further_axes(stored, self.file.axes))
 
     def image(self, plane: Sequence[int] = ()) -> SlideImage:
-        """Return a plane by its position along each further axis, of which it needs none where there is one plane only."""
+        """Return a plane, by its position along each further axis where there are several."""
         file, what = self.file, self.source or "The image"
         levels: list[Level] = []
         for array in file.levels:

@@ -102,9 +102,9 @@ def layout_of(
 ) -> Layout:
     """Return where the plane (Y, X, channel) lies in an array.
 
-    Axes are named by letters, "y" and "x" among them, or guessed where they are None. Colours lie along "s" (samples of
-    a pixel) or "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x" that
-    are stored from their end, `plane` is the position along each of `further_axes`.
+    Axes are named by letters, "y" and "x" among them, or guessed where they are None. Colours lie along "s" (samples
+    of a pixel) or "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x"
+    that are stored from their end, `plane` is the position along each of `further_axes`.
 
     Raises
     ------
