@@ -36,7 +36,7 @@ def make_slide(path: Path, smear: Path | None, side: int) -> None:
 
         piece = load_shipped()[0]
     else:
-        from napari_bloodcell.images.plane import read_plane
+        from napari_bloodcell.images.open import read_plane
 
         piece = read_plane(smear).data
     stored = zarr.create_array(path, shape=(side, side, 3), chunks=(CHUNK, CHUNK, 3), dtype=np.uint8)

@@ -14,8 +14,7 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.params import Recipe, SegmentParams
-from napari_bloodcell.images.open import is_slide, open_slide
-from napari_bloodcell.images.plane import Plane, read_plane
+from napari_bloodcell.images.open import is_slide, open_slide, read_plane
 from napari_bloodcell.pipeline import analyse
 from napari_bloodcell.results.store import read_result
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.results.result import SmearResult
 
 DTYPES = (

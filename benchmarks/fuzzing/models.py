@@ -224,7 +224,7 @@ def use_pickle(rng: np.random.Generator, folder: Path) -> object:
 def _try_everywhere(path: Path) -> object:
     """Give a file to all that reads models or arrays; raise the last error of the program's own, if there is one."""
     from napari_bloodcell.core.errors import BloodCellError
-    from napari_bloodcell.images.plane import read_plane
+    from napari_bloodcell.images.open import read_plane
     from napari_bloodcell.slides.work import read_arrays
 
     error: BloodCellError | None = None

@@ -15,8 +15,7 @@ from benchmarks.fuzzing.images import check_plane
 from benchmarks.fuzzing.mutate import pick, spoil, spoil_json
 from benchmarks.fuzzing.records import small_result, write_small_result
 from napari_bloodcell.core.errors import BloodCellError
-from napari_bloodcell.images.open import open_slide
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import open_slide, read_plane
 from napari_bloodcell.napari.reader import read_layers
 from napari_bloodcell.results.result import open_slide_result
 from napari_bloodcell.results.store import read_result

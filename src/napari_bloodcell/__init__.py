@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InputWarning,
         ModelError,
         OutputError,
+        ResultWarning,
         SettingsError,
         TrainingError,
     )
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.corrections.correction import Correction
     from napari_bloodcell.corrections.journal import Journal
     from napari_bloodcell.images.image import SlideImage
-    from napari_bloodcell.images.open import open_slide
-    from napari_bloodcell.images.plane import Plane, read_plane
+    from napari_bloodcell.images.open import open_image, open_slide, read_plane
+    from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.learning.grid_search import GridSearch, grid_search, iter_grid_search
     from napari_bloodcell.learning.train import Training, iter_train, train
     from napari_bloodcell.learning.train_sam import SamTraining, iter_train_sam, train_sam
@@ -70,6 +71,7 @@ __all__ = [
     "Plane",
     "Progress",
     "Recipe",
+    "ResultWarning",
     "SamTraining",
     "SegmentParams",
     "Segmentation",
@@ -95,6 +97,7 @@ __all__ = [
     "iter_segment",
     "iter_train",
     "iter_train_sam",
+    "open_image",
     "open_slide",
     "open_slide_result",
     "read_plane",
@@ -109,7 +112,7 @@ __all__ = [
 _NAMES: dict[str, tuple[str, ...]] = {
     "core.errors": (
         *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
-        *("OutputError", "SettingsError", "TrainingError"),
+        *("OutputError", "ResultWarning", "SettingsError", "TrainingError"),
     ),
     "core.params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
     "core.progress": ("drain",),
@@ -117,8 +120,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "corrections.correction": ("Correction",),
     "corrections.journal": ("Journal",),
     "images.image": ("SlideImage",),
-    "images.open": ("open_slide",),
-    "images.plane": ("Plane", "read_plane"),
+    "images.open": ("open_image", "open_slide", "read_plane"),
+    "images.plane": ("Plane",),
     "learning.grid_search": ("GridSearch", "grid_search", "iter_grid_search"),
     "learning.train": ("Training", "iter_train", "train"),
     "learning.train_sam": ("SamTraining", "iter_train_sam", "train_sam"),

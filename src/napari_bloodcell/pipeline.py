@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, overload
 
-from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.images.open import is_slide, read_whole
+from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.results.result import SmearResult
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -60,8 +61,7 @@ def analyse(
     Parameters
     ----------
     image : array-like or path
-        (Y, X, 3) uint8, or anything else that `smear.read_plane` takes; with `output` also slides of any size and
-        dask and Zarr arrays, as `slides.formats.open_slide` opens them.
+        (Y, X, 3) uint8, or anything else that `open_image` opens; with `output` of any size.
     recipe : Recipe, optional
         Settings of every stage; ``Recipe.paper()`` for those of the paper.
     generator, classifier : optional
@@ -83,18 +83,28 @@ def analyse(
     ------
     BloodCellError
         If the image cannot be read, a model cannot be loaded, or the folder cannot be written to.
+
+    Warns
+    -----
+    ResultWarning
+        For each of the result's `warnings`, as where the picture is none of a smear.
     """
-    return drain(
-        iter_analyse(
-            image,
-            recipe=recipe,
-            generator=generator,
-            classifier=classifier,
-            output=output,
-            workers=workers,
-            scheduler=scheduler,
+    with heard_of_input() as heard:
+        result = drain(
+            iter_analyse(
+                image,
+                recipe=recipe,
+                generator=generator,
+                classifier=classifier,
+                output=output,
+                workers=workers,
+                scheduler=scheduler,
+            )
         )
-    )
+    for sentence in result.warnings:
+        if sentence not in heard:
+            warnings.warn(f"{result.image_name}: {sentence}", ResultWarning, stacklevel=2)
+    return result
 
 
 @overload
@@ -131,7 +141,7 @@ def iter_analyse(
     if output is None:
         if workers != 1 or scheduler is not None:
             raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")
-        return (yield from _iter_in_memory(read_whole(image), recipe, generator, classifier))
+        return (yield from _iter_in_memory(read_plane(image), recipe, generator, classifier))
     if workers != 1 or scheduler is not None or is_slide(image):
         return (
             yield from iter_analyse_slide(
@@ -144,7 +154,7 @@ def iter_analyse(
                 scheduler=scheduler,
             )
         )
-    plane = read_whole(image)
+    plane = read_plane(image)
     result = yield from _iter_in_memory(plane, recipe, generator, classifier)
     write_result(result, output, image=plane)
     return result
@@ -183,4 +193,5 @@ def _iter_in_memory(
         image_name=plane.name,
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
+        warnings=segmentation.warnings,
     )

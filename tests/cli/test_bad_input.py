@@ -29,10 +29,10 @@ from benchmarks.fuzzing.records import IMAGE, small_result, write_small_result
 from napari_bloodcell.cli import batch, console, folders
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core import files
+from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import InputError, ModelError, OutputError
 from napari_bloodcell.corrections.journal import Correction, Journal
-from napari_bloodcell.images.open import is_slide, open_slide
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import is_slide, open_slide, read_plane
 from napari_bloodcell.models.cnn.classifier import load_classifier
 from napari_bloodcell.models.load import load_generator
 from napari_bloodcell.results.store import read_result, write_result
@@ -165,7 +165,7 @@ def test_a_batch_on_a_full_disk_says_so_in_a_line(
 def test_a_correction_that_does_not_fit_on_the_disk_leaves_the_journal_as_it_was(tmp_path: Path, files_up_to) -> None:
     cells, table = small_result()[1].cells, small_result()[1].table
     what = {"from_type": "", "to_type": "WBC", "annotator": "a", "image_sha256": IMAGE}
-    correction = Correction.of_cell(cells, 1, table["bbox"].iloc[0], **what)
+    correction = Correction.of_cell(cells, 1, box_of(table, table.index[0]), **what)
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append(correction)
     before = journal.path.read_bytes()

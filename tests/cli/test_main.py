@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 
 from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
@@ -180,6 +181,50 @@ def test_an_image_without_cells_is_done_with_zeros(tmp_path: Path) -> None:
     image = save(tmp_path / "white.png", n=0)
     assert run("analyse", image, "-o", tmp_path / "out", "--geojson") == cli.DONE
     assert rows(tmp_path / "out")[0]["RBC"] == "0"
+
+
+@pytest.mark.usefixtures("fake_models")
+def test_each_image_of_a_batch_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, decode = [], tifffile.TiffPageSeries.asarray
+    monkeypatch.setattr(
+        tifffile.TiffPageSeries, "asarray", lambda self, **more: decoded.append(self) or decode(self, **more)
+    )
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(tmp_path / name, smear(), photometric="rgb", compression="zlib")
+    assert all(batch._is_ordinary(tmp_path / name) for name in ("a.tif", "b.tif"))
+    assert decoded == []  # as the process asks that hands images out to others
+    assert run("analyse", tmp_path, "-o", tmp_path / "out", "-q") == cli.DONE
+    assert len(decoded) == 2
+
+
+@pytest.mark.usefixtures("fake_models")
+def test_what_was_done_to_an_image_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3
+    PIL.Image.fromarray(smear()).save(tmp_path / "turned.png", exif=exif)
+    run("analyse", tmp_path / "turned.png", "-o", tmp_path / "out", "-q")
+    err = capsys.readouterr().err
+    assert err.count("it is read as people see it") == 1
+    assert ".py" not in err
+    assert "it is read as people see it" in rows(tmp_path / "out")[0]["warnings"]
+
+
+@pytest.mark.usefixtures("fake_models")
+def test_an_image_of_a_folder_that_is_not_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert run("analyse", tmp_path / "in", "-o", tmp_path / "out", "-q") == cli.SOME_FAILED
+    assert "photo.heic is left out: .heic files are not read" in capsys.readouterr().err
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["done", "failed"]
+
+
+@pytest.mark.usefixtures("fake_models")
+def test_the_end_of_a_line_of_a_windows_list_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = save(tmp_path / "a.png")
+    assert run("analyse", image, f"{image}\r", "-o", tmp_path / "out", "-q") == cli.SOME_FAILED
+    err = capsys.readouterr().err
+    assert "a.png\\r. It ends as the lines of a Windows list do" in err
+    assert "\r" not in err
 
 
 @pytest.mark.usefixtures("fake_models")

@@ -188,7 +188,7 @@ def test_thumbnails_and_labels_are_no_levels() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (np.zeros((0, 5, 3)), "no plane of pixels"),
+        (np.zeros((0, 5, 3)), "no pixels"),
         (np.zeros((6, 40, 40), np.uint8), "one is analysed at a time"),
         ([np.zeros((9, 9))] * 2, "of the same shape"),
         ("missing.svs", "There is no file"),

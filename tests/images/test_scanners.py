@@ -68,8 +68,7 @@ def test_a_small_scan_is_analysed_in_memory_and_in_a_batch_and_never_its_thumbna
     found, missing = collect([str(slides)])
     assert [path.name for path in found] == ["a.mrxs", "a.ndpi", "a.svs"]
     assert missing == []
-    with pytest.raises(InputError, match="small picture of a slide"):
-        nb.read_plane(slides / "a.mrxs")
+    assert nb.read_plane(slides / "a.mrxs").data.shape == (*SHAPE, 3)
 
 
 def differs(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

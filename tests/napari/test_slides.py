@@ -10,11 +10,14 @@ import tifffile
 import zarr
 from napari.components import ViewerModel
 from napari.layers import Labels
+from PIL import Image
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.napari import pyramids
 from napari_bloodcell.napari.docks.slide import view
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.types import TypedView
 from napari_bloodcell.napari.reader import get_reader
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -54,7 +57,47 @@ def test_a_slide_opens_as_one_rgb_pyramid_with_its_units(slide: Path, image: NDA
     assert np.array_equal(np.asarray(layer.data[0][100:200, 50:70]), image[100:200, 50:70])
 
 
-def test_an_image_without_a_pyramid_gets_coarser_levels(image: NDArray[np.uint8], tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".zarr"])
+def test_a_plain_picture_is_a_plain_layer(suffix: str, image: NDArray[np.uint8], tmp_path: Path) -> None:
+    path = str(tmp_path / f"plain{suffix}")
+    if suffix == ".zarr":
+        zarr.create_array(path, data=image, chunks=(256, 256, 3))
+    else:
+        Image.fromarray(image).save(path)
+    ((data, about, _),) = get_reader(path)(path)
+    layer = ViewerModel().add_image(data, **about)
+    assert (layer.multiscale, layer.rgb) == (False, True)
+    assert np.array_equal(layer.data, image)
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TZYX", "ZYXS"])
+def test_a_stack_opens_with_its_planes(axes: str, tmp_path: Path) -> None:
+    planes = np.random.default_rng(0).integers(0, 255, (2, 3, 40, 50, 3), np.uint8)
+    stack = {"ZYX": planes[0, ..., 0], "TZYX": planes[..., 0], "ZYXS": planes[0]}[axes]
+    path = str(tmp_path / "stack.ome.tif")
+    about = {"axes": axes, "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2}
+    tifffile.imwrite(path, stack, metadata=about, photometric="rgb" if axes.endswith("S") else "minisblack")
+    ((data, about, _),) = get_reader(path)(path)
+    layer = ViewerModel().add_image(data, **about)
+    expected = stack if axes.endswith("S") else np.stack([stack] * 3, -1)
+    assert (layer.multiscale, layer.scale.tolist()[-2:]) == (False, [0.2, 0.2])
+    assert np.array_equal(layer.data, expected)
+    assert image_source(layer).stack_shape == expected.shape[:-3]
+
+
+def test_three_grey_pages_and_an_animation_open_as_planes(tmp_path: Path) -> None:
+    frames = [Image.new("L", (50, 40), 60 * i) for i in range(3)]
+    tifffile.imwrite(tmp_path / "a.tif", np.stack(frames), photometric="minisblack")
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    for name in ("a.tif", "a.gif"):
+        ((data, about, _),) = get_reader(str(tmp_path / name))(str(tmp_path / name))
+        assert ViewerModel().add_image(data, **about).data[:, 0, 0, 0].tolist() == [0, 60, 120]
+
+
+def test_a_large_image_without_a_pyramid_gets_coarser_levels(
+    image: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramids, "LARGE_PX", 1000 * 1000)
     zarr.create_array(tmp_path / "plain.zarr", data=image, chunks=(256, 256, 3))
     ((data, about, _),) = get_reader(str(tmp_path / "plain.zarr"))(str(tmp_path / "plain.zarr"))
     layer = ViewerModel().add_image(data, **about)

@@ -21,7 +21,9 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.images.plane import Plane, image_sha256, read_plane
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results import store
 from napari_bloodcell.results.store import FILES, read_result, write_result
 from napari_bloodcell.results.table import read_csv, write_csv
@@ -51,6 +53,7 @@ class Result:
     image_name: str = "field 1"
     device: str = "cpu"
     failed_tiles: list[FailedTile] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
 def a_result(
@@ -89,7 +92,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, label_format: Any) -> Non
     assert stored.counts == result.counts
     assert stored.names == result.names
     assert stored.recipe == result.recipe
-    assert stored.record.image.sha256 == image_sha256(an_image())
+    assert stored.record.image.sha256 == image_hash(an_image())
     assert stored.record.calibration.rbc_diameter_px == 36.25
 
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from napari_bloodcell.cli import batch
 from napari_bloodcell.cli.console import warn
-from napari_bloodcell.cli.folders import collect
+from napari_bloodcell.cli.folders import collect, not_found
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
 from napari_bloodcell.core.errors import InputError, SettingsError
@@ -31,6 +31,7 @@ def analyse(
     workers: int = 1,
     scheduler: str | None = None,
     image_copy: bool = True,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
     segment: SegmentFlags = None,
     classify: ClassifyFlags = None,
@@ -38,7 +39,8 @@ def analyse(
 ) -> int:
     """Segment, type and count the cells of images.
 
-    Exit code: 0 all done, 1 some images failed (they are named, the others are done), 2 wrong use.
+    Exit code: 0 all done, 1 some images failed (they are named, the others are done) or, with --strict, have warnings,
+    2 wrong use.
 
     Parameters
     ----------
@@ -69,6 +71,8 @@ def analyse(
         Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
     image_copy
         Write a lossless copy of a whole slide beside its cells.
+    strict
+        End with exit code 1 where a result has a warning; it is written all the same.
     quiet
         Show no progress.
     """
@@ -77,7 +81,7 @@ def analyse(
     settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
     found, missing = collect(images)
     if not found:
-        raise InputError(f"There is no image {', '.join(missing)}.")
+        raise InputError(" ".join(map(not_found, missing)))
     make_folder(output)
     models = batch.load_models(settings, quiet=quiet)
     if recipe is not None:
@@ -94,6 +98,7 @@ def analyse(
         workers=workers,
         scheduler=scheduler,
         copies_image=image_copy,
+        strict=strict,
     )
     return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
 

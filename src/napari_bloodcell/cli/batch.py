@@ -17,14 +17,14 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.cli.console import ProgressLine, describe_fault, say, warn
-from napari_bloodcell.cli.folders import SUMMARY, folder_for, folder_for_slide, folder_names
+from napari_bloodcell.cli.folders import SUMMARY, folder_for, folder_for_slide, folder_names, not_found
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import BloodCellError, InputError, InputWarning, SettingsError
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.images.open import is_slide, read_whole
-from napari_bloodcell.images.plane import Plane, image_sha256
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.store import LabelFormat, write_result
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.results.result import SlideResult, SmearResult
 
 
@@ -62,6 +63,7 @@ class Options:
     workers: int = 1
     scheduler: str | None = None
     copies_image: bool = True
+    strict: bool = False
 
     @property
     def is_shared(self) -> bool:
@@ -87,6 +89,7 @@ class Outcome:
     result: SmearResult | SlideResult | None = None
     seconds: float = 0.0
     error: str = ""
+    warnings: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,7 @@ class Outcome:
                 f"{RBC}_high": counting.interval[1],
                 "failed_tiles": len(self.result.failed_tiles),
             }
+            self.warnings = self.result.warnings
             self.result = None  # its arrays are not kept for a whole batch
 
 
@@ -122,12 +126,14 @@ def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
 
 
 def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, models: Models, options: Options) -> bool:
-    """Analyse images, writing each result and the summary, and return whether all were done.
+    """Analyse images, writing each result and the summary, and return whether all went well.
+
+    All went well where every image is done and, if `options.strict`, no result has a warning.
 
     An image that fails is named and the others go on. Of several ordinary images `options.workers` are analysed at a
     time, each in a process of its own; on a whole slide all processes work together.
     """
-    outcomes = [Outcome(name, "failed", error=f"There is no image {name}.") for name in missing]
+    outcomes = [Outcome(name, "failed", error=not_found(name)) for name in missing]
     for outcome in outcomes:
         warn(f"{outcome.image}: failed: {outcome.error}")
     names = folder_names(images)
@@ -140,10 +146,13 @@ def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, model
         write_bytes(options.output / SUMMARY, summary(done).encode())
         _give_memory_back()
     outcomes += found.values()
-    problems = [outcome for outcome in outcomes if outcome.status != "done"]
+    problems = [outcome.image for outcome in outcomes if outcome.status != "done"]
+    doubtful = [outcome.image for outcome in outcomes if outcome.warnings]
     if problems and len(outcomes) > 1:
-        warn(f"{len(problems)} of {len(outcomes)} images failed: {', '.join(outcome.image for outcome in problems)}")
-    return not problems
+        warn(f"{len(problems)} of {len(outcomes)} images failed: {', '.join(problems)}")
+    if doubtful and len(outcomes) > 1:
+        warn(f"{len(doubtful)} of {len(outcomes)} results have warnings: {', '.join(doubtful)}")
+    return not problems and not (options.strict and doubtful)
 
 
 def _iter_outcomes(
@@ -194,7 +203,20 @@ def analyse_one(
     bar: ProgressLine | None = None,
 ) -> Outcome:
     """Analyse one image of a batch, write its result, and return what became of it; it never raises."""
-    bar = bar or ProgressLine("", is_quiet=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # the result says it, too
+        return _analyse_one(image, name, names, recipe, models, options, bar or ProgressLine("", is_quiet=True))
+
+
+def _analyse_one(
+    image: Path,
+    name: str,
+    names: Sequence[str],
+    recipe: Recipe,
+    models: Models,
+    options: Options,
+    bar: ProgressLine,
+) -> Outcome:
     start = time.monotonic()
     result: SmearResult | SlideResult
     try:
@@ -204,19 +226,16 @@ def analyse_one(
                 folder, image, name=name, recipe=recipe, models=models, options=options, on_progress=bar
             )
         else:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", InputWarning)
-                plane = read_whole(image, name=name)
-            for warning in caught:
-                bar.clear()
-                warn(f"{image}: {warning.message}")
-            folder = folder_for(options.output, name, image_sha256(plane.data), names)
+            plane = read_plane(image, name=name)
+            folder = folder_for(options.output, name, image_hash(plane.data), names)
             result = analyse_into(folder, plane, recipe=recipe, models=models, options=options, on_progress=bar)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
         reason = str(error) if isinstance(error, BloodCellError) else describe_fault(error)
         return Outcome(str(image), "failed", error=reason, seconds=time.monotonic() - start)
     bar.clear()
     say(f"{image}: {in_words(result)}")
+    for sentence in result.warnings:
+        warn(f"{image}: warning: {sentence}")
     tiles = ", ".join(f"{tile.name} ({tile.error})" for tile in result.failed_tiles)
     return Outcome(
         str(image),
@@ -296,11 +315,11 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         types |= dict.fromkeys(outcome.numbers)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "status", "folder", *types, "seconds", "error"])
+    writer.writerow(["image", "status", "folder", *types, "seconds", "warnings", "error"])
     for outcome in outcomes:
         numbers = [outcome.numbers.get(name, 0 if outcome.numbers else "") for name in types]
-        row = [outcome.image, outcome.status, outcome.folder, *numbers, f"{outcome.seconds:.2f}", outcome.error]
-        writer.writerow(row)
+        row = [outcome.image, outcome.status, outcome.folder, *numbers, f"{outcome.seconds:.2f}"]
+        writer.writerow([*row, " ".join(outcome.warnings), outcome.error])
     return text.getvalue()
 
 

@@ -13,7 +13,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from napari_bloodcell.core.errors import in_one_line
+from napari_bloodcell.core.errors import escaped, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ _LEAST_SECONDS = 0.1  # between two updates of the line
 
 def say(text: str) -> None:
     """Write a line of the result."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{escaped(text)}\n")
     sys.stdout.flush()
 
 
 def warn(text: str) -> None:
     """Write a line about a problem."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{escaped(text)}\n")
     sys.stderr.flush()
 
 

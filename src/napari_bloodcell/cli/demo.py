@@ -55,6 +55,8 @@ def demo(
     for picture in (OVERLAY, KDE):
         say(f"  {(output / 'smear' / picture).resolve()}")
     say(f"Everything else: {(output / 'smear').resolve()}")
+    for sentence in result.warnings:
+        warn(f"Warning: {sentence}")
     for tile in result.failed_tiles:
         warn(f"The tile {tile.name} failed and holds no cells: {tile.error}")
     return SOME_FAILED if result.failed_tiles else DONE

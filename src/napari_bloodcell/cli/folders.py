@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_bloodcell.core.errors import InputError, SettingsError
+from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import legal_name
-from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_zarr
+from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.store import RECIPE
 from napari_bloodcell.slides.work import source_of_work
@@ -38,7 +38,7 @@ def collect(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             found = [path]
         else:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-            found = [m for m in matches if is_zarr(m) or (m.is_file() and m.suffix.lower() in IMAGE_SUFFIXES)]
+            found = [match for match in matches if is_image_path(match)]
         if not found:
             missing.append(argument)
         for image in found:
@@ -57,6 +57,12 @@ def _images_of(folder: Path) -> list[Path]:
             "folders; folders within it are not searched (a glob such as 'folder/**/*.jpg' does that)."
         )
     return found
+
+
+def not_found(name: str) -> str:
+    """Return the message for an argument that names nothing."""
+    hint = " It ends as the lines of a Windows list do; take \\r away." if name.endswith("\r") else ""
+    return f"There is no image {escaped(name)}.{hint}"
 
 
 def folder_names(images: Sequence[Path]) -> list[str]:

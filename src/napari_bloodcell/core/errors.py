@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import struct
+import warnings
 import zlib
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -18,6 +26,11 @@ MOST_CHARACTERS = 500
 def in_one_line(error: BaseException) -> str:
     """Return the type and the words of an error; those of torch go over many lines."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def escaped(text: object) -> str:
+    r"""Return a text in which what a terminal would not show, such as ``\r``, stands as Python writes it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def reason_of(error: BaseException) -> str:
@@ -60,3 +73,34 @@ class OutputError(BloodCellError, OSError):
 
 class InputWarning(UserWarning):
     """An input was usable, but not as it was: the message says what was done to it."""
+
+
+class ResultWarning(UserWarning):
+    """A result is there, but not to be trusted as it is: the message says why and what to do."""
+
+
+_heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
+
+
+def warn_of_input(message: str) -> None:
+    """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well."""
+    heard = _heard.get()
+    if heard is not None and message not in heard:
+        heard.append(message)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
+        level, frame = level + 1, frame.f_back  # the line that is shown is the caller's, not one of the program
+    warnings.warn(message, InputWarning, stacklevel=level)
+
+
+@contextmanager
+def heard_of_input() -> Iterator[list[str]]:
+    """Collect what `warn_of_input` says meanwhile, in this thread: it becomes the `warnings` of what is read."""
+    heard: list[str] = []
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
+        if (around := _heard.get()) is not None:
+            around += [message for message in heard if message not in around]

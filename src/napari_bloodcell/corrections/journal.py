@@ -62,7 +62,7 @@ def image_hash(image: Any) -> str:
     Returns
     -------
     str
-        64 hexadecimal digits. Of a uint8 image (Y, X, 3) below `WHOLE_BELOW` pixels it is `smear.image_sha256`; of
+        64 hexadecimal digits. Of an image below `WHOLE_BELOW` pixels all are read; of
         larger ones 64 blocks, spread evenly, and the shape are read.
 
     Raises

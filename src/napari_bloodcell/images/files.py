@@ -1,37 +1,39 @@
-"""Reads image files: JPEG, PNG, TIFF, OME-TIFF, OME-Zarr and others, with µm per pixel where they say it."""
+"""Image files, opened lazily: JPEG, PNG, TIFF, OME-TIFF, OME-Zarr, slides and others, as arrays with named axes."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
+import threading
 import warnings
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
+from itertools import islice
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, reason_of
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
+from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import PIL.Image
-    import tifffile
     import zarr
+    from numpy.typing import NDArray
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file, our errors say
+_COMMON = "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
+_SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
+_FOREIGN = "heic heif hif jxl psd dng cr2 cr3 nef arw orf raf rw2 czi nd2 lif lof vsi oib oif oir zvi dv ims"
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset(
-    (
-        *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".ppm", ".pgm"),
-        *(".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"),  # of scanners
-    )
-)
+IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS}".split())
 """Endings by which images are found in a folder. What a file is, its first bytes say."""
+
+UNREAD_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _FOREIGN.split())
+"""Endings of images that are not read: found in a folder, they are named as left out."""
 
 MAX_PIXELS = 2**30
 """Most pixels that are read from a file or a lazy array at once (3 GiB as uint8)."""
@@ -42,8 +44,9 @@ SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
 WSI_EXTRA = 'Install what reads slides: pip install "napari-bloodcell[wsi]".'
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UM_PER_UNIT: dict[str, float] = {
+_MOST_LISTED, _MOST_OPENED, _DEEPEST = 6, 50, 3
+"""Images of a container that a message names, that are looked at, and how deep they lie."""
+UM_PER_UNIT: dict[str, float] = {
     "angstrom": 1e-4, "å": 1e-4,
     "nanometer": 1e-3, "nanometre": 1e-3, "nm": 1e-3,
     "micrometer": 1.0, "micrometre": 1.0, "micron": 1.0, "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0,
@@ -56,29 +59,55 @@ _UM_PER_UNIT: dict[str, float] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageFile:
-    """What a file holds, as it is.
+    """What a file holds, as it is stored.
 
     Attributes
     ----------
-    data : array-like
-        Pixels in the file's dtype and order of axes; has shape, dtype and ``__getitem__``.
+    levels : sequence of array-like
+        The pyramid, the finest first: pixels in the file's dtype and order of axes, read where they are sliced.
     axes : str or None
         One lower-case letter per axis ("yx", "cyx", "yxs", …); None where the file does not say.
     pixel_size_um : float or None
         Micrometres per pixel, where the file gives a sensible value.
-    levels : tuple of array-like
-        The pyramid, `data` first, where the file has one that can be read level by level.
+    flips : str
+        Of "y" and "x" those that are stored from their end.
+    has_alpha : bool
+        Whether a fourth channel is transparency; it is left out otherwise.
+    channels : sequence of str
+        Names of the channels along "c", where the file gives some.
     """
 
-    data: Any
+    levels: Sequence[Any]
     axes: str | None
-    pixel_size_um: float | None
-    levels: tuple[Any, ...] = ()
+    pixel_size_um: float | None = None
+    flips: str = ""
+    has_alpha: bool = True
+    channels: Sequence[str] = ()
+
+
+class Decoded:
+    """An array that has no parts to be read alone: all is decoded, once, when its first pixels are asked for."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], Any], what: str) -> None:
+        check_size(shape, MAX_PIXELS, what)
+        self.shape, self.dtype, self._what = shape, np.dtype(dtype), what
+        self._decode = decode
+        self._pixels: NDArray[Any] | None = None
+        self._lock = threading.Lock()
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        with self._lock:
+            if self._pixels is None:
+                pixels = np.asarray(self._decode())
+                if pixels.shape != self.shape:
+                    raise InputError(f"{self._what} is damaged: {pixels.shape} pixels instead of {self.shape}.")
+                self._pixels = pixels
+        return np.asarray(self._pixels[key])
 
 
 def image_name(path: Path) -> str:
     """Return a file's name without the endings of its format: ``smear.ome.tif`` → ``smear``."""
-    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES or path.suffix.lower() == ".zarr" else path.name
+    stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES | {".zarr"} else path.name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
     return stem.strip(". ") or "image"
@@ -89,48 +118,57 @@ def is_zarr(path: Path) -> bool:
     return os.path.isdir(path) and any((path / marker).is_file() for marker in _ZARR_MARKERS)
 
 
+def is_image_path(path: Path) -> bool:
+    """Return whether a path looks like an image's: a Zarr folder, or a file with the ending of one, read or not."""
+    return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and path.is_file())
+
+
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files and Zarr folders that lie in a folder, sorted by name; hidden ones are left out."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".")
-        and (is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()))
-    ]
-    return sorted(found)
+    """Return the images that lie in a folder, sorted by name; hidden ones are left out."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_image_path(path))
 
 
-def read_image_file(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageFile:
-    """Read an image file, of at most so many pixels, or open a Zarr folder.
-
-    Raises
-    ------
-    InputError
-        If it does not exist, is empty, truncated, of an unknown format, too large, or holds several images.
-    """
-    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
-        return _read_zarr_folder(path)
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
-    if not magic:
-        raise InputError(f"{path} is empty (0 bytes).")
-    if path.suffix.lower() == ".mrxs":
-        raise InputError(f"{path} is but the small picture of a slide. {WSI_EXTRA}")
-    return _read_tiff(path, max_pixels) if magic in TIFF_MAGIC else _read_pillow(path)
+def count_pixels(shape: Sequence[int]) -> int:
+    """Return how many pixels an array of any axes has; sides up to 4 count as channels."""
+    return math.prod(int(n) for n in shape if int(n) > 4)
 
 
 def check_size(shape: Sequence[int], max_pixels: int, what: str) -> None:
-    """Raise `InputError` where an image has more pixels than may be read at once; sides up to 4 count as channels."""
-    if math.prod(int(n) for n in shape if int(n) > 4) > max_pixels:
+    """Raise `InputError` where an image has more pixels than may be read at once."""
+    if count_pixels(shape) > max_pixels:
         raise InputError(
             f"{what} has the shape {tuple(shape)}: more than {max_pixels:,} pixels are not read at once. "
             "Give a part of it, or a level of lower resolution."
         )
+
+
+def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, advice: str) -> int:
+    """Return which of several images is meant: the one beside which all others are small.
+
+    They are (name, (height, width), whether the file calls it a reduced picture of another one). Where several could be
+    meant, the error says so, and gives this advice.
+    """
+    areas = [math.prod(shape) for _, shape, _ in images]
+    best = max(range(len(images)), key=lambda i: (not images[i][2], areas[i]))
+    others = [i for i in range(len(images)) if i != best and not images[i][2]]
+
+    def listed(which: Sequence[int]) -> str:
+        more = [f"and {len(which) - _MOST_LISTED} more"] * (len(which) > _MOST_LISTED)
+        return ", ".join(
+            [f"{images[i][0]} ({images[i][1][0]} × {images[i][1][1]} pixels)" for i in which[:_MOST_LISTED]] + more
+        )
+
+    if any(4 * areas[i] > areas[best] for i in others):
+        rivals = sorted([best, *others])
+        raise InputError(f"{where} holds {len(rivals)} images: {listed(rivals)}; one is analysed at a time. {advice}")
+    height, width = images[best][1]
+    differing = [i for i in others if abs(images[i][1][0] * width - images[i][1][1] * height) > 0.05 * height * width]
+    if differing:  # what has the same sides in small is a thumbnail, or a level of a pyramid
+        warn_of_input(f"{where} holds several images: {listed([best])} is read, not {listed(differing)}.")
+    return best
+
+
+# --- micrometres per pixel, orientation, channels --------------------------------------------------------------------
 
 
 def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float | None:
@@ -142,170 +180,128 @@ def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float |
     if not low <= min(given) <= max(given) <= high:
         return None
     if max(given) > 1.01 * min(given):
-        warnings.warn(
+        warn_of_input(
             f"{where} says {given[0]:g} µm per pixel along y and {given[1]:g} along x; pixels should be square, "
-            "so neither is used. Give pixel_size_um or rbc_diameter_px.",
-            InputWarning,
-            stacklevel=2,
+            "so neither is used. Give pixel_size_um or rbc_diameter_px."
         )
         return None
     return float(sum(given) / 2)
 
 
-# --- JPEG, PNG, BMP, … ---------------------------------------------------------------------------------------------
+def upright(axes: str, orientation: object, path: Path) -> tuple[str, str]:
+    """Return the axes and flips with which an image is seen upright; `orientation` is that of EXIF and TIFF, 1 to 8."""
+    turns = {2: "x", 3: "yx", 4: "y", 5: "", 6: "x", 7: "yx", 8: "y"}
+    if not isinstance(orientation, int) or orientation not in turns:
+        return axes, ""
+    warn_of_input(f"{path} is stored turned or mirrored (EXIF orientation {orientation}); it is read as people see it.")
+    return axes.translate(str.maketrans("yx", "xy")) if orientation > 4 else axes, turns[orientation]
 
 
-def pillow_pixels(image: PIL.Image.Image) -> tuple[np.ndarray[Any, np.dtype[Any]], str]:
-    """Return a Pillow image's pixels and their axes; palettes and colour spaces other than RGB are resolved."""
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    elif image.mode in ("LA", "La", "RGBa"):
-        image = image.convert("RGBA")
-    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
-        image = image.convert("RGB")
-    pixels = np.asarray(image)
-    return pixels, "yx" if pixels.ndim == 2 else "yxs"
+def check_colours(names: Sequence[str], where: str) -> None:
+    """Refuse three channels that are named, but not as red, green and blue; names like "Channel 0" say nothing."""
+    telling = [re.sub(r"^(channel|ch|c)?[\s:_\d/]*", "", name.strip().lower()) for name in names]
+    if len(names) == 3 and all(telling) and [name[0] for name in telling] != ["r", "g", "b"]:
+        raise InputError(
+            f"{where} has the channels {', '.join(names)}, which are not red, green and blue. Save it as an RGB image."
+        )
 
 
-def _read_pillow(path: Path) -> ImageFile:
+# --- JPEG, PNG, BMP, … -----------------------------------------------------------------------------------------------
+
+_limit_lock = threading.Lock()
+
+
+def pillow_rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
+    """Return a Pillow image without palettes and colour spaces other than grey, RGB and RGBA."""
+    mode = mode or _mode_read(image)
+    return image if mode == image.mode else image.convert(mode)
+
+
+def _mode_read(image: PIL.Image.Image) -> str:
+    if image.mode == "P":
+        return "RGBA" if "transparency" in image.info else "RGB"
+    colours = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX": "RGB"}
+    return colours.get(image.mode, "RGBA" if image.mode in ("PA", "LA", "La", "RGBa") else image.mode)
+
+
+@contextmanager
+def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
+    """Open a file with Pillow; what that raises becomes an `InputError`."""
     import PIL.Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as image:
-                n_frames = getattr(image, "n_frames", 1)
-                if n_frames > 1:
-                    raise InputError(
-                        f"{path} holds {n_frames} images (frames); one is analysed at a time. "
-                        "Save one as a file of its own."
-                    )
-                image.load()
-                pixels, axes = pillow_pixels(image)
+        with _limit_lock:  # our own limit is the one that is documented
+            before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = PIL.Image.open(path)
+            finally:
+                PIL.Image.MAX_IMAGE_PIXELS = before
+        with image:
+            yield image
     except PIL.UnidentifiedImageError as error:
         raise InputError(
             f"{path} is not an image that can be read. "
             "Allowed are JPEG, PNG, BMP, TIFF, OME-TIFF, OME-Zarr and the like."
         ) from error
-    except PIL.Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large for its format; save it as TIFF or OME-Zarr.") from error
     except InputError:
         raise
-    except READ_ERRORS as error:
+    except (PIL.Image.DecompressionBombError, *READ_ERRORS) as error:
         raise InputError(
             f"{path} is damaged or truncated: {reason_of(error)}. Copy it again from its source."
         ) from error
-    return ImageFile(pixels, axes, None)
 
 
-# --- TIFF ----------------------------------------------------------------------------------------------------------
+def open_picture(path: Path, pages: Sequence[int] | None = None) -> ImageFile:
+    """Open what Pillow reads: all its frames, or the given pages of a TIFF, as planes."""
+    from PIL.ImageMode import getmode
+
+    with _pillow(path) as image:
+        frames = range(getattr(image, "n_frames", 1)) if pages is None else pages
+        if image.format == "MPO":  # a photo, with previews and gain maps behind it
+            others: list[tuple[int, int]] = []
+            with suppress(*READ_ERRORS):  # they may be damaged
+                others = [_size_of(image, frame) for frame in frames[1:]]
+            if _size_of(image, 0) in others:
+                warn_of_input(f"{path} holds {len(frames)} photos; the first is read.")
+            frames = frames[:1]
+        size = _size_of(image, frames[0])
+        mode = getmode(_mode_read(image))
+        shape = (len(frames),) * (len(frames) > 1) + size + (len(mode.bands),) * (len(mode.bands) > 1)
+        orientation = 1 if image.format == "TIFF" else _exif_orientation(image, path)  # a TIFF, Pillow turns itself
+
+    def decode() -> NDArray[Any]:
+        with _pillow(path) as image:
+            found = []
+            for frame in frames:
+                image.seek(frame)
+                found.append(np.asarray(pillow_rgb(image, mode.mode)))
+            return found[0] if len(found) == 1 else np.stack(found)
+
+    axes = "t" * (len(frames) > 1) + "yx" + "s" * (len(mode.bands) > 1)
+    axes, flips = upright(axes, orientation, path)
+    return ImageFile([Decoded(shape, mode.typestr, decode, str(path))], axes, flips=flips)
 
 
-def _read_tiff(path: Path, max_pixels: int) -> ImageFile:
-    import tifffile
-
-    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            series = main_series(tiff, path)
-            check_size(series.shape, max_pixels, str(path))
-            check_complete(series, path)
-            axes, pixel_size = series.axes.lower(), tiff_pixel_size(tiff, series, path)
-            pixels = _tiff_pixels(series, path)
-    except InputError:
-        raise
-    except damaged as error:
-        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {reason_of(error)}.") from error
-    if pixels.ndim != len(axes):
-        axes = "yxs" if pixels.ndim == 3 else "yx"
-    return ImageFile(pixels, axes, pixel_size)
+def _size_of(image: PIL.Image.Image, frame: int) -> tuple[int, int]:
+    image.seek(frame)
+    return image.height, image.width
 
 
-def main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """Return the first image; smaller ones behind it (thumbnail, label, macro, pyramid) are left out."""
-    if not tiff.series:
-        raise InputError(f"{path} is a TIFF without any image.")
-    first, *others = tiff.series
-    if any(other.size >= first.size for other in others):
-        raise InputError(
-            f"{path} holds {len(tiff.series)} images of its size or larger; one is analysed at a time. "
-            "Save one as a file of its own."
-        )
-    return first
+def _exif_orientation(image: PIL.Image.Image, path: Path) -> object:
+    """Return the EXIF orientation; of a PNG only where it has one, since Pillow would decode all of it to look."""
+    if image.format == "PNG" and "exif" not in image.info:
+        with path.open("rb") as file:
+            file.seek(-min(path.stat().st_size, 2**16), os.SEEK_END)
+            if b"eXIf" not in file.read():
+                return 1
+    return image.getexif().get(0x0112, 1)
 
 
-def check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise where the file ends before its pixels do."""
-    size = path.stat().st_size
-    for page in series.pages:
-        if page is None:
-            raise InputError(f"{path} is incomplete: pages that its metadata name are missing.")
-        if any(a + n > size for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
-            raise InputError(f"{path} is truncated: it ends before its pixels do. Copy it again from its source.")
-        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
-            raise InputError(f"{path} is damaged: it is described as larger than it is. Copy it again from its source.")
+# --- Zarr ------------------------------------------------------------------------------------------------------------
 
 
-def _tiff_pixels(series: tifffile.TiffPageSeries, path: Path) -> np.ndarray[Any, np.dtype[Any]]:
-    page = series.keyframe
-    try:
-        pixels = np.asarray(series.asarray())
-    except ValueError as error:
-        if "imagecodecs" not in str(error) or len(series.pages) != 1:
-            raise
-        return np.asarray(_read_pillow(path).data)  # Pillow brings LZW, JPEG and others of its own
-    if page.photometric == 3 and page.colormap is not None:  # palette
-        return np.moveaxis((page.colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
-    if page.photometric == 0 and pixels.dtype.kind in "ub":  # white is zero
-        return ~pixels if pixels.dtype.kind == "b" else (2 ** int(page.bitspersample) - 1) - pixels
-    return pixels
-
-
-def tiff_pixel_size(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> float | None:
-    """Return the µm per pixel that a TIFF states in its OME-XML, in words, or in its resolution."""
-    page = series.keyframe
-    if tiff.is_ome:
-        return sensible_pixel_size(_ome_xml_sizes(tiff.ome_metadata or ""), str(path))
-    if mpp := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or ""):  # Aperio
-        return sensible_pixel_size([float(mpp[1])] * 2, str(path))
-    unit: float | None = None
-    if tiff.is_imagej and isinstance(tiff.imagej_metadata, dict):
-        name = str(tiff.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ")
-        unit = _UM_PER_UNIT.get(name.lower())
-    if unit is None:
-        tag = page.tags.get("ResolutionUnit")
-        unit = {2: 25400.0, 3: 10000.0}.get(int(tag.value) if tag is not None else 2)
-    return sensible_pixel_size([_per_pixel(page, f"{a}Resolution", unit) for a in "YX"], str(path))
-
-
-def _per_pixel(page: tifffile.TiffPage, tag_name: str, unit_um: float | None) -> float | None:
-    tag = page.tags.get(tag_name)
-    if tag is None or unit_um is None:
-        return None
-    pixels, units = tag.value if isinstance(tag.value, tuple) else (tag.value, 1)
-    return unit_um * float(units) / float(pixels) if pixels else None
-
-
-def _ome_xml_sizes(xml: str) -> list[float | None]:
-    element = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
-    text = element[0] if element else ""
-    sizes: list[float | None] = []
-    for axis in "YX":
-        value = re.search(rf'\bPhysicalSize{axis}\s*=\s*"([^"]*)"', text)
-        unit = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*"([^"]*)"', text)
-        factor = _UM_PER_UNIT.get(unit[1].lower() if unit else "µm")
-        try:
-            size = float(value[1]) * factor if value and factor is not None else None
-        except ValueError:
-            size = None
-        sizes.append(size)
-    return sizes
-
-
-# --- Zarr ----------------------------------------------------------------------------------------------------------
-
-
-def _read_zarr_folder(path: Path) -> ImageFile:
+def open_zarr_folder(path: Path) -> ImageFile:
+    """Open an OME-Zarr, a Zarr array, or a container of one image."""
     if not is_zarr(path):
         raise InputError(f"{path} is a folder, but neither an OME-Zarr nor a Zarr array.")
     import zarr
@@ -319,47 +315,72 @@ def _read_zarr_folder(path: Path) -> ImageFile:
 
 
 def open_zarr(node: zarr.Array[Any] | zarr.Group, where: str) -> ImageFile:
-    """Return the image of a Zarr array, or the full resolution of an OME-Zarr group (0.1 to 0.5)."""
+    """Open a Zarr array, an OME-Zarr group (0.1 to 0.5), or a container, such as a plate, that means one image."""
     import zarr
 
     if isinstance(node, zarr.Array):
-        return ImageFile(node, None, None)
-    attributes: Mapping[str, Any] = node.attrs.asdict()
+        return ImageFile([node], _dimension_names(node))
+    found = list(islice(_iter_zarr_images(node, "", where), _MOST_OPENED))
+    if not found:
+        raise InputError(f"{where} is a Zarr group without any image.")
+    images = [(name, sides_of(image.levels[0].shape, image.axes), False) for name, image in found]
+    image = found[main_image(images, where, "Give the path of one.") if len(found) > 1 else 0][1]
+    check_colours(image.channels, where)
+    return image
+
+
+def _iter_zarr_images(group: zarr.Group, name: str, where: str) -> Iterator[tuple[str, ImageFile]]:
+    """Yield the images in a group and the groups within it, with their paths."""
+    import zarr
+
+    attributes: Mapping[str, Any] = group.attrs.asdict()
     ome: Mapping[str, Any] = attributes.get("ome", attributes)
-    if not ome.get("multiscales"):
-        return _open_without_ome(node, attributes, where)
-    multiscale = ome["multiscales"][0]
+    if multiscales := _dicts(ome.get("multiscales")):
+        for multiscale in multiscales:
+            channels = [str(c.get("label", "")) for c in _dicts((ome.get("omero") or {}).get("channels"))]
+            yield name or str(multiscale.get("name", "")), _multiscale_image(group, multiscale, channels, where)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are no part of the Zarr, such as METADATA.ome.xml
+        members = sorted(group.members())
+    for key, child in members:
+        path = f"{name}/{key}".lstrip("/")
+        if isinstance(child, zarr.Array):
+            yield path, ImageFile([child], _dimension_names(child))
+        elif key != "labels" and path.count("/") < _DEEPEST:
+            yield from _iter_zarr_images(child, path, where)
+
+
+def _multiscale_image(
+    group: zarr.Group, multiscale: Mapping[str, Any], channels: Sequence[str], where: str
+) -> ImageFile:
+    import zarr
+
     dataset = multiscale["datasets"][0]
-    array = node.get(inside(str(dataset["path"]), where))
+    array = group.get(inside(str(dataset["path"]), where))
     if not isinstance(array, zarr.Array):
         raise InputError(f"{where} is an OME-Zarr whose array {dataset['path']!r} is missing.")
-    found = [node.get(inside(str(level["path"]), where)) for level in multiscale["datasets"]]
-    levels = tuple(level for level in found if isinstance(level, zarr.Array) and level.ndim == array.ndim)
+    found = [group.get(inside(str(level["path"]), where)) for level in multiscale["datasets"]]
+    levels = [level for level in found if isinstance(level, zarr.Array) and level.ndim == array.ndim]
     axes = [a if isinstance(a, dict) else {"name": a} for a in multiscale.get("axes", [])]
     if len(axes) != array.ndim:
-        return ImageFile(array, "tczyx"[-array.ndim :] if array.ndim in (2, 5) else None, None, levels)
+        return ImageFile(levels, "tczyx"[-array.ndim :] if array.ndim in (2, 5) else None)
     scale = _zarr_scale(dataset, array.ndim) * _zarr_scale(multiscale, array.ndim)
-    units = [_UM_PER_UNIT.get(str(a.get("unit", "")).lower(), np.nan) for a in axes]
+    units = [UM_PER_UNIT.get(str(a.get("unit", "")).lower(), np.nan) for a in axes]
     sizes = {a["name"]: float(unit * s) for a, unit, s in zip(axes, units, scale, strict=True)}
     # A scale of exactly one is what writers put where nothing is known.
     known = [None if sizes.get(a) == 1.0 else sizes.get(a) for a in "yx"]
     letters = "".join(str(a["name"])[:1].lower() for a in axes)
-    return ImageFile(array, letters, sensible_pixel_size(known, where), levels)
+    return ImageFile(levels, letters, sensible_pixel_size(known, where), channels=channels)
 
 
-def _open_without_ome(node: zarr.Group, attributes: Mapping[str, Any], where: str) -> ImageFile:
-    import zarr
-
-    if "bioformats2raw.layout" in attributes.get("ome", attributes) and isinstance(first := node.get("0"), zarr.Group):
-        return open_zarr(first, f"{where}/0")
-    arrays = sorted(node.arrays())
-    if len(arrays) == 1:
-        return ImageFile(arrays[0][1], None, None)
-    names = ", ".join(name for name, _ in arrays) or "none"
-    raise InputError(f"{where} is a Zarr group without OME metadata (arrays: {names}). Give the path of one array.")
+def _dimension_names(array: zarr.Array[Any]) -> str | None:
+    """Return the first letters of the axes' names, where a Zarr array has them."""
+    names = [str(name or "?")[0].lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
+    return "".join(names) or None
 
 
-def _zarr_scale(item: Mapping[str, Any], ndim: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _zarr_scale(item: Mapping[str, Any], ndim: int) -> NDArray[np.float64]:
     scale = np.ones(ndim)
     for transformation in _dicts(item.get("coordinateTransformations")):
         if transformation.get("type") == "scale" and len(transformation.get("scale", ())) == ndim:
@@ -388,3 +409,74 @@ def inside(relative: str, where: str) -> str:
     if not is_inside(relative):
         raise InputError(f"{where} names the path {relative!r}, which leaves its folder. Such a file is not read.")
     return relative
+
+
+# --- OpenSlide -------------------------------------------------------------------------------------------------------
+
+
+class _Scan:
+    """A file of a scanner that OpenSlide has open.
+
+    Once OpenSlide has met a damaged part it reads nothing more of the file, so that it has to be opened anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._path, self._damaged = path, openslide.OpenSlideError
+        self._open = openslide.OpenSlide
+        self.slide = self._open(str(path))
+
+    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return a part (height, width, 4) of a level; `corner` (x, y) is in pixels of the finest one."""
+        slide = self.slide
+        try:
+            return np.asarray(slide.read_region(corner, level, size))
+        except self._damaged as error:
+            if self.slide is slide:
+                self.slide = self._open(str(self._path))
+            raise ValueError(str(error)) from error
+
+
+class _ScanLevel:
+    """A level that OpenSlide reads, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
+
+    dtype = np.dtype(np.uint8)
+    chunks = (256, 256, 4)
+
+    def __init__(self, scan: _Scan, level: int) -> None:
+        width, height = scan.slide.level_dimensions[level]
+        self._scan, self._level, self.shape = scan, level, (int(height), int(width), 4)
+        self._step = float(scan.slide.level_downsamples[level])
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.uint8]:
+        y0, y1, _ = key[0].indices(self.shape[0])
+        x0, x1, _ = key[1].indices(self.shape[1])
+        corner = (round(x0 * self._step), round(y0 * self._step))
+        return self._scan.read(corner, self._level, (max(0, x1 - x0), max(0, y1 - y0)))
+
+
+def open_scan(path: Path) -> ImageFile | None:
+    """Open what a maker of scanners wrote; None where OpenSlide is not installed or does not know the file."""
+    try:
+        import openslide
+    except ImportError:
+        return None
+    vendor = openslide.OpenSlide.detect_format(str(path))
+    if vendor in (None, "generic-tiff"):
+        return None
+    try:
+        scan = _Scan(path)
+    except openslide.OpenSlideError as error:
+        raise InputError(f"{path} is a damaged {vendor} slide: {reason_of(error)}.") from error
+    sizes = [to_float(scan.slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
+    levels = [_ScanLevel(scan, level) for level in range(scan.slide.level_count)]
+    return ImageFile(levels, "yxs", sensible_pixel_size(sizes, str(path)))
+
+
+def to_float(text: str | None) -> float | None:
+    """Return the number that a text is, or None."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

@@ -1,18 +1,19 @@
-"""A slide of any size as a lazy pyramid of RGB levels, with its µm per pixel."""
+"""An image of any size as a lazy pyramid of RGB levels, with its µm per pixel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, BloodCellError, InputError, reason_of
-from napari_bloodcell.images.plane import guess_axes, to_yxc
+from napari_bloodcell.core.errors import READ_ERRORS, BloodCellError, InputError, reason_of, warn_of_input
+from napari_bloodcell.images.plane import Layout
 from napari_bloodcell.images.values import Conversion, conversion_of, to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -25,35 +26,17 @@ LARGEST_CHUNK_PX = 4096 * 4096
 
 
 class Level:
-    """One level of a slide: reads any box of it as RGB, and is sliced like an array (Y, X, 3) uint8.
-
-    Parameters
-    ----------
-    array : array-like
-        Pixels in any order of axes; has shape, dtype and ``__getitem__``.
-    axes : str or None
-        A letter per axis, "y" and "x" among them; guessed from the shape where it is None.
-    what : str
-        What it is called in messages.
-    conversion : Conversion
-        How its values become 0 to 255.
-    """
+    """One level of an image: reads any box of it as RGB, and is sliced like an array (Y, X, 3) uint8."""
 
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, array: Any, axes: str | None, what: str, conversion: Conversion | None = None) -> None:
-        shape = tuple(int(n) for n in array.shape)
-        if axes is None or "y" not in axes or "x" not in axes or len(axes) != len(shape):
-            axes = guess_axes(shape) if len(shape) >= 2 else ""
-        if "y" not in axes or 0 in shape:
-            raise InputError(f"{what} has no plane of pixels (shape {shape}); at least the axes (Y, X) are needed.")
-        self._array, self._axes, self._what = array, axes, what
+    def __init__(self, array: Any, layout: Layout, what: str, conversion: Conversion | None = None) -> None:
+        self._array, self._layout, self._what = array, layout, what
         self._conversion = conversion or Conversion()
-        self.shape = (shape[axes.index("y")], shape[axes.index("x")], 3)
-        one_pixel = [1 if letter in "yx" else n for letter, n in zip(axes, shape, strict=True)]
+        self.n_channels = layout.n_channels
+        self.shape = (int(array.shape[layout.axes[0]]), int(array.shape[layout.axes[1]]), 3)
         self.stored_dtype = np.dtype(array.dtype)
-        self.n_channels = int(to_yxc(np.empty(one_pixel, self.stored_dtype), axes, what).shape[2])
 
     @property
     def size(self) -> int:
@@ -71,32 +54,25 @@ class Level:
         chunks = getattr(self._array, "chunks", None)
         if chunks is None:
             return None
-        sides = [max(c) if isinstance(c, tuple) else int(c) for c in chunks]
-        return sides[self._axes.index("y")], sides[self._axes.index("x")], 3
+        sides = [max(side) if isinstance(side, tuple) else int(side) for side in chunks]
+        return sides[self._layout.axes[0]], sides[self._layout.axes[1]], 3
 
     def raw(self, box: Box) -> NDArray[Any]:
         """Return a box (y0, x0, y1, x1), pixels, as it is stored, (y, x, channels); `InputError` if it is damaged."""
-        y0, x0, y1, x1 = box
-        index: list[slice] = [slice(None)] * len(self._axes)
-        index[self._axes.index("y")], index[self._axes.index("x")] = slice(y0, y1), slice(x0, x1)
         try:
-            part = np.asarray(self._array[tuple(index)])
+            return self._layout.read(self._array, box)
         except BloodCellError:
             raise
         except READ_ERRORS as error:
             raise InputError(f"{self._what} cannot be read at {box}: it is damaged ({reason_of(error)}).") from error
-        return to_yxc(part, self._axes, self._what)
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Return a box (y0, x0, y1, x1), pixels, as (y, x, 3) uint8."""
-        part = self.raw(box)
-        if part.dtype == np.uint8 and part.shape[2] == 3:
-            return np.ascontiguousarray(part)
-        return to_rgb(part, self._conversion)
+        return to_rgb(self.raw(box), self._conversion)
 
     def converted(self, conversion: Conversion) -> Level:
         """Return the level with another conversion of its values."""
-        return Level(self._array, self._axes, self._what, conversion)
+        return Level(self._array, self._layout, self._what, conversion)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -134,7 +110,7 @@ def _span(key: Any, n: int) -> tuple[int, int, Any]:
 
 @dataclass(frozen=True, eq=False)
 class SlideImage:
-    """A slide.
+    """An image of any size, read where it is sliced.
 
     Attributes
     ----------
@@ -186,41 +162,41 @@ class SlideImage:
         return self.levels[best], factors[best]
 
     def with_measured_values(self) -> Self:
-        """Return the slide with its values looked through once where they are not plain 8-bit RGB.
+        """Return the image with its values looked through once where they are not plain 8-bit RGB.
 
         Raises
         ------
         InputError
             If values are out of range.
         """
-        finest, coarsest = self.levels[0], self.levels[-1]
-        if finest.stored_dtype == np.uint8:
-            return self.with_displayed_values()
-        small = coarsest.raw(_middle_of(coarsest.shape))
-        conversion = conversion_of(small, self.source or "The image", _parts_of(finest))
-        return replace(self, levels=tuple(level.converted(conversion) for level in self.levels))
+        return self._converted(_parts_of(self.levels[0]))
 
     def with_displayed_values(self) -> Self:
-        """Return the slide with its values judged by its coarsest level: enough to look at it."""
-        coarsest = self.levels[-1]
-        if coarsest.stored_dtype == np.uint8 and coarsest.n_channels == 3:
-            return self
-        small = coarsest.raw(_middle_of(coarsest.shape))
-        conversion = conversion_of(small, self.source or "The image")
+        """Return the image with its values judged by its coarsest level: enough to look at it."""
+        return self._converted(None)
+
+    def read_whole(self) -> NDArray[np.uint8]:
+        """Return all of the finest level, (Y, X, 3) uint8, with measured values; each pixel is read once."""
+        raw = self.levels[0].raw((0, 0, *self.shape))
+        held = Level(raw, Layout((0, 1, 2), {}, raw.shape[2]), self.source or "The image")
+        image = self if len(self.levels) > 1 else replace(self, levels=(held,))
+        return to_rgb(raw, image._conversion(_parts_of(held)))
+
+    def _converted(self, parts: Iterable[NDArray[Any]] | None) -> Self:
+        conversion = self._conversion(parts)
         return replace(self, levels=tuple(level.converted(conversion) for level in self.levels))
 
-
-def levels_of(arrays: Sequence[Any], axes: str | None, what: str) -> tuple[Level, ...]:
-    """Return the levels of a pyramid; those that do not shrink both sides alike (labels, thumbnails) are left out."""
-    levels = [Level(arrays[0], axes, what)]
-    height, width = levels[0].shape[:2]
-    for array in arrays[1:]:
-        level = Level(array, axes, what)
-        shrink_y, shrink_x = height / level.shape[0], width / level.shape[1]
-        is_smaller = level.shape[0] < levels[-1].shape[0]
-        if is_smaller and abs(shrink_y - shrink_x) <= 0.02 * shrink_y + 2 * shrink_y / max(level.shape[:2]):
-            levels.append(level)
-    return tuple(levels)
+    def _conversion(self, parts: Iterable[NDArray[Any]] | None) -> Conversion:
+        """Return the conversion of values in the range of these parts, by default of a picture of the image."""
+        coarsest, what = self.levels[-1], self.source or "The image"
+        if coarsest.stored_dtype == np.uint8 and coarsest.n_channels < 4:
+            return Conversion()
+        small = coarsest.raw(_middle_of(coarsest.shape))
+        conversion = conversion_of(small, [small] if parts is None else parts, what)
+        if coarsest.n_channels < 4 or any(part[..., 3].any() for part in chain([small], _parts_of(coarsest))):
+            return conversion
+        warn_of_input(f"{what} has an alpha channel that is 0 everywhere; it was ignored.")
+        return replace(conversion, use_alpha=False)
 
 
 def _middle_of(shape: tuple[int, ...]) -> Box:

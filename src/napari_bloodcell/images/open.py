@@ -1,77 +1,115 @@
-"""Opens slides: OME-Zarr, plain Zarr, TIFF pyramids, what OpenSlide reads, pictures, and arrays of any kind."""
+"""Opens any image: arrays, lazy arrays, pyramids, Pillow images, files, and slides larger than memory."""
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from weakref import finalize
+from typing import Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, escaped, heard_of_input, reason_of
 from napari_bloodcell.images.files import (
     MAX_PIXELS,
-    TIFF_MAGIC,
+    UNREAD_SUFFIXES,
     WSI_EXTRA,
-    check_complete,
+    ImageFile,
     check_size,
+    count_pixels,
     image_name,
-    is_zarr,
-    main_series,
+    open_picture,
+    open_scan,
     open_zarr,
-    sensible_pixel_size,
-    tiff_pixel_size,
+    open_zarr_folder,
+    pillow_rgb,
 )
-from napari_bloodcell.images.image import Level, SlideImage, levels_of
-from napari_bloodcell.images.plane import Plane, read_plane
+from napari_bloodcell.images.image import Level, SlideImage
+from napari_bloodcell.images.plane import Plane, further_axes, layout_of
+from napari_bloodcell.images.tiff import TIFF_MAGIC, open_tiff
 
-if TYPE_CHECKING:
-    import tifffile
-    import zarr
-    from numpy.typing import NDArray
+LARGE_PX = 8192 * 8192
+"""An image with more pixels is analysed on disk where there is a folder to do that in: in memory it takes 2 GB."""
 
 
-def open_slide(source: object, *, name: str | None = None) -> SlideImage:
+def open_image(source: object, *, name: str | None = None) -> SlideImage:
     """Open an image of any size lazily.
 
     Parameters
     ----------
-    source : path, array-like, sequence of pyramid levels, Zarr group, Plane or SlideImage
-        OME-Zarr (0.1 to 0.5), the path of a Zarr array, OME-TIFF and other TIFF pyramids, SVS, NDPI, MRXS and what else
-        OpenSlide reads (the extra `wsi`), JPEG, PNG; NumPy, dask and Zarr arrays.
+    source : path, array-like, Pillow image, sequence of pyramid levels, Zarr array or group, Plane or SlideImage
+        A path is that of a JPEG, PNG or other picture, a TIFF or OME-TIFF, an OME-Zarr (0.1 to 0.5), a Zarr array, or
+        SVS, NDPI, MRXS and what else OpenSlide reads (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or what
+        NumPy makes one of: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
+        uint8, other integers up to 65535, floats of 0 to 1, 0 to 255 or 0 to 65535.
     name : str, optional
         Instead of the file's.
 
     Returns
     -------
     SlideImage
-        Levels are read when and where they are sliced. A JPEG, PNG or other picture is read whole: it has no parts that
-        could be read alone.
+        Levels are read when and where they are sliced. What has no parts that could be read alone, such as a JPEG, is
+        decoded once, when its first pixels are asked for.
 
     Raises
     ------
     InputError
         If it is missing, damaged, of an unknown format, or not one plane.
+
+    Warns
+    -----
+    InputWarning
+        If something had to be done to it, such as turning it upright.
     """
-    if isinstance(source, SlideImage):
-        return source
-    if isinstance(source, str | os.PathLike):
-        path = Path(os.fspath(source)).expanduser()
-        return _open_path(path, name or image_name(path))
+    return source if isinstance(source, SlideImage) else open_stack(source, name=name).image()
+
+
+def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Plane:
+    """Return any image as an (Y, X, 3) uint8 plane: `open_image`, taken whole.
+
+    Parameters
+    ----------
+    source : object
+        As for `open_image`. Of a pyramid the first level is taken.
+    name : str, optional
+        The plane's name, instead of the file's.
+    max_pixels : int
+        Most pixels that are read from a file or a lazy array.
+
+    Returns
+    -------
+    Plane
+        A uint8 RGB array is not copied, only viewed.
+
+    Raises
+    ------
+    InputError
+        If it is not one plane of an image: no pixels, a stack, other channels, values out of range, complex numbers,
+        a file that is missing, damaged or of an unknown format.
+
+    Warns
+    -----
+    InputWarning
+        If NaN or infinite pixels were replaced, or an alpha channel of zeros was ignored; and as `open_image`.
+
+    Notes
+    -----
+    RGBA is composited on white. Integers of more than 8 bits are scaled by the fewest bits of 10, 12, 14 or 16 that
+    hold the largest value, because cameras of 12 bits write 16. NaN becomes the colour of the empty glass (the 95th
+    percentile of each channel).
+    """
     if isinstance(source, Plane):
-        return SlideImage(
-            levels_of([source.data], "yxs", "The image"), source.pixel_size_um, name or source.name, source.source
-        )
-    arrays, axes, pixel_size_um, path_of = _open_object(source)
-    return SlideImage(levels_of(arrays, axes, "The image"), pixel_size_um, name or "image", path_of)
-
-
-LARGE_PX = 8192 * 8192
-"""An image with more pixels is analysed on disk where there is a folder to do that in: in memory it takes 2 GB."""
+        return source
+    with heard_of_input() as heard:
+        image = open_image(source, name=name)
+        if not isinstance(source, np.ndarray):
+            check_size(image.shape, max_pixels, image.source or "The image")
+        pixels = image.read_whole().view()
+    pixels.flags.writeable = False
+    return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard))
 
 
 def is_slide(source: object) -> bool:
@@ -80,53 +118,104 @@ def is_slide(source: object) -> bool:
     Raises
     ------
     InputError
-        As `open_slide`.
+        As `open_image`.
     """
-    if type(source).__module__.partition(".")[0] in ("dask", "zarr") or isinstance(source, SlideImage):
+    if isinstance(source, SlideImage) or _comes_from(source, "dask", "zarr"):
         return True
     if isinstance(source, str | os.PathLike):
-        return open_slide(source).n_pixels > LARGE_PX
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # whoever opens it to use it is told
+            return open_image(source).n_pixels > LARGE_PX
     if isinstance(source, Sequence) and source and hasattr(source[0], "shape"):
         source = source[0]
-    shape = getattr(source.data if isinstance(source, Plane) else source, "shape", ())
-    return math.prod(int(n) for n in shape if n > 4) > LARGE_PX
+    return count_pixels(getattr(source.data if isinstance(source, Plane) else source, "shape", ())) > LARGE_PX
 
 
-def read_whole(source: object, *, name: str | None = None) -> Plane:
-    """Read an image as one plane in memory, as `smear.read_plane` does, and what only OpenSlide reads, too.
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """An image that may have further axes than those of a plane: time, depth, pages."""
 
-    Raises
-    ------
-    InputError
-        As `smear.read_plane`.
-    """
+    file: ImageFile
+    name: str
+    source: str | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the further axes; () where there is one plane only."""
+        stored = self.file.levels[0].shape
+        return tuple(int(stored[axis]) for axis in further_axes(stored, self.file.axes))
+
+    def image(self, plane: Sequence[int] = ()) -> SlideImage:
+        """Return a plane, by its position along each further axis where there are several."""
+        file, what = self.file, self.source or "The image"
+        levels: list[Level] = []
+        for array in file.levels:
+            layout = layout_of(array.shape, file.axes, what, flips=file.flips, has_alpha=file.has_alpha, plane=plane)
+            level = Level(array, layout, what)
+            if not levels or _is_coarser(level, levels):
+                levels.append(level)
+        return SlideImage(tuple(levels), file.pixel_size_um, self.name, self.source)
+
+
+def open_stack(source: object, *, name: str | None = None) -> Stack:
+    """Open an image of one plane or more, as `open_image` does."""
     if isinstance(source, str | os.PathLike):
         path = Path(os.fspath(source)).expanduser()
-        if (slide := _open_with_openslide(path, name or image_name(path))) is not None:
-            check_size(slide.shape, MAX_PIXELS, str(path))
-            pixels = slide.read((0, 0, *slide.shape))
-            pixels.flags.writeable = False
-            return Plane(pixels, slide.pixel_size_um, slide.name, str(path))
-    return read_plane(source, name=name)
+        return Stack(_open_file(path), name or image_name(path), str(path))
+    if isinstance(source, Plane):
+        return Stack(ImageFile([source.data], "yxs", source.pixel_size_um), name or source.name, source.source)
+    return Stack(_open_object(source), name or "image", _path_of_zarr(source))
 
 
-def _open_object(source: Any) -> tuple[Sequence[Any], str | None, float | None, str | None]:
-    """Return levels, axes, µm per pixel and path of what is no path."""
-    if isinstance(source, list | tuple) and source and all(hasattr(one, "shape") for one in source):
-        if len(source) > 1 and len({tuple(one.shape) for one in source}) == 1:
-            raise InputError(
-                f"{len(source)} images of the same shape {tuple(source[0].shape)} were given; one is analysed at a "
-                "time. The levels of a pyramid go from the largest to the smallest."
-            )
-        return source, None, None, None
-    if type(source).__module__.partition(".")[0] == "zarr":
-        file = open_zarr(source, "The Zarr group")
-        return file.levels or (file.data,), file.axes, file.pixel_size_um, _path_of_zarr(source)
+def _open_file(path: Path) -> ImageFile:
+    """Open an image file or a Zarr folder; what a file is, its first bytes say."""
+    if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
+        return open_zarr_folder(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {escaped(path)}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{escaped(path)} cannot be opened: {reason}.") from error
+    if not magic:
+        raise InputError(f"{path} is empty (0 bytes).")
+    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF, and show their thumbnail
+        raise InputError(f"{path} is left out: {path.suffix} files are not read. Save it as TIFF, PNG or JPEG.")
+    if (scan := open_scan(path)) is not None:
+        return scan
+    if path.suffix.lower() == ".mrxs":
+        raise InputError(f"{path} is but the small picture of a slide. {WSI_EXTRA}")
+    return open_tiff(path) if magic in TIFF_MAGIC else open_picture(path)
+
+
+def _open_object(source: Any) -> ImageFile:
+    """Open what is neither a path nor one of our own images."""
+    if _comes_from(source, "PIL") and hasattr(source, "getbands"):
+        pixels = np.asarray(pillow_rgb(source))
+        return ImageFile([pixels], "yxs"[: pixels.ndim])
+    if _comes_from(source, "zarr"):
+        return open_zarr(source, "The Zarr group")
     if isinstance(source, Level):
-        return [source], "yxs", None, None
-    if not hasattr(source, "shape") or not hasattr(source, "dtype"):
-        source = read_plane(source).data
-    return [source], None, None, None
+        return ImageFile([source], "yxs")
+    if isinstance(source, Sequence) and len(source) and all(len(getattr(one, "shape", ())) >= 2 for one in source):
+        return ImageFile(_pyramid(source), None)
+    if isinstance(source, np.ma.MaskedArray):
+        source = np.ma.filled(source.astype(np.float64), np.nan)
+    if not isinstance(getattr(source, "dtype", None), np.dtype) or not getattr(source, "shape", ()):
+        try:
+            source = np.asarray(source)
+        except READ_ERRORS as error:
+            raise InputError(
+                f"The image of type {type(source).__name__} cannot be made an array: {reason_of(error)}."
+            ) from error
+    return ImageFile([source], None)
+
+
+def _comes_from(thing: Any, *packages: str) -> bool:
+    """Return whether a thing's type is defined in one of these packages, without importing them."""
+    return any(base.__module__.partition(".")[0] in packages for base in type(thing).__mro__)
 
 
 def _path_of_zarr(node: Any) -> str | None:
@@ -135,195 +224,28 @@ def _path_of_zarr(node: Any) -> str | None:
     return str(Path(root) / node.path) if isinstance(root, Path) and (Path(root) / node.path).is_dir() else None
 
 
-def _open_path(path: Path, name: str) -> SlideImage:
-    if is_zarr(path):
-        import zarr
-
-        try:
-            file = open_zarr(zarr.open(str(path), mode="r"), str(path))
-            levels = levels_of(file.levels or (file.data,), file.axes, str(path))
-        except InputError:
-            raise
-        except READ_ERRORS as error:
-            raise InputError(f"{path} is a damaged Zarr: {reason_of(error)}.") from error
-        return SlideImage(levels, file.pixel_size_um, name, str(path))
-    if (found := _open_with_openslide(path, name)) is not None:
-        return found
-    if os.path.isfile(path):
-        with path.open("rb") as stream:
-            magic = stream.read(4)
-        if magic in TIFF_MAGIC:
-            return _open_tiff(path, name)
-    return SlideImage(levels_of([_Picture(path)], "yxs", str(path)), None, name, str(path))
+def _pyramid(levels: Sequence[Any]) -> Sequence[Any]:
+    """Return the levels of a pyramid, if they are that."""
+    shapes = [tuple(int(n) for n in level.shape) for level in levels]
+    if len(levels) > 1 and len(set(shapes)) == 1:
+        raise InputError(
+            f"{len(levels)} images of the same shape {shapes[0]} were given; one is analysed at a time. "
+            "The levels of a pyramid go from the largest to the smallest."
+        )
+    if any(np.prod(a) < np.prod(b) for a, b in itertools.pairwise(shapes)):
+        raise InputError(
+            "The levels of a pyramid must go from the largest to the smallest; the shapes are "
+            f"{', '.join(map(str, shapes))}."
+        )
+    return levels
 
 
-class _Picture:
-    """A JPEG, PNG or the like: its size is known at once, its pixels are all read when the first are asked for."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-
-    def __init__(self, path: Path) -> None:
-        import PIL.Image
-
-        self._path = path
-        self._pixels: NDArray[np.uint8] | None = None
-        damaged: tuple[type[Exception], ...] = (PIL.Image.DecompressionBombError, *READ_ERRORS)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-                with PIL.Image.open(path) as picture:
-                    self.shape = (picture.height, picture.width, 3)
-        except damaged:
-            self.shape = self._read().shape  # says what is wrong with it
-
-    def _read(self) -> NDArray[np.uint8]:
-        if self._pixels is None:
-            self._pixels = read_plane(self._path).data
-        return self._pixels
-
-    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return np.asarray(self._read()[key])
+def _is_coarser(level: Level, levels: list[Level]) -> bool:
+    """Return whether both sides shrink alike from the finest level: labels and thumbnails are no levels."""
+    shrink_y, shrink_x = (levels[0].shape[axis] / level.shape[axis] for axis in (0, 1))
+    is_smaller = level.shape[0] < levels[-1].shape[0]
+    return is_smaller and abs(shrink_y - shrink_x) <= 0.02 * shrink_y + 2 * shrink_y / max(level.shape[:2])
 
 
-# --- TIFF ------------------------------------------------------------------------------------------------------------
-
-
-class _TiffInUse:
-    """A TIFF that is open as long as one of its levels is held."""
-
-    def __init__(self, path: Path) -> None:
-        import tifffile
-
-        self.tiff = tifffile.TiffFile(path)
-        # Not __del__: within a cycle the file might be collected before it, open.
-        finalize(self, self.tiff.close)
-
-
-class _TiffLevel:
-    """A level of a TIFF, read tile by tile."""
-
-    def __init__(self, array: zarr.Array[Any], file: _TiffInUse) -> None:
-        self._array, self._file = array, file
-        self.shape, self.dtype, self.chunks = array.shape, array.dtype, array.chunks
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.asarray(self._array[key])
-
-
-def _open_tiff(path: Path, name: str) -> SlideImage:
-    import tifffile
-    import zarr
-
-    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
-    try:
-        file = _TiffInUse(path)
-        tiff = file.tiff
-        series = main_series(tiff, path)
-        check_complete(series, path)
-        page = series.keyframe
-        if page.photometric in (0, 3) or (len(series.levels) == 1 and not page.is_tiled and series.size < 2**27):
-            plane = read_plane(path, name=name)  # palettes and the like are small; what is small is read whole
-            return SlideImage(levels_of([plane.data], "yxs", str(path)), plane.pixel_size_um, name, str(path))
-        pixel_size = tiff_pixel_size(tiff, series, path)
-        arrays = [
-            _TiffLevel(zarr.open_array(series.aszarr(level=i), mode="r"), file) for i in range(len(series.levels))
-        ]
-        _try_to_decode(arrays[0], page)
-        return SlideImage(levels_of(arrays, series.axes.lower(), str(path)), pixel_size, name, str(path))
-    except InputError:
-        raise
-    except damaged as error:
-        if "imagecodecs" in str(error):
-            if (found := _open_with_openslide(path, name, generic=True)) is not None:
-                return found
-            raise InputError(f"{path} is compressed as {_compression_of(path)}. {WSI_EXTRA}") from error
-        raise InputError(f"{path} is a damaged or unknown kind of TIFF: {reason_of(error)}.") from error
-
-
-def _try_to_decode(array: Any, page: tifffile.TiffPage | tifffile.TiffFrame) -> None:
-    """Read one pixel, so that a compression that cannot be read is known at once."""
-    array[tuple(slice(0, 1) for _ in array.shape)]
-    if page.dataoffsets and not page.databytecounts[0]:
-        raise ValueError("its first tile is empty")
-
-
-def _compression_of(path: Path) -> str:
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        compression = tiff.pages.first.compression
-        return str(getattr(compression, "name", compression))
-
-
-# --- OpenSlide -------------------------------------------------------------------------------------------------------
-
-
-class _Scan:
-    """A file of a scanner that OpenSlide has open.
-
-    Once OpenSlide has met a damaged part it reads nothing more of the file, so that it has to be opened anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import openslide
-
-        self._path, self._damaged = path, openslide.OpenSlideError
-        self._open = openslide.OpenSlide
-        self.slide = self._open(str(path))
-
-    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return a part (height, width, 4) of a level; `corner` (x, y) is in pixels of the finest one."""
-        slide = self.slide
-        try:
-            return np.asarray(slide.read_region(corner, level, size))
-        except self._damaged as error:
-            if self.slide is slide:
-                self.slide = self._open(str(self._path))
-            raise ValueError(str(error)) from error
-
-
-class _OpenSlideLevel:
-    """A level that OpenSlide reads, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-    chunks = (256, 256, 4)
-
-    def __init__(self, scan: _Scan, level: int) -> None:
-        width, height = scan.slide.level_dimensions[level]
-        self._scan, self._level, self.shape = scan, level, (int(height), int(width), 4)
-        self._step = float(scan.slide.level_downsamples[level])
-
-    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.uint8]:
-        y0, y1, _ = key[0].indices(self.shape[0])
-        x0, x1, _ = key[1].indices(self.shape[1])
-        corner = (round(x0 * self._step), round(y0 * self._step))
-        return self._scan.read(corner, self._level, (max(0, x1 - x0), max(0, y1 - y0)))
-
-
-def _open_with_openslide(path: Path, name: str, *, generic: bool = False) -> SlideImage | None:
-    """Open what a maker of scanners wrote; None where OpenSlide is not installed or does not know the file."""
-    try:
-        import openslide
-    except ImportError:
-        return None
-    if not os.path.exists(path):
-        return None
-    vendor = openslide.OpenSlide.detect_format(str(path))
-    if vendor is None or (vendor == "generic-tiff" and not generic):
-        return None
-    try:
-        scan = _Scan(path)
-    except openslide.OpenSlideError as error:
-        raise InputError(f"{path} is a damaged {vendor} slide: {reason_of(error)}.") from error
-    sizes = [_number(scan.slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
-    arrays = [_OpenSlideLevel(scan, level) for level in range(scan.slide.level_count)]
-    return SlideImage(levels_of(arrays, "yxs", str(path)), sensible_pixel_size(sizes, str(path)), name, str(path))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+open_slide = open_image
+"""The name of `open_image` in the public API."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import InputError, InputWarning
+from napari_bloodcell.core.errors import InputError, warn_of_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -38,50 +37,37 @@ class Conversion:
     missing: tuple[float, ...] | None = None
 
 
-def conversion_of(image: NDArray[Any], what: str, parts: Iterable[NDArray[Any]] | None = None) -> Conversion:
-    """Return the conversion that suits an image (Y, X, C).
+def conversion_of(image: NDArray[Any], parts: Iterable[NDArray[Any]], what: str) -> Conversion:
+    """Return the conversion for an image whose values are looked through in parts, all (y, x, channel).
 
-    Parameters
-    ----------
-    image : ndarray, shape (Y, X, C)
-        The image, or a picture of it that is small enough to look at.
-    what : str
-        What it is called in messages.
-    parts : iterable of ndarray, shape (y, x, C), optional
-        All of the image, where `image` is only a small picture of it.
+    `image` is the image or a small picture of it, for the colour of the glass where pixels are missing.
 
     Raises
     ------
     InputError
         If its dtype or its values are none of an image.
-
-    Warns
-    -----
-    InputWarning
-        If pixels are NaN or infinite, or an alpha channel is 0 everywhere.
     """
     if image.dtype.kind not in "buif":
         raise InputError(
             f"{what} has the dtype {image.dtype}. "
             "Allowed are bool, integers up to 65535 and floats of 0 to 1 or 0 to 255."
         )
-    low, high, n_missing = _value_range(_bands(image) if parts is None else parts, what)
+    if image.dtype.itemsize == 1 and image.dtype.kind in "bu":
+        return Conversion(1.0 if image.dtype.kind == "b" else 255.0)
+    low, high, n_missing = _value_range(parts, what)
     scale = _scale(image.dtype, low, high, what)
-    if n_missing:
-        warnings.warn(
-            f"{what} has {n_missing} pixels that are NaN or infinite; they were given the colour of the empty glass.",
-            InputWarning,
-            stacklevel=5,
-        )
-    use_alpha = image.shape[2] == 4
-    if use_alpha and not image[..., 3].any():
-        use_alpha = False
-        warnings.warn(f"{what} has an alpha channel that is 0 everywhere; it was ignored.", InputWarning, stacklevel=5)
-    return Conversion(scale, use_alpha, _glass(image, scale) if n_missing else None)
+    if not n_missing:
+        return Conversion(scale)
+    warn_of_input(
+        f"{what} has {n_missing} pixels that are NaN or infinite; they were given the colour of the empty glass."
+    )
+    return Conversion(scale, missing=_glass(image, scale))
 
 
 def to_rgb(image: NDArray[Any], conversion: Conversion) -> NDArray[np.uint8]:
-    """Return (Y, X, C) of any allowed dtype as a new (Y, X, 3) uint8 array."""
+    """Return (Y, X, channel) of any allowed dtype as (Y, X, 3) uint8: a view where it is that already."""
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        return np.ascontiguousarray(image)
     out = np.empty((*image.shape[:2], 3), np.uint8)
     for y in range(0, image.shape[0], _BAND):
         band = image[y : y + _BAND]
@@ -93,11 +79,6 @@ def to_rgb(image: NDArray[Any], conversion: Conversion) -> NDArray[np.uint8]:
             values = values[..., :3] * alpha + 255 * (1 - alpha)
         out[y : y + _BAND] = np.rint(values[..., :3])
     return out
-
-
-def _bands(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for y in range(0, image.shape[0], _BAND):
-        yield image[y : y + _BAND]
 
 
 def _value_range(parts: Iterable[NDArray[Any]], what: str) -> tuple[float, float, int]:
@@ -119,10 +100,6 @@ def _value_range(parts: Iterable[NDArray[Any]], what: str) -> tuple[float, float
 
 def _scale(dtype: np.dtype[Any], low: float, high: float, what: str) -> float:
     """Return the value that becomes 255."""
-    if dtype.kind == "b":
-        return 1.0
-    if dtype == np.dtype(np.uint8):
-        return 255.0
     tolerance = _TOLERANCE if dtype.kind == "f" else 0.0
     tops: list[float] = [1.0] if dtype.kind == "f" else []
     for top in [*tops, 255.0, 1023.0, 4095.0, 16383.0, 65535.0]:
@@ -146,11 +123,11 @@ def _to_255(band: NDArray[Any], scale: float) -> NDArray[np.floating[Any]]:
 def _glass(image: NDArray[Any], scale: float) -> tuple[float, ...]:
     """Return the colour of the empty glass on a 0 to 255 scale: the 95th percentile of each channel's finite values."""
     step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 1e6)))
-    sample = image[::step, ::step]
     colours = []
     for channel in range(image.shape[2]):
-        values = sample[..., channel][np.isfinite(sample[..., channel])]
-        if not values.size:
-            values = image[..., channel][np.isfinite(image[..., channel])]
+        values = image[::step, ::step, channel]
+        if not np.isfinite(values).any():
+            values = image[..., channel]
+        values = values[np.isfinite(values)]
         colours.append(float(np.percentile(values, 95)) if values.size else scale)
     return tuple(float(v) for v in np.clip(np.asarray(colours) * (255.0 / scale), 0, 255))

@@ -14,7 +14,7 @@ from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import Steps, drain
 from napari_bloodcell.core.protocols import Calibration, Progress
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.results.store import RECIPE, ZARR, read_result
 from napari_bloodcell.stages.calibration import background_colour, mean_brightness
 from napari_bloodcell.stages.segment import calibrate

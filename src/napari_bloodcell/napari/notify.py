@@ -8,12 +8,12 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakMethod, finalize, ref
 
-from napari.utils.notifications import ErrorNotification, notification_manager, show_error
+from napari.utils.notifications import ErrorNotification, notification_manager, show_error, show_warning
 
 from napari_bloodcell.core.errors import BloodCellError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from napari.utils.events import EventEmitter
 
@@ -58,6 +58,14 @@ def tell_of(error: Exception) -> None:
         notification_manager.dispatch(_Unexpected(unexpected))
     else:
         show_error(str(error))
+
+
+def tell_of_doubts(sentences: Iterable[str]) -> str:
+    """Tell the user why a result is not to be trusted, once each, and return it as text for a dock."""
+    told = list(dict.fromkeys(sentences))
+    for sentence in told:
+        show_warning(sentence)
+    return " ".join(f"⚠ {sentence}" for sentence in told)
 
 
 def notify_errors(action: Callable[[], Any]) -> bool:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from napari_bloodcell.images.files import IMAGE_SUFFIXES, is_zarr
-from napari_bloodcell.images.image import Level
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
+from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
 from napari_bloodcell.results.recipes import read_record
@@ -18,14 +17,12 @@ from napari_bloodcell.results.store import PARQUET, RECIPE, ZARR
 from napari_bloodcell.results.table import read_parquet
 
 if TYPE_CHECKING:
-    from napari_bloodcell.images.image import SlideImage
+    from napari_bloodcell.images.image import Level, SlideImage
     from napari_bloodcell.results.result import SlideResult
 
     LayerData = tuple[Any, dict[str, Any], str]
 
 
-SLIDE_SUFFIXES: Final = IMAGE_SUFFIXES | {".dcm"}
-"""Endings of files that are opened as slides; what they are, their first bytes say."""
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid of its own gets one in memory where it is no larger; a larger one is read in steps."""
 
@@ -33,19 +30,33 @@ MOST_PIXELS_HALVED: Final = 2**28
 def is_slide_path(path: str | Path) -> bool:
     """Return whether a path looks like that of an image that `read_slide` opens."""
     path = Path(path)
-    return is_zarr(path) or (path.is_file() and path.suffix.lower() in SLIDE_SUFFIXES)
+    return is_image_path(path) or (path.suffix.lower() == ".dcm" and path.is_file())
 
 
 def read_slide(path: str | Path) -> list[LayerData]:
-    """Read an image of any size as one RGB multiscale layer with its µm per pixel.
+    """Read an image of any size as one RGB layer with its µm per pixel: a stack of planes, a picture, or a pyramid.
 
     Raises
     ------
     InputError
-        If it cannot be opened.
+        If it cannot be opened, or is a stack too large for memory.
     """
-    slide = open_slide(path).with_displayed_values()
-    return [(levels_to_show(slide), {"name": slide.name, "rgb": True, "multiscale": True, **_place(slide)}, "image")]
+    stack = open_stack(path)
+    if stack.shape:
+        return [_read_planes(stack)]
+    slide = stack.image()
+    about = {"name": slide.name, "rgb": True, **_place(slide)}
+    if len(slide.levels) == 1 and slide.n_pixels <= LARGE_PX:
+        return [(slide.read_whole(), about, "image")]
+    return [(levels_to_show(slide.with_displayed_values()), {**about, "multiscale": True}, "image")]
+
+
+def _read_planes(stack: Stack) -> LayerData:
+    planes = [stack.image(index) for index in np.ndindex(stack.shape)]
+    shape = (*stack.shape, *planes[0].shape, 3)
+    check_size(shape, MAX_PIXELS, stack.source or "The image")
+    pixels = np.stack([plane.read_whole() for plane in planes]).reshape(shape)
+    return pixels, {"name": stack.name, "rgb": True, **_place(planes[0], len(stack.shape))}, "image"
 
 
 def read_slide_result(folder: str | Path) -> list[LayerData]:
@@ -72,6 +83,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         "device": record.device,
         "versions": record.packages,
         "failed_tiles": [{"name": t.name, "box": list(t.box), "error": t.error} for t in result.failed_tiles],
+        "warnings": list(result.warnings),
         "folder": str(folder.resolve()),
     }
     slide = _image_of(result)
@@ -101,16 +113,9 @@ def levels_to_show(slide: SlideImage) -> list[Any]:
         return [np.ascontiguousarray(np.moveaxis(plane, 0, -1)) for plane in planes]
     step = 2
     while max(slide.shape) / step > COARSEST / 2:
-        levels.append(_Stepped(slide.levels[0], step))
+        levels.append(open_image(_EveryNth(slide.levels[0], step)).levels[0])
         step *= 2
     return levels
-
-
-class _Stepped(Level):
-    """Every n-th pixel of a level, as a level."""
-
-    def __init__(self, level: Level, step: int) -> None:
-        super().__init__(_EveryNth(level, step), "yxs", "The image")
 
 
 class _EveryNth:
@@ -131,14 +136,18 @@ class _EveryNth:
 def _image_of(result: SlideResult) -> SlideImage | None:
     """Return the image of a result: its copy, or where it came from if that is still there."""
     if result.plan.copies_image:
-        return open_slide(result.folder / ZARR)
+        return open_image(result.folder / ZARR)
     source = result.plan.source
-    return open_slide(source).with_displayed_values() if source is not None and Path(source).exists() else None
+    return open_image(source).with_displayed_values() if source is not None and Path(source).exists() else None
 
 
-def _place(slide: SlideImage) -> dict[str, Any]:
-    return {} if slide.pixel_size_um is None else _scale(slide.pixel_size_um)
+def _place(slide: SlideImage, n_further: int = 0) -> dict[str, Any]:
+    return {} if slide.pixel_size_um is None else _scale(slide.pixel_size_um, n_further)
 
 
-def _scale(pixel_size_um: float) -> dict[str, Any]:
-    return {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}
+def _scale(pixel_size_um: float, n_further: int = 0) -> dict[str, Any]:
+    """Return the placement of a layer; the axes of its planes, before Y and X, are counted."""
+    return {
+        "scale": (1.0,) * n_further + (pixel_size_um,) * 2,
+        "units": ("pixel",) * n_further + ("micrometer",) * 2,
+    }

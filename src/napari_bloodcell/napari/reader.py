@@ -136,6 +136,7 @@ def _as_layers(
             "device": record.device,
             "versions": record.packages,
             "failed_tiles": list(result.numbers.get("failed_tiles", [])) if result is not None else [],
+            "warnings": list(result.warnings) if result is not None else [],
         }
     layers: list[LayerData] = []
     if image is not None:

@@ -59,6 +59,7 @@ def write_numbers_of_slide(result: SlideResult, cells: pd.DataFrame, *, geojson:
             "plan": json.loads(result.plan.to_json()),
             "image_sha256": result.image_sha256,
             "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
+            "warnings": list(result.warnings),
             "names": list(result.known_names),
             "is_corrected": result.is_corrected,
         }

@@ -48,6 +48,8 @@ class SlideResult:
         Names of all types, where people added some; () for those of the classifier.
     is_corrected : bool
         Whether people changed cells or types after the run.
+    warnings : tuple of str
+        Why the numbers are not to be trusted as they are, in sentences for people.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class SlideResult:
     known_counting: Counting | None = field(default=None, repr=False)
     known_names: tuple[str, ...] = ()
     is_corrected: bool = False
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def cells(self) -> zarr.Array[Any]:
@@ -153,8 +156,9 @@ def open_slide_result(folder: str | Path) -> SlideResult:
         failed = [FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in content["failed_tiles"]]
         names = tuple(str(name) for name in content.get("names") or ())
         corrected = bool(content.get("is_corrected", False))
+        said = tuple(str(sentence) for sentence in content.get("warnings") or ())
         sha256 = str(content["image_sha256"])
-        return SlideResult(folder, plan, sha256, failed, known_names=names, is_corrected=corrected)
+        return SlideResult(folder, plan, sha256, failed, known_names=names, is_corrected=corrected, warnings=said)
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no result of a slide: {SLIDE} is missing.") from error
     except READ_ERRORS as error:
@@ -191,6 +195,9 @@ class SmearResult:
         What the generator ran on, as "cpu" or "cuda:0".
     failed_tiles : list of FailedTile
         Tiles that hold no cells because they failed.
+    warnings : tuple of str
+        Why the numbers are not to be trusted as they are, in sentences for people; empty where nothing speaks against
+        them.
     """
 
     cells: NDArray[np.int32]
@@ -205,3 +212,4 @@ class SmearResult:
     image_name: str
     device: str
     failed_tiles: list[FailedTile] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()

@@ -13,7 +13,8 @@ import numpy as np
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.core.files import staged
-from napari_bloodcell.images.plane import Plane, image_sha256
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results.geojson import to_geojson
 from napari_bloodcell.results.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.results.recipes import (
@@ -77,6 +78,8 @@ class Result(Protocol):
     def device(self) -> str: ...  # noqa: D102
     @property
     def failed_tiles(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,11 @@ class StoredResult:
     def recipe(self) -> Recipe:
         """Settings of every stage."""
         return self.record.recipe
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers are not to be trusted as they are; () where nothing is said against them."""
+        return tuple(map(str, self.numbers.get("warnings") or ()))
 
 
 def write_result(
@@ -216,7 +224,7 @@ def record_of(result: Result, plane: Plane) -> RecipeRecord:
         models=result.models,
         image=ImageRecord(
             name=result.image_name,
-            sha256=image_sha256(plane.data),
+            sha256=image_hash(plane.data),
             height=height,
             width=width,
             pixel_size_um=pixel_size,
@@ -249,6 +257,7 @@ def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
             for i, name in enumerate(result.names)
         ],
         "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
+        "warnings": list(result.warnings),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,7 +94,6 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
         "probabilities": probabilities,
         # Where cells are joined over all tiles, a tile anywhere may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
-        "image_sha256": np.array(hashlib.sha256(core.tobytes()).hexdigest()),
     }
     if site.must_copy_image:
         site.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)

@@ -43,14 +43,14 @@ class Numbers:
         return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
 
 
-def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers, str]:
-    """Return the cells of all blocks as one table with ids and types, what paints them, and the image's hash.
+def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers]:
+    """Return the cells of all blocks as one table with ids and types, and what paints them.
 
     Notes
     -----
     Ids follow the prompts in reading order, as those of a smear that fits in memory do.
     """
-    blocks, proposed, digests = _gather(work, plan)
+    blocks, proposed = _gather(work, plan)
     joined = {name: np.concatenate([b[name] for b in blocks]) for name in _KEPT}
     del blocks
     boxes, points = joined["mask_bbox"], joined["point"]
@@ -78,7 +78,7 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, N
     by_key = np.argsort(c["key"], kind="stable")
     codes = type_lut(cells, type_names(plan.classes), n)
     numbers = Numbers(c["key"][by_key].astype(np.int32), (by_key + 1).astype(np.int32), codes)
-    return cells, numbers, hashlib.sha256("".join([repr(plan.shape), *digests]).encode()).hexdigest()
+    return cells, numbers
 
 
 def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
@@ -112,16 +112,15 @@ def paint_block(site: Site, number: int, digest: str) -> int:
     return len(keys)
 
 
-def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_], list[str]]:
-    """Return the blocks' columns, the types that the generator proposed, and the hashes of the blocks' pixels."""
-    blocks, proposed, digests = [], [np.empty(0, object)], []
+def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_]]:
+    """Return the blocks' columns, and the types that the generator proposed."""
+    blocks, proposed = [], [np.empty(0, object)]
     for number in range(plan.n_blocks):
         arrays = _block(work, plan, number)
         blocks.append({name: arrays[name] for name in _KEPT})
         known = np.array([str(name) for name in arrays["proposed_names"]], object)
         proposed.append(known[arrays["proposed"]])
-        digests.append(str(arrays["image_sha256"]))
-    return blocks, np.concatenate(proposed), digests
+    return blocks, np.concatenate(proposed)
 
 
 def _block(work: WorkFolder, plan: Plan, number: int) -> Arrays:

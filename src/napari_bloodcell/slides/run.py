@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from napari_bloodcell.core.cells import type_names
-from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.errors import InputError, OutputError, heard_of_input
 from napari_bloodcell.core.files import make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import FailedTile, Progress
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import open_image
 from napari_bloodcell.results.finish import write_numbers_of_slide
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
@@ -29,6 +30,7 @@ from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbe
 from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, locked, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
+from napari_bloodcell.stages.calibration import doubts_of
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
@@ -65,7 +67,7 @@ def iter_analyse_slide(
     Parameters
     ----------
     image : path, array-like, sequence of levels, Zarr group or SlideImage
-        Whatever `formats.open_slide` opens.
+        Whatever `open_image` opens.
     output : path
         The folder of the result. Work that an earlier run with the same image, settings and weights left there is gone
         on with; a result that is complete is opened.
@@ -110,12 +112,14 @@ def iter_analyse_slide(
     output = Path(output).expanduser()
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; give at least 1.")
-    slide = open_slide(image, name=name).with_measured_values()
+    with heard_of_input() as heard:
+        slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output):
         generator_here = generator if generator is not None else _load_generator(recipe)
         classifier_here = classifier if classifier is not None else _load_classifier(recipe)
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        warnings = (*heard, *doubts_of(plan.calibration))
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
@@ -136,7 +140,7 @@ def iter_analyse_slide(
             crew = Alone(Site(work, plan, slide, generator_here, classifier_here))
         try:
             failed = yield from _iter_shown(_iter_find(work, plan, crew), work if live else None)
-            cells, numbers, image_sha256 = number_cells_of_slide(work, plan)
+            cells, numbers = number_cells_of_slide(work, plan)
             write_numbers(work, numbers)
             digest = numbers.digest
             del numbers
@@ -152,7 +156,7 @@ def iter_analyse_slide(
         )
         cells["cells_in_region"] = counting.cells_in_region
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
-        result = SlideResult(output, plan, image_sha256, lost, counting)
+        result = SlideResult(output, plan, _hash_of(slide, work, plan), lost, counting, warnings=warnings)
         write_numbers_of_slide(result, cells, geojson=geojson)
         if not lost:
             work.discard()
@@ -211,6 +215,15 @@ def _plan(
         device=str(getattr(generator, "device", params.device)),
         tiles_across=tiles_across(params, generator, calibration, overlap),
     )
+
+
+def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
+    """Return the hash that names an image by its content, in memory and on disk alike."""
+    image = open_image(work.output / ZARR) if plan.copies_image else slide  # a copy is whole where a slide is damaged
+    try:
+        return image_hash(image.pixels)
+    except InputError:
+        return plan.image_digest
 
 
 def _digest(slide: SlideImage) -> str:
@@ -298,7 +311,7 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
             pyramids.write_block(IMAGE, np.moveaxis(slide.read(box), -1, 0), box)
             yield Progress(number + 1, plan.n_blocks, "blocks copied")
         write_arrays(marker, {}, plan.image_digest)
-    copy = open_slide(target, name=slide.name)
+    copy = open_image(target, name=slide.name)
     return replace(copy, levels=copy.levels[:BLOCK_LEVELS])  # the others are filled at the end
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import zarr
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.core.files import make_folder, staged
+from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.finish import write_numbers_of_slide
 from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
 from napari_bloodcell.results.plan import Plan
@@ -127,6 +127,7 @@ def write_slide(
     calibration: Calibration,
     device: str = "auto",
     failed_tiles: Sequence[FailedTile] = (),
+    warnings: Sequence[str] = (),
 ) -> SlideResult:
     """Write an image of any size with cells that lie somewhere else as the result of a slide.
 
@@ -142,7 +143,7 @@ def write_slide(
         Their cell table, index = id.
     names : sequence of str
         Names of all types.
-    recipe, models, calibration, device, failed_tiles
+    recipe, models, calibration, device, failed_tiles, warnings
         What made them, for the record.
 
     Raises
@@ -165,7 +166,6 @@ def write_slide(
         device=device,
     )
     codes = np.append(type_lut(table, names), np.uint8(0))
-    digests = [repr(plan.shape)]
     make_folder(folder)
     with locked(folder), staged(folder, last=ZARR, stale=(RECIPE,)) as stage:  # it is put down again with the numbers
         create_smear(stage / ZARR, shape=plan.shape, names=names, name=plan.name, pixel_size_um=pixel_size_um)
@@ -173,7 +173,6 @@ def write_slide(
         for box in map(plan.block, range(plan.n_blocks)):
             y0, x0, y1, x1 = box
             pixels, labels = image.read(box), np.asarray(cells[y0:y1, x0:x1])
-            digests.append(hashlib.sha256(pixels.tobytes()).hexdigest())
             pyramids.write_block(IMAGE, np.moveaxis(pixels, -1, 0), box)
             pyramids.write_block(CELLS, labels.astype(np.int32), box)
             pyramids.write_block(TYPES, np.take(codes, labels, mode="clip"), box)
@@ -186,7 +185,16 @@ def write_slide(
         area_mm2=area_mm2(plan),
     )
     table = table.assign(cells_in_region=counting.cells_in_region)
-    sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
-    result = SlideResult(folder, plan, sha256, list(failed_tiles), counting, tuple(names), is_corrected=True)
+    known = tuple(names)
+    result = SlideResult(
+        folder,
+        plan,
+        image_hash(image.pixels),
+        list(failed_tiles),
+        counting,
+        known,
+        is_corrected=True,
+        warnings=tuple(warnings),
+    )
     write_numbers_of_slide(result, table)
     return result

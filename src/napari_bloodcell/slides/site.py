@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.core.errors import InputWarning
+from napari_bloodcell.images.open import open_image
 from napari_bloodcell.results.pyramid import Pyramids
 from napari_bloodcell.results.store import ZARR
 from napari_bloodcell.slides.neighbours import NearbyMasks
@@ -60,8 +62,10 @@ class Job:
             from napari_bloodcell.stages.classify import load_classifier
 
             classifier = load_classifier(recipe.classify)
-        slide = open_slide(self.source)
-        slide = replace(slide, levels=slide.levels[: self.n_levels]).with_measured_values()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
+            slide = open_image(self.source)
+            slide = replace(slide, levels=slide.levels[: self.n_levels]).with_measured_values()
         return Site(WorkFolder(Path(self.output)), self.plan, slide, generator, classifier)
 
 

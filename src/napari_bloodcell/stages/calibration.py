@@ -16,6 +16,8 @@ from skimage.filters import threshold_otsu
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_bloodcell.core.protocols import Calibration
+
 
 RBC_DIAMETER_UM = 7.5
 """Width of a red cell, micrometres."""
@@ -25,6 +27,16 @@ STAINED_DELTA_E = 6.0
 """Lab distance from the glass above which a pixel is stained; noise of a camera stays below."""
 FEWEST_STAINED = 5e-4
 """Share of stained pixels below which a field is empty."""
+
+
+def doubts_of(calibration: Calibration) -> tuple[str, ...]:
+    """Return why a smear's scale is not to be trusted, in sentences for people; () where nothing speaks against it."""
+    if calibration.source == "default":
+        return (
+            "Nothing but glass was found, so how wide a red cell is was not measured. Look at the picture, or give "
+            "rbc_diameter_px.",
+        )
+    return ()
 
 
 def background_colour(image: NDArray[np.uint8]) -> NDArray[np.float64]:

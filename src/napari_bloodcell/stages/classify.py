@@ -200,7 +200,7 @@ def _plane(image: Any) -> NDArray[np.uint8]:
     """Return the image as (Y, X, 3) uint8, reading it only where it is not one yet."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
-    from napari_bloodcell.images.plane import read_plane
+    from napari_bloodcell.images.open import read_plane
 
     return read_plane(image).data
 

@@ -15,12 +15,13 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
     RBC_DIAMETER_UM,
     background_colour,
     brighten,
+    doubts_of,
     estimate_rbc_diameter,
     mean_brightness,
 )
@@ -71,6 +72,8 @@ class Segmentation:
         The generator that found the cells.
     device : str
         What it ran on: "cpu", "cuda:0", "mps"; what was asked for where the generator does not tell.
+    warnings : tuple of str
+        Why the result is not to be trusted as it is, in sentences for people; empty where nothing speaks against it.
     """
 
     cells: NDArray[np.int32]
@@ -79,6 +82,7 @@ class Segmentation:
     model: ModelInfo
     failed_tiles: list[FailedTile] = field(default_factory=list)
     device: str = "auto"
+    warnings: tuple[str, ...] = ()
 
 
 def segment(
@@ -89,7 +93,7 @@ def segment(
     Parameters
     ----------
     image : array-like or path
-        Anything `smear.read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
+        Anything `read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
     params : SegmentParams, optional
         Settings; the defaults where it is not given.
     generator : MaskGenerator, optional
@@ -164,7 +168,8 @@ def iter_segment(
         cells, origins = _join(found, shape, calibration, params)
     table = _describe(cells, origins)
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
-    return Segmentation(cells, table, calibration, model, failed, device)
+    warnings = (*plane.warnings, *doubts_of(calibration))
+    return Segmentation(cells, table, calibration, model, failed, device, warnings)
 
 
 def calibrate(

@@ -38,6 +38,7 @@ from napari_bloodcell.napari.layers.links import (
     names_of,
     table_of,
     types_layer_for,
+    warnings_of,
 )
 from napari_bloodcell.napari.layers.look import (
     outline_when_shown,
@@ -98,6 +99,7 @@ __all__ = [
     "table_of",
     "type_colormap",
     "types_layer_for",
+    "warnings_of",
 ]
 
 _LOOKUP: Final = "napari_bloodcell_lookup"
@@ -227,6 +229,7 @@ def note_segmentation(
         "device": segmentation.device,
         "versions": versions(),
         "failed_tiles": [asdict(tile) for tile in segmentation.failed_tiles],
+        "warnings": list(segmentation.warnings),
     }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
-from napari_bloodcell.images.open import LARGE_PX, open_slide
-from napari_bloodcell.images.plane import Plane, read_plane
+from napari_bloodcell.images.open import LARGE_PX, open_slide, read_plane
+from napari_bloodcell.images.plane import Plane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

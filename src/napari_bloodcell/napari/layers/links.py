@@ -71,6 +71,11 @@ def calibration_of(cells_layer: Labels) -> Calibration:
     return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
 
 
+def warnings_of(cells_layer: Labels) -> tuple[str, ...]:
+    """Return why the cells of a layer are not to be trusted as they are, in sentences for people."""
+    return tuple(map(str, info_of(cells_layer).get("warnings") or ()))
+
+
 def has_table(cells_layer: Labels) -> bool:
     """Return whether a layer has a cell table, which a layer of another program has not."""
     return is_table(cells_layer.features)

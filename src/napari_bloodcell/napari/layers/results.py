@@ -95,6 +95,7 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
         image_name=str(info.get("image") or cells_layer.name),
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
+        warnings=layers.warnings_of(cells_layer),
     )
 
 
@@ -125,6 +126,7 @@ def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
         calibration=layers.calibration_of(cells_layer),
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
+        warnings=layers.warnings_of(cells_layer),
     )
     write_pictures_of_slide(result)
 

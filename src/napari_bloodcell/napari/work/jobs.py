@@ -13,7 +13,7 @@ from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import Calibration, Progress
-from napari_bloodcell.images.plane import image_sha256
+from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.napari.layers.features import PLANE, to_table
 from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
@@ -169,7 +169,7 @@ def iter_find_cells(
         if source.stack_shape:
             table = table.assign(**{PLANE: plane_number(index, source.stack_shape)})
             next_id = max(next_id, int(cells.max(initial=0)) + 1)
-        found = FoundCells(index, cells, table, segmentation, image_sha256(plane.data))
+        found = FoundCells(index, cells, table, segmentation, image_hash(plane.data))
         results.append(found.without_pixels())
         yield Progress(done, total, "tiles", found)
         if should_stop():

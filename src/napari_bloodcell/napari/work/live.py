@@ -60,6 +60,7 @@ class CellsWriter:
         self._drawn_at = 0.0
         self._painted: list[tuple[int, int, int, int]] = []
         self._waiting: dict[int, pd.DataFrame] = {}
+        self._warnings: dict[str, None] = {}
         self._table_due = 0.0
 
     @property
@@ -95,6 +96,8 @@ class CellsWriter:
         layer = self.layer
         layers.full_resolution(layer)[found.index] = found.cells
         layers.note_segmentation(layer, found.segmentation, self._recipe, image_sha256=found.image_sha256)
+        self._warnings |= dict.fromkeys(found.segmentation.warnings)
+        layers.info_of(layer)["warnings"] = list(self._warnings)  # of all planes
         self._waiting[plane_number(found.index, self._shape[:-2])] = found.table
         if time.monotonic() >= self._table_due:
             self.write_table()

@@ -13,7 +13,7 @@ from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.images import image_source
-from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.notify import notify_errors, tell_of_doubts
 from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
@@ -141,6 +141,8 @@ class FindCells(Run):
         if failed:
             names = ", ".join(tile.name for tile in failed[:5])
             parts.append(f"{len(failed)} tiles failed ({names}): {failed[0].error}. They hold no new cells.")
+        if doubts := tell_of_doubts(layers.warnings_of(layer)):
+            parts.append(doubts)
         self.summary = " ".join(parts)
         self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
 

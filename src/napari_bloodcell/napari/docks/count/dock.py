@@ -18,7 +18,7 @@ from napari_bloodcell.napari.docks.count.table import CountTable
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.layers import selection
-from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of
+from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.regions import Region, region_of
@@ -151,7 +151,8 @@ class CountWidget(RestingWidget):
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
-        self._note.setText(" ".join(filter(None, (counted.scope, counted.warning))))
+        doubts = (f"⚠ {sentence}" for sentence in warnings_of(layer))
+        self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.warning))))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None]:
         """Return the region and the plane that are counted."""

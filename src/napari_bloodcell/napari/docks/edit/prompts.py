@@ -14,7 +14,7 @@ from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, Progress
-from napari_bloodcell.images.plane import read_plane
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.napari.docks.edit.session import edit_session
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import current_plane, image_source
