@@ -110,8 +110,16 @@ def fast_bf16(device: str | torch.device = "cpu") -> bool:
     return chosen.type == "cpu" and _cpu_bf16_is_fast()
 
 
-def cpu_threads(device: torch.device) -> Threads | None:
+def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads | None:
     """Return threads that share this process's cores, for work that is more than torch; None where there are none.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the network runs.
+    one_core_each : bool
+        Whether torch may use a single core in each thread: sums over a matrix's inner side are rounded differently
+        where several share them, so work that must not depend on the machine is done like this.
 
     Notes
     -----
@@ -125,7 +133,7 @@ def cpu_threads(device: torch.device) -> Threads | None:
 
     def prepare() -> None:
         torch.get_num_threads()  # a thread that has not asked takes its number from torch's later
-        torch.set_num_threads(cores // n)
+        torch.set_num_threads(1 if one_core_each else cores // n)
         # That is of this thread, and of all that begin later: a thread of its own takes the latter back.
         undo = Thread(target=torch.set_num_threads, args=(cores,))
         undo.start()

@@ -124,15 +124,24 @@ class CellCnn(nn.Module):
         places: list[int] = []
         for n in sorted(set(counts)):
             rows = [row for row, count in enumerate(counts) if count == n]
-            parts.append(self._described(x, rows, [firsts[row] for row in rows], n))
+            # A single image is convolved by another kernel, and rounded otherwise: it goes in twice.
+            twice = rows * 2 if len(rows) == 1 and not self.training else rows
+            parts.append(self._described(x, twice, [firsts[row] for row in twice], n)[: len(rows)])
             places += rows
         return torch.cat(parts)[torch.argsort(torch.tensor(places, device=x.device))]
 
     def decide(self, described: Tensor) -> Tensor:
-        """Return logits (N, 1) or (N, K) float32 of what `describe` gave."""
+        """Return logits (N, 1) or (N, K) float32 of what `describe` gave.
+
+        Outside of training the sums are in float64 (but on Apple's MPS, which has none): in float32 their rounding
+        depends on how many rows, and threads, there are.
+        """
         with torch.autocast(described.device.type, enabled=False):
-            out: Tensor = self.logits(self.dropout(F.relu(self.dense(described))))
-        return out
+            if self.training or described.device.type == "mps":
+                out: Tensor = self.logits(self.dropout(F.relu(self.dense(described))))
+                return out
+            dense = F.relu(_linear64(self.dense, described))
+            return _linear64(self.logits, dense).float()
 
     def channels_last(self) -> CellCnn:
         """Return itself with its convolutions in the memory order that is quick on CPUs."""
@@ -164,6 +173,10 @@ class CellCnn(nn.Module):
                 whole[these, :, a : a + n, b : b + n] = maps[these]
             maps = whole
         return torch.flatten(maps, 1)
+
+
+def _linear64(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x.double(), layer.weight.double(), layer.bias.double())
 
 
 def _levels(window: Tensor) -> Tensor:

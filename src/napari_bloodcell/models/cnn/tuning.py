@@ -36,7 +36,7 @@ all others counts as typed by mistake."""
 SURE = 0.9
 """Probability from which a classifier that says otherwise is a witness against what a cell was typed as."""
 _MOST_DOUBTED = 0.25
-"""Share of a class's cells that may be in doubt before the doubt itself is doubted."""
+"""Share of a class's cells that may be in doubt; where there are more, the classifier before is what is wrong."""
 _MOST_FITS = 5
 _STEPS_PER_EPOCH = 5
 _SETTLED = 1e-5
@@ -92,7 +92,9 @@ def fit_head(
     cells are seen turned, flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that
     are computed once: seconds, and no learning rate. A cell of which both the classifier before and one that is fitted
     to the other cells are sure that it is something else is left out: a single red cell, at its weight in a smear,
-    could turn all white ones.
+    could turn all white ones. Where the classifier before is sure of another class for more than `_MOST_DOUBTED` of a
+    class's cells, it is wrong about this laboratory: none of them is taken for a mistake, and their loss has no bound
+    (of a cell that is called something else with certainty, a bounded loss has no gradient, and nothing is learned).
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
@@ -113,11 +115,15 @@ def fit_head(
     labels = labels.repeat(COPIES)[: len(seen)]
     _begin_new_classes(network, seen, labels, start.classes, info.classes)
     kept = torch.ones(n, dtype=torch.bool, device=device)
+    can_doubt = torch.tensor([name in start.classes for name in info.classes], device=device)
     if len(seen) == COPIES * n:
-        kept = ~(yield from _mistyped(network, seen, labels, start.classes, info.classes, params, should_stop))
+        doubted = _is_sure_of_another(network, seen, labels[:n])
+        can_doubt &= _share_of(doubted, labels[:n], len(info.classes)) <= _MOST_DOUBTED
+        doubted &= can_doubt[labels[:n]]
+        kept = ~(yield from _mistyped(network, seen, labels, doubted, can_doubt, info.classes, params, should_stop))
     rows = kept.repeat(COPIES)[: len(seen)]
     seen, labels = seen[rows], labels[rows]
-    fitting = _fitting(network, seen, labels, start.classes, info.classes, params.anchor / n)
+    fitting = _fitting(network, seen, labels, can_doubt, info.classes, params.anchor / n)
     epoch = 0
     while epoch < params.epochs and not done and next(fitting, None) is not None:
         epoch += 1
@@ -146,11 +152,11 @@ def _begin_new_classes(
 
 
 def _fitting(
-    network: CellCnn, seen: Tensor, labels: Tensor, known: Sequence[str], classes: Sequence[str], pull: float
+    network: CellCnn, seen: Tensor, labels: Tensor, can_doubt: Tensor, classes: Sequence[str], pull: float
 ) -> Generator[float, None, None]:
     """Fit the dense layers to features (N, F), and yield the objective after every few steps until it has settled."""
     weights = _cell_weights(labels, classes)
-    is_known = torch.tensor([name in known for name in classes], device=labels.device)[labels]
+    is_bounded = can_doubt[labels]
     head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
     anchors = [p.detach().clone() for p in head]
     optimiser = torch.optim.LBFGS(head, max_iter=_STEPS_PER_EPOCH, line_search_fn="strong_wolfe", history_size=20)
@@ -158,7 +164,7 @@ def _fitting(
     def objective() -> Tensor:
         optimiser.zero_grad()
         entropy = F.cross_entropy(_logits(network, seen), labels, reduction="none")
-        loss = (torch.where(is_known, (1 - torch.exp(-DOUBT * entropy)) / DOUBT, entropy) * weights).sum()
+        loss = (torch.where(is_bounded, (1 - torch.exp(-DOUBT * entropy)) / DOUBT, entropy) * weights).sum()
         distance = torch.stack([((p - a) ** 2).sum() for p, a in zip(head, anchors, strict=True)]).sum()
         total = loss + pull * distance
         total.backward()  # type: ignore[no-untyped-call]
@@ -179,19 +185,17 @@ def _mistyped(
     network: CellCnn,
     seen: Tensor,
     labels: Tensor,
-    known: Sequence[str],
+    doubted: Tensor,
+    can_doubt: Tensor,
     classes: Sequence[str],
     params: TrainParams,
     should_stop: Callable[[], bool],
 ) -> Generator[None, None, Tensor]:
-    """Return which cells (n,) are probably typed by mistake: two witnesses are sure that they are something else.
+    """Return which of the `doubted` cells (n,) are probably typed by mistake.
 
-    One is the classifier before; the other is fitted to the cells without the ones in doubt. Where the former doubts
-    more than a few cells of a class, it is wrong about this laboratory, and nothing is taken for a mistake.
+    The classifier before is sure that they are something else; so must one be that is fitted to the other cells.
     """
-    typed = labels[: len(labels) // COPIES]
-    can_doubt = torch.tensor([name in known for name in classes], device=labels.device)
-    doubted = can_doubt[typed] & _is_sure_of_another(network, seen, typed)
+    typed = labels[: len(doubted)]
     out = torch.zeros_like(doubted)
     cells = torch.nonzero(doubted)[:, 0]
     for group in torch.split(cells, -(-len(cells) // _MOST_FITS)) if len(cells) else ():
@@ -199,15 +203,18 @@ def _mistyped(
         rows[group] = False
         witness = copy.deepcopy(network)
         rest = rows.repeat(COPIES)
-        fitting = _fitting(witness, seen[rest], labels[rest], known, classes, params.anchor / len(typed))
+        fitting = _fitting(witness, seen[rest], labels[rest], can_doubt, classes, params.anchor / len(typed))
         for _ in zip(range(params.epochs), fitting, strict=False):
             yield None
             if should_stop():
                 return torch.zeros_like(doubted)
         out[group] = _is_sure_of_another(witness, seen, typed)[group]
-    of_class = torch.bincount(typed, minlength=len(classes))
-    too_many = torch.bincount(typed[doubted], minlength=len(classes)) > _MOST_DOUBTED * of_class
-    return out & ~too_many[typed]
+    return out
+
+
+def _share_of(cells: Tensor, typed: Tensor, n_classes: int) -> Tensor:
+    """Return the share of each class's cells that are among `cells`, (K,); 0 where there are none."""
+    return torch.bincount(typed[cells], minlength=n_classes) / torch.bincount(typed, minlength=n_classes).clamp(min=1)
 
 
 def _is_sure_of_another(network: CellCnn, seen: Tensor, typed: Tensor) -> Tensor:
@@ -242,14 +249,8 @@ def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
 
 def _features(network: CellCnn, cutouts: Tensor) -> Tensor:
     """Return what the dense layer sees of cutouts, (N, F)."""
-    seen: list[Tensor] = []
-    hook = network.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    try:
-        with torch.no_grad():
-            network(cutouts)
-    finally:
-        hook.remove()
-    return seen[0].float()
+    with torch.no_grad():
+        return network.describe(cutouts).float()
 
 
 def _logits(network: CellCnn, features: Tensor) -> Tensor:

@@ -106,7 +106,20 @@ class PyramidEncoder(nn.Module):
         p8 = self.lateral8(f8) + F.interpolate(self.lateral16(f16), scale_factor=2.0, mode="nearest")
         p8 = self.out8(self.smooth8(p8))
         p4 = self.smooth4(self.lateral4(f4) + F.interpolate(self.top4(p8), scale_factor=2.0, mode="nearest"))
-        return p8, self.detail(p4), self.heat(p4), self.sides(p4)
+        heat, sides = _side_by_side((self.heat, self.sides), p4)
+        return p8, self.detail(p4), heat, sides
+
+
+def _side_by_side(heads: Sequence[nn.Conv2d], x: Tensor) -> tuple[Tensor, ...]:
+    """Return what 1×1 convolutions give, computed as one of a multiple of 16 channels.
+
+    For fewer channels oneDNN splits the sum over the inputs between threads, and their number decides about rounding.
+    """
+    sizes = [head.out_channels for head in heads]
+    n_unused = -sum(sizes) % 16
+    weight = F.pad(torch.cat([head.weight for head in heads]), (0, 0, 0, 0, 0, 0, 0, n_unused))
+    bias = F.pad(torch.cat([head.bias for head in heads if head.bias is not None]), (0, n_unused))
+    return F.conv2d(x, weight, bias).split([*sizes, *([n_unused] if n_unused else [])], 1)[: len(sizes)]
 
 
 class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.protocols import Calibration, CellMask
+from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.models.device import autocast, cpu_threads, fast_bf16, pick_device
 from napari_bloodcell.models.embedded.network import (
     CLASSES,
@@ -47,10 +48,13 @@ GLASS = 235.0
 CANVAS_STEP_PX = 4 * STRIDE
 """Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
 smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
-LOOK_PX, MOST_LOOK_PX = 850, 2048
+LOOK_PX, MOST_LOOK_PX = 1280, 2048
 """Side of what is looked at at once: in working pixels, and at most in pixels of the image. More is not quicker."""
-OVERLAP_PX = 112
-"""Working pixels around a tile: what is further away no longer decides about a cell."""
+OVERLAP_PX = 144
+"""Working pixels around a tile. What is further away changes a score by 1e-4 at most; with 112 px it was 2e-2, and one
+cell in 1,500 depended on where a tile began."""
+PROMPTS_STEP = 8
+"""Prompts are decoded in multiples of this: small matrices are multiplied in another order, and rounded differently."""
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -154,12 +158,18 @@ class EmbeddedSam:
         if within is not None:
             proposals = _within(proposals, canvas, origin, within)
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
-        cells: list[CellMask] = []
+        batches = []
         for window, chosen in ((SMALL_WINDOW, size <= SMALL_BOX_PX), (LARGE_WINDOW, size > SMALL_BOX_PX)):
-            n_at_once = params.points_per_batch * (LARGE_WINDOW // window) ** 2
-            for batch in torch.split(torch.nonzero(chosen).flatten(), n_at_once):
-                part = proposals.take(batch)
-                cells += self._decode(canvas, part, window, image.shape[:2], origin)
+            n_at_once = params.points_per_batch * (LARGE_WINDOW // window)
+            batches += [(window, batch) for batch in torch.split(torch.nonzero(chosen).flatten(), n_at_once)]
+
+        @torch.inference_mode()
+        def decode(one: tuple[int, torch.Tensor]) -> list[CellMask]:
+            window, batch = one
+            return self._decode(canvas, proposals.take(batch), window, image.shape[:2], origin)
+
+        threads = cpu_threads(self.device, one_core_each=True)
+        cells = [cell for found in in_threads(decode, batches, threads) for cell in found]
         return [
             c
             for c in cells
@@ -219,13 +229,16 @@ class EmbeddedSam:
     def _decode(
         self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
     ) -> list[CellMask]:
-        index = torch.zeros(len(part.scores), dtype=torch.long, device=self.device)
-        middle = (part.boxes[:, :2] + part.boxes[:, 2:]) / 2
+        n = len(part.scores)
+        boxes = torch.cat([part.boxes, part.boxes[:1].expand(-n % PROMPTS_STEP, -1)])
+        index = torch.zeros(len(boxes), dtype=torch.long, device=self.device)
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
         with autocast(self.device):
             masks, iou, corner = self.network.decode(
-                canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=part.boxes, window=window
+                canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=boxes, window=window
             )
-        return _to_cells(masks[:, 0].float(), iou[:, 0].float(), corner, canvas, shape, origin, middle, part)
+        masks, iou = masks[:n, 0].float(), iou[:n, 0].float()
+        return _to_cells(masks, iou, corner[:n], canvas, shape, origin, middle[:n], part)
 
     def _decode_prompt(
         self, canvas: Canvas, box: torch.Tensor | None, point: torch.Tensor, shape: tuple[int, ...]
