@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.pyramid import Pyramids
 from napari_bloodcell.results.store import ZARR
 from napari_bloodcell.slides.neighbours import NearbyMasks
@@ -53,13 +54,9 @@ class Job:
         recipe = self.plan.recipe
         generator, classifier = self.generator, self.classifier
         if generator is None:
-            from napari_bloodcell.models.load import load_generator
-
             generator = load_generator(recipe.segment.model, recipe.segment.device)
         if classifier is None:
-            from napari_bloodcell.stages.classify import load_classifier
-
-            classifier = load_classifier(recipe.classify)
+            classifier = load_classifier(recipe.classify.model, recipe.classify.device)
         slide = open_slide(self.source)
         slide = replace(slide, levels=slide.levels[: self.n_levels]).with_measured_values()
         return Site(WorkFolder(Path(self.output)), self.plan, slide, generator, classifier)
