@@ -46,8 +46,8 @@ def train(
         Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a
         search that was stopped goes on after them.
     paper
-        What the authors' published code does: cutouts lie as they are, and fine-tuning changes every layer. The
-        settings of the paper's Table 2 are the defaults anyway.
+        As in the paper: cutouts are neither turned nor moved in each pass, and fine-tuning changes every layer. The
+        settings of its Table 2 are the defaults anyway.
     quick
         Larger steps in larger batches and early stop, several times quicker from scratch, where others are not given.
     quiet

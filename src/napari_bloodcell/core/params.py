@@ -29,11 +29,12 @@ class SegmentParams(Params):
     """Pixels read around a tile so that cells on its border are seen whole. None: what the model needs. 0: the
     paper's tiles; cells cut by a border are then joined afterwards (§3.6)."""
     brighten: bool = True
-    """Brighten an image (in the paper's preset: a tile) whose mean is below `brightness_target` (§4.3), on a copy."""
+    """Brighten an image whose mean is below `brightness_target` (§4.3), on a copy."""
     brightness_target: float = Field(default=140.0, gt=0, le=255)
     """Mean of HSV's V to which dark images are brightened, 0 to 255 (§4.3)."""
     brighten_per: Literal["image", "tile"] = "image"
-    """Where the mean is taken. "tile" is the paper's; "image" makes the result independent of the tiles."""
+    """Where the mean is taken. "image" makes the result independent of the tiles; `Recipe.paper` takes "tile", as its
+    SAM sees one tile at a time."""
     rbc_diameter_px: float | None = Field(default=None, gt=0)
     """Width of a typical red cell, pixels. None: from `pixel_size_um`, else estimated from the image."""
     pixel_size_um: float | None = Field(default=None, gt=0)
@@ -43,13 +44,13 @@ class SegmentParams(Params):
     points_per_side: int = Field(default=32, ge=1, le=256)
     """Side of SAM's regular grid of point prompts in one tile."""
     points_per_batch: int = Field(default=32, ge=1, le=4096)
-    """Prompts decoded at once (the authors ran 32)."""
+    """Prompts decoded at once (the authors' published code: 32)."""
     score_min: float = Field(default=0.4, ge=0, le=1)
     """The embedded model's confidence below which a proposal is no cell."""
     predicted_iou_min: float = Field(default=0.5, ge=0, le=1)
-    """Masks whose predicted IoU is lower are dropped (the authors: 0.92 with SAM ViT-H)."""
+    """Masks whose predicted IoU is lower are dropped (the authors' published code: 0.92 with SAM ViT-H)."""
     stability_min: float = Field(default=0.5, ge=0, le=1)
-    """Masks whose stability score is lower are dropped (the authors: 0.96)."""
+    """Masks whose stability score is lower are dropped (the authors' published code: 0.96)."""
     edge_visible_min: float = Field(default=0.22, ge=0, le=1)
     """A cell cut by the image's edge of which less than this share of a red cell's width is seen is left out."""
     overlap_max: float = Field(default=0.6, gt=0, le=1)
@@ -89,18 +90,18 @@ class CountParams(Params):
 
 
 class TrainParams(Params):
-    """How the classifier is trained (paper §3.4, §4.3, Tables 1 and 2)."""
+    """How the classifier is trained (paper §3.4, §4.1, §4.3)."""
 
     epochs: int = Field(default=20, ge=1, le=10000)
-    """Passes over the training part at most."""
+    """Passes over the training part at most (Table 2)."""
     batch_size: int = Field(default=4, ge=1, le=65536)
     """Cutouts in a step (Table 2)."""
     learning_rate: float = Field(default=1e-4, gt=0, le=1)
-    """Step size of Adam (Table 2)."""
+    """Step size (Table 2) of Adam (the authors' published code)."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Share of dense units dropped in training (§4.2)."""
+    """Share of dense units dropped in training (§3.4, Table 2)."""
     dense_units: int = Field(default=512, ge=1, le=65536)
-    """Width of the dense layer (Table 2)."""
+    """Width of the dense layer (the authors' published code; the paper's text does not say)."""
     split: tuple[float, float, float] = (0.75, 0.15, 0.10)
     """Shares of training, validation and test part, per class (§3.4)."""
     wbc_augmentation: int = Field(default=10, ge=1, le=100)
@@ -128,7 +129,7 @@ class TrainParams(Params):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return what the authors' code does: cutouts lie as they are, fine-tuning changes every layer (§4.3)."""
+        """Return what the paper does: cutouts are copied once (§3.4), fine-tuning changes every layer (§4.3)."""
         return cls.model_validate({"turn": False, "shift_px": 0, "fine_tune": "all", **changes})
 
     @classmethod
