@@ -12,15 +12,13 @@ from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
-    from napari_bloodcell.stages.classify import SegmentedSmear
 
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""
@@ -177,72 +175,6 @@ def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | N
             raise TrainingError(f"{folder / name} has the classes {part.classes}, but train has {first.classes}.")
     empty = first.take(np.zeros(0, np.int64))
     return Parts(first, read.get("val", empty), read.get("test", empty))
-
-
-def typed_cells(table: pd.DataFrame, types: Mapping[int, str] | None = None) -> Mapping[int, str]:
-    """Return `types` (id → type), or where it is None those of the cells of a table that a user typed.
-
-    Raises
-    ------
-    TrainingError
-        If no cell is typed.
-    """
-    if types is None:
-        mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
-        types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
-    if not types:
-        raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
-    return types
-
-
-def cutouts_of_segmentation(
-    image: NDArray[np.uint8],
-    segmentation: SegmentedSmear,
-    types: Mapping[int, str] | None = None,
-    *,
-    rbc_diameter_px: float | None = None,
-    glass_level: float | None = None,
-) -> LabelledCutouts:
-    """Cut the typed cells of a smear.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        The smear.
-    segmentation : Segmentation
-        Its cells, table and calibration.
-    types : mapping of int to str, optional
-        Type of each cell id. By default the cells that a user typed.
-    rbc_diameter_px : float, optional
-        Resample the cells so that a red cell is this wide.
-    glass_level : float, optional
-        Bring the colour of the glass to this level.
-
-    Returns
-    -------
-    LabelledCutouts
-
-    Raises
-    ------
-    TrainingError
-        If no cell is typed.
-    InputError
-        If an id is not in the segmentation.
-    """
-    known = typed_cells(segmentation.table, types)
-    types = {cell: name for cell, name in known.items() if name != UNIDENTIFIED}
-    classes = tuple(sorted(set(types.values()), key=class_order))
-    calibration = segmentation.calibration
-    cutouts = cut_out(
-        image,
-        segmentation.cells,
-        np.array(list(types), np.int64),
-        scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / calibration.rbc_diameter_px,
-        background_rgb=None if glass_level is None else calibration.background_rgb,
-        glass_level=glass_level or GLASS_LEVEL,
-    )
-    labels = np.array([classes.index(t) for t in types.values()], np.int64)
-    return LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level)
 
 
 def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:

@@ -20,7 +20,6 @@ from napari_bloodcell.learning.dataset import (
     class_folders,
     class_order,
     read_picture,
-    typed_cells,
 )
 from napari_bloodcell.learning.training_list import (
     COLUMNS,
@@ -89,7 +88,7 @@ class TrainingSet:
     def __init__(self, folder: str | Path, *, shares: tuple[float, float, float] = (0.75, 0.15, 0.10)) -> None:
         self.folder = Path(folder).expanduser()
         self.shares = shares
-        self.table = read_list(self.folder / LIST)
+        self.table = read_list(self.folder / LIST, self.shares)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -116,7 +115,7 @@ class TrainingSet:
         """
         make_folder(self.folder)
         with FileLock(self.folder / ".lock"):
-            self.table = read_list(self.folder / LIST)  # another program may have added some
+            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added some
             table, added, pictures, stale = self._with(list(cells))
             for name, content in pictures.items():
                 make_folder((self.folder / name).parent)
@@ -160,7 +159,11 @@ class TrainingSet:
             If an id is not in the segmentation.
         """
         table = segmentation.table
-        types = typed_cells(table, types)
+        if types is None:
+            mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
+            types = dict(zip(mine.index.tolist(), mine["cell_type"].astype(str), strict=True))
+        if not types:
+            raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
         missing = [i for i in types if i not in table.index]
         if missing:
             raise InputError(f"There is no cell {missing[0]} in the segmentation.")
