@@ -33,8 +33,7 @@ from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import InputError, ModelError, OutputError
 from napari_bloodcell.corrections.journal import Correction, Journal
 from napari_bloodcell.images.open import is_slide, open_slide, read_plane
-from napari_bloodcell.models.cnn.classifier import load_classifier
-from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.store import read_result, write_result
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,7 @@ from qtpy.QtCore import QTimer
 from napari_bloodcell.core.cells import TYPE_COLOURS
 from napari_bloodcell.core.errors import DownloadError
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.models import download
-from napari_bloodcell.napari import sample_data
+from napari_bloodcell.models import download, weights
 from napari_bloodcell.napari.preferences import colour_of
 from tests.napari.conftest import MANIFEST
 
@@ -85,8 +85,9 @@ def test_the_window_lives_while_the_real_field_is_downloaded(
             yield Progress(i, 20, "downloading")
         part.write_bytes(picture.read_bytes())
 
-    monkeypatch.setattr(download, "iter_receive", receive)
-    monkeypatch.setattr(sample_data, "BCCD_SHA256", hashlib.sha256(picture.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights, "iter_receive", receive)
+    digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, "SAMPLE", replace(weights.SAMPLE, sha256=digest))
     beats: list[float] = []
     heart = QTimer()
     heart.timeout.connect(lambda: beats.append(time.monotonic()))
@@ -102,7 +103,7 @@ def test_without_network_the_real_field_says_so(viewer: Viewer, monkeypatch: pyt
         raise download.TransferError("there is no connection")
         yield
 
-    monkeypatch.setattr(download, "iter_receive", receive)
+    monkeypatch.setattr(weights, "iter_receive", receive)
     with pytest.raises(DownloadError, match="no connection"):
         viewer.open_sample("napari-bloodcell", "bccd")
 

@@ -25,6 +25,8 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
+from napari_bloodcell.models import weights
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.store import LabelFormat, write_result
@@ -113,16 +115,14 @@ def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
     ModelError
         If one does not exist, is damaged or cannot be fetched.
     """
-    from napari_bloodcell.models import weights
-    from napari_bloodcell.models.load import load_generator
-    from napari_bloodcell.stages.classify import load_classifier
-
     name = recipe.segment.model
-    if name in weights.OFFICIAL and not weights.find(name).is_present:
+    if weights.needs_download(name):
         bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         weights.download(name, bar)
         bar.clear()
-    return Models(load_generator(name, recipe.segment.device), load_classifier(recipe.classify))
+    return Models(
+        load_generator(name, recipe.segment.device), load_classifier(recipe.classify.model, recipe.classify.device)
+    )
 
 
 def run(images: Sequence[Path], missing: Sequence[str], *, recipe: Recipe, models: Models, options: Options) -> bool:

@@ -15,6 +15,7 @@ from napari_bloodcell.core.progress import Steps, drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.reports import TrainingReport
 from napari_bloodcell.learning.train import Training, iter_train, never, parts_of
+from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -170,8 +171,6 @@ class _Log:
         """Return the best training of an earlier run, from its file."""
         if self.folder is None or not self.tries:
             return None
-        from napari_bloodcell.models.cnn.classifier import load_classifier
-
         try:
             classifier = load_classifier(self.folder / BEST)
             training = Training(classifier, TrainingReport.from_dict(classifier.info.report))

@@ -24,6 +24,7 @@ from napari_bloodcell.learning.dataset import (
 from napari_bloodcell.learning.reports import Epoch, TrainingReport, figures_of
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -59,16 +60,16 @@ def iter_train(
 ) -> Generator[Progress, None, Training]:
     """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between."""
     begin = time.monotonic()
-    from napari_bloodcell.models.cnn import classifier as cnn
     from napari_bloodcell.models.cnn import training as cnn_training
     from napari_bloodcell.models.cnn import tuning as cnn_tuning
+    from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 
-    if start is not None and not isinstance(start, cnn.CnnClassifier):
-        start = cnn.load_classifier(start, device=params.device)
+    if start is not None and not isinstance(start, CnnClassifier):
+        start = load_classifier(start, device=params.device)
     parts = parts_of(dataset_or_folder, params, start)
     classes = _classes_of(parts.train, start)
     parts = Parts(*(part.with_classes(classes) for _, part in parts.items()))
-    info = cnn.ClassifierInfo(
+    info = ClassifierInfo(
         classes=classes,
         rbc_diameter_px=parts.train.rbc_diameter_px,
         glass_level=parts.train.glass_level,
@@ -110,7 +111,7 @@ def iter_train(
         seconds=time.monotonic() - begin,
     )
     info = replace(info, report=report.to_dict(with_cutouts=False))
-    return Training(cnn.CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
+    return Training(CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
 
 
 def train(

@@ -144,22 +144,9 @@ def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads
     return Threads(n, prepare)
 
 
-def autocast(
-    device: str | torch.device, *, enabled: bool = True, cache_enabled: bool = True
-) -> AbstractContextManager[Any]:
-    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        Where the network runs.
-    enabled : bool
-        False gives a context that changes nothing.
-    cache_enabled : bool
-        False where threads train together: torch keeps one cache of bfloat16 weights for all of them, so that which
-        thread comes first would decide how gradients are rounded.
-    """
+def autocast(device: str | torch.device, *, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere."""
     chosen = pick_device(device)
     if not enabled or not fast_bf16(chosen):
         return nullcontext()
-    return torch.autocast(chosen.type, dtype=torch.bfloat16, cache_enabled=cache_enabled)
+    return torch.autocast(chosen.type, dtype=torch.bfloat16)

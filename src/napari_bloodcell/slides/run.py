@@ -19,6 +19,7 @@ from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import FailedTile, Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import open_image
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.finish import write_numbers_of_slide
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
@@ -116,8 +117,12 @@ def iter_analyse_slide(
         slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output):
-        generator_here = generator if generator is not None else _load_generator(recipe)
-        classifier_here = classifier if classifier is not None else _load_classifier(recipe)
+        generator_here = (
+            generator if generator is not None else load_generator(recipe.segment.model, recipe.segment.device)
+        )
+        classifier_here = (
+            classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
+        )
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
         warnings = (*heard, *doubts_of(plan.calibration))
         if (found := _finished(output, plan)) is not None:
@@ -161,18 +166,6 @@ def iter_analyse_slide(
         if not lost:
             work.discard()
         return result
-
-
-def _load_generator(recipe: Recipe) -> MaskGenerator:
-    from napari_bloodcell.models.load import load_generator
-
-    return load_generator(recipe.segment.model, recipe.segment.device)
-
-
-def _load_classifier(recipe: Recipe) -> CellClassifier:
-    from napari_bloodcell.stages.classify import load_classifier
-
-    return load_classifier(recipe.classify)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------

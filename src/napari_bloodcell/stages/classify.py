@@ -13,6 +13,7 @@ from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.core.threads import Threads, in_threads
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def iter_classify(
     plane = _plane(image)
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
-    classifier = classifier if classifier is not None else load_classifier(params)
+    classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
     classes = list(classifier.classes)
     table = segmentation.table.copy()
     todo = table[table["type_source"] != "user"]
@@ -142,19 +143,6 @@ def classify(
     the colour of the glass is taken out. The preset "paper" does neither.
     """
     return drain(iter_classify(image, segmentation, params=params, classifier=classifier))
-
-
-def load_classifier(params: ClassifyParams) -> CellClassifier:
-    """Return the classifier that the settings name; torch is imported only here.
-
-    Raises
-    ------
-    ModelError
-        If there is none, or its file is damaged.
-    """
-    from napari_bloodcell.models.cnn.classifier import load_classifier as load
-
-    return load(params.model, device=params.device)
 
 
 def cutout_settings(

@@ -16,6 +16,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
     RBC_DIAMETER_UM,
@@ -137,8 +138,6 @@ def iter_segment(
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
-        from napari_bloodcell.models.load import iter_load_generator
-
         generator = yield from iter_load_generator(params.model, params.device)
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)

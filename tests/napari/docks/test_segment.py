@@ -10,7 +10,6 @@ from qtpy.QtWidgets import QMessageBox
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.cells import centroids_of
-from napari_bloodcell.models import weights
 from napari_bloodcell.napari.docks.base import ALL_PLANES
 from napari_bloodcell.napari.docks.segment import IN_VIEW, SegmentWidget
 from napari_bloodcell.napari.layers import cells as layers
@@ -293,7 +292,7 @@ def test_official_weights_are_downloaded_after_a_question(
         raise nb.DownloadError("vit_b could not be downloaded: there is no connection.")
 
     monkeypatch.setattr(QMessageBox, "question", question)
-    monkeypatch.setattr(weights, "iter_download", no_network)
+    monkeypatch.setattr("napari_bloodcell.napari.work.models.iter_download", no_network)
     viewer.add_image(field, name="smear", rgb=True)
     widget = dock_of(viewer, model="vit_b")
     widget.generator = None

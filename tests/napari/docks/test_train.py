@@ -10,7 +10,8 @@ from qtpy.QtCore import Qt
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.training_set import TrainingSet
-from napari_bloodcell.models.cnn.classifier import CnnClassifier, load_classifier
+from napari_bloodcell.models.cnn.classifier import CnnClassifier
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.review.session import review_session
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.threads import Threads
 
 FORMAT = "napari-bloodcell-cnn/1"
-WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
-EMBEDDED_FILES = {"embedded": "cnn_embedded.safetensors", "paper": "cnn_paper.safetensors"}
 _MAX_FILE_BYTES = 2**30
 _AT_ONCE = 128
 """Cutouts that go through the network together; more need more memory and are not quicker."""
@@ -184,22 +182,6 @@ class CnnClassifier:
         return cls(network, info, name=name or path.stem, sha256=sha256, device=device)
 
 
-def load_classifier(model: str | Path = "embedded", device: str | torch.device = "auto") -> CnnClassifier:
-    """Return a classifier by name ("embedded", "paper") or from a .safetensors file.
-
-    Raises
-    ------
-    ModelError
-        If there is no such name or file, or the file is no classifier of this program.
-    DeviceError
-        If this machine has no such device.
-    """
-    file = EMBEDDED_FILES.get(str(model))
-    if file is not None:
-        return CnnClassifier.load(WEIGHTS_FOLDER / file, name=str(model), device=device)
-    return CnnClassifier.load(model, device=device)
-
-
 def cutout_extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return `cell_extents` of cutouts (N, S, S, 3) uint8, (N,); eight bytes of a row at a time."""
     n, size = cutouts.shape[:2]
@@ -216,11 +198,7 @@ def _read(path: Path) -> bytes:
             raise ModelError(f"{path} is larger than any classifier of this program ({_MAX_FILE_BYTES} bytes).")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter: no name of a file at all
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(
-            f"The classifier {str(path)!r} cannot be read ({reason}). Give "
-            f"{' or '.join(map(repr, EMBEDDED_FILES))}, or the path of a .safetensors file that training wrote."
-        ) from error
+        raise ModelError(f"The classifier {str(path)!r} cannot be read ({reason_of(error)}).") from error
 
 
 def _describe(path: Path, data: bytes) -> tuple[Architecture, ClassifierInfo]:

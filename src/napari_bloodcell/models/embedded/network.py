@@ -119,7 +119,7 @@ def _side_by_side(heads: Sequence[nn.Conv2d], x: Tensor) -> tuple[Tensor, ...]:
     n_unused = -sum(sizes) % 16
     weight = F.pad(torch.cat([head.weight for head in heads]), (0, 0, 0, 0, 0, 0, 0, n_unused))
     bias = F.pad(torch.cat([head.bias for head in heads if head.bias is not None]), (0, n_unused))
-    return F.conv2d(x, weight, bias).split([*sizes, *([n_unused] if n_unused else [])], 1)[: len(sizes)]
+    return torch.split(F.conv2d(x, weight, bias)[:, : sum(sizes)], sizes, 1)
 
 
 class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc]

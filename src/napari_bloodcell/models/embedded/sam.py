@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 
+FORMAT = "napari-bloodcell-embedded-sam"
+"""What the metadata of its files says."""
 GLASS = 235.0
 """Brightness to which the colour of the empty glass is brought."""
 CANVAS_STEP_PX = 4 * STRIDE
@@ -55,6 +57,15 @@ OVERLAP_PX = 144
 cell in 1,500 depended on where a tile began."""
 PROMPTS_STEP = 8
 """Prompts are decoded in multiples of this: small matrices are multiplied in another order, and rounded differently."""
+
+
+def is_embedded_sam(path: Path) -> bool:
+    """Return whether a file says that it holds an embedded SAM."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -101,7 +112,7 @@ class EmbeddedSam:
             settings = dict(json.loads(metadata.get("settings", "{}")))
         except _DAMAGED as error:
             raise ModelError(f"{weights} cannot be read as safetensors: {reason_of(error)}.") from error
-        if metadata.get("format") != "napari-bloodcell-embedded-sam":
+        if metadata.get("format") != FORMAT:
             raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
         self.settings: dict[str, str] = {str(k): str(v) for k, v in settings.items()}
         self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.slide.folder import SlideFolder
@@ -17,7 +18,6 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.runs import FindCells, TypeCells
 
 if TYPE_CHECKING:

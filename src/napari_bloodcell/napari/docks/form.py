@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.models.weights import CLASSIFIERS, GENERATORS
 from napari_bloodcell.results.recipes import explain
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.params import Params
 
 _CHOICES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
-    ("SegmentParams", "model"): ("embedded", "vit_b", "vit_l", "vit_h"),
-    ("ClassifyParams", "model"): ("embedded", "paper"),
+    ("SegmentParams", "model"): tuple(GENERATORS),
+    ("ClassifyParams", "model"): tuple(CLASSIFIERS),
     ("*", "device"): ("auto", "cpu", "cuda", "mps"),
 }
 """What is offered for settings that are names; another one, or a path, may be typed."""

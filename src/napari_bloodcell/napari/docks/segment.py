@@ -10,6 +10,7 @@ from napari.layers import Shapes
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.corrections.patches import union_of
+from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
@@ -17,7 +18,6 @@ from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large
 from napari_bloodcell.napari.docks.slide.run import add_part, start_on_disk
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.runs import FindCells
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QPushBut
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import RestingWidget, may_download
 from napari_bloodcell.napari.docks.edit.painting import PaintButton
 from napari_bloodcell.napari.docks.edit.prompts import BY_MODEL, UNTYPED, PromptQueue
@@ -23,7 +24,6 @@ from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.grid_search import TABLE_1
 from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.models.weights import CLASSIFIERS
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
 from napari_bloodcell.napari.layers.cells import is_cells
@@ -71,7 +72,7 @@ class TrainForm(QWidget):
         inside.addWidget(browse)
         self.told = QLabel()
         self.told.setWordWrap(True)
-        self._start = NameChoice(("embedded", "paper", SCRATCH), file_filter="Models (*.safetensors)")
+        self._start = NameChoice((*CLASSIFIERS, SCRATCH), file_filter="Models (*.safetensors)")
         self._start.setToolTip(
             "Go on from the embedded classifier (transfer learning, paper §4.3), from the paper's, from a file of an "
             "earlier training, or from nothing"

@@ -21,6 +21,7 @@ from napari_bloodcell.learning.reports import PartFigures, figures_of
 from napari_bloodcell.learning.train import Training, iter_train, parts_of
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
 from napari_bloodcell.napari.layers.cells import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
@@ -163,8 +164,6 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
     if task.source is Source.CORRECTIONS:
         yield from _iter_gather(task)
     preload_torch()
-    from napari_bloodcell.models.cnn.classifier import load_classifier
-
     start = None if task.start is None else load_classifier(task.start, task.params.device)
     parts = parts_of(_examples(task), task.params, start)
     grid: GridSearch | None = None
