@@ -139,6 +139,19 @@ class TrainParams(Params):
         return cls.model_validate({**values, **changes})
 
 
+class TrainSamParams(Params):
+    """How the embedded SAM's decoder is fine-tuned on a laboratory's masks."""
+
+    steps: int = Field(default=200, ge=1, le=1_000_000)
+    """Steps of some two dozen cells."""
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    """Largest step size of AdamW."""
+    seed: int = 0
+    """Seed of what is drawn at random."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
 class Recipe(Params):
     """The settings of every stage: what `analyse` takes and what is written beside each result."""
 
