@@ -164,13 +164,7 @@ def train(
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
-    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells.
-
-    Raises
-    ------
-    TrainingError
-        As `train`.
-    """
+    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells; raises as `train`."""
     parts = _read(data, params, start)
     _check_classes(parts.train)
     for name, part in parts.items():

@@ -55,46 +55,18 @@ def fit_head(
 ) -> Generator[EpochFigures | None, None, Fitted]:
     """Fit the dense layers of a classifier to further cells, held back by a spring to what they were.
 
-    Parameters
-    ----------
-    train, val : tuple of ndarray
-        Cutouts (N, 128, 128, 3) uint8 and labels (N,) int64: positions in the classes of `info`.
-    start : CnnClassifier
-        What is fine-tuned. It is not changed.
-    params : TrainParams
-        Epochs, anchor, patience, seed and device.
-    info : ClassifierInfo
-        What the new classifier says of itself.
-    should_stop : callable
-        Asked after every step.
+    Yields the figures of each epoch, None in between. Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018),
+    so that one mistyped cell does not spoil the rest, with red cells weighing as much as in a smear, plus `anchor` / N
+    × the squared distance from the old weights (L2-SP): they count as so many cells, so five corrections move little
+    and hundreds a lot. What few cells do not plainly show stays as it was, classes without cells too. The loss of a
+    class that `start` does not know has no bound: all its cells would look mistyped. L-BFGS on features that are
+    computed once: seconds, and no learning rate.
 
-    Yields
-    ------
-    tuple of float, or None
-        Loss and accuracy on the training and the validation part after an epoch; None in between.
-
-    Returns
-    -------
-    Fitted
-
-    Raises
-    ------
-    TrainingError
-        If the loss is no longer a number.
-
-    Notes
-    -----
-    Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018), so that one mistyped cell does not spoil the rest,
-    with red cells weighing as much as in a smear, plus `anchor` / N × the squared distance from the old weights
-    (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
-    they plainly show is learned; all else, classes without cells too, stays as it was. A class that `start` does not
-    know begins as what its cells were taken for, and its loss has no bound: all its cells would look mistyped. The
-    cells are seen turned, flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that
-    are computed once: seconds, and no learning rate. A cell of which both the classifier before and one that is fitted
-    to the other cells are sure that it is something else is left out: a single red cell, at its weight in a smear,
-    could turn all white ones. Where the classifier before is sure of another class for more than `_MOST_DOUBTED` of a
-    class's cells, it is wrong about this laboratory: none of them is taken for a mistake, and their loss has no bound
-    (of a cell that is called something else with certainty, a bounded loss has no gradient, and nothing is learned).
+    A cell of which both the classifier before and one that is fitted to the other cells are sure that it is something
+    else is left out: a single red cell, at its weight in a smear, could turn all white ones. Where the classifier
+    before is sure of another class for more than `_MOST_DOUBTED` of a class's cells, it is wrong about this laboratory:
+    none of them is taken for a mistake, and their loss has no bound (of a cell that is called something else with
+    certainty, a bounded loss has no gradient, and nothing is learned).
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
