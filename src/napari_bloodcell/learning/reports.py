@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.learning.dataset import LabelledCutouts
 
 Interval = tuple[float, float]
-_Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +106,10 @@ def wilson(right: int, n: int) -> Interval:
     """Return the 95 % Wilson score interval of a share; (0, 1) where there is nothing."""
     if n == 0:
         return 0.0, 1.0
-    share, z2 = right / n, _Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z_95 / (1 + z2 / n) * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)))
-    return (0.0 if right == 0 else max(centre - half, 0.0)), (1.0 if right == n else min(centre + half, 1.0))
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
