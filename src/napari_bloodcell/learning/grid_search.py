@@ -74,20 +74,19 @@ def iter_grid_search(
     log = _Log(None if folder is None else Path(folder), {"data": search_hash, "settings": _fixed(params, grid)})
     best = log.best()
     for combination in combinations:
-        if log.has(combination):
-            yield Progress(len(log.tries), len(combinations), "settings tried", log.try_of(combination))
-            continue
-        chosen = TrainParams.model_validate({**params.model_dump(), **combination})
-        epochs = Steps(iter_train(parts, params=chosen, should_stop=should_stop))
-        for _ in epochs:
-            yield Progress(len(log.tries), len(combinations), "settings tried")
-        training = epochs.result
-        if training.report.is_stopped:
-            return GridSearch(log.in_order(combinations), best or training, is_complete=False)
-        if best is None or training.report.parts["val"].loss < best.report.parts["val"].loss:
-            best = training
-            log.keep_best(training)
-        yield Progress(len(log.tries) + 1, len(combinations), "settings tried", log.note(combination, training))
+        if not log.has(combination):
+            chosen = TrainParams.model_validate({**params.model_dump(), **combination})
+            epochs = Steps(iter_train(parts, params=chosen, should_stop=should_stop))
+            for _ in epochs:
+                yield Progress(len(log.tries), len(combinations), "settings tried")
+            training = epochs.result
+            if training.report.is_stopped:
+                return GridSearch(log.in_order(combinations), best or training, is_complete=False)
+            if best is None or training.report.parts["val"].loss < best.report.parts["val"].loss:
+                best = training
+                log.keep_best(training)
+            log.note(combination, training)
+        yield Progress(len(log.tries), len(combinations), "settings tried", log.try_of(combination))
     if best is None:
         raise TrainingError(f"The search in {folder} is complete, but its best classifier {BEST} is gone.")
     return GridSearch(log.in_order(combinations), best)
@@ -153,15 +152,13 @@ class _Log:
     def in_order(self, combinations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [self.try_of(c) for c in combinations if self.has(c)]
 
-    def note(self, combination: dict[str, Any], training: Training) -> dict[str, Any]:
-        """Write down a finished try and return it."""
+    def note(self, combination: dict[str, Any], training: Training) -> None:
+        """Write down a finished try."""
         val = training.report.parts["val"]
-        done = {**combination, "val_loss": val.loss, "val_accuracy": val.accuracy}
-        self.tries[_key(combination)] = done
+        self.tries[_key(combination)] = {**combination, "val_loss": val.loss, "val_accuracy": val.accuracy}
         if self.folder is not None:
             lines = [self.search, *self.tries.values()]
             write_bytes(self.folder / TRIES, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        return done
 
     def keep_best(self, training: Training) -> None:
         if self.folder is not None:

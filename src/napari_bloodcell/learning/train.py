@@ -74,15 +74,16 @@ def iter_train(
         rbc_diameter_px=parts.train.rbc_diameter_px,
         glass_level=parts.train.glass_level,
         settings={**params.model_dump(mode="json"), "fine_tuned_from": None if start is None else start.sha256},
-        data_hash=_hash_of(parts),
+        data_hash=concatenate([part for _, part in parts.items()]).content_hash(),
     )
     yield Progress(0, params.epochs, "epochs")
     if start is not None and params.fine_tune == "head":
         train_part, val_part = _arrays(parts.train), _arrays(parts.val)
         work = cnn_tuning.fit_head(train_part, val_part, start, params=params, info=info, should_stop=should_stop)
     else:
+        balancing = params.model_dump(include={"wbc_augmentation", "rbc_per_wbc", "seed"})
         work = cnn_training.fit(
-            _arrays(_balanced(parts.train, params)),
+            _arrays(balance(parts.train, **balancing)),
             _arrays(parts.val),
             classes=classes,
             params=params,
@@ -164,13 +165,7 @@ def train(
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
-    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells.
-
-    Raises
-    ------
-    TrainingError
-        As `train`.
-    """
+    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells; raises as `train`."""
     parts = _read(data, params, start)
     _check_classes(parts.train)
     for name, part in parts.items():
@@ -208,10 +203,6 @@ def _classes_of(part: LabelledCutouts, start: CnnClassifier | None) -> tuple[str
     return (*known, *sorted(set(part.classes) - set(known), key=class_order))
 
 
-def _balanced(part: LabelledCutouts, params: TrainParams) -> LabelledCutouts:
-    return balance(part, wbc_augmentation=params.wbc_augmentation, rbc_per_wbc=params.rbc_per_wbc, seed=params.seed)
-
-
 def _arrays(part: LabelledCutouts) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return part.cutouts, part.labels
 
@@ -243,8 +234,3 @@ def _check_start(dataset: LabelledCutouts, start: CnnClassifier) -> None:
             "Put them into a training set (`TrainingSet.add_folder`, with the width of a red cell and the colour of "
             "the glass), which brings them to the scale of any classifier."
         )
-
-
-def _hash_of(parts: Parts) -> str:
-    """Return the content hash of all parts together."""
-    return concatenate([part for _, part in parts.items()]).content_hash()

@@ -142,16 +142,9 @@ def train_sam(
 
 
 def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
-    """Return the images of a folder that have masks, in the order of their names, at the scale of the generator.
+    """Return the images of a folder that have masks, in the order of their names; `TrainingError` if there are none.
 
-    The scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
-
-    Raises
-    ------
-    TrainingError
-        If there are none.
-    InputError
-        If one cannot be read.
+    Their scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
     """
     from napari_bloodcell.models.embedded.views import MaskedField
 

@@ -132,32 +132,11 @@ _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TypedCell:
-    """A cell with its type, as it goes into a training set.
+    """A cell on black, (H, W, 3) uint8 at its image's own scale and colours, with its type.
 
-    Attributes
-    ----------
-    cutout : ndarray of uint8, shape (H, W, 3)
-        The cell on black, at its image's own scale and colours.
-    cell_type : str
-        Its class.
-    annotator : str
-        Who said so.
-    image, image_sha256 : str
-        Name and hash of the image that it comes from; "" where that is not known.
-    cell : str
-        Its id there.
-    bbox : tuple of int or None
-        (y0, x0, y1, x1) there, pixels.
-    rbc_diameter_px : float or None
-        Width of a red cell there.
-    glass_rgb : tuple of float or None
-        Colour of the glass there, 0 to 255.
-    when : str
-        UTC, ISO 8601; "" for now.
-    split : str
-        "train", "val" or "test" where that is settled already.
-    split_by : str
-        "image" where that is so because its image is, "class" otherwise.
+    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px` and
+    `glass_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is "train", "val" or
+    "test" where that is settled already, `split_by` "image" where that is so because its image is, "class" otherwise.
     """
 
     cutout: NDArray[np.uint8]

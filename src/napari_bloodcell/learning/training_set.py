@@ -47,17 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What came of adding cells.
-
-    Attributes
-    ----------
-    new : int
-        Cells that were not there.
-    duplicates : int
-        Cells that were there with the same type; nothing was done.
-    relabelled : int
-        Cells that were there with another type: the new type counts, the part stays.
-    """
+    """How many cells were new, there with the same type, or there with another type: then the new one counts."""
 
     new: int
     duplicates: int

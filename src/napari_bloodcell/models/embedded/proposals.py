@@ -50,14 +50,8 @@ class Proposals:
 def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) -> Proposals:
     """Return the local maxima of the heat map with their boxes; of boxes that agree the best stays.
 
-    Parameters
-    ----------
-    heat_logits : Tensor
-        (K, H/4, W/4) float32, one map per class.
-    sides : Tensor
-        (4, H/4, W/4) float32: logarithms of the distances to left, upper, right and lower side, red cell radii.
-    score_min : float
-        Score from which on a proposal is a cell, 0 to 1.
+    `heat_logits` are (K, H/4, W/4), one map per class; `sides` (4, H/4, W/4) the logarithms of the distances to left,
+    upper, right and lower side, in red cell radii. A proposal whose score is below `score_min` is no cell.
     """
     heat = torch.sigmoid(heat_logits)
     best, kind = heat.max(0)
@@ -111,19 +105,10 @@ NO_EVIDENCE = Evidence(None, 0, 0.0)
 
 
 def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
-    """Follow the network's own measure of the cells from a first estimate until it settles.
+    """Follow the network's own measure of the cells in a sample (Y, X, 3) from a first estimate until it settles.
 
-    Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
-    clumps, mislead the first estimate.
-
-    Parameters
-    ----------
-    sample : ndarray of uint8, shape (Y, X, 3)
-        Part of the smear.
-    first : Calibration
-        Where to start.
-    look : callable
-        (part, calibration) → what the network proposes there.
+    Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or clumps,
+    mislead the first estimate. `look` returns what the network proposes in a part, given a calibration.
     """
     best, evidence = _settle(sample, first, look)
     if evidence.n_red < DOUBTFUL_RED_CELLS:

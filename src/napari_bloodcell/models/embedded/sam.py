@@ -86,20 +86,7 @@ class Canvas:
 
 
 class EmbeddedSam:
-    """The project's own small SAM; implements `protocols.MaskGenerator`.
-
-    Parameters
-    ----------
-    weights : Path
-        A safetensors file written by the project's training script.
-    device : str
-        As in `SegmentParams.device`.
-
-    Raises
-    ------
-    ModelError
-        If the file is not one of the embedded SAM.
-    """
+    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no file of one."""
 
     def __init__(self, weights: Path, device: str = "auto") -> None:
         self.name = "embedded"

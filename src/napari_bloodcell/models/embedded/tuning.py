@@ -87,10 +87,8 @@ def tune_decoder(
     settings = {**start.settings, "fine_tuned_from": start.sha256, "fine_tuning_steps": str(done)}
     settings |= {"seed": str(params.seed), "fields": ", ".join(field.name for field in fields)[:2000]}
     settings |= {"val_iou": f"{before:.4f} -> {best_iou:.4f}"}
-    content = to_safetensors(
-        {k: v.half().contiguous() for k, v in (old | best).items()},
-        {"format": FORMAT, "settings": json.dumps(settings)},
-    )
+    state = {k: v.half().contiguous() for k, v in (old | best).items()}
+    content = to_safetensors(state, {"format": FORMAT, "settings": json.dumps(settings)})
     return TunedSam(content, before, best_iou, n_train, n_val, done)
 
 
@@ -136,7 +134,7 @@ class _Tuner:
 
 def _schedule(step: int, n_steps: int) -> float:
     """Return the share of the learning rate: ten steps of warm-up, then a cosine down to a twentieth."""
-    return min(1.0, step / 10) * max(0.05, 0.5 * (1 + np.cos(np.pi * step / n_steps)))
+    return min(1.0, step / 10) * max(0.05, 0.5 * (1 + float(np.cos(np.pi * step / n_steps))))
 
 
 def _mean_iou(network: WindowSam, val: list[SeenField]) -> float:
@@ -273,33 +271,10 @@ def _decoder_state(network: WindowSam) -> dict[str, Tensor]:
 
 
 def load_start(model: Any) -> EmbeddedSam:
-    """Return a mask generator that fine-tuning can begin with; `ModelError` if it is not of the embedded SAM's kind."""
+    """Return a mask generator that fine-tuning can begin with; `ModelError` if it is no embedded SAM."""
     if not isinstance(model, EmbeddedSam):
         raise ModelError("Only the embedded SAM, or one fine-tuned from it, can be fine-tuned; official ones cannot.")
     return model
-
-
-def heat_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of CenterNet, per cell."""
-    logits = logits.float()
-    p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
-    positive = (target >= 1).float()
-    loss = positive * (1 - p) ** 2 * F.logsigmoid(logits) + (1 - positive) * (1 - target) ** 4 * p**2 * F.logsigmoid(
-        -logits
-    )
-    return -(loss * weight).sum() / positive.sum().clamp(min=1)
-
-
-def side_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 of the log distances to the four sides plus 1 - IoU of the boxes."""
-    predicted = predicted.float()
-    l1 = ((predicted - target).abs().mean(1) * weight).sum()
-    a, b = predicted.clamp(-4, 3).exp(), target.exp()
-    inter = (torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])) * (
-        torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3])
-    )
-    union = (a[:, 0] + a[:, 2]) * (a[:, 1] + a[:, 3]) + (b[:, 0] + b[:, 2]) * (b[:, 1] + b[:, 3]) - inter
-    return (l1 + ((1 - inter / union.clamp(min=1e-4)) * weight).sum()) / weight.sum().clamp(min=1)
 
 
 def mask_losses(logits: Tensor, iou: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
