@@ -290,7 +290,7 @@ def _size_of(image: PIL.Image.Image, frame: int) -> tuple[int, int]:
 
 def _exif_orientation(image: PIL.Image.Image, path: Path) -> object:
     """Return the EXIF orientation; of a PNG only where it has one, since Pillow would decode all of it to look."""
-    if image.format == "PNG" and "exif" not in image.info:
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, 2**16), os.SEEK_END)
             if b"eXIf" not in file.read():
