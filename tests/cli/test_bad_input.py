@@ -88,10 +88,9 @@ def test_a_tiff_that_claims_to_be_huge_is_refused_before_it_is_read(tmp_path: Pa
     with tifffile.TiffFile(path, mode="r+") as file:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages.first.tags[tag].overwrite(60_000)
-    with pytest.raises(InputError, match="not read at once"):
-        read_plane(path)
-    with pytest.raises(InputError, match="described as larger than it is"):
-        open_slide(path)
+    for read in (read_plane, open_slide):
+        with pytest.raises(InputError, match="described as larger than it is"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "nul\0", "half \ud800 of a character"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
-from napari_bloodcell.images.open import LARGE_PX, open_slide, read_plane
+from napari_bloodcell.images.open import LARGE_PX, open_image, read_plane
 from napari_bloodcell.images.plane import Plane
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ImageSource:
         InputError
             If its pixels cannot be read as an image.
         """
-        return replace(open_slide(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
+        return replace(open_image(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
 
     def plane_indices(self) -> Iterator[PlaneIndex]:
         """Yield the position of every plane."""

@@ -11,7 +11,7 @@ from napari.layers import Labels
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.image import SlideImage
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
 from napari_bloodcell.napari.pyramids import read_slide_result
@@ -132,11 +132,11 @@ def slide_of(layer: Image) -> SlideImage:
     size = pixel_size_um(layer)
     path = layer.source.path
     if path is not None and Path(path).exists():
-        slide = open_slide(path)
+        slide = open_image(path)
         if slide.shape == source.shape:
             return SlideImage(slide.levels, size or slide.pixel_size_um, layer.name, slide.source)
     data = list(layer.data) if layer.multiscale else layer.data
-    slide = open_slide(data)
+    slide = open_image(data)
     return SlideImage(slide.levels, size, layer.name, slide.source)
 
 
