@@ -225,7 +225,7 @@ def _scale_confidence(proposals: Proposals, is_red: torch.Tensor) -> float:
     if not len(scores):
         return 0.0
     sure = (float(scores.median()) - 0.4) / (2 * (SURE_SCORE - 0.4))
-    return float(np.clip(min(sure, len(scores) / 8), 0, 1))
+    return float(np.clip(min(sure, len(scores) / 7), 0, 1))
 
 
 def _smear_confidence(
@@ -261,7 +261,7 @@ def _smear_confidence(
     glass = float(np.median(density[is_free])) if is_free.mean() > 0.02 else 0.0
     rim = float(np.median(rims))
     nucleus = float(np.median((np.array(middles) - rims) / np.maximum(rims, 0.05)))
-    parts = (1 - glass / 0.4, (rim - glass) / 0.1, 1 - nucleus / 1.6)
+    parts = (1 - glass / 0.4, (rim - glass) / 0.08, 1 - nucleus / 1.6)
     return float(np.clip(min(parts), 0, 1))
 
 
