@@ -100,6 +100,9 @@ SURE_SCORE = 0.5
 noise 0.40 to 0.46."""
 LADDER_PX, LADDER_STEP, LADDER_SIDE_PX = 8.0, 1.7, 640
 """Where no start leads to cells, widths from here on are tried by this factor, on this many working pixels."""
+FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.25
+"""The widths of so many whole red cells are compared; their logarithms scatter by 0.19 at most in ordinary smears, those
+of specks of dust by a third."""
 MOST_JUDGED = 150
 """Cells whose looks are judged."""
 
@@ -212,20 +215,24 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
     plausible = (is_red & (size > 0.6) & (size < 1.6)) | (is_white & (size > 1.1) & (size < 3.2))
     native = (size * current.rbc_diameter_px) ** 2
     support = float((proposals.scores * native)[plausible].sum()) / (sample.shape[0] * sample.shape[1])
-    told = support, _scale_confidence(proposals, is_red), _smear_confidence(proposals, is_red, seen, (height, width))
+    sure = _scale_confidence(proposals.scores[is_red], red)
+    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width))
     if len(red) >= MIN_CALIBRATION_CELLS:
         return Evidence(float(red.median()), len(red), *told)
     both = torch.cat([red.repeat(2), white])
     return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), *told)
 
 
-def _scale_confidence(proposals: Proposals, is_red: torch.Tensor) -> float:
-    """Return how sure a scale is, 0 to 1, by how many red cells the network sees at it, and how sure it is of them."""
-    scores = proposals.scores[is_red]
+def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
+    """Return how sure a scale is, 0 to 1: red cells are several, the network is sure of them, and their widths agree.
+
+    Of all red cells the scores (N,), of whole ones the widths (M,).
+    """
     if not len(scores):
         return 0.0
     sure = (float(scores.median()) - 0.4) / (2 * (SURE_SCORE - 0.4))
-    return float(np.clip(min(sure, len(scores) / 7), 0, 1))
+    spread = float(whole.log().std()) if len(whole) >= FEWEST_TO_COMPARE else 0.0
+    return float(np.clip(min(sure, len(scores) / 7, 1 - spread / (2 * LARGEST_SPREAD)), 0, 1))
 
 
 def _smear_confidence(
