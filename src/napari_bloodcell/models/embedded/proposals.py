@@ -95,13 +95,15 @@ NARROWEST_PX = 6.0
 """Narrower red cells than this show too little to be found."""
 DOUBTFUL_CONFIDENCE = 0.5
 """With less all widths are tried."""
+SURE_PX, SURE_SUPPORT = 10.0, 0.015
+"""Narrower red cells, or less of a picture in cells, may be specks of dust; ordinary smears have 30 px and 0.13."""
 SURE_SCORE = 0.5
 """Of median score; red cells of smears of eight laboratories have 0.55 to 0.93, what the network takes for some in
 noise 0.40 to 0.46."""
 LADDER_PX, LADDER_STEP, LADDER_SIDE_PX = 8.0, 1.7, 640
 """Where no start leads to cells, widths from here on are tried by this factor, on this many working pixels."""
 FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.25
-"""The widths of so many whole red cells are compared; their logarithms scatter by 0.19 at most in ordinary smears, those
+"""Widths of so many whole red cells are compared; their logarithms scatter by 0.19 at most in ordinary smears, those
 of specks of dust by a third."""
 MOST_JUDGED = 150
 """Cells whose looks are judged."""
@@ -215,7 +217,11 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
     plausible = (is_red & (size > 0.6) & (size < 1.6)) | (is_white & (size > 1.1) & (size < 3.2))
     native = (size * current.rbc_diameter_px) ** 2
     support = float((proposals.scores * native)[plausible].sum()) / (sample.shape[0] * sample.shape[1])
-    sure = _scale_confidence(proposals.scores[is_red], red)
+    sure = min(
+        _scale_confidence(proposals.scores[is_red], red),
+        current.rbc_diameter_px / (2 * SURE_PX),
+        support / (2 * SURE_SUPPORT),
+    )
     told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width))
     if len(red) >= MIN_CALIBRATION_CELLS:
         return Evidence(float(red.median()), len(red), *told)
