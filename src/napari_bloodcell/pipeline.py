@@ -13,6 +13,7 @@ from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.results.result import SmearResult
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.classify import iter_classify
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import iter_segment
@@ -170,12 +171,11 @@ def _iter_in_memory(
     )
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
     pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
-    height, width = segmentation.cells.shape
     counting = yield from iter_count(
         typed.table,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
-        area_mm2=height * width * pixel_size_um**2 * 1e-6 if pixel_size_um else None,
+        area_mm2=seen_area_mm2(segmentation.cells.shape, pixel_size_um, segmentation.calibration),
     )
     table = typed.table.copy()
     table["cells_in_region"] = counting.cells_in_region

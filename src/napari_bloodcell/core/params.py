@@ -35,9 +35,9 @@ class SegmentParams(Params):
     brighten_per: Literal["image", "tile"] = "image"
     """Where the mean is taken. "image" makes the result independent of the tiles; `Recipe.paper` takes "tile", as its
     SAM sees one tile at a time."""
-    rbc_diameter_px: float | None = Field(default=None, gt=0)
+    rbc_diameter_px: float | None = Field(default=None, ge=5, le=2000)
     """Width of a typical red cell, pixels. None: from `pixel_size_um`, else estimated from the image."""
-    pixel_size_um: float | None = Field(default=None, gt=0)
+    pixel_size_um: float | None = Field(default=None, ge=0.005, le=2)
     """Micrometres per pixel; a red cell is taken to be 7.5 µm wide."""
     prompts: Literal["cells", "grid"] = "cells"
     """Where an official SAM is prompted: at the cells only, or on SAM's regular grid (the paper's)."""

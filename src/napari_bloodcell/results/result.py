@@ -17,6 +17,7 @@ from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.store import PARQUET, SLIDE, ZARR
 from napari_bloodcell.results.table import read_parquet
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class SlideResult:
 def area_mm2(plan: Plan) -> float | None:
     """Return the area of a slide, mm², where its pixels have a size."""
     size = plan.recipe.segment.pixel_size_um or plan.pixel_size_um
-    return plan.shape[0] * plan.shape[1] * size**2 * 1e-6 if size else None
+    return seen_area_mm2(plan.shape, size, plan.calibration)
 
 
 def open_slide_result(folder: str | Path) -> SlideResult:

@@ -165,7 +165,10 @@ def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: p
     here = measured.copy()
     here[list(BOX)] -= np.tile(painted.region[:2], 2)
     done = 0
-    looks = iter_probabilities(image, painted.labels, here, site.classifier, calibration, params.batch_size)
+    corner = painted.region[:2]
+    looks = iter_probabilities(
+        image, painted.labels, here, site.classifier, calibration, params.batch_size, corner=corner
+    )
     for ids, found in looks:
         probabilities[done : done + len(ids)] = found
         done += len(ids)

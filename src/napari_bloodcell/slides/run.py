@@ -124,7 +124,8 @@ def iter_analyse_slide(
             classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
         )
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
-        warnings = (*heard, *doubts_of(plan.calibration))
+        doubts = doubts_of(plan.calibration, recipe.segment.pixel_size_um or plan.pixel_size_um)
+        warnings = (*heard, *doubts)
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
@@ -190,7 +191,13 @@ def _plan(
             calibration, overlap = earlier.calibration, earlier.overlap
             break
     else:
-        calibration = calibrate(slide.pixels, params=params, generator=generator, pixel_size_um=slide.pixel_size_um)
+        calibration = calibrate(
+            slide.pixels,
+            params=params,
+            generator=generator,
+            pixel_size_um=slide.pixel_size_um,
+            overview=np.asarray(slide.levels[-1]) if len(slide.levels) > 1 else None,
+        )
         overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
     return Plan(
         shape=slide.shape,

@@ -14,6 +14,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.load import load_classifier
+from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
 
 if TYPE_CHECKING:
@@ -200,11 +201,14 @@ def iter_probabilities(
     classifier: CellClassifier,
     calibration: Calibration,
     batch_size: int,
+    *,
+    corner: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
 
-    Cells are cut out while others are looked at.
+    Cells are cut out while others are looked at. `corner` is the (y, x) of the image in its smear.
     """
+    image = smear_in(image, corner, calibration)
     scale, background = cutout_settings(classifier, calibration)
     level = getattr(classifier, "glass_level", None) or GLASS_LEVEL
 

@@ -17,6 +17,7 @@ from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import count
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.params import CountParams
+    from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.napari.layers.regions import Region
     from napari_bloodcell.stages.counting import Counting
 
@@ -207,7 +209,7 @@ class CellCounter:
             plane=plane,
             rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
             pixel_size_um=size,
-            area_mm2=_area_px(cells_layer, region, plane) * size**2 * 1e-6 if size else None,
+            area_mm2=_area_mm2(cells_layer, region, plane, size, calibration),
         )
 
     def run(self, task: CountTask) -> Counted:
@@ -280,11 +282,14 @@ def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None
     return counted
 
 
-def _area_px(cells_layer: Labels, region: Region | None, plane: int | None) -> float:
+def _area_mm2(
+    cells_layer: Labels, region: Region | None, plane: int | None, size: float | None, calibration: Calibration | None
+) -> float | None:
+    """Return the area that is counted, where its pixels have a size that can be true."""
     shape = full_resolution(cells_layer).shape
-    if region is not None:
-        return region.area_px(plane)
-    return float(np.prod(shape[-2:] if plane is not None else shape, dtype=np.float64))
+    if region is None:
+        return seen_area_mm2(shape[-2:] if plane is not None else shape, size, calibration)
+    return region.area_px(plane) * size**2 * 1e-6 if size and seen_area_mm2((1,), size, calibration) else None
 
 
 def _rows(counting: Counting) -> list[CountRow]:
