@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from napari_bloodcell.cli.console import ProgressLine, say, stop_on_interrupt
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, stop_on_interrupt, use_json
 from napari_bloodcell.cli.main import DONE
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.train_sam import iter_train_sam
@@ -23,7 +23,8 @@ def train_sam(
     learning_rate: float = 3e-4,
     seed: int = 0,
     device: str = "auto",
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> int:
     """Fine-tune the embedded SAM on corrected masks.
 
@@ -43,9 +44,8 @@ def train_sam(
         Of what is drawn at random.
     device
         "auto", "cpu", "cuda", "cuda:1", "mps".
-    quiet
-        Show no progress.
     """
+    use_json(as_json)
     bar = ProgressLine(f"Fine-tuning on {folder}", is_quiet=quiet)
     with stop_on_interrupt() as should_stop:
         work = iter_train_sam(

@@ -17,6 +17,7 @@ from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
+from napari_bloodcell.results.table import unguard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def read_list(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
-        table = typed(pd.read_csv(path, dtype=str, keep_default_na=False))
+        table = typed(unguard_formulas(pd.read_csv(path, dtype=str, keep_default_na=False)))
     except READ_ERRORS as error:
         raise TrainingError(f"The list {path} cannot be read: {reason_of(error)}.") from error
     wrong = table.loc[~table["split"].isin(PARTS) | (table["class"] == "")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
 from napari_bloodcell.models.official.sam import OfficialSam
 from napari_bloodcell.models.weights import iter_download
@@ -39,7 +40,7 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
     ModelError
         If there is no such model, or the file is not a model that the program knows.
     """
-    path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else Path(model).expanduser()
+    path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else expanded(model)
     if model not in OFFICIAL and not os.path.isfile(path):
         raise ModelError(
             f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL)}, or the path of a file.'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError, OutputError
-from napari_bloodcell.core.files import legal_name, make_folder, staged
+from napari_bloodcell.core.files import csv_text, legal_name, make_folder, staged
 from napari_bloodcell.results.store import write_result
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
                 name = f"{legal_name(types[cell])}/{legal_name(source.name)}_{cell:06d}.png"
                 (stage / name).parent.mkdir(exist_ok=True)
                 Picture.fromarray(cutout).save(stage / name)
-                rows.append([name, types[cell], source.name, digest, cell, chosen.at[cell, "type_source"]])
+                words = [csv_text(word) for word in (name, types[cell], source.name)]
+                rows.append([*words, digest, cell, chosen.at[cell, "type_source"]])
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         (stage / TRAINING_LIST).write_text(text.getvalue(), encoding="utf-8", newline="")
