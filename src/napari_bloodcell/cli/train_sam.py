@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from napari_bloodcell.cli.console import ProgressLine, say, stop_on_interrupt
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, stop_on_interrupt, use_json
 from napari_bloodcell.cli.main import DONE
 from napari_bloodcell.cli.settings import TrainSamFlags
 from napari_bloodcell.core.params import TrainSamParams
@@ -20,7 +20,8 @@ def train_sam(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     start: Annotated[str, Parameter(name="--from")] = "embedded",
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
     settings: TrainSamFlags = None,
 ) -> int:
     """Fine-tune the embedded SAM on corrected masks.
@@ -33,9 +34,8 @@ def train_sam(
         The weights to write (.safetensors), for --segment-model. Ctrl-C keeps the best so far.
     start
         "embedded", or weights that were fine-tuned before.
-    quiet
-        Show no progress.
     """
+    use_json(as_json)
     bar = ProgressLine(f"Fine-tuning on {folder}", is_quiet=quiet)
     with stop_on_interrupt() as should_stop:
         params = settings or TrainSamParams()

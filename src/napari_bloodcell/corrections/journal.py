@@ -6,21 +6,21 @@ import contextlib
 import hashlib
 import itertools
 import os
-import threading
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import platformdirs
 
 from napari_bloodcell.core.errors import InputError, InputWarning, OutputError
+from napari_bloodcell.core.files import expanded, locked
 from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa, merge
 from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = [
     "Correction",
@@ -47,7 +47,7 @@ def default_journal_folder() -> Path:
     """Return where corrections are kept: `FOLDER_VARIABLE`, or the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "journal"
 
 
@@ -109,12 +109,11 @@ class Journal:
     -----
     A correction is one write at the end of the file, forced to the disk: whoever kills the program loses at most the
     correction that was being written. What is left of such a line is passed over by `read` and cut off by `append`.
-    Safe to use from several threads.
+    Several threads, processes and machines may write at once: each locks a file beside the journal's for its write.
     """
 
     def __init__(self, folder_or_path: str | Path) -> None:
-        self.path = Path(folder_or_path).expanduser()
-        self._lock = threading.Lock()
+        self.path = expanded(folder_or_path)
 
     def append(self, correction: Correction) -> None:
         """Write a correction; it is on the disk when this returns.
@@ -127,8 +126,8 @@ class Journal:
         line = correction.to_json().encode() + b"\n"
         path = self._file_of(correction.image_sha256)
         try:
-            with self._lock:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_name(f".{path.name}.lock")):
                 _append(path, line)
         except OSError as error:
             raise OutputError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, escaped, reason_of, warn_of_input
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def image_name(path: Path) -> str:
     stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES | {".zarr"} else path.name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
-    return stem.strip(". ") or "image"
+    return escaped(stem).strip(". ") or "image"
 
 
 def is_zarr(path: Path) -> bool:

@@ -17,6 +17,7 @@ from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
+from napari_bloodcell.results.table import unguard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
     if not path.is_file():
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = unguard_formulas(pd.read_csv(path, dtype=str, keep_default_na=False))
         is_short = "type_source" in table
         table = table if is_short else typed(table)
         splits = [PARTS[0]] * len(table) if is_short else table["split"]

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
-from napari_bloodcell.core.files import make_folder, write_bytes
+from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, write_bytes
 from napari_bloodcell.learning.dataset import (
     PARTS,
     LabelledCutouts,
@@ -35,6 +34,7 @@ from napari_bloodcell.learning.training_list import (
     rows_of,
     typed,
 )
+from napari_bloodcell.results.table import guard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class TrainingSet:
     """
 
     def __init__(self, folder: str | Path, *, shares: tuple[float, float, float] = (0.75, 0.15, 0.10)) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         self.shares = shares
         self.table = read_list(self.folder / LIST, self.shares)
 
@@ -104,13 +104,13 @@ class TrainingSet:
             If the folder cannot be written to; what it held is still there.
         """
         make_folder(self.folder)
-        with FileLock(self.folder / ".lock"):
+        with locked(self.folder / LOCK):
             self.table = read_list(self.folder / LIST, self.shares)  # another program may have added some
             table, added, pictures, stale = self._with(list(cells))
             for name, content in pictures.items():
                 make_folder((self.folder / name).parent)
                 write_bytes(self.folder / name, content)
-            write_bytes(self.folder / LIST, table.to_csv(index=False, lineterminator="\n").encode())
+            write_bytes(self.folder / LIST, guard_formulas(table).to_csv(index=False, lineterminator="\n").encode())
             for name in stale - set(table["file"]):
                 (self.folder / name).unlink(missing_ok=True)
         self.table = table
@@ -240,7 +240,7 @@ class TrainingSet:
         for source, target in zip(self.table["file"], table["file"], strict=True):
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(folder / target, (self.folder / source).read_bytes())
-        write_bytes(folder / LIST, table.to_csv(index=False, lineterminator="\n").encode())
+        write_bytes(folder / LIST, guard_formulas(table).to_csv(index=False, lineterminator="\n").encode())
         return folder
 
     def cells(self) -> Iterator[TypedCell]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.models import weights
+from napari_bloodcell.models.embedded.sam import EmbeddedSam
+from napari_bloodcell.models.official.sam import OfficialSam
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from napari_bloodcell.core.protocols import MaskGenerator, Progress
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
@@ -35,7 +38,7 @@ def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerat
     """
     if model in weights.OFFICIAL:
         return _load_generator(model, None, device, 0)
-    file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else Path(model).expanduser()
+    file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
     if not os.path.isfile(file):
         raise ModelError(f"No mask generator {model!r}: give {_either(weights.GENERATORS)}, or the path of a file.")
     return _load_generator(model, file, device, file.stat().st_mtime_ns)
@@ -70,8 +73,7 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
 
 @lru_cache(maxsize=2)
 def _load_generator(model: str, file: Path | None, device: str, _changed_ns: int) -> MaskGenerator:
-    from napari_bloodcell.models.embedded.sam import EmbeddedSam, is_embedded_sam
-    from napari_bloodcell.models.official.sam import OfficialSam
+    from napari_bloodcell.models.embedded.sam import is_embedded_sam
 
     if file is not None and is_embedded_sam(file):
         return EmbeddedSam(file, device)

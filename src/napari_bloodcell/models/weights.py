@@ -18,6 +18,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import DownloadError, ModelError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.models.download import TransferError, iter_receive
@@ -110,7 +111,7 @@ def where() -> Path:
     """Return the folder of downloaded weights: `NAPARI_BLOODCELL_CACHE`, else the platform's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_cache_path("napari-bloodcell", appauthor=False)
 
 

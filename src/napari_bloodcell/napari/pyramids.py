@@ -92,15 +92,17 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
     if slide is not None:
         about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
         layers.append((levels_to_show(slide), about, "image"))
+    levels = open_levels(folder / ZARR, "labels/cells", "r+")
+    is_pyramid = len(levels) > 1  # napari refuses labels of a single level
     cells = {
         "name": f"{result.image_name} cells",
         "features": to_features(read_parquet(folder / PARQUET)),
-        "multiscale": True,
+        "multiscale": is_pyramid,
         "opacity": 0.6,
         "metadata": {"napari_bloodcell": info},
         **place,
     }
-    return [*layers, (open_levels(folder / ZARR, "labels/cells", "r+"), cells, "labels")]
+    return [*layers, (levels if is_pyramid else levels[0], cells, "labels")]
 
 
 def levels_to_show(slide: SlideImage) -> list[Any]:

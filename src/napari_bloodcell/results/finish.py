@@ -49,8 +49,8 @@ def write_numbers_of_slide(result: SlideResult, cells: pd.DataFrame, *, geojson:
     record = _record_of(result)
     stale = (GEOJSON, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE)
     with staged(result.folder, last=RECIPE, stale=stale) as stage:
-        write_parquet(stage / PARQUET, cells)
-        write_csv(stage / CELLS, cells)
+        write_parquet(stage / PARQUET, cells, pixel_size_um=record.image.pixel_size_um)
+        write_csv(stage / CELLS, cells, pixel_size_um=record.image.pixel_size_um)
         (stage / COUNTS).write_bytes(json_text(numbers_of(cast("Any", result), record)).encode())
         if geojson:
             with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:

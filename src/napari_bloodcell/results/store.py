@@ -25,7 +25,7 @@ from napari_bloodcell.results.recipes import (
     read_record,
     to_json,
 )
-from napari_bloodcell.results.table import read_csv, write_csv
+from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ OVERLAY, KDE = "overlay.png", "kde.png"
 SLIDE, PARQUET = "slide.json", "cells.parquet"
 FILES: tuple[str, ...] = (
     *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
-    *(SLIDE, PARQUET),  # of a whole slide only
+    *(PARQUET, SLIDE),  # the second of a whole slide only
 )
 """Every name that a result may have in its folder; nothing else there is ever touched."""
 
@@ -174,7 +174,8 @@ def write_result(
                 name=result.image_name,
                 pixel_size_um=record.image.pixel_size_um,
             )
-        write_csv(stage / CELLS, result.table)
+        write_csv(stage / CELLS, result.table, pixel_size_um=record.image.pixel_size_um)
+        write_parquet(stage / PARQUET, result.table, pixel_size_um=record.image.pixel_size_um)
         (stage / COUNTS).write_bytes(json_text(numbers_of(result, record)).encode())
         if geojson:
             with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:

@@ -196,7 +196,7 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
     layers.set_types(cells, [new], "WBC")
     assert types.data[0][y, x] == 2
     keeper = keeper_of(cells)
-    with qtbot.waitSignal(keeper.saved, timeout=20_000):
+    with qtbot.waitSignal(keeper.clock.saved, timeout=20_000):
         pass
     assert_true_to_its_pixels(result)
     dock.undo()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
@@ -27,6 +27,7 @@ from napari_bloodcell.models.official.prompts import points_on_cells, regular_gr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -64,7 +65,7 @@ class OfficialSam:
             entry = weights.OFFICIAL[str(model)]
             path, self.sha256 = weights.download(entry.name, progress), entry.sha256
         else:
-            path = Path(model).expanduser()
+            path = expanded(model)
             self.sha256 = weights.sha256_of(path) if path.is_file() else ""
         network, sizes = load_network(path)
         official = {entry.sha256: entry.name for entry in weights.OFFICIAL.values()}

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QHeaderView,
-    QLabel,
     QMessageBox,
     QPushButton,
     QScrollArea,
@@ -25,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 from napari_bloodcell.napari.layers.cells import current_plane
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.notify import notify_errors
@@ -56,7 +56,7 @@ class NarrowTable(QTableWidget):
         self.setAccessibleName(name)
         for i, (title, tip) in enumerate(columns):
             item = QTableWidgetItem(title)
-            item.setToolTip(tip)
+            item.setToolTip(plain(tip))
             self.setHorizontalHeaderItem(i, item)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -212,7 +212,7 @@ class StageDock(QWidget):
         self.run = QPushButton(button)
         self.run.setToolTip(tooltip)
         self.panel = WorkPanel(button)
-        self.summary = QLabel()
+        self.summary = PlainLabel()
         self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.run.clicked.connect(self._on_run)

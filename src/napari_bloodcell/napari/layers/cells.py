@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.napari.layers.event_loop import soon
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.napari.layers.images import current_plane, image_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.keeper import keep_on_disk
@@ -410,4 +410,4 @@ def relink_soon(viewer: Viewer) -> None:
         for layer in [one for one in viewer.layers if is_cells(one)]:
             relink(viewer, layer)
 
-    QTimer.singleShot(0, relink_all)
+    soon(relink_all)

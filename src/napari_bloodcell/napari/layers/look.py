@@ -9,9 +9,9 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
-from qtpy.QtCore import QCoreApplication, QTimer
 
 from napari_bloodcell.napari.layers.drawing import draw_quickly
+from napari_bloodcell.napari.layers.event_loop import running_app, soon
 from napari_bloodcell.napari.layers.features import rows_of
 from napari_bloodcell.napari.preferences import colour_of
 
@@ -75,10 +75,7 @@ def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
 
     def on_shown(_event: object = None) -> None:
         layer.events.visible.disconnect(on_shown)
-        if QCoreApplication.instance() is None:
-            outline()
-        else:  # to draw both at once would hold the window up
-            QTimer.singleShot(0, outline)
+        soon(outline)  # to draw both at once would hold a window up
 
     if layer.visible:
         outline()
@@ -88,12 +85,12 @@ def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
 
 def show_tools_later(layer: Labels) -> None:
     """Let napari make the marks of brush and polygon one by one after a layer was added: half of what that takes."""
-    if QCoreApplication.instance() is None:
+    if running_app() is None:
         return
     shown = [overlay for overlay in layer._overlays.values() if overlay.visible]
     for number, overlay in enumerate(shown, start=1):
         overlay.visible = False  # napari makes what is visible
-        QTimer.singleShot(number * TOOLS_AFTER_MS, partial(setattr, overlay, "visible", True))
+        soon(partial(setattr, overlay, "visible", True), number * TOOLS_AFTER_MS)
 
 
 def cell_at(cells_layer: Labels, position: Sequence[float]) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
@@ -17,6 +17,7 @@ from napari_bloodcell.napari.docks.count.plot import AreaPlot
 from napari_bloodcell.napari.docks.count.table import CountTable
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
@@ -74,7 +75,7 @@ class CountWidget(RestingWidget):
         self._region.setToolTip("Count everything, or only cells whose centre lies in the shapes of a layer")
         self._form = SettingsForm(CountParams, first=["rule"])
         self._table = CountTable()
-        self._note = QLabel()
+        self._note = PlainLabel()
         self._note.setWordWrap(True)
         self._plot = AreaPlot()
         self._fields = AreaFields()

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import csv_text
 from napari_bloodcell.napari.layers.cells import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
@@ -129,7 +130,7 @@ class Counted:
             low, high = row.interval or (None, None)
             per_mm2 = None if row.per_mm2 is None else f"{row.per_mm2:.6g}"
             percent = None if row.percent is None else f"{row.percent:.1f}"
-            writer.writerow([row.cell_type, row.regions, row.cells, low, high, per_mm2, percent])
+            writer.writerow([csv_text(row.cell_type), row.regions, row.cells, low, high, per_mm2, percent])
         return stream.getvalue()
 
 

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QSizePolicy, QTableWidgetItem
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.napari.docks.base import NarrowTable, swatch
+from napari_bloodcell.napari.docks.plain import plain
 from napari_bloodcell.napari.preferences import colour_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class CountTable(NarrowTable):
         self.setRowCount(len(lines))
         for i, (name, texts) in enumerate(lines):
             first = QTableWidgetItem(name)
-            first.setToolTip(name if name != UNCORRECTED else "Red-cell regions as they were segmented")
+            first.setToolTip(plain(name) if name != UNCORRECTED else "Red-cell regions as they were segmented")
             colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name != UNCORRECTED else None
             first.setIcon(swatch(colour))
             self.setItem(i, 0, first)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Image
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
@@ -19,6 +19,7 @@ from napari_bloodcell.napari.docks.edit.session import EditSession, edit_session
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.mouse import EditTools, Tool, cell_on_line
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.look import cell_at
@@ -70,7 +71,7 @@ class EditWidget(RestingWidget):
         self._buttons.tool_chosen.connect(self.use_tool)
         self._buttons.acted.connect(self._on_action)
         self.paint_button = PaintButton(self._viewer)
-        self._hint = QLabel(IDLE)
+        self._hint = PlainLabel(IDLE)
         self._hint.setWordWrap(True)
         self._panel = WorkPanel("Add a cell")
         layout = QVBoxLayout(self)

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
     QListWidget,
     QListWidgetItem,
@@ -24,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.review.journal import ReviewJournal
 from napari_bloodcell.napari.docks.review.walk import show_place
 from napari_bloodcell.napari.notify import notify_errors
@@ -59,10 +59,10 @@ class OpinionsPanel(QWidget):
         self._n_written = 0
         self.name = QLineEdit()
         self.name.setToolTip("Who corrects: it is written beside each correction")
-        self._told = QLabel()
+        self._told = PlainLabel()
         self._told.setWordWrap(True)
         self._told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._lost_title = QLabel()
+        self._lost_title = PlainLabel()
         self._lost_title.setWordWrap(True)
         self.lost = QListWidget()
         self.lost.setAccessibleName("Corrections that could not be placed")
@@ -70,7 +70,7 @@ class OpinionsPanel(QWidget):
         self.lost.setMaximumHeight(110)
         self.merge = QPushButton("Merge another journal…")
         self.merge.setToolTip("Take over what another person corrected in this image, and see where you differ")
-        self._kappa = QLabel()
+        self._kappa = PlainLabel()
         self._kappa.setWordWrap(True)
         self.disputes = QTableWidget(0, 0)
         self.disputes.setAccessibleName("Cells on which people differ")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers.cells import full_resolution
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
 from napari_bloodcell.napari.layers.look import describe_cell
@@ -49,7 +50,7 @@ class WalkControls(QWidget):
         self.back.setToolTip("Go to the cell before; on the layers the key ,")
         self.next = QPushButton("Next ▶")
         self.next.setToolTip("Go to the next cell; on the layers the key .")
-        self.told = QLabel()
+        self.told = PlainLabel()
         self.told.setWordWrap(True)
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)

@@ -74,7 +74,7 @@ class SlideView:
         self.close()
         data, about, _ = read_slide_result(result.folder)[-1]
         about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
-        cells = Labels(_levels(data), **{**about, "multiscale": len(data) > 1})
+        cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
         layers.relink(self._viewer, cells)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTabWidget, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError, InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.learning.reports import Epoch
 from napari_bloodcell.napari.docks.base import scrolled
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
@@ -58,7 +59,7 @@ class TrainWidget(QWidget):
         self.run = QPushButton("Train")
         self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
         self.panel = WorkPanel()
-        self.summary = QLabel()
+        self.summary = PlainLabel()
         self.summary.setWordWrap(True)
         self.summary.hide()
         self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()

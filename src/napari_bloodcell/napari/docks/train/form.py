@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QSizePolicy,
     QToolButton,
@@ -21,11 +20,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.grid_search import TABLE_1
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.models.weights import CLASSIFIERS
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
 from napari_bloodcell.napari.layers.cells import is_cells
 
@@ -70,7 +71,7 @@ class TrainForm(QWidget):
         inside.setContentsMargins(0, 0, 0, 0)
         inside.addWidget(self._folder, 1)
         inside.addWidget(browse)
-        self.told = QLabel()
+        self.told = PlainLabel()
         self.told.setWordWrap(True)
         self._start = NameChoice((*CLASSIFIERS, SCRATCH), file_filter="Models (*.safetensors)")
         self._start.setToolTip(
@@ -121,7 +122,7 @@ class TrainForm(QWidget):
         text = self._folder.text().strip()
         if not text:
             raise InputError("There is no folder of examples. Choose one with the button beside its field.")
-        return Path(text).expanduser()
+        return expanded(text)
 
     @property
     def start(self) -> str | None:

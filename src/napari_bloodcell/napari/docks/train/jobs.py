@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import platformdirs
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.learning.grid_search import GridSearch, iter_grid_search
@@ -30,6 +30,7 @@ from napari_bloodcell.napari.layers.results import SegmentedPlane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from napari.components import ViewerModel
@@ -122,7 +123,7 @@ def default_training_set() -> Path:
     """Return where corrections are gathered: `FOLDER_VARIABLE`, or the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "training set"
 
 
