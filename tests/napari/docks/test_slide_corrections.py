@@ -18,10 +18,10 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.docks.edit.painting import PaintPatch
-from napari_bloodcell.napari.docks.edit.session import edit_session
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -133,7 +133,7 @@ def test_edits_reach_every_level_and_the_table_and_can_be_undone(result: Path, l
     types = layers.types_layer_for(viewer, cells)
     before = np.asarray(cells.data[0][...])
     table = layers.table_of(cells)
-    session = edit_session(viewer, cells)
+    session = cells_session(viewer, cells)
     largest_read[0] = 0
     session.delete([5])
     disc = np.hypot(*np.mgrid[-11:12, -11:12]) <= 11
@@ -212,7 +212,7 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
 def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
     viewer = ViewerModel()
     cells = opened(result, viewer)
-    session = edit_session(viewer, cells)
+    session = cells_session(viewer, cells)
     table = layers.table_of(cells)
     far = int(table.index[-1])
     y0 = table["bbox"].loc[far][0]
@@ -229,7 +229,7 @@ def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
 def test_too_much_to_paint_in_is_an_error(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_bloodcell.napari.docks.edit.painting.LARGEST_PX", 100)
     viewer = ViewerModel()
-    session = edit_session(viewer, opened(result, viewer))
+    session = cells_session(viewer, opened(result, viewer))
     with pytest.raises(InputError, match="Zoom in first"):
         PaintPatch(viewer, session, (0, 0, 200, 200))
 

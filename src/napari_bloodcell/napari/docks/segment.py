@@ -9,7 +9,7 @@ from napari.layers import Shapes
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
-from napari_bloodcell.corrections.patches import union_of
+from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.napari.docks.base import StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from napari.components import ViewerModel
-    from napari.viewer import Viewer
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.protocols import CellClassifier
@@ -93,6 +91,7 @@ __all__ = [
     "refresh_cells",
     "relink",
     "set_cells_in_region",
+    "set_features",
     "set_table",
     "set_types",
     "table_of",
@@ -333,6 +332,15 @@ def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
     lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)))
 
 
+def set_features(cells_layer: Labels, features: pd.DataFrame) -> None:
+    """Take features that the layer had at another time, and show their types."""
+    cells_layer.features = features
+    codes = np.zeros(1, np.uint8)
+    if "cell_type" in features.columns:
+        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
+    lookup_of(cells_layer).replace(codes)
+
+
 def set_types(
     cells_layer: Labels,
     ids: Sequence[int] | NDArray[np.integer[Any]],
@@ -398,13 +406,3 @@ def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
     for event in (cells_layer.events.paint, cells_layer.events.data):
         event.disconnect(lookup.refresh)
         event.connect(lookup.refresh)
-
-
-def relink_soon(viewer: Viewer) -> None:
-    """Derive the typed layers of results that are being read, once napari has made their layers."""
-
-    def relink_all() -> None:
-        for layer in [one for one in viewer.layers if is_cells(one)]:
-            relink(viewer, layer)
-
-    QTimer.singleShot(0, relink_all)

@@ -10,6 +10,7 @@ import numpy as np
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
+from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.napari.session.changes import Snapshot
 
 REFRESH_EVERY_S: Final = 0.25
 """How often tiles that are done are drawn, at most."""
@@ -38,22 +40,32 @@ class CellsWriter:
         The smear.
     recipe : Recipe
         What is noted in the layer.
+    keeps_by_hand : bool
+        Whether cells whose outlines a person made stay.
 
     Attributes
     ----------
     earlier : EarlierCells or None
         A copy of what the layer held before.
+    kept : frozenset of int
+        Ids of the cells that stay.
     """
 
-    def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe) -> None:
+    def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe, *, keeps_by_hand: bool = True) -> None:
         self._viewer, self._image_layer, self._recipe = viewer, image_layer, recipe
         self._layer = layers.cells_layer_for(viewer, image_layer)
         self._shape = image_source(image_layer).shape
         if self._layer is not None and layers.full_resolution(self._layer).shape != self._shape:
             self._layer = None  # the image was exchanged for another one
         self.earlier: EarlierCells | None = None
+        self.kept: frozenset[int] = frozenset()
+        self._before: Snapshot | None = None
         if self._layer is not None and layers.has_table(self._layer):
-            self.earlier = EarlierCells(layers.full_resolution(self._layer).copy(), self._layer.features.copy())
+            before = self._before = cells_session(viewer, self._layer).snapshot(with_cells=True)
+            if before.cells is not None:
+                self.earlier = EarlierCells(before.cells, before.features)
+            if keeps_by_hand:
+                self.kept = before.by_hand
         self._was_there = self._layer is not None
         self._is_to_be_shown = False
         self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
@@ -67,6 +79,7 @@ class CellsWriter:
         """The cells layer."""
         if self._layer is None:
             self._layer = layers.add_cells(self._viewer, self._image_layer, visible=False)
+            cells_session(self._viewer, self._layer)  # from now on it knows of every stroke
             self._is_to_be_shown = True
         return self._layer
 
@@ -101,6 +114,11 @@ class CellsWriter:
         if not self._reveal():
             layers.refresh_cells(layer)
 
+    def lock(self, *, is_on: bool) -> None:
+        """Let nobody else change the cells meanwhile."""
+        if not self.is_gone:
+            cells_session(self._viewer, self.layer).busy = "found" if is_on else ""
+
     def write_table(self) -> None:
         """Put the rows of planes that are done into the layer's table; asked for at the end."""
         if not self._waiting:
@@ -111,6 +129,12 @@ class CellsWriter:
         if len(self._shape) > 2:
             now = time.monotonic()
             self._table_due = now + (now - start) / TABLE_SHARE
+
+    def finish(self) -> None:
+        """Write what is left, and remember the run as one step of undo, if there were cells before."""
+        self.write_table()
+        if self._before is not None:
+            cells_session(self._viewer, self.layer).remember_run("cells found again", self._before, self.kept)
 
     def undo(self) -> None:
         """Leave the layer as it was before, as after an error."""

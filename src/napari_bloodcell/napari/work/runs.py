@@ -14,6 +14,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.session.session import open_cells, put_back
 from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
@@ -99,12 +100,13 @@ class FindCells(Run):
         *,
         planes: Sequence[PlaneIndex],
         regions: Sequence[Box] = (),
+        keeps_by_hand: bool = True,
         generator: MaskGenerator | None = None,
     ) -> None:
         super().__init__(work)
         self._viewer = viewer
-        self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
-        _ = self._writer.layer  # made before the worker starts: the two would hold each other up
+        self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
+        self._writer.lock(is_on=True)  # the layer is made before the worker starts: the two would hold each other up
         source = image_source(image_layer)
         job = partial(
             iter_find_cells,
@@ -113,6 +115,7 @@ class FindCells(Run):
             planes=planes,
             regions=regions,
             earlier=self._writer.earlier,
+            keep=self._writer.kept,
             generator=generator,
         )
         self._begin(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
@@ -129,7 +132,8 @@ class FindCells(Run):
         if self._writer.is_gone or not found:
             self._on_lost()
             return
-        self._writer.write_table()
+        self._writer.lock(is_on=False)
+        self._writer.finish()
         layer = self._result = self._writer.layer  # every plane was stored when it was done
         self._viewer.layers.selection.active = layer
         n_cells = sum(len(plane.table) for plane in found)
@@ -141,10 +145,12 @@ class FindCells(Run):
         if failed:
             names = ", ".join(tile.name for tile in failed[:5])
             parts.append(f"{len(failed)} tiles failed ({names}): {failed[0].error}. They hold no new cells.")
-        self.summary = " ".join(parts)
+        parts.append(put_back(self._viewer, layer))
+        self.summary = " ".join(part for part in parts if part)
         self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
 
     def _on_lost(self, _error: object = None) -> None:
+        self._writer.lock(is_on=False)
         if self._writer.is_gone:
             show_info("The layer of the cells was deleted, so the work was stopped.")
         else:
@@ -164,11 +170,14 @@ class TypeCells(Run):
         params: ClassifyParams,
         *,
         classifier: CellClassifier | None = None,
+        is_one_step: bool = True,
     ) -> None:
         super().__init__(work)
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
+        self._is_one_step = is_one_step
         layers.adopt(cells_layer, image_layer)
-        layers.relink(viewer, cells_layer)
+        self._session = open_cells(viewer, cells_layer)
+        self._session.busy = "typed"
         source, cells = image_source(image_layer), layers.full_resolution(cells_layer)
         features = cells_layer.features.copy() if layers.has_table(cells_layer) else None
         names, calibration = layers.names_of(cells_layer), layers.known_calibration_of(cells_layer)
@@ -181,16 +190,25 @@ class TypeCells(Run):
 
         self._begin(job, keeps_done=False)
 
+    def _on_lost(self, _error: object = None) -> None:
+        self._session.busy = ""
+        super()._on_lost()
+
     def _on_returned(self, typed: TypedCells) -> None:
+        self._session.busy = ""
         if self._cells_layer not in self._viewer.layers:
             show_info("The layer of the cells was deleted meanwhile, so they were not typed.")
             self._on_lost()
             return
         recipe = Recipe(classify=self._params)
+        before = self._session.snapshot(with_cells=False)
         self._result = layers.add_types(
             self._viewer, self._cells_layer, typed, recipe=recipe, classifier=typed.classifier
         )
         counts = typed.table["cell_type"].value_counts()
         told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
-        self.summary = f"{told or 'No cell to type'} in {self._took}."
+        if self._is_one_step:
+            self._session.remember_run("cells typed", before, self._session.by_hand)
+        back = put_back(self._viewer, self._cells_layer)
+        self.summary = f"{told or 'No cell to type'} in {self._took}. {back}".strip()
         self._viewer.status = self.summary

@@ -15,11 +15,12 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.plane import read_plane
-from napari_bloodcell.napari.docks.edit.session import edit_session
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.images import current_plane, image_source
+from napari_bloodcell.napari.layers.features import cells_in_box
+from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_classify
@@ -71,11 +72,16 @@ class Prompt:
 class PromptedCell:
     """What was found: a mask in pixels of the plane, its type ("" if unknown), and what was measured of the smear."""
 
-    plane: PlaneIndex
+    prompt: Prompt
     mask: CellMask
     cell_type: str
     probability: float
     calibration: Calibration
+
+    @property
+    def plane(self) -> PlaneIndex:
+        """Where it was looked for."""
+        return self.prompt.plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +142,7 @@ def iter_prompt(
     y0, x0, _, _ = window
     box = (mask.bbox[0] + y0, mask.bbox[1] + x0, mask.bbox[2] + y0, mask.bbox[3] + x0)
     moved = replace(mask, bbox=box, point=(mask.point[0] + y0, mask.point[1] + x0))
-    return PromptedCell(prompt.plane, moved, cell_type, probability, calibration)
+    return PromptedCell(prompt, moved, cell_type, probability, calibration)
 
 
 def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> Box:
@@ -297,7 +303,8 @@ class PromptQueue(QObject):
         elif self.cell_type != BY_MODEL:
             values = {"cell_type": self.cell_type, "probability": 1.0, "type_source": "user"}
         cells = self._cells_of(layer, found) if isinstance(layer, Image) else layer
-        edit_session(self._viewer, cells).add(found.mask, plane=found.plane, **values)
+        clicked = _cells_at(cells, found.prompt)
+        cells_session(self._viewer, cells).add(found.mask, plane=found.plane, may_replace=clicked, **values)
 
     def _cells_of(self, image: Image, found: PromptedCell) -> Labels:
         """Return the cells layer of an image, made now if this is its first cell."""
@@ -308,6 +315,17 @@ class PromptQueue(QObject):
             layers.set_table(layer, measure_cells(np.zeros((1, 1), np.int32)))
             self.layer_made.emit(layer)
         return layer
+
+
+def _cells_at(cells_layer: Labels, prompt: Prompt) -> list[int]:
+    """Return the known cells that a prompt means, which the new one may replace."""
+    cells = layers.full_resolution(cells_layer)
+    if prompt.box is not None:
+        plane = plane_number(prompt.plane, cells.shape[:-2]) if prompt.plane else None
+        found: list[int] = cells_in_box(cells_layer.features, prompt.box, plane=plane).tolist()
+        return found
+    y, x = np.clip(np.round(prompt.around[:2]), 0, np.array(cells.shape[-2:]) - 1).astype(int)
+    return [int(np.asarray(cells[(*prompt.plane, y, x)]))]
 
 
 def _has_types(cells_layer: Any) -> bool:

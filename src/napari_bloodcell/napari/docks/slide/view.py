@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
@@ -15,6 +16,7 @@ from napari_bloodcell.images.open import open_slide
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
 from napari_bloodcell.napari.pyramids import read_slide_result
+from napari_bloodcell.napari.session.session import open_cells, put_back
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.store import ZARR
 
@@ -77,7 +79,10 @@ class SlideView:
         cells = Labels(_levels(data), **{**about, "multiscale": len(data) > 1})
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        layers.relink(self._viewer, cells)
+        open_cells(self._viewer, cells)
+        told = put_back(self._viewer, cells)
+        if told:
+            show_info(told)
         return cells
 
     def close(self) -> None:

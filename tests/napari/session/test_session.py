@@ -1,4 +1,4 @@
-"""The review without a window: classes, order, undo, journal."""
+"""Work on cells without a window: types, classes, order, undo, journal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from napari.components import ViewerModel
 import napari_bloodcell as nb
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder
-from napari_bloodcell.napari.docks.review.session import ClassList, ReviewSession, review_session
-from napari_bloodcell.napari.docks.review.walk import Order, Tour, cells_in_box, ordered_cells, show_cell
+from napari_bloodcell.napari.docks.review.walk import Order, Tour, ordered_cells, show_cell
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.selection import selected_cells
+from napari_bloodcell.napari.layers.features import cells_in_box
+from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
+from napari_bloodcell.napari.session.classes import ClassList
+from napari_bloodcell.napari.session.journal import Found
+from napari_bloodcell.napari.session.session import CellsSession, cells_session
 from tests.fakes import disc_image
 from tests.napari.smears import CENTRES, N_SIDE, SHAPE, TYPES, add_million_cells, add_smear, label_image, typed_table
 
@@ -26,22 +29,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def new_session() -> tuple[ReviewSession, ViewerModel]:
+def new_session() -> tuple[CellsSession, ViewerModel]:
     viewer = ViewerModel()
-    return review_session(viewer, add_smear(viewer)), viewer
+    return cells_session(viewer, add_smear(viewer)), viewer
 
 
-def types_in(session: ReviewSession) -> list[str]:
+def types_in(session: CellsSession) -> list[str]:
     return layers.table_of(session.layer)["cell_type"].tolist()
 
 
-def shown_types(session: ReviewSession) -> NDArray[np.uint8]:
+def shown_types(session: CellsSession) -> NDArray[np.uint8]:
     typed = layers.types_layer_for(session.viewer, session.layer)
     assert typed is not None
     return np.asarray(typed.data[...])
 
 
-def assert_shown(session: ReviewSession) -> None:
+def assert_shown(session: CellsSession) -> None:
     """What is drawn of each cell is the code of its type in the table."""
     names, view, cells = layers.names_of(session.layer), shown_types(session), np.asarray(session.layer.data)
     typed = layers.types_layer_for(session.viewer, session.layer)
@@ -103,7 +106,7 @@ def test_there_is_no_limit_to_undo() -> None:
     for _ in range(1500):
         session.undo()
     assert types_in(session) == TYPES
-    with pytest.raises(InputError, match="no change of types left"):
+    with pytest.raises(InputError, match="nothing left to undo"):
         session.undo()
 
 
@@ -116,7 +119,7 @@ ACTIONS = st.one_of(
 )
 
 
-def act(session: ReviewSession, action: Any) -> bool:
+def act(session: CellsSession, action: Any) -> bool:
     """Do it, where it is allowed."""
     name, *rest = action
     try:
@@ -244,19 +247,20 @@ def test_a_box_holds_the_cells_whose_centre_it_holds() -> None:
 
 def test_going_to_a_cell_centres_and_outlines_it() -> None:
     session, viewer = new_session()
-    assert show_cell(viewer, session.layer, 5)
+    assert show_cell(session, 5)
     assert np.allclose(viewer.scene.camera.center[-2:], (90, 80), atol=1)
-    assert selected_cells(viewer, session.layer).tolist() == [5]
-    assert not show_cell(viewer, session.layer, 77)
+    assert pointed_out(viewer, session.layer).tolist() == [5]
+    assert not len(selected_cells(viewer, session.layer))
+    assert not show_cell(session, 77)
 
 
 def test_a_small_cell_is_zoomed_to_and_a_large_one_is_not() -> None:
     session, viewer = new_session()
     viewer.scene.camera.zoom = 0.1
-    show_cell(viewer, session.layer, 5)
+    show_cell(session, 5)
     assert viewer.scene.camera.zoom * 25 == pytest.approx(72, rel=0.05)
     viewer.scene.camera.zoom = 4.0
-    show_cell(viewer, session.layer, 1)
+    show_cell(session, 1)
     assert viewer.scene.camera.zoom == 4.0
 
 
@@ -276,7 +280,7 @@ def test_typing_anew_keeps_what_was_corrected_while_it_ran() -> None:
 def test_restored_types_do_not_overwrite_a_newer_decision() -> None:
     session, _viewer = new_session()
     session.type_cells([1], "platelet")
-    assert session.restore({1: "WBC", 2: "blast"}) == 1
+    assert session._put_back(Found({1: "WBC", 2: "blast"}, [], 2)) == 1
     assert types_in(session)[:2] == ["platelet", "blast"]
     assert_shown(session)
 
@@ -288,7 +292,7 @@ def test_of_a_million_cells_one_is_drawn_anew_without_reading_the_rest(
 ) -> None:
     viewer = ViewerModel()
     layer = add_million_cells(viewer)
-    session = review_session(viewer, layer)
+    session = cells_session(viewer, layer)
     typed = layers.types_layer_for(viewer, layer)
     assert typed is not None
     typed._update_draw(
