@@ -167,6 +167,7 @@ def classify_layer(
         If the image is not there, does not fit, or the model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers.foreign import number_cells
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.session.session import put_back
@@ -177,6 +178,7 @@ def classify_layer(
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
+    number_cells(cells_layer)
     layers.adopt(cells_layer, image_layer)
     typed = drain(
         iter_type_cells(

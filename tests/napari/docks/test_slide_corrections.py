@@ -14,13 +14,13 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QThreadPool
 
 import napari_bloodcell as nb
+from napari_bloodcell.core.cells import CENTROID, box_of
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.docks.edit.painting import PaintPatch
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.keeper import keeper_of
-from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -99,7 +99,7 @@ def test_cells_are_picked_exactly_at_every_zoom(
         qtbot.wait(20)
         levels.add(cells.data_level)
         for cell in table.index[::40]:
-            y0, x0, y1, x1 = table["bbox"].loc[cell]
+            y0, x0, y1, x1 = box_of(table, cell)
             place = np.asarray(cells.data_to_world(((y0 + y1) // 2, (x0 + x1) // 2)))
             assert cell_at(cells, place) == cell
             assert f"cell {cell}" in cells.get_status(place)["coordinates"]
@@ -139,7 +139,7 @@ def test_edits_reach_every_level_and_the_table_and_can_be_undone(result: Path, l
     disc = np.hypot(*np.mgrid[-11:12, -11:12]) <= 11
     y, x = np.argwhere(_far_from_cells(before))[0]
     added = session.add(CellMask((y - 11, x - 11, y + 12, x + 12), disc, 0.9, 0.9, 0.9, (y, x)), cell_type="RBC")
-    y0, x0, y1, x1 = table["bbox"].loc[30]
+    y0, x0, y1, x1 = box_of(table, 30)
     session.split(30, line=((y0 - 2, (x0 + x1) / 2), (y1 + 2, (x0 + x1) / 2)))
     assert largest_read[0] <= LARGEST_READ
     keeper_of(cells).flush()
@@ -215,7 +215,7 @@ def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
     session = cells_session(viewer, cells)
     table = layers.table_of(cells)
     far = int(table.index[-1])
-    y0 = table["bbox"].loc[far][0]
+    y0 = box_of(table, far)[0]
     patch = PaintPatch(viewer, session, (0, 0, 200, 200))
     assert y0 > 200
     patch.layer.selected_label = far
@@ -239,15 +239,15 @@ def test_the_review_dock_types_and_counts_cells_of_a_slide(
 ) -> None:
     cells = opened(result, viewer)
     _, count = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Count")
-    _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")
+    viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")
     viewer.layers.selection.active = cells
     qtbot.waitUntil(lambda: count.counted is not None, timeout=20_000)
     before = dict(count.counted.counting.counts)
     largest_read[0] = 0
     rbc = layers.table_of(cells).query("cell_type == 'RBC'").index[:3]
     for cell in rbc:
-        y, x = layers.table_of(cells)["centroid"].loc[cell]
-        dock.hands.hovered = cell_at(cells, cells.data_to_world((round(y), round(x))))
+        y, x = layers.table_of(cells).loc[cell, list(CENTROID)]
+        viewer.cursor.position = tuple(cells.data_to_world((round(y), round(x))))
         {str(k): action for k, action in cells.keymap.items()}["W"](cells)
     assert layers.table_of(cells)["cell_type"].loc[rbc].tolist() == ["WBC"] * 3
     qtbot.waitUntil(lambda: count.counted.counting.counts["WBC"] == before["WBC"] + 3, timeout=20_000)

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QComboBox
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe, SegmentParams
 from napari_bloodcell.napari.docks.base import StageDock, may_download
+from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.slide.folder import SlideFolder
 from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, start_on_disk
@@ -100,12 +101,16 @@ class AnalyseWidget(StageDock):
             if slide_run is not None:
                 slide_run.done.connect(partial(self._on_slide, slide_run))
             return
+        keeps_by_hand = ask_to_keep(self, self._viewer, layer)
+        if keeps_by_hand is None:
+            return
         run = FindCells(
             self._viewer,
             self.panel.work,
             layer,
             recipe.segment,
             planes=self.chosen_planes(layer),
+            keeps_by_hand=keeps_by_hand,
             generator=self.generator,
         )
         run.done.connect(lambda cells: self._on_found(cells, layer, recipe, run))
@@ -118,7 +123,9 @@ class AnalyseWidget(StageDock):
         notify_errors(lambda: self._type(cells, image, recipe, run.summary))
 
     def _type(self, cells: Labels, image: Image, recipe: Recipe, found: str) -> None:
-        run = TypeCells(self._viewer, self.panel.work, cells, image, recipe.classify, classifier=self.classifier)
+        run = TypeCells(
+            self._viewer, self.panel.work, cells, image, recipe.classify, classifier=self.classifier, is_one_step=False
+        )
         run.done.connect(lambda types: self._on_typed(types, cells, recipe, f"{found} {run.summary}"))
 
     def _on_typed(self, types: Labels | None, cells: Labels, recipe: Recipe, summary: str) -> None:

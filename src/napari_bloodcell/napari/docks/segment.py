@@ -11,6 +11,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.napari.docks.base import StageDock, may_download
+from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large
@@ -80,7 +81,10 @@ class SegmentWidget(StageDock):
         if run is not None:
             run.done.connect(partial(self._on_done, run))
 
-    def _find_in_memory(self, layer: Image, params: SegmentParams, regions: list[Box]) -> FindCells:
+    def _find_in_memory(self, layer: Image, params: SegmentParams, regions: list[Box]) -> FindCells | None:
+        keeps_by_hand = ask_to_keep(self, self._viewer, layer)
+        if keeps_by_hand is None:
+            return None
         return FindCells(
             self._viewer,
             self.panel.work,
@@ -88,6 +92,7 @@ class SegmentWidget(StageDock):
             params,
             planes=self.chosen_planes(layer),
             regions=regions,
+            keeps_by_hand=keeps_by_hand,
             generator=self.generator,
         )
 

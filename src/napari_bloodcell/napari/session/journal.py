@@ -193,7 +193,7 @@ class LayerJournal:
         planes = {sha256: plane for plane, sha256 in self._hashes.items()}
         theirs = [c for c in Journal(path).read() if c.image_sha256 in planes]
         if not theirs:
-            raise InputError(f"{path.name} holds no correction of this image: nothing was taken over.")
+            raise InputError(f"{path} holds no correction of this image: nothing was taken over.")
 
         def place_in_plane(corrections: list[Correction]) -> dict[int, str]:
             found: dict[int, str] = {}

@@ -12,7 +12,8 @@ from qtpy.QtCore import QObject, Signal
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.features import to_table
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.foreign import number_cells
+from napari_bloodcell.napari.layers.images import image_source, told_of_colours
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.session.session import open_cells, put_back
 from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
@@ -108,6 +109,9 @@ class FindCells(Run):
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
         self._writer.lock(is_on=True)  # the layer is made before the worker starts: the two would hold each other up
         source = image_source(image_layer)
+        hint = told_of_colours(source)
+        if hint:
+            show_info(hint)
         job = partial(
             iter_find_cells,
             source,
@@ -175,6 +179,7 @@ class TypeCells(Run):
         super().__init__(work)
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
         self._is_one_step = is_one_step
+        number_cells(cells_layer)
         layers.adopt(cells_layer, image_layer)
         self._session = open_cells(viewer, cells_layer)
         self._session.busy = "typed"
@@ -207,8 +212,9 @@ class TypeCells(Run):
         )
         counts = typed.table["cell_type"].value_counts()
         told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
+        back = ""
         if self._is_one_step:
             self._session.remember_run("cells typed", before, self._session.by_hand)
-        back = put_back(self._viewer, self._cells_layer)
+            back = put_back(self._viewer, self._cells_layer)
         self.summary = f"{told or 'No cell to type'} in {self._took}. {back}".strip()
         self._viewer.status = self.summary
