@@ -92,10 +92,11 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.result is not None:
             counting = self.result.counting
+            low, high = counting.interval or ("", "")
             self.numbers = dict(self.result.counts) | {
                 f"{RBC}_uncorrected": counting.uncorrected.get(RBC, 0),
-                f"{RBC}_low": counting.interval[0],
-                f"{RBC}_high": counting.interval[1],
+                f"{RBC}_low": low,
+                f"{RBC}_high": high,
                 "failed_tiles": len(self.result.failed_tiles),
             }
             self.result = None  # its arrays are not kept for a whole batch
@@ -284,8 +285,9 @@ def analyse_slide_into(
 
 def in_words(result: SmearResult | SlideResult) -> str:
     """Return the counts in one line."""
-    low, high = result.counting.interval
-    more = f" ({result.counting.uncorrected.get(RBC, 0)} uncorrected, 95 %: {low} to {high})"
+    interval = result.counting.interval
+    doubt = "" if interval is None else f", 95 %: {interval[0]} to {interval[1]}"
+    more = f" ({result.counting.uncorrected.get(RBC, 0)} uncorrected{doubt})"
     return ", ".join(f"{name} {n}{more if name == RBC else ''}" for name, n in result.counts.items())
 
 

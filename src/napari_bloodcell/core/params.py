@@ -86,6 +86,9 @@ class CountParams(Params):
     """Bandwidth of the KDE, pixels². None: Scott's rule on a robust spread."""
     grid_points: int = Field(default=1024, ge=64, le=65536)
     """Points of the KDE's grid, at least; there are more where the bandwidth is narrow."""
+    thresholds: tuple[float, ...] | None = None
+    """Rising areas, pixels², from which a region counts as 2, 3, … cells, where they were set by hand. None: those of
+    the rule."""
 
 
 class TrainParams(Params):
