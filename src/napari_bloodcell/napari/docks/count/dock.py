@@ -72,7 +72,7 @@ class CountWidget(RestingWidget):
         self._cells.setToolTip("The layer whose cells are counted")
         self._region = LayerChoice(self._viewer, lambda layer: isinstance(layer, Shapes), fixed=[WHOLE])
         self._region.setToolTip("Count everything, or only cells whose centre lies in the shapes of a layer")
-        self._form = SettingsForm(CountParams, first=["rule"])
+        self._form = SettingsForm(CountParams, first=["rule"], without=["thresholds"])
         self._table = CountTable()
         self._note = QLabel()
         self._note.setWordWrap(True)
