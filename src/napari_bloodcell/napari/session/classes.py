@@ -137,10 +137,8 @@ def show_classes(
     for code, name in enumerate(old, start=1):
         mapping[code] = codes.get((renamed or {}).get(name, name), 0)
     lookup = layers.lookup_of(cells_layer)
-    types = layers.types_layer_for(viewer, cells_layer)
-    if types is not None:
-        types.colormap = layers.type_colormap(classes.names, classes.colours)
-        types.metadata[layers.KEY]["names"] = list(classes.names)
+    if layers.types_layer_for(viewer, cells_layer) is not None:
+        layers.add_types(viewer, cells_layer)  # in the colours of these classes
     if not np.array_equal(mapping[: len(old) + 1], np.arange(len(old) + 1)):
         lookup.replace(mapping[lookup.codes[:-1]])
 

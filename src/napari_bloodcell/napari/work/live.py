@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.drawing import redraw_boxes
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
+from napari_bloodcell.napari.layers.private import drawn_of
 from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
 
@@ -96,10 +98,8 @@ class CellsWriter:
             self._next_id += 1
             self._painted.append(mask.bbox)
         if self._painted and time.monotonic() - self._drawn_at > REFRESH_EVERY_S:
-            boxes = np.array(self._painted, np.int64)
-            if not self._reveal():
-                redraw_part(self.layer, plane, (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()))
-            layers.lookup_of(self.layer).change((), 0, boxes=boxes)
+            if not self._reveal() and not self._draw(plane):
+                layers.refresh_cells(self.layer)
             self._painted.clear()
             self._drawn_at = time.monotonic()
 
@@ -147,6 +147,18 @@ class CellsWriter:
         elif not self._was_there:
             self._viewer.layers.remove(self._layer)
 
+    def _draw(self, plane: NDArray[np.int32]) -> bool:
+        """Draw what was painted since the last time, and return whether that was possible: all of a layer takes long.
+
+        Where napari has another plane or level of it in hand, what is in view must be read again.
+        """
+        drawn = drawn_of(self.layer)
+        if drawn is None or self.layer.multiscale or drawn.labels.shape != plane.shape:
+            return False
+        if np.may_share_memory(drawn.labels, plane):  # else another plane is in view
+            redraw_boxes(self.layer, np.array(self._painted, np.int64))
+        return True
+
     def _reveal(self) -> bool:
         """Show the layer when there is something to be seen, and return whether that was now.
 
@@ -167,23 +179,6 @@ class CellsWriter:
             others = known[~known[PLANE].isin(self._waiting)]
             found = [others, *found] if len(others) else found
         return pd.concat(found) if len(found) > 1 else found[0]
-
-
-def redraw_part(layer: Labels, plane: NDArray[np.int32], box: tuple[int, int, int, int]) -> None:
-    """Draw a box (y0, x0, y1, x1) of a cells layer again after it was written to, as napari does for a brush.
-
-    To draw all of a layer takes 30 ms a megapixel. Where napari has another part or level of it in hand, all that is
-    in view is drawn.
-    """
-    shown = layer._slice.image
-    is_upright = tuple(layer._slice_input.displayed) == (layer.ndim - 2, layer.ndim - 1)
-    if layer.multiscale or not is_upright or not layer.loaded or shown.raw.shape != plane.shape:
-        layers.refresh_cells(layer)
-    elif layer.visible and np.may_share_memory(shown.raw, plane):  # else another plane is in view
-        y0, x0 = (max(side - layer.contour, 0) for side in box[:2])
-        part = slice(y0, box[2] + layer.contour), slice(x0, box[3] + layer.contour)
-        shown.view[part] = layer._raw_to_displayed(shown.raw, data_slice=part)
-        layer.events.labels_update(data=shown.view[part], offset=[y0, x0])
 
 
 def _paint(plane: NDArray[np.int32], mask: CellMask, label: int) -> None:
