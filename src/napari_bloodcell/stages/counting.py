@@ -367,10 +367,15 @@ def _rule_thresholds(
     return np.empty(0)
 
 
+def is_white(name: str) -> bool:
+    """Return whether cells of a type are white: `WBC`, or a class of them in `LEUKOCYTES`."""
+    return name == WBC or name.lower() in LEUKOCYTES or name.lower().removesuffix("s") in LEUKOCYTES
+
+
 def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:
     """Return percent per class of white cells, or nothing where there are not several."""
     if wbc_classes is None:
-        names = [n for n in counts if n.lower() in LEUKOCYTES or n.lower().removesuffix("s") in LEUKOCYTES]
+        names = [n for n in counts if n != WBC and is_white(n)]
     else:
         names = [n for n in dict.fromkeys(wbc_classes) if n in counts and n not in (RBC, WBC)]
     total = sum(counts[n] for n in names)

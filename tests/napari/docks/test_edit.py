@@ -446,7 +446,7 @@ def test_cancel_adds_nothing_and_forgets_what_waits(shown: Viewer, qtbot: QtBot)
     dock.add_at(MISSED)
     dock.add_at(MISSED)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
-        dock._panel._cancel.click()
+        dock.panel._cancel.click()
     assert not dock.queue._work.is_running
     assert len(layers.table_of(layer)) == 3
 

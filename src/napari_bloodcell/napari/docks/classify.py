@@ -43,10 +43,8 @@ class ClassifyWidget(StageDock):
             ClassifyParams,
             first=("model", "device", "unidentified_below"),
             values=preferred_settings("classify"),
-            rows=self.rows,
         )
-        self.body.addWidget(self.form)
-        self.finish_layout()
+        self.finish_layout(self.form)
         self.cells.chosen.connect(self._on_cells)
         self._on_cells()
 

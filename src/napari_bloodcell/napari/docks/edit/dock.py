@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Image
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout
+from qtpy.QtWidgets import QComboBox, QLabel
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
-from napari_bloodcell.napari.docks.base import RestingWidget, may_download
+from napari_bloodcell.napari.docks.base import Dock, form_rows, may_download
 from napari_bloodcell.napari.docks.edit.painting import PaintButton
 from napari_bloodcell.napari.docks.edit.prompts import BY_MODEL, UNTYPED, PromptQueue
 from napari_bloodcell.napari.docks.form import SettingsForm
@@ -56,12 +56,11 @@ KEYS: Final = {"Delete": "Delete", "Backspace": "Delete", "D": "Delete", "S": "S
 IDLE: Final = "On the layer: D deletes and S splits the cell under the mouse, Shift-click selects, J merges."
 
 
-class EditWidget(RestingWidget):
+class EditWidget(Dock):
     """Corrects the cells of a layer, or finds the first cells of an image by hand."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        super().__init__(napari_viewer)
         self._session: CellsSession | None = None
         self._consent = Consent()
         self.mouse = mouse_of(self._viewer)
@@ -69,7 +68,7 @@ class EditWidget(RestingWidget):
         for name in ("clicked", "boxed", "cut", "tool"):
             connect_for_life(getattr(self.mouse.events, name), getattr(self, f"_on_{name}"))
         self._layer.chosen.connect(self._on_layer)
-        self.queue = PromptQueue(self._viewer, self._panel.work)
+        self.queue = PromptQueue(self._viewer, self.panel.work)
         self.queue.layer_made.connect(self._on_layer_made)
         self.wake()
 
@@ -80,22 +79,15 @@ class EditWidget(RestingWidget):
         self._form = SettingsForm(SegmentParams, first=first, without=others, values=preferred_settings("segment"))
         self._type = QComboBox()
         self._type.setToolTip("The type of cells that are added")
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("Cells", self._layer)
-        form.addRow("New cells", self._type)
         self.buttons = ToolButtons(TOOLS, ACTIONS)
         self.buttons.tool_chosen.connect(self.use_tool)
         self.buttons.acted.connect(self._on_acted)
         self.paint_button = PaintButton(self._viewer)
         self.hint = QLabel(IDLE)
         self.hint.setWordWrap(True)
-        self._panel = WorkPanel("Add a cell")
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
-        for widget in (self._form, self.buttons, self.paint_button, self.hint, self._panel):
-            layout.addWidget(widget)
-        layout.addStretch(1)
+        self.panel = WorkPanel("Add a cell")
+        rows = form_rows(Cells=self._layer, New_cells=self._type)
+        self.lay_out(rows, self._form, self.buttons, self.paint_button, self.hint, self.panel, stretched=self.hint)
 
     @property
     def session(self) -> CellsSession:

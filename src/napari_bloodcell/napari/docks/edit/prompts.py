@@ -22,6 +22,7 @@ from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
+from napari_bloodcell.napari.work.worker import Run
 from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_classify
 from napari_bloodcell.stages.masks import fill_holes
@@ -254,15 +255,10 @@ class PromptQueue(QObject):
         super().__init__(work)
         self._viewer, self._work = viewer, work
         self._waiting: list[tuple[Layer, Prompt]] = []
-        self._layer: Layer | None = None
         self.params = SegmentParams()
         self.cell_type = BY_MODEL
         self.generator: MaskGenerator | None = None
         self.classifier: CellClassifier | None = None
-        work.returned.connect(self._on_found)
-        work.failed.connect(self._on_failed)
-        work.cut_off.connect(self._waiting.clear)
-        work.finished.connect(self._next)
 
     def ask(
         self,
@@ -302,19 +298,20 @@ class PromptQueue(QObject):
             generator=self.generator,
             classifier=self.classifier,
         )
-        self._layer = layer
-        self._work.start(lambda _should_stop: job())
+        run = Run(self._work)
+        run.done.connect(partial(self._on_done, run, layer))
+        run.start(lambda _should_stop: job())
 
-    def _on_failed(self, _error: object) -> None:
-        self._layer = None
+    def _on_done(self, run: Run, layer: Layer, found: PromptedCell | None) -> None:
+        if found is not None:
+            notify_errors(partial(self._add, layer, found))
+        elif run.error is None:  # cut off, and with it what waits
+            self._waiting.clear()
+        self._next()
 
-    def _on_found(self, found: PromptedCell) -> None:
-        notify_errors(partial(self._add, found))
-
-    def _add(self, found: PromptedCell) -> None:
+    def _add(self, layer: Layer, found: PromptedCell) -> None:
         """Put a cell that was found where it belongs, if that is still there."""
-        layer = self._layer
-        if layer is None or layer not in self._viewer.layers:
+        if layer not in self._viewer.layers:
             raise InputError("The layer was deleted while a cell was looked for: nothing was added.")
         values: dict[str, object] = {"cell_type": found.cell_type, "probability": found.probability}
         if self.cell_type == UNTYPED:

@@ -9,10 +9,10 @@ from weakref import WeakMethod, ref
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.docks.base import RestingWidget, scrolled
+from napari_bloodcell.napari.docks.base import Dock, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.mouse import (
@@ -63,12 +63,11 @@ SOON_MS: Final = 150
 """After a change from elsewhere the dock looks again at the cells when this long nothing more came."""
 
 
-class ReviewWidget(RestingWidget):
+class ReviewWidget(Dock):
     """Reviews the types of a layer's cells; while it is hidden, it rests."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        super().__init__(napari_viewer)
         self._session: CellsSession | None = None
         self._awaited: Labels | None = None
         self._consent = Consent()
@@ -100,18 +99,7 @@ class ReviewWidget(RestingWidget):
         self.tabs.setDocumentMode(True)
         for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):
             self.tabs.addTab(tab, title)
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("Cells", self.cells)
-        inside = QWidget()
-        rows = QVBoxLayout(inside)
-        rows.addLayout(form)
-        rows.addWidget(self.classes)
-        rows.addWidget(self.undo_buttons)
-        rows.addWidget(self.tabs, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(inside))
+        self.lay_out(form_rows(Cells=self.cells), self.classes, self.undo_buttons, self.tabs, stretched=self.tabs)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)  # else napari leaves half empty
 
     def _connect(self) -> None:
