@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QScrollArea
 
 from napari_bloodcell.core.cells import BOX, CENTROID
 from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.count.dock import MOST_AT_ONCE
 from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CellCounter
 from napari_bloodcell.napari.layers import cells as layers
@@ -158,7 +159,7 @@ def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
 def test_the_table_of_features_learns_how_many_cells_a_region_is() -> None:
     layer = add_smear(ViewerModel())
     counter = CellCounter()
-    counted = counter.count(layer, thresholds=[300.0])
+    counted = counter.count(layer, params=CountParams(thresholds=(300.0,)))
     counter.note_cells_in_region(layer, counted)
     table = layers.table_of(layer)
     is_double = (table["cell_type"] == "RBC") & (table["area_px"] >= 300)

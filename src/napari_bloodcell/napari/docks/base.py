@@ -108,13 +108,18 @@ class Dock(QWidget):
             self.watch()
             self.on_rest()
 
-    def scroll(self, *parts: QWidget | QLayout, below: Sequence[QWidget] = ()) -> None:
-        """Lay out the dock: `parts` above each other, scrolling where the window is low; `below` always in sight."""
+    def lay_out(
+        self, *parts: QWidget | QLayout, below: Sequence[QWidget] = (), stretched: QWidget | None = None
+    ) -> None:
+        """Put `parts` above each other, scrolling where the window is low, and `below` where it is always in sight.
+
+        `stretched` is the part that takes the height that is left.
+        """
         inside = QWidget()
         rows = QVBoxLayout(inside)
         for part in parts:
             if isinstance(part, QWidget):
-                rows.addWidget(part)
+                rows.addWidget(part, int(part is stretched))
             else:
                 rows.addLayout(part)
         layout = QVBoxLayout(self)
@@ -218,7 +223,7 @@ class StageDock(Dock):
 
     def finish_layout(self, form: SettingsForm) -> None:
         """Put the settings above the button, so that the Tab key reaches it last; called when all rows are there."""
-        self.scroll(self.rows, form, below=(self.run, self.panel, self.summary))
+        self.lay_out(self.rows, form, below=(self.run, self.panel, self.summary))
         self._on_image()
         self.wake()
 
@@ -328,6 +333,8 @@ def align_labels(dock: QWidget) -> None:
         found += [label for item in items if item is not None and (label := item.widget()) is not None]
     for form in dock.findChildren(SettingsForm):
         found += form.labels()
+    for label in found:
+        label.ensurePolished()  # else its hint is that of another font
     width = max((label.sizeHint().width() for label in found if label.isVisibleTo(dock)), default=0)
     for label in found:
         label.setMinimumWidth(width)

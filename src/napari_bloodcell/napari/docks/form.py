@@ -236,7 +236,7 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
-def _bounds(info: FieldInfo, smallest: float) -> dict[str, float]:
+def _bounds(info: FieldInfo, smallest: float) -> dict[str, Any]:
     """Return `min` and `max` of a number's widget."""
     sides = ("ge", "gt", "le", "lt")
     rules = {side: getattr(rule, side) for rule in info.metadata for side in sides if hasattr(rule, side)}

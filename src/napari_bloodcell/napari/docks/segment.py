@@ -90,10 +90,11 @@ class FindingDock(StageDock):
 
     def _find_on_disk(self, layer: Image, recipe: Recipe) -> Run | None:
         """Begin in the folder that the dock shows; None where there is none, or what is there stays."""
-        output, models = self.folder.ask(), {"generator": self.generator, "classifier": self.classifier}
+        output = self.folder.ask()
         if output is None or not may_write_into(self, output, layer, recipe):
             return None
-        return AnalyseSlide(self._viewer, self.panel.work, layer, output, recipe, **models)
+        analyse = partial(AnalyseSlide, generator=self.generator, classifier=self.classifier)
+        return analyse(self._viewer, self.panel.work, layer, output, recipe)
 
     def _on_image(self) -> None:
         super()._on_image()

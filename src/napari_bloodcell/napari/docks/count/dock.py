@@ -80,7 +80,8 @@ class CountWidget(Dock):
         self._fields = AreaFields()
         self._export = ExportRow()
         rows = form_rows(Cells=self._cells, Where=self._region)
-        self.scroll(rows, self._form, self._table, self._note, self._plot, self._fields, self._export)
+        parts = (self._form, self._table, self._note, self._plot, self._fields, self._export)
+        self.lay_out(rows, *parts, stretched=self._plot)
 
     @property
     def cells_layer(self) -> Labels | None:

@@ -73,7 +73,8 @@ class TrainWidget(Dock):
         row = QHBoxLayout()
         row.addWidget(self.use)
         row.addWidget(self.cells, 1)
-        self.scroll(self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
+        parts = (self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
+        self.lay_out(*parts, stretched=self.tabs)
 
     @property
     def is_running(self) -> bool:
