@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.params import OFFICIAL_SAMS
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
 from napari_bloodcell.models.official.sam import OfficialSam
 from napari_bloodcell.models.weights import iter_download
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.protocols import MaskGenerator, Progress
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-OFFICIAL = ("vit_b", "vit_l", "vit_h")
 
 
 def load_generator(model: str, device: str = "auto") -> MaskGenerator:
@@ -40,24 +40,24 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
         If there is no such model, or the file is not a model that the program knows.
     """
     path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else Path(model).expanduser()
-    if model not in OFFICIAL and not os.path.isfile(path):
+    if model not in OFFICIAL_SAMS and not os.path.isfile(path):
         raise ModelError(
-            f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL)}, or the path of a file.'
+            f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL_SAMS)}, or the path of a file.'
         )
-    stamp = 0 if model in OFFICIAL else path.stat().st_mtime_ns
+    stamp = 0 if model in OFFICIAL_SAMS else path.stat().st_mtime_ns
     return _load(model, str(path), device, stamp)
 
 
 def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress, None, MaskGenerator]:
     """Do as `load_generator`, yielding progress in bytes while official weights are downloaded."""
-    if model in OFFICIAL:
+    if model in OFFICIAL_SAMS:
         yield from iter_download(model)
     return load_generator(model, device)
 
 
 @lru_cache(maxsize=2)
 def _load(model: str, path: str, device: str, _stamp: int) -> MaskGenerator:
-    if model in OFFICIAL:
+    if model in OFFICIAL_SAMS:
         return OfficialSam(model, device=device)
     if _is_embedded(Path(path)):
         return EmbeddedSam(Path(path), device)
