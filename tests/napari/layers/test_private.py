@@ -52,7 +52,9 @@ def test_drawn_of_says_where_a_level_of_a_pyramid_lies_else_corrections_are_draw
 def test_drawn_of_is_nothing_where_a_stack_is_looked_at_from_its_side() -> None:
     viewer = ViewerModel()
     layer = viewer.add_labels(np.stack([IDS, IDS]))
-    assert private.drawn_of(layer) is not None
+    drawn = private.drawn_of(layer)
+    assert drawn is not None
+    assert drawn.corner.tolist() == [0, 0]
     viewer.dims.order = (1, 0, 2)
     assert private.drawn_of(layer) is None
 

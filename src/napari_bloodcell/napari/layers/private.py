@@ -77,7 +77,7 @@ def drawn_of(layer: Labels) -> Drawn | None:
     if not layer.loaded or tuple(layer._slice_input.displayed) != upright:
         return None
     shown, tile = layer._slice.image, layer._transforms["tile2data"]
-    corner = np.rint(tile.translate / tile.scale).astype(np.int64)
+    corner = np.rint(tile.translate / tile.scale).astype(np.int64)[-2:]
     return Drawn(shown.raw, shown.view, float(tile.scale[-1]), corner)
 
 

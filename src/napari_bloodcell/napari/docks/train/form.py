@@ -37,9 +37,9 @@ SCRATCH: Final = "from scratch"
 class Preset(StrEnum):
     """Which settings."""
 
-    PAPER = "Paper (Table 2)"
+    PAPER = "Paper"
     QUICK = "Quick"
-    GRID = "Grid search (Table 1)"
+    GRID = "Grid search"
 
 
 class TrainForm(QWidget):
