@@ -80,7 +80,7 @@ class OverlapModel:
         more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
         is_probable = more_than >= 0.5
         reached = is_probable[:, is_probable.any(axis=0)]  # the last ones may be probable at no area at all
-        return reached.argmax(axis=0) * STEP * self.single_area
+        return np.asarray(reached.argmax(axis=0) * STEP * self.single_area, np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,6 +59,8 @@ IDLE: Final = "On the layer: D deletes and S splits the cell under the mouse, Sh
 class EditWidget(Dock):
     """Corrects the cells of a layer, or finds the first cells of an image by hand."""
 
+    panel: WorkPanel
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         self._session: CellsSession | None = None
