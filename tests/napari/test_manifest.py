@@ -15,6 +15,7 @@ from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.cells import TYPE_COLOURS
 from napari_bloodcell.core.errors import DownloadError
+from napari_bloodcell.core.params import OFFICIAL_SAMS, ClassifyParams, SegmentParams, Shown
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.models import download, weights
 from napari_bloodcell.napari.preferences import colour_of
@@ -47,6 +48,18 @@ def test_the_menus_are_ones_that_napari_shows() -> None:
 def test_the_default_colours_are_those_of_the_program() -> None:
     colours = MANIFEST_READ.contributions.configurations["colours"].properties
     assert {name: colours[f"{name.lower()}_colour"].default for name in TYPE_COLOURS} == TYPE_COLOURS
+
+
+def test_the_models_and_devices_of_the_preferences_are_those_of_the_forms() -> None:
+    models = MANIFEST_READ.contributions.configurations["models"].properties
+    defaults = models["segment_model"].default, models["classify_model"].default
+    assert defaults == (SegmentParams().model, ClassifyParams().model)
+    shown = next(one for one in SegmentParams.model_fields["device"].metadata if isinstance(one, Shown))
+    assert tuple(models["device"].enum) == shown.names
+
+
+def test_the_official_models_of_the_forms_are_those_that_are_downloaded() -> None:
+    assert tuple(weights.OFFICIAL) == OFFICIAL_SAMS
 
 
 def test_a_colour_of_the_preferences_is_shown_and_nonsense_is_not(viewer: Viewer) -> None:

@@ -390,7 +390,7 @@ def _analyse_slide(
 def in_words(numbers: Mapping[str, Any]) -> str:
     """Return the counts of a row in one line."""
     low, high, plain = (numbers[f"{RBC}_{what}"] for what in ("low", "high", "uncorrected"))
-    more = f" ({plain} uncorrected, 95 %: {low} to {high})"
+    more = f" ({plain} uncorrected{f', 95 %: {low} to {high}' if low != '' else ''})"
     counts = itertools.takewhile(lambda item: item[0] != f"{RBC}_uncorrected", numbers.items())
     return ", ".join(f"{name} {n}{more if name == RBC else ''}" for name, n in counts)
 

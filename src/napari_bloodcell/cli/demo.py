@@ -49,8 +49,9 @@ def demo(
     say(f"{'':<12}{'true':>8}{'found':>8}")
     for name in {**truth["counts"], **result.counts}:
         say(f"{name:<12}{truth['counts'].get(name, 0):>8}{result.counts.get(name, 0):>8}")
-    low, high = result.counting.interval
-    say(f"RBC before the correction for overlap: {result.counting.uncorrected['RBC']}; 95 % interval: {low} to {high}")
+    say(f"RBC before the correction for overlap: {result.counting.uncorrected['RBC']}")
+    if result.counting.interval is not None:
+        say("95 % interval of the number of RBC: {} to {}".format(*result.counting.interval))
     say("Pictures:")
     for picture in (OVERLAY, KDE):
         say(f"  {(output / 'smear' / picture).resolve()}")

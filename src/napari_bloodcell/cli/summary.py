@@ -65,7 +65,7 @@ class Outcome:
 
 def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of the summary from what ``counts.json`` says of a result."""
-    low, high = content["rbc_interval_95"]
+    low, high = content["rbc_interval_95"] or ("", "")
     return dict(content["counts"]) | {
         f"{RBC}_uncorrected": content["uncorrected"].get(RBC, 0),
         f"{RBC}_low": low,

@@ -153,7 +153,7 @@ class Journal:
             files = [p for p in [self._file_of(image_sha256)] if p.exists()]
         else:
             files = sorted(self.path.glob("*.jsonl"))
-        found = [correction for path in files for correction in _read_lines(path)]
+        found = [correction for path in files for correction in _read_lines(path, is_chosen=self._is_file)]
         return [c for c in found if image_sha256 in (None, c.image_sha256)]
 
     @property
@@ -256,7 +256,8 @@ def _end_of_whole_lines(file: Any) -> int:
     return 0
 
 
-def _read_lines(path: Path) -> list[Correction]:
+def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
+    """Read a file of the journal; one that somebody chose, and that holds no correction at all, is an error."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -267,6 +268,8 @@ def _read_lines(path: Path) -> list[Correction]:
             found.append(Correction.from_json(line))
         except (ValueError, RecursionError):
             damaged.append(number)
+    if damaged and not found and is_chosen:
+        raise InputError(f"{path} is no journal of corrections: none of its {len(damaged):,} lines is one.")
     if damaged:
         some = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
         warnings.warn(

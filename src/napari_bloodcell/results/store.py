@@ -242,7 +242,7 @@ def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
         "image": result.image_name,
         "counts": dict(result.counts),
         "uncorrected": dict(counting.uncorrected),
-        "rbc_interval_95": list(counting.interval),
+        "rbc_interval_95": None if counting.interval is None else list(counting.interval),
         "rbc_mean": counting.posterior.mean,
         "rule": counting.rule,
         "thresholds_px": counting.thresholds.tolist(),

@@ -12,10 +12,10 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from napari_bloodcell.models.load import load_classifier
-from napari_bloodcell.napari.docks.review.session import review_session
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.session.session import cells_session
 from tests.napari.smears import add_smear
 
 if TYPE_CHECKING:
@@ -137,17 +137,17 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
 ) -> None:
     cells = [add_smear(viewer, name=f"smear {i}", brightness=20 * i) for i in range(3)]
     for layer in cells:
-        session = review_session(viewer, layer)
+        session = cells_session(viewer, layer)
         session.type_cells([1, 3, 4, 6], "WBC")
         session.type_cells([2, 5], "RBC")
     dock = open_train(viewer)
     dock.form.choose(source=Source.CORRECTIONS, start="embedded")
     dock.form.tell()
     assert "18 corrected cells" in dock.form.told.text()
-    review_session(viewer, cells[0]).type_cells([1], "unidentified")
+    cells_session(viewer, cells[0]).type_cells([1], "unidentified")
     dock.form.tell()
     assert "17 corrected cells" in dock.form.told.text()
-    review_session(viewer, cells[0]).undo()
+    cells_session(viewer, cells[0]).undo()
     dock.form.settings_form.set_values({"epochs": 1, "device": "cpu", "wbc_augmentation": 1})
     dock.run.click()
     wait_for_the_end(dock, qtbot)

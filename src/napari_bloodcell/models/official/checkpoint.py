@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.params import OFFICIAL_SAMS
 from napari_bloodcell.models.sam_modules import modeling
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _DECODER_HEADS = 8
 """The one number of the official layout that does not show in the shapes of the weights."""
-_OFFICIAL = {(768, 12, 12): "vit_b", (1024, 24, 16): "vit_l", (1280, 32, 16): "vit_h"}
+_OFFICIAL = dict(zip(((768, 12, 12), (1024, 24, 16), (1280, 32, 16)), OFFICIAL_SAMS, strict=True))
 _DAMAGED: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, *READ_ERRORS)
 
 

@@ -153,6 +153,16 @@ def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
     return (int(y0), int(x0), int(y1), int(x1)) if y1 - y0 > 1 and x1 - x0 > 1 else None
 
 
+def told_of_colours(source: ImageSource) -> str:
+    """Return a hint where the planes of a stack may be the colours of one image; "" where not."""
+    if source.rgb or source.stack_shape not in ((3,), (4,)) or np.dtype(source.data.dtype) != np.uint8:
+        return ""
+    return (
+        f"{source.name!r} is a stack of {source.stack_shape[0]} grey planes. If they are the colours of one image: "
+        "right-click its layer, Split Stack, select the new layers, right-click, Merge to RGB."
+    )
+
+
 def plane_number(index: PlaneIndex, stack_shape: tuple[int, ...]) -> int:
     """Return the number of a plane in the column `plane`: its position in the stack, counted from 0."""
     return int(np.ravel_multi_index(index, stack_shape)) if stack_shape else 0

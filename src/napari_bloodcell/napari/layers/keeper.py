@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
-from napari_bloodcell.napari.layers.event_loop import running_app
+from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
 from napari_bloodcell.results.result import open_slide_result
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
 
-    from napari_bloodcell.napari.layers.keeper_clock import KeeperClock
+    from napari_bloodcell.napari.keeper_clock import KeeperClock
     from napari_bloodcell.napari.layers.types import TypeLookup
 
     Box = tuple[int, int, int, int]
@@ -64,7 +64,7 @@ class SlideKeeper:
         cells_layer.events.features.connect(self._on_features)
         self.clock: KeeperClock | None = None
         if running_app() is not None:
-            from napari_bloodcell.napari.layers.keeper_clock import KeeperClock
+            from napari_bloodcell.napari.keeper_clock import KeeperClock
 
             self.clock = KeeperClock(self)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
@@ -14,7 +15,9 @@ from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
+from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
+from napari_bloodcell.napari.session.session import open_cells, put_back
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.store import ZARR
 
@@ -65,9 +68,7 @@ class SlideView:
         """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
         for layer in self._live:
             if layer in self._viewer.layers:
-                if layer.multiscale:
-                    layer._reset_thumbnail_level_data()
-                layer.refresh(extent=False)
+                read_again(layer)
 
     def finish(self, result: SlideResult) -> Labels:
         """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
@@ -77,7 +78,10 @@ class SlideView:
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        layers.relink(self._viewer, cells)
+        open_cells(self._viewer, cells)
+        told = put_back(self._viewer, cells)
+        if told:
+            show_info(told)
         return cells
 
     def close(self) -> None:

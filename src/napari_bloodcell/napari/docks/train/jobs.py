@@ -171,6 +171,8 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
     if task.is_grid_search:
         folder = _folder_of_search(parts, task.params)
         grid = yield from iter_grid_search(parts, params=task.params, folder=folder, should_stop=should_stop)
+        if not grid.tries:
+            raise TrainingError("Stopped before the first settings were tried to the end: no model was made or kept.")
         training = grid.best
     else:
         training = yield from iter_train(parts, params=task.params, start=start, should_stop=should_stop)

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
 
 from napari_bloodcell.core.errors import BloodCellError, OutputError
-from napari_bloodcell.napari.layers.event_loop import running_app
+from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.notify import logger
 
 if TYPE_CHECKING:
-    from napari_bloodcell.napari.layers.keeper import Changes, SlideKeeper
+    from pathlib import Path
 
 LATER_MS: Final = 2000
 """How long after the last change it is written."""
+
+
+class Changes(Protocol):
+    """What is not in the folder yet."""
+
+    def write(self) -> None:
+        """Put it there."""
+        ...
+
+
+class Keeper(Protocol):
+    """Knows what of a layer is not in its folder yet."""
+
+    folder: Path
+
+    def changes(self) -> Changes | None:
+        """Return it, or None where there is nothing."""
+        ...
+
+    def rest(self) -> None:
+        """Called when everything is in the folder."""
+        ...
+
+    def flush(self) -> None:
+        """Write it now."""
+        ...
 
 
 class KeeperClock(QObject):
@@ -23,14 +49,14 @@ class KeeperClock(QObject):
 
     Parameters
     ----------
-    keeper : SlideKeeper
+    keeper : Keeper
         Whose changes.
     """
 
     saved = Signal()
     """Everything that was changed is in the folder."""
 
-    def __init__(self, keeper: SlideKeeper) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         super().__init__()
         self._keeper = keeper
         self._running: _Save | None = None
