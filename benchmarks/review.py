@@ -18,7 +18,7 @@ import numpy as np
 from qtpy.QtWidgets import QApplication
 
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.session.session import cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import N_SIDE, PITCH, add_million_cells
 
 if TYPE_CHECKING:

@@ -75,5 +75,6 @@ class Screen:
     ) -> None:
         place = QPointF(point)
         event = QMouseEvent(kind, place, QPointF(self.canvas.mapToGlobal(point)), button, buttons, modifiers)
+        QTest.qWait(20)  # vispy drops moves in quick succession, and napari passes on the last of 5 ms
         QApplication.sendEvent(self.canvas, event)
-        QApplication.processEvents()
+        QTest.qWait(20)

@@ -96,7 +96,7 @@ def segment_layer(
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.layers.regions import boxes_of
-    from napari_bloodcell.napari.session.session import put_back
+    from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import FoundCells, iter_find_cells
     from napari_bloodcell.napari.work.live import CellsWriter
 
@@ -170,7 +170,7 @@ def classify_layer(
     from napari_bloodcell.napari.layers.foreign import number_cells
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
-    from napari_bloodcell.napari.session.session import put_back
+    from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import iter_type_cells
 
     viewer = viewer_of(cells_layer, viewer)
@@ -310,7 +310,7 @@ def correct_cells(
         If the layer has no table, its image is not in the viewer, or the journal cannot be written.
     """
     from napari_bloodcell.napari.layers.links import viewer_of
-    from napari_bloodcell.napari.session.session import cells_session
+    from napari_bloodcell.napari.session.opening import cells_session
 
     return cells_session(viewer_of(cells_layer, viewer), cells_layer).correct(types, annotator=annotator)
 
@@ -318,7 +318,7 @@ def correct_cells(
 def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = None) -> list[Correction]:
     """Bring back what people said of the cells of this image, and return the corrections whose cell is not there."""
     from napari_bloodcell.napari.layers.links import viewer_of
-    from napari_bloodcell.napari.session.session import cells_session
+    from napari_bloodcell.napari.session.opening import cells_session
 
     found, _ = cells_session(viewer_of(cells_layer, viewer), cells_layer).put_back()
     return found.lost
@@ -369,7 +369,7 @@ def open_result(folder: str | Path, viewer: ViewerModel) -> list[Layer]:
 
     from napari_bloodcell.napari.layers import cells as layers
     from napari_bloodcell.napari.reader import read_layers
-    from napari_bloodcell.napari.session.session import open_cells, put_back
+    from napari_bloodcell.napari.session.opening import open_cells, put_back
 
     opened = [NapariLayer.create(*layer) for layer in read_layers(Path(folder))]
     viewer.layers.extend(opened)

@@ -19,7 +19,7 @@ from napari_bloodcell.napari.docks.edit.prompts import Prompt, iter_prompt
 from napari_bloodcell.napari.docks.mouse import CellsMouse, Tool, cell_on_line
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
-from napari_bloodcell.napari.session.session import CellsSession, cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
     from pytestqt.qtbot import QtBot
+
+    from napari_bloodcell.napari.session.session import CellsSession
 
 CENTRES = [(30.0, 30.0), (30.0, 80.0), (80.0, 30.0)]
 MISSED = (80.0, 80.0)

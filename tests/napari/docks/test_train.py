@@ -15,7 +15,7 @@ from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.session.session import cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import add_smear
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from napari_bloodcell.napari.layers.features import boxes_in, cells_in_box
 from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
 from napari_bloodcell.napari.session.classes import ClassList
 from napari_bloodcell.napari.session.journal import Found
-from napari_bloodcell.napari.session.session import CellsSession, cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 from tests.napari.smears import CENTRES, N_SIDE, SHAPE, TYPES, add_million_cells, add_smear, label_image, typed_table
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.session.session import CellsSession
 
 
 def new_session() -> tuple[CellsSession, ViewerModel]:

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
 from napari_bloodcell.napari.layers.cells import KEY, image_layer_for, is_cells, placement_of, types_layer_for
 from napari_bloodcell.napari.layers.look import cell_at
-from napari_bloodcell.napari.session.session import cells_session, undo_by_key
+from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence

@@ -163,3 +163,29 @@ def cells_in_box(
         inside &= features[PLANE].to_numpy() == plane
     ids = features[INDEX].to_numpy(np.int64)
     return np.asarray(ids[inside & (ids != 0)], np.int64)
+
+
+def cells_near(
+    features: pd.DataFrame, box: tuple[int, int, int, int], *, plane: int | None = None
+) -> NDArray[np.int64]:
+    """Return the ids of the cells whose boxes touch a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    if BOX[0] not in features.columns:
+        return np.empty(0, np.int64)
+    y0, x0, y1, x1 = boxes_of(features).T
+    near = (y0 < box[2]) & (y1 > box[0]) & (x0 < box[3]) & (x1 > box[1])
+    if plane is not None and PLANE in features.columns:
+        near &= features[PLANE].to_numpy() == plane
+    return np.asarray(features[INDEX].to_numpy(np.int64)[near], np.int64)
+
+
+def cells_outside(
+    features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: tuple[int, int, int, int]
+) -> NDArray[np.int64]:
+    """Return those of some cells that lie wholly outside of a box (y0, x0, y1, x1), pixels."""
+    rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
+    boxes = boxes_in(features, rows)
+    if boxes is None:
+        return np.empty(0, np.int64)
+    y0, x0, y1, x1 = boxes.T
+    outside = (y1 <= box[0]) | (y0 >= box[2]) | (x1 <= box[1]) | (x0 >= box[3])
+    return np.asarray(features[INDEX].to_numpy(np.int64)[rows[outside]], np.int64)

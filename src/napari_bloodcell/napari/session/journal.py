@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import ref
 
+import numpy as np
+
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.journal import (
     Correction,
@@ -17,8 +19,9 @@ from napari_bloodcell.corrections.journal import (
     place,
     standing,
 )
+from napari_bloodcell.napari.layers.features import places_of
 from napari_bloodcell.napari.layers.images import image_source
-from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for
+from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
 from napari_bloodcell.napari.notify import tell_of
 from napari_bloodcell.napari.preferences import annotator_name
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.corrections.agreement import Dispute, Merged
     from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
+    from napari_bloodcell.napari.session.changes import TypeChange
 
     Box = tuple[int, int, int, int]
 
@@ -88,6 +92,36 @@ class Said:
     box: Box
     plane: PlaneIndex
     fields: dict[str, Any]
+
+
+def said_of(
+    cells_layer: Labels, change: TypeChange, annotator: str, model_said: dict[int, tuple[str, float | None]]
+) -> list[Said]:
+    """Return what a person said of cells by a change of their types.
+
+    `model_said` holds type and probability that the model gave to cells which a person typed since, and learns of more.
+    """
+    model = (info_of(cells_layer).get("models") or {}).get("classify") or {}
+    places = places_of(cells_layer.features, change.ids.tolist(), full_resolution(cells_layer).shape[:-2])
+    before, said = change.before, []
+    for row, cell in enumerate(change.ids.tolist()):
+        if cell not in places:
+            continue
+        if before.sources[row] != "user" and before.types[row]:
+            sure = float(before.probabilities[row])
+            model_said[cell] = str(before.types[row]), sure if np.isfinite(sure) else None
+        model_type, model_probability = model_said.get(cell, ("", None))
+        fields = {
+            "from_type": str(before.types[row]),
+            "to_type": str(change.after.types[row]),
+            "annotator": annotator,
+            "model": str(model.get("name", "")),
+            "model_sha256": str(model.get("sha256", "")),
+            "model_type": model_type,
+            "model_probability": model_probability,
+        }
+        said.append(Said(cell, *places[cell], fields))
+    return said
 
 
 class LayerJournal:

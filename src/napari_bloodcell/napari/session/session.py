@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import ref
 
 import numpy as np
 from napari.utils.events import EmitterGroup
-from napari.utils.notifications import show_info, show_warning
+from napari.utils.notifications import show_warning
 
-from napari_bloodcell.core.cells import BOX, UNIDENTIFIED, boxes_of
-from napari_bloodcell.core.errors import BloodCellError, InputError
-from napari_bloodcell.corrections.edits import (
-    add_cell,
-    delete_cells,
-    merge_cells,
-    plane_of,
-    repaint,
-    replace_rows,
-    split_cell,
-    window_of,
-)
+from napari_bloodcell.core.cells import UNIDENTIFIED
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections import edits
 from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
 from napari_bloodcell.napari.layers import cells as layers
@@ -30,8 +21,8 @@ from napari_bloodcell.napari.layers.features import (
     FEW,
     INDEX,
     PLANE,
-    boxes_in,
-    places_of,
+    cells_near,
+    cells_outside,
     rows_of,
     to_features,
     to_table,
@@ -49,8 +40,8 @@ from napari_bloodcell.napari.session.changes import (
     TypeChange,
     types_of,
 )
-from napari_bloodcell.napari.session.classes import ClassList, show_classes, with_classes_of_others
-from napari_bloodcell.napari.session.journal import LayerJournal, Said, tell_if_failed, told_of, when_done
+from napari_bloodcell.napari.session.classes import ClassList, show_classes
+from napari_bloodcell.napari.session.journal import LayerJournal, said_of, tell_if_failed, when_done
 from napari_bloodcell.napari.session.strokes import strokes_of
 
 if TYPE_CHECKING:
@@ -70,8 +61,6 @@ if TYPE_CHECKING:
 
     Ids = Sequence[int] | NDArray[np.integer[Any]]
     Box = tuple[int, int, int, int]
-
-_SESSION: Final = "napari_bloodcell_session"
 
 
 class CellsSession:
@@ -186,7 +175,7 @@ class CellsSession:
         """Return those of some cells that the window does not show."""
         layer = self.layer
         box = visible_box(layer)
-        hidden = np.array(self.cells_outside(ids, box) if box is not None else [], np.int64)
+        hidden = cells_outside(layer.features, ids, box) if box is not None else NONE
         stack = self._cells.shape[:-2]
         if stack and PLANE in layer.features.columns:
             rows = rows_of(layer.features, ids)
@@ -194,28 +183,12 @@ class CellsSession:
             hidden = np.union1d(hidden, layer.features[INDEX].to_numpy(np.int64)[rows[elsewhere]])
         return hidden
 
-    def cells_outside(self, ids: Ids, box: Box) -> list[int]:
-        """Return those of some cells that lie wholly outside of a box (y0, x0, y1, x1)."""
-        features = self.layer.features
-        rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
-        boxes = boxes_in(features, rows)
-        if boxes is None or not len(boxes):
-            return []
-        y0, x0, y1, x1 = boxes.T
-        outside = (y1 <= box[0]) | (y0 >= box[2]) | (x1 <= box[1]) | (x0 >= box[3])
-        return [int(i) for i in features[INDEX].to_numpy()[rows[outside]]]
-
     # --- types and classes -------------------------------------------------------------------------------------------
 
     def type_cells(self, ids: Ids, cell_type: str, *, annotator: str | None = None) -> int:
         """Say of what type cells are, as a person; return how many that are.
 
         Cells that have the type already are confirmed: they are a person's decision from then on.
-
-        Raises
-        ------
-        InputError
-            If there is no such class, or the layer has no table.
         """
         wanted = self._known(ids)
         if cell_type not in self.classes.names:
@@ -263,26 +236,28 @@ class CellsSession:
     ) -> int:
         """Add a cell and return its id; see `edits.add_cell`, also for what it raises."""
         plane = self.plane if plane is None else plane
-        rows = self._rows_near(mask.bbox, plane)
-        edit = add_cell(self._cells, rows, mask, plane=plane, values=values, may_replace=may_replace)
+        stack = self._cells.shape[:-2]
+        near = cells_near(self.layer.features, mask.bbox, plane=plane_number(plane, stack) if stack else None)
+        rows = self._rows_of(near)
+        edit = edits.add_cell(self._cells, rows, mask, plane=plane, values=values, may_replace=may_replace)
         self._do(OutlineChange(edit, self.by_hand))
         return int(edit.added.index.max())
 
     def delete(self, ids: Ids) -> None:
         """Delete cells; see `edits.delete_cells`."""
         wanted = [int(i) for i in ids]
-        edit = delete_cells(self._cells, self._rows_of(wanted), wanted, plane=self.plane)
+        edit = edits.delete_cells(self._cells, self._rows_of(wanted), wanted, plane=self.plane)
         self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
 
     def split(self, cell: int, *, line: tuple[Point, Point] | None = None) -> None:
         """Split a cell at its waist, or along a line in pixels of the layer; see `edits.split_cell`."""
-        edit = split_cell(self._cells, self._rows_of([cell]), cell, line=line, plane=self._plane_of([cell]))
+        edit = edits.split_cell(self._cells, self._rows_of([cell]), cell, line=line, plane=self._plane_of([cell]))
         self._do(OutlineChange(edit, self.by_hand, self._used([cell])))
 
     def merge(self, ids: Ids) -> None:
         """Make several cells one; see `edits.merge_cells`."""
         wanted = [int(i) for i in ids]
-        edit = merge_cells(self._cells, self._rows_of(wanted), wanted, plane=self._plane_of(wanted))
+        edit = edits.merge_cells(self._cells, self._rows_of(wanted), wanted, plane=self._plane_of(wanted))
         self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
 
     def take_stroke(
@@ -290,10 +265,10 @@ class CellsSession:
     ) -> None:
         """Take a patch (h, w) at `corner` (y, x) of a plane that was painted into cells, table and history."""
         box = (*corner, corner[0] + before.shape[0], corner[1] + before.shape[1])
-        self._cells[window_of(plane, box)] = after
+        self._cells[edits.window_of(plane, box)] = after
         changed = before != after
         ids = [int(i) for i in np.union1d(before[changed], after[changed])]
-        edit = repaint(self._cells, self._rows_of(ids), before, corner, plane=plane)
+        edit = edits.repaint(self._cells, self._rows_of(ids), before, corner, plane=plane)
         change = OutlineChange(edit, self.by_hand)
         self._show(edit)
         self._remember(change)
@@ -403,13 +378,7 @@ class CellsSession:
     # --- the journal -------------------------------------------------------------------------------------------------
 
     def correct(self, types: Mapping[int, str], *, annotator: str | None = None) -> int:
-        """Say of what type cells are, adding classes that are not there; return how many that are, on the disk by then.
-
-        Raises
-        ------
-        BloodCellError
-            If the image is not in the viewer, or the journal cannot be written.
-        """
+        """Say of what type cells are, adding classes that are not there; return of how many. It is on the disk then."""
         if not self.journal.has_image:
             raise InputError(f"The image of {self.layer.name!r} is not in the viewer: corrections are kept with it.")
         ids: dict[str, list[int]] = {}
@@ -463,13 +432,7 @@ class CellsSession:
         return n
 
     def flush(self) -> None:
-        """Return when everything is on the disk.
-
-        Raises
-        ------
-        OutputError
-            If something could not be written.
-        """
+        """Return when everything is on the disk; `OutputError` if it could not be written."""
         writing, self._writing = self._writing, []
         for future in writing:
             future.result()
@@ -503,27 +466,7 @@ class CellsSession:
         if not self.journal.has_image:
             show_warning("The image of these cells is not in the viewer: corrections cannot be kept without it.")
             return
-        model = (layers.info_of(layer).get("models") or {}).get("classify") or {}
-        places = places_of(layer.features, change.ids.tolist(), self._cells.shape[:-2])
-        said = []
-        for row, cell in enumerate(change.ids.tolist()):
-            if cell not in places:
-                continue
-            before = change.before
-            if before.sources[row] != "user" and before.types[row]:
-                sure = float(before.probabilities[row])
-                self._model_said[cell] = str(before.types[row]), sure if np.isfinite(sure) else None
-            model_type, model_probability = self._model_said.get(cell, ("", None))
-            fields = {
-                "from_type": str(before.types[row]),
-                "to_type": str(change.after.types[row]),
-                "annotator": annotator,
-                "model": str(model.get("name", "")),
-                "model_sha256": str(model.get("sha256", "")),
-                "model_type": model_type,
-                "model_probability": model_probability,
-            }
-            said.append(Said(cell, *places[cell], fields))
+        said = said_of(layer, change, annotator, self._model_said)
         change.n_said = len(said)
         self.n_corrections += len(said)
         self._write(self.journal.write(change.written, said))
@@ -621,7 +564,7 @@ class CellsSession:
         layer = self.layer
         features = layer.features.set_index(INDEX, drop=False)
         rows = (to_features(rows).set_index(INDEX, drop=False).drop(index=0) for rows in (old, new))
-        layer.features = replace_rows(features, *rows).reset_index(drop=True)
+        layer.features = edits.replace_rows(features, *rows).reset_index(drop=True)
         lookup, names = layers.lookup_of(layer), layers.names_of(layer)
         lookup.change(old.index.difference(new.index).to_numpy(), 0)
         for name, ids in new.groupby("cell_type").groups.items():
@@ -643,23 +586,10 @@ class CellsSession:
         rows = np.union1d(rows_of(features, ids) if len(ids) else [], [len(features) - 1]).astype(np.intp)
         return to_table(features.iloc[rows])
 
-    def _rows_near(self, box: Box, plane: tuple[int, ...]) -> pd.DataFrame:
-        """Return the table of the cells whose boxes touch this one, and of the last."""
-        features = self.layer.features
-        if BOX[0] not in features.columns:
-            return self._rows_of([])
-        y0, x0, y1, x1 = boxes_of(features).T
-        near = (y0 < box[2]) & (y1 > box[0]) & (x0 < box[3]) & (x1 > box[1])
-        if plane and PLANE in features.columns:
-            near &= features[PLANE].to_numpy() == plane_number(plane, self._cells.shape[:-2])
-        return self._rows_of(features[INDEX].to_numpy()[near])
-
     def _plane_of(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Return the plane that the first of these cells is in: that of its row, else the one shown."""
-        features = self.layer.features
-        if not ids or INDEX not in features.columns:
-            return self.plane
-        return plane_of(features.set_index(INDEX), ids[0], self._cells.shape[:-2], self.plane)
+        rows = self._rows_of(ids[:1])
+        return edits.plane_of(rows, ids[0] if ids else 0, self._cells.shape[:-2], self.plane)
 
     def _on_paint(self, event: Event) -> None:
         """Take what was painted with napari's own tools into table and history."""
@@ -667,82 +597,3 @@ class CellsSession:
             return
         for stroke in strokes_of(self._cells, event.value):
             self.take_stroke(stroke.before, stroke.after, stroke.corner, stroke.plane)
-
-
-def cells_session(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
-    """Return the session of a cells layer; it lives as long as the layer, and so does what can be undone.
-
-    As long as nothing was done in it, it takes over the classes that the user made in other images of the viewer.
-
-    Raises
-    ------
-    InputError
-        If this is not a layer of cells.
-    """
-    if not layers.is_cells(cells_layer):
-        raise InputError(f"The layer {getattr(cells_layer, 'name', None)!r} holds no cells. Segment the image first.")
-    session = cells_layer.metadata.get(_SESSION)
-    if not isinstance(session, CellsSession) or not session.is_of(viewer, cells_layer):
-        session = cells_layer.metadata[_SESSION] = CellsSession(viewer, cells_layer)
-        bind_undo(cells_layer, session)
-    if not session.history.done and not session.history.undone and "cell_type" in cells_layer.features.columns:
-        classes = with_classes_of_others(viewer, cells_layer)
-        if classes != session.classes:
-            show_classes(viewer, cells_layer, classes)
-    return session
-
-
-def open_cells(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
-    """Give a cells layer that was read, or comes from another program, its place in this viewer, and its session."""
-    layers.relink(viewer, cells_layer)
-    return cells_session(viewer, cells_layer)
-
-
-def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
-    """Put corrections of another day back into cells that were found or typed just now, and return what to tell."""
-    session = cells_session(viewer, cells_layer)
-    try:
-        return told_of(*session.put_back()) if session.journal.has_image else ""
-    except BloodCellError as error:
-        return str(error)
-
-
-def open_soon(viewer: ViewerModel) -> None:
-    """Open the cells layers of results that are being read, once napari has made their layers."""
-
-    def open_all() -> None:
-        for layer in [one for one in viewer.layers if layers.is_cells(one)]:
-            session = open_cells(viewer, layer)
-            if INDEX in layer.features.columns:
-                session.put_back_soon(lambda found, n: show_info(told_of(found, n)) if n else None)
-
-    from qtpy.QtCore import QTimer
-
-    QTimer.singleShot(0, open_all)
-
-
-def bind_undo(layer: Labels, session: CellsSession) -> None:
-    """Let Ctrl+Z and Ctrl+Shift+Z on a layer undo, and do again, what was done with the cells of a session."""
-    find = ref(session)
-
-    def undo(_layer: Any) -> None:
-        """Undo the last change of cells."""
-        undo_by_key(find, "undo")
-
-    def redo(_layer: Any) -> None:
-        """Do the last undone change of cells again."""
-        undo_by_key(find, "redo")
-
-    layer.bind_key("Control-Z", undo, overwrite=True)
-    layer.bind_key("Control-Shift-Z", redo, overwrite=True)
-
-
-def undo_by_key(find: Callable[[], CellsSession | None], name: str) -> None:
-    """Undo or redo in a session that may be gone; that there is nothing to undo is no error."""
-    session = find()
-    if session is None:
-        return
-    try:
-        getattr(session, name)()
-    except BloodCellError as error:
-        show_info(str(error))

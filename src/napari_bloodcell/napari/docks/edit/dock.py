@@ -30,7 +30,9 @@ from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.session.session import CellsSession, cells_session
+from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer
     from napari.utils.events import Event
     from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.session.session import CellsSession
 
 TOOLS: Final = (
     (Tool.CLICK, "Add by click", "Click a cell that was missed; a click on a known cell outlines it anew."),

@@ -11,10 +11,11 @@ from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
+from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
 from napari_bloodcell.napari.layers.look import moved_placement
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
-from napari_bloodcell.napari.session.session import bind_undo
+from napari_bloodcell.napari.session.opening import bind_undo
 from napari_bloodcell.napari.session.strokes import strokes_of
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class PaintPatch:
 
     def _on_label(self, _event: object = None) -> None:
         """Paint no cell that lies elsewhere on the slide: a new one instead."""
-        if self._session.cells_outside([int(self.layer.selected_label)], self.box):
+        if len(cells_outside(self._session.layer.features, [int(self.layer.selected_label)], self.box)):
             self.layer.selected_label = self._session.next_id
 
     def _on_new(self, _layer: Any) -> None:

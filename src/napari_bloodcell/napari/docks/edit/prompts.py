@@ -20,7 +20,7 @@ from napari_bloodcell.napari.layers.features import cells_in_box
 from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
-from napari_bloodcell.napari.session.session import cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.napari.work.worker import Run
 from napari_bloodcell.stages.calibration import brighten

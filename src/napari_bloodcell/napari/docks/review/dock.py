@@ -33,7 +33,7 @@ from napari_bloodcell.napari.notify import connect_for_life, notify_errors, noti
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
 from napari_bloodcell.napari.session.journal import told_of, when_done
-from napari_bloodcell.napari.session.session import CellsSession, cells_session
+from napari_bloodcell.napari.session.opening import cells_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.corrections.correction import Correction
     from napari_bloodcell.napari.session.journal import Found, SecondOpinion
+    from napari_bloodcell.napari.session.session import CellsSession
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),

@@ -17,7 +17,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
-from napari_bloodcell.napari.session.session import open_cells, put_back
+from napari_bloodcell.napari.session.opening import open_cells, put_back
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.store import ZARR
 
