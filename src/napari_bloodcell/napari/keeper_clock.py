@@ -36,7 +36,7 @@ class Keeper(Protocol):
         ...
 
     def rest(self) -> None:
-        """Called when everything is in the folder."""
+        """Forget the layer: everything is in the folder."""
         ...
 
     def flush(self) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, CellMask
-from napari_bloodcell.napari.docks.edit.prompts import Prompt, iter_prompt
+from napari_bloodcell.napari.docks.edit.prompts import Prompt, PromptedCell, PromptQueue, iter_prompt
 from napari_bloodcell.napari.docks.mouse import CellsMouse, Tool, cell_on_line
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
 from napari_bloodcell.napari.session.opening import cells_session
+from napari_bloodcell.napari.work.worker import Work
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
@@ -368,6 +370,44 @@ def test_a_prompt_on_glass_says_that_there_is_no_cell() -> None:
         drain(iter_prompt(source, Prompt((), point=(5, 5)), params=SegmentParams(), generator=PromptGenerator()))
     with pytest.raises(InputError, match="outside of the image"):
         drain(iter_prompt(source, Prompt((), point=(-5, 5)), params=SegmentParams(), generator=PromptGenerator()))
+
+
+class UnsureGenerator(PromptGenerator):
+    """Finds a ragged shape wherever one asks, as networks do on bare glass."""
+
+    def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
+        y, x = prompts["points"][0] if "points" in prompts else np.mean(prompts["boxes"][0].reshape(2, 2), axis=0)
+        return [replace(mask_of(round(y), round(x)), predicted_iou=0.6, stability_score=0.5)]
+
+
+@pytest.mark.parametrize("prompt", [Prompt((), point=(60, 60)), Prompt((), box=(50, 50, 70, 70))])
+def test_what_looks_like_no_cell_is_refused_with_its_score(prompt: Prompt) -> None:
+    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    with pytest.raises(InputError, match=r"scores 0\.50"):
+        drain(iter_prompt(source, prompt, params=SegmentParams(), generator=UnsureGenerator()))
+
+
+def test_a_mask_beside_the_click_is_not_what_was_clicked() -> None:
+    class Beside(PromptGenerator):
+        def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
+            return [mask_of(30, 30)]
+
+    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    with pytest.raises(InputError, match="No cell was found"):
+        drain(iter_prompt(source, Prompt((), point=(30, 48)), params=SegmentParams(), generator=Beside()))
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"), [((60.0, 60.0), [1, 2, 3, 4]), (CENTRES[0], [2, 3, 4])], ids=["beside it", "on it"]
+)
+def test_a_click_takes_the_place_of_the_cell_that_was_clicked_and_of_no_other(
+    session: CellsSession, point: tuple[float, float], expected: list[int]
+) -> None:
+    queue = PromptQueue(session.viewer, Work())
+    queue._layer = session.layer
+    mask = replace(mask_of(30, 30), mask=np.ones((61, 61), bool), bbox=(0, 0, 61, 61))  # all of cell 1 lies in it
+    queue._add(PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, layers.calibration_of(session.layer)))
+    assert list(layers.table_of(session.layer).index) == expected
 
 
 # --- in a window -----------------------------------------------------------------------------------------------------

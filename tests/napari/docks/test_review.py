@@ -13,6 +13,7 @@ from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.review.walk import Order
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.selection import pointed_out, select_cells, selected_cells
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import CENTRES, TYPES, add_smear, label_image, typed_table
 
 if TYPE_CHECKING:
@@ -278,6 +279,7 @@ def test_an_error_is_a_notification(viewer: Viewer, notifications: list[str]) ->
 
 def test_a_closed_dock_gives_mouse_and_keys_back(viewer: Viewer) -> None:
     layer = add_smear(viewer)
+    cells_session(viewer, layer)  # its keys for undo stay
     drags, moves, keys = (len(viewer.mouse_drag_callbacks), len(viewer.mouse_move_callbacks), dict(layer.keymap))
     dock = open_review(viewer)
     assert len(viewer.mouse_drag_callbacks) == drags + 1

@@ -120,6 +120,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("rename"), st.sampled_from(["blast", "eosinophil"]), st.sampled_from(["lymphoblast", "Eo"])),
     st.tuples(st.just("recolour"), st.sampled_from(["RBC", "blast"]), st.sampled_from(["#123456", "#abcdef"])),
     st.tuples(st.just("delete"), st.sampled_from(["blast", "eosinophil", "Eo"])),
+    st.tuples(st.just("outline"), st.sampled_from(["delete", "merge"]), st.lists(st.integers(1, 6), min_size=1)),
 )
 
 
@@ -129,6 +130,8 @@ def act(session: CellsSession, action: Any) -> bool:
     try:
         if name == "type":
             session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
+        elif name == "outline":
+            getattr(session, rest[0])(sorted(set(rest[1])))
         else:
             getattr(session, f"{name}_class")(*rest)
     except InputError:
@@ -143,7 +146,8 @@ def test_whatever_was_done_can_be_undone_and_done_again(actions: list[Any]) -> N
 
     def state() -> tuple[Any, ...]:
         table = layers.table_of(session.layer)
-        return session.classes, table[["cell_type", "probability", "type_source"]].to_dict(), shown_types(session)
+        shown = np.stack([shown_types(session), session.layer.data])
+        return session.classes, table[["cell_type", "probability", "type_source", "area_px"]].to_dict(), shown
 
     states = [state()]
     for action in actions:

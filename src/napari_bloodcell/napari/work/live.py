@@ -13,7 +13,6 @@ from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
 from napari_bloodcell.napari.layers.private import drawn_of
 from napari_bloodcell.napari.session.opening import cells_session
-from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.opening import cells_session
-from napari_bloodcell.napari.session.session import CellsSession, cells_session
-from napari_bloodcell.napari.work.models import needs_download
+from napari_bloodcell.napari.session.session import CellsSession
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 if TYPE_CHECKING:
