@@ -358,3 +358,31 @@ def test_without_cells_the_dock_waits_for_them(viewer: Viewer) -> None:
     dock.cells.choose(layer)
     assert dock.classes.isEnabled()
     assert dock.session.layer is layer
+
+
+def test_a_file_that_is_no_journal_leaves_what_is_undecided(
+    viewer: Viewer, qtbot: QtBot, tmp_path: Path, notifications: list[str]
+) -> None:
+    add_smear(viewer)
+    dock = open_review(viewer)
+    dock.type_cells([3], "WBC")
+    dock.session.flush()
+    theirs = Journal(tmp_path / "theirs.jsonl")
+    theirs.append(replace(journal_of(viewer)[0], annotator="Grace", to_type="platelet", key="g3"))
+    dock.merge(theirs.path)
+    qtbot.waitUntil(lambda: dock.journal.disputes.rowCount() == 1, timeout=20_000)
+    (tmp_path / "notes.jsonl").write_text("no,journal\n1,2\n")
+    dock.merge(tmp_path / "notes.jsonl")
+    qtbot.waitUntil(lambda: "no journal" in "".join(notifications), timeout=20_000)
+    assert dock.journal.disputes.rowCount() == 1
+    assert "κ" in dock.journal._kappa.text()
+
+
+def test_the_number_of_corrections_that_is_shown_leaves_out_those_undone(viewer: Viewer) -> None:
+    add_smear(viewer)
+    dock = open_review(viewer)
+    dock.type_cells([2], "platelet")
+    dock.type_cells([3], "WBC")
+    assert "2 corrections" in dock.journal._told.text()
+    dock.act("Undo")
+    assert "1 correction of" in dock.journal._told.text()

@@ -7,13 +7,14 @@ import pytest
 from PIL import Image
 from qtpy.QtCore import Qt
 
-from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
-from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
+from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, default_training_set, iter_training
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import add_smear
@@ -208,3 +209,15 @@ def test_the_dock_can_be_closed_while_it_trains(viewer: Viewer, qtbot: QtBot, tm
     qtbot.waitUntil(lambda: len(dock.plot.epochs) >= 1, timeout=LONG)
     viewer.window.remove_dock_widget(dock)
     assert not dock.is_running
+
+
+def test_a_grid_search_stopped_at_its_first_settings_keeps_the_model_before(tmp_path: Path) -> None:
+    kept = default_training_set().parent / "last trained.safetensors"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"the last good model")
+    folder = write_discs(tmp_path / "discs", 8)
+    params = TrainParams(epochs=3, device="cpu", wbc_augmentation=1)
+    task = TrainTask(Source.PAPER_LAYOUT, folder, (), "Ada", params, None, is_grid_search=True)
+    with pytest.raises(TrainingError, match="no model was made"):
+        drain(iter_training(task, lambda: True))
+    assert kept.read_bytes() == b"the last good model"
