@@ -157,6 +157,11 @@ class Journal:
         return [c for c in found if image_sha256 in (None, c.image_sha256)]
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written to it."""
+        return not self.path.exists() if self._is_file else next(self.path.glob("*.jsonl"), None) is None
+
+    @property
     def _is_file(self) -> bool:
         return self.path.suffix == ".jsonl"
 

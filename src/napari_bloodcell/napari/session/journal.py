@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -211,6 +212,8 @@ class LayerJournal:
         return {plane: journal.read(self._hash_of(source, plane)) for plane in planes}
 
     def _find(self, cells: Any, source: ImageSource) -> Found:
+        if Journal(default_journal_folder()).is_empty:
+            return Found({}, [], 0)  # the image need not be read for its hash
         types: dict[int, str] = {}
         lost: list[Correction] = []
         n_corrections = 0
@@ -256,8 +259,7 @@ def told_of(found: Found, n_back: int) -> str:
 
 
 def when_done(future: Future[T], then: Callable[[T], object]) -> None:
-    """Call `then`, on the GUI thread, with what a job returned; an error is shown."""
-    from superqt.utils import ensure_main_thread
+    """Call `then`, on the GUI thread, with what a job returned; without a window here and now. An error is shown."""
 
     def finish(done: Future[T]) -> None:
         error = done.exception()
@@ -265,6 +267,12 @@ def when_done(future: Future[T], then: Callable[[T], object]) -> None:
             then(done.result())
         elif isinstance(error, Exception):
             tell_of(error)
+
+    core = sys.modules.get("qtpy.QtCore")
+    if core is None or core.QCoreApplication.instance() is None:
+        finish(future)
+        return
+    from superqt.utils import ensure_main_thread
 
     future.add_done_callback(ensure_main_thread(finish))
 

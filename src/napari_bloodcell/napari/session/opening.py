@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
 
+    from napari_bloodcell.napari.session.journal import Found
+
 _SESSION: Final = "napari_bloodcell_session"
 
 
@@ -61,6 +63,12 @@ def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
         return str(error)
 
 
+def show_put_back(found: Found, n_back: int) -> None:
+    """Tell that corrections of another day were put back."""
+    if n_back:
+        show_info(told_of(found, n_back))
+
+
 def open_soon(viewer: ViewerModel) -> None:
     """Open the cells layers of results that are being read, once napari has made their layers."""
 
@@ -68,7 +76,7 @@ def open_soon(viewer: ViewerModel) -> None:
         for layer in [one for one in viewer.layers if layers.is_cells(one)]:
             session = open_cells(viewer, layer)
             if INDEX in layer.features.columns:
-                session.put_back_soon(lambda found, n: show_info(told_of(found, n)) if n else None)
+                session.put_back_soon(show_put_back)
 
     from qtpy.QtCore import QTimer
 

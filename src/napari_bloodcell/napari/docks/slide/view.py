@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Labels
-from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
@@ -17,7 +16,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
-from napari_bloodcell.napari.session.opening import open_cells, put_back
+from napari_bloodcell.napari.session.opening import open_cells, show_put_back
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.store import ZARR
 
@@ -78,10 +77,7 @@ class SlideView:
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        open_cells(self._viewer, cells)
-        told = put_back(self._viewer, cells)
-        if told:
-            show_info(told)
+        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # a slide's hash is read from many places
         return cells
 
     def close(self) -> None:
