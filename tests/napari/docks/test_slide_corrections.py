@@ -23,7 +23,6 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.session.opening import cells_session
-from napari_bloodcell.napari.session.session import cells_session
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator

@@ -15,7 +15,6 @@ from napari_bloodcell.napari.layers.foreign import number_cells
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um, told_of_colours
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.session.opening import open_cells, put_back
-from napari_bloodcell.napari.session.session import open_cells, put_back
 from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
