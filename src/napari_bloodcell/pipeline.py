@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.images.open import is_slide, read_plane
-from napari_bloodcell.results.result import SmearResult
+from napari_bloodcell.results.result import Result, area_mm2
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages.classify import iter_classify
@@ -23,29 +23,8 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import SlideResult
 
 
-@overload
-def analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: None = None,
-) -> SmearResult: ...
-@overload
-def analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: str | Path,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> SmearResult | SlideResult: ...
 def analyse(
     image: object,
     *,
@@ -55,7 +34,7 @@ def analyse(
     output: str | Path | None = None,
     workers: int = 1,
     scheduler: str | None = None,
-) -> SmearResult | SlideResult:
+) -> Result:
     """Segment, type and count the cells of a smear.
 
     Parameters
@@ -76,8 +55,8 @@ def analyse(
 
     Returns
     -------
-    SmearResult or SlideResult
-        The second where the work was done on disk: it has the same attributes, with Zarr arrays for pixels.
+    Result
+        Its pixels are Zarr arrays where the work was done on disk.
 
     Raises
     ------
@@ -107,26 +86,6 @@ def analyse(
     return result
 
 
-@overload
-def iter_analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: None = None,
-) -> Generator[Progress, None, SmearResult]: ...
-@overload
-def iter_analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: str | Path | None,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> Generator[Progress, None, SmearResult | SlideResult]: ...
 def iter_analyse(
     image: object,
     *,
@@ -136,7 +95,7 @@ def iter_analyse(
     output: str | Path | None = None,
     workers: int = 1,
     scheduler: str | None = None,
-) -> Generator[Progress, None, SmearResult | SlideResult]:
+) -> Generator[Progress, None, Result]:
     """Do as `analyse`, yielding the progress of each stage in turn."""
     if output is None:
         if workers != 1 or scheduler is not None:
@@ -162,27 +121,23 @@ def iter_analyse(
 
 def _iter_in_memory(
     plane: Plane, recipe: Recipe | None, generator: MaskGenerator | None, classifier: CellClassifier | None
-) -> Generator[Progress, None, SmearResult]:
+) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
     classifier = classifier if classifier is not None else default_classifier(recipe.classify)
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
     pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
-    height, width = segmentation.cells.shape
     counting = yield from iter_count(
         typed.table,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
-        area_mm2=height * width * pixel_size_um**2 * 1e-6 if pixel_size_um else None,
+        area_mm2=area_mm2(segmentation.cells.shape, pixel_size_um),
     )
-    table = typed.table.copy()
-    table["cells_in_region"] = counting.cells_in_region
-    return SmearResult(
+    return Result(
         cells=segmentation.cells,
         types=typed.types,
-        table=table,
-        counts=counting.counts,
-        counting=counting,
+        rows=typed.table.assign(cells_in_region=counting.cells_in_region),
+        known_counting=counting,
         names=typed.names,
         calibration=segmentation.calibration,
         recipe=recipe,
@@ -194,4 +149,5 @@ def _iter_in_memory(
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
         warnings=segmentation.warnings,
+        pixel_size_um=pixel_size_um,
     )

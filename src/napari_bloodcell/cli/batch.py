@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import SlideResult, SmearResult
+    from napari_bloodcell.results.result import Result
 
 
 Status = Literal["done", "incomplete", "failed"]
@@ -86,7 +86,7 @@ class Outcome:
     image: str
     status: Status
     folder: str = ""
-    result: SmearResult | SlideResult | None = None
+    result: Result | None = None
     seconds: float = 0.0
     error: str = ""
     warnings: tuple[str, ...] = ()
@@ -218,7 +218,7 @@ def _analyse_one(
     bar: ProgressLine,
 ) -> Outcome:
     start = time.monotonic()
-    result: SmearResult | SlideResult
+    result: Result
     try:
         if options.is_shared or is_slide(image):
             folder = folder_for_slide(options.output, name, image, names)
@@ -255,7 +255,7 @@ def analyse_into(
     models: Models,
     options: Options,
     on_progress: Callable[[Progress], object] | None = None,
-) -> SmearResult:
+) -> Result:
     """Analyse one image and write its result with its pictures."""
     work = iter_analyse(plane, recipe=recipe, generator=models.generator, classifier=models.classifier)
     result = drain(work, on_progress)
@@ -279,7 +279,7 @@ def analyse_slide_into(
     models: Models,
     options: Options,
     on_progress: Callable[[Progress], object] | None = None,
-) -> SlideResult:
+) -> Result:
     """Analyse a whole slide part by part, on from where an earlier call was stopped, and draw its pictures."""
     if options.label_format == "tiff":
         raise SettingsError("A whole slide is written as OME-Zarr; leave out --format tiff.")
@@ -301,7 +301,7 @@ def analyse_slide_into(
     return result
 
 
-def in_words(result: SmearResult | SlideResult) -> str:
+def in_words(result: Result) -> str:
     """Return the counts in one line."""
     low, high = result.counting.interval
     more = f" ({result.counting.uncorrected.get(RBC, 0)} uncorrected, 95 %: {low} to {high})"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.docks.base import StageDock
     from napari_bloodcell.napari.docks.slide.folder import SlideFolder
     from napari_bloodcell.napari.work.worker import Work
-    from napari_bloodcell.results.result import SlideResult
+    from napari_bloodcell.results.result import Result
 
     Box = tuple[int, int, int, int]
 
@@ -70,7 +70,7 @@ class AnalyseSlide(Run):
             self._done, self._total = step.done, step.total
         self._view.show(step)
 
-    def _on_returned(self, result: SlideResult | None) -> None:
+    def _on_returned(self, result: Result | None) -> None:
         if result is None:
             self._on_lost()
             return
@@ -111,7 +111,7 @@ def _iter_slide(
     classifier: CellClassifier | None,
     *,
     should_stop: Callable[[], bool],
-) -> Generator[Progress, None, SlideResult | None]:
+) -> Generator[Progress, None, Result | None]:
     """Analyse a slide until it is done, or until it should stop: then None, with what is done on the disk."""
     if generator is None:
         if not (yield from iter_fetch(recipe.segment.model, should_stop)):
