@@ -20,7 +20,7 @@ from scipy.stats import beta
 import napari_bloodcell as nb
 from benchmarks.matching import box_iou, f1, label_iou, n_matched
 from napari_bloodcell.core.cells import boxes_of as _boxes_of
-from napari_bloodcell.models.cnn.classifier import load_classifier
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.cutouts import cut_out
 from napari_bloodcell.stages.masks import filter_masks, paint
 from training.cnn_data import patch_of, smear_glass

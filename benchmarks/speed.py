@@ -27,11 +27,11 @@ from benchmarks.classical import classical_cells, measure
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.device import fast_bf16
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
-from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.models.official.sam import OfficialSam
 from napari_bloodcell.models.sam_modules import build_sam
 from napari_bloodcell.stages.calibration import background_colour
-from napari_bloodcell.stages.classify import classify, load_classifier
+from napari_bloodcell.stages.classify import classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,8 +33,8 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
             break
     studio.shoot("review")
     studio.shoot_dock("review")
-    dock.controls.tabs.setCurrentIndex(1)
-    panel = dock.controls.gallery
+    dock.tabs.setCurrentIndex(1)
+    panel = dock.gallery
     panel.show_class("RBC")
     shown = panel.gallery.cells.ids[:9].tolist()
     wait(120, lambda: all(panel.gallery.cells.has_picture(cell) for cell in shown))
@@ -43,11 +43,11 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
     types = napari_bloodcell.napari.table_of(cells)["cell_type"]
     for name in ("RBC", "WBC", "platelet"):
         dock.type_cells(types[types == name].index[:PER_CLASS].tolist(), name)
-    dock.controls.tabs.setCurrentIndex(2)
-    dock.controls.opinions.name.setText("A. Reader")
+    dock.tabs.setCurrentIndex(2)
+    dock.journal.name.setText("A. Reader")
     wait(3)
     studio.shoot_dock("review_journal")
-    dock.controls.tabs.setCurrentIndex(0)
+    dock.tabs.setCurrentIndex(0)
 
 
 def show_train(studio: Any, wait: Callable[..., None]) -> None:

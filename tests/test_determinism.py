@@ -14,8 +14,7 @@ from PIL import Image
 
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.models.cnn.classifier import load_classifier
-from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.models.load import load_classifier, load_generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

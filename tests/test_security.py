@@ -13,7 +13,6 @@ import pytest
 import napari_bloodcell
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.models import weights
-from napari_bloodcell.napari import sample_data
 
 SOURCE = Path(napari_bloodcell.__file__).parent
 MODULES = {p.relative_to(SOURCE).as_posix(): ast.parse(p.read_text("utf-8")) for p in sorted(SOURCE.rglob("*.py"))}
@@ -40,11 +39,11 @@ def test_one_module_alone_can_reach_the_network() -> None:
 
 
 def test_every_download_is_https_with_a_pinned_hash() -> None:
-    listed = [(model.url, model.sha256) for model in weights.list_models() if model.url is not None]
-    assert len(listed) == 3
-    for url, sha256 in [*listed, (sample_data.BCCD_URL, sample_data.BCCD_SHA256)]:
-        assert url.startswith("https://")
-        assert len(bytes.fromhex(sha256)) == 32
+    listed = [file for file in [*weights.list_models(), weights.SAMPLE] if file.url is not None]
+    assert len(listed) == 4
+    for file in listed:
+        assert file.url.startswith("https://")
+        assert len(bytes.fromhex(file.sha256)) == 32
 
 
 def test_no_code_unpickles_or_evaluates() -> None:

@@ -22,8 +22,7 @@ from benchmarks.classical import classical_cells, measure
 from benchmarks.speed import NetworkClock
 from napari_bloodcell.models.device import fast_bf16
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
-from napari_bloodcell.models.load import load_generator
-from napari_bloodcell.stages.classify import load_classifier
+from napari_bloodcell.models.load import load_classifier, load_generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +75,7 @@ def test_segmenting_takes_little_more_than_the_classical_way(smear: NDArray[np.u
 
 
 def test_most_of_the_time_is_that_of_the_networks(smear: NDArray[np.uint8], sam: EmbeddedSam) -> None:
-    classifier = load_classifier(nb.ClassifyParams())
+    classifier = load_classifier()
     clock = NetworkClock()
     try:
         nb.analyse(smear, generator=sam, classifier=classifier)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
-from napari_bloodcell.models.embedded.sam import GLASS, normalise
+from napari_bloodcell.models.embedded.proposals import GLASS
+from napari_bloodcell.models.embedded.sam import normalise
 from training.sam_data import CACHE_DIAMETER_PX, PLATELET, RBC, UNKNOWN, WBC, Field
 
 CROP_PX = 160

@@ -24,7 +24,7 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.reports import figures_of
 from napari_bloodcell.learning.train import iter_train
-from napari_bloodcell.models.cnn.classifier import EMBEDDED_FILES, ClassifierInfo, CnnClassifier
+from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn
 from napari_bloodcell.models.cnn.training import loss_of
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL
@@ -229,7 +229,7 @@ def main() -> None:
     segmenter = _embedded_sam() if arguments.segment else None
     out = arguments.out or WEIGHTS / f"cnn_{arguments.model}.safetensors"
     if arguments.model == "evaluate":
-        file = arguments.out or WEIGHTS / EMBEDDED_FILES["embedded"]
+        file = arguments.out or WEIGHTS / "cnn_embedded.safetensors"
         evaluate(CnnClassifier.load(file, device="cpu"), arguments.data, segmenter)
         return
     if arguments.model == "paper":

@@ -24,9 +24,10 @@ from napari_bloodcell.models.embedded.network import (
     STRIDE,
     WindowSam,
 )
-from napari_bloodcell.models.embedded.tuning import heat_loss, mask_losses, side_loss
+from napari_bloodcell.models.embedded.tuning import mask_losses
 from training.sam_crops import CropStream, window_masks
 from training.sam_data import load_fields
+from training.sam_losses import heat_loss, side_loss
 
 
 def step_loss(model: WindowSam, batch: dict, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:

@@ -19,8 +19,8 @@ from safetensors.torch import save as to_safetensors
 from benchmarks.fuzzing.mutate import pick, spoil, spoil_json
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.models.cnn.classifier import WEIGHTS_FOLDER, load_classifier
-from napari_bloodcell.models.load import _load, load_generator
+from napari_bloodcell.models.load import _load_generator, load_classifier, load_generator
+from napari_bloodcell.models.weights import SHIPPED_FOLDER
 from tests.fakes import disc_image
 from tests.models.sam_examples import tiny_sam
 
@@ -73,7 +73,7 @@ def spoil_safetensors(rng: np.random.Generator, content: bytes) -> bytes:
 def use_classifier(rng: np.random.Generator, folder: Path) -> object:
     """Load a damaged classifier, and type two cutouts with it."""
     path = folder / "model.safetensors"
-    path.write_bytes(spoil_safetensors(rng, (WEIGHTS_FOLDER / "cnn_embedded.safetensors").read_bytes()))
+    path.write_bytes(spoil_safetensors(rng, (SHIPPED_FOLDER / "cnn_embedded.safetensors").read_bytes()))
     found = load_classifier(path, "cpu").predict(np.full((2, 128, 128, 3), 90, np.uint8))
     if found.dtype != np.float32 or not np.isfinite(found).all():
         raise AssertionError(f"probabilities {found}")
@@ -103,7 +103,7 @@ def _checkpoints() -> dict[str, bytes]:
 @cache
 def _embedded() -> bytes:
     """Return the embedded SAM's weights."""
-    return (WEIGHTS_FOLDER / "sam_embedded.safetensors").read_bytes()
+    return (SHIPPED_FOLDER / "sam_embedded.safetensors").read_bytes()
 
 
 def _other_architecture(rng: np.random.Generator) -> object:
@@ -160,7 +160,7 @@ def use_sam(rng: np.random.Generator, folder: Path) -> object:
     else:
         path = folder / "bomb.pth"
         bomb(path, pick(rng, ("data.pkl", "data/0", "data/1")), 2**27)
-    _load.cache_clear()
+    _load_generator.cache_clear()
     generator = load_generator(str(path), "cpu")
     image = disc_image([(20, 20), (44, 40)], (64, 64))
     params = SegmentParams(points_per_side=4, predicted_iou_min=0, stability_min=0)

@@ -24,7 +24,7 @@ def main(path: str | None = None) -> napari.Viewer:
     cells = nb.napari.segment_layer(smear)
     nb.napari.classify_layer(cells)
     counting = nb.napari.count_layer(cells)
-    viewer.status = f"{counting.counts}, red cells between {counting.interval[0]} and {counting.interval[1]}"
+    viewer.status = f"{counting.counts}, 95 % interval of the red cells: {counting.interval}"
 
     # The cell table is in the layer's features, and as a DataFrame here.
     table = nb.napari.table_of(cells)

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
         SettingsError,
         TrainingError,
     )
-    from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
+    from napari_bloodcell.core.params import (
+        ClassifyParams,
+        CountParams,
+        Recipe,
+        SegmentParams,
+        TrainParams,
+        TrainSamParams,
+    )
     from napari_bloodcell.core.progress import drain
     from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
     from napari_bloodcell.corrections.correction import Correction
@@ -82,6 +89,7 @@ __all__ = [
     "SmearResult",
     "StoredResult",
     "TrainParams",
+    "TrainSamParams",
     "Training",
     "TrainingError",
     "TrainingSet",
@@ -115,7 +123,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         *("BloodCellError", "DeviceError", "DownloadError", "InputError", "InputWarning", "ModelError"),
         *("OutputError", "ResultWarning", "SettingsError", "TrainingError"),
     ),
-    "core.params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams"),
+    "core.params": ("ClassifyParams", "CountParams", "Recipe", "SegmentParams", "TrainParams", "TrainSamParams"),
     "core.progress": ("drain",),
     "core.protocols": ("Calibration", "CellClassifier", "CellMask", "MaskGenerator", "Progress"),
     "corrections.correction": ("Correction",),

@@ -9,11 +9,12 @@ from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.images.open import is_slide, read_plane
-from napari_bloodcell.results.result import Result, area_mm2
+from napari_bloodcell.models.load import load_classifier
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.classify import iter_classify
-from napari_bloodcell.stages.classify import load_classifier as default_classifier
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import iter_segment
 
@@ -124,14 +125,16 @@ def _iter_in_memory(
 ) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
-    classifier = classifier if classifier is not None else default_classifier(recipe.classify)
+    classifier = (
+        classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
+    )
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
     pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
     counting = yield from iter_count(
         typed.table,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
-        area_mm2=area_mm2(segmentation.cells.shape, pixel_size_um),
+        area_mm2=seen_area_mm2(segmentation.cells.shape, pixel_size_um, segmentation.calibration),
     )
     return Result(
         cells=segmentation.cells,

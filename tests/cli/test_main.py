@@ -18,7 +18,7 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.cli.folders import collect, folder_for, folder_names
 from napari_bloodcell.cli.settings import recipe_from
-from napari_bloodcell.core.errors import DownloadError, InputError, SettingsError
+from napari_bloodcell.core.errors import DownloadError, SettingsError
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.models import weights
 from napari_bloodcell.results.recipes import read_recipe, to_json
@@ -68,7 +68,8 @@ def run(*arguments: object) -> int:
 def test_one_image_gives_every_file_and_its_counts_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = save(tmp_path / "smear.png")
     assert run("analyse", image, "--output", tmp_path / "out", "--geojson") == cli.DONE
-    names = {"counts.json", "cells.csv", "smear.ome.zarr", "overlay.png", "kde.png", "recipe.json", "cells.geojson"}
+    names = {"counts.json", "cells.csv", "cells.parquet", "smear.ome.zarr", "overlay.png", "kde.png", "recipe.json"}
+    names |= {"cells.geojson"}
     assert {p.name for p in (tmp_path / "out" / "smear").iterdir()} == names
     stored = read_result(tmp_path / "out" / "smear")
     assert len(stored.table) == N_CELLS
@@ -87,7 +88,7 @@ def test_flags_say_what_is_written(tmp_path: Path) -> None:
     assert (
         run("analyse", image, "-o", tmp_path / "out", "--format", "tiff", "--no-overlay", "--no-kde", "-q") == cli.DONE
     )
-    names = {"counts.json", "cells.csv", "cells.tif", "types.tif", "recipe.json"}
+    names = {"counts.json", "cells.csv", "cells.parquet", "cells.tif", "types.tif", "recipe.json"}
     assert {p.name for p in (tmp_path / "out" / "smear").iterdir()} == names
 
 
@@ -234,9 +235,9 @@ def test_images_of_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> 
     assert [row["folder"] for row in rows(tmp_path / "out")] == ["A_smear", "B_smear"]
     for image in images:  # now one by one: the second run must not replace the first's result
         assert run("analyse", image, "-o", tmp_path / "one") == cli.DONE
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {"smear", "smear_2", "summary.csv"}
+    assert {p.name for p in (tmp_path / "one").glob("[!.]*")} == {"smear", "smear_2", "summary.csv"}
     assert run("analyse", images[1], "-o", tmp_path / "one") == cli.DONE  # the same image again: its own folder
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {"smear", "smear_2", "summary.csv"}
+    assert {p.name for p in (tmp_path / "one").glob("[!.]*")} == {"smear", "smear_2", "summary.csv"}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,8 @@ def test_images_of_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> 
         pytest.param(["nowhere.png"], "no image nowhere.png", id="missing image"),
         pytest.param(["*.tiff"], r"no image \*\.tiff", id="glob of nothing"),
         pytest.param(["empty"], "empty holds no image", id="folder without images"),
-        pytest.param(["a.png", "empty"], "empty holds no image", id="folder without images beside an image"),
+        pytest.param([""], "'' is empty", id="empty name"),
+        pytest.param(["a.png", "--output="], "'--output=' is empty", id="empty output"),
         pytest.param(["a.png", "--tile-size", "3"], "--tile-size.*64", id="setting out of bounds"),
         pytest.param(["a.png", "--tile-sise", "3"], "--tile-sise", id="unknown flag"),
         pytest.param(["a.png", "--recipe", "gone.json"], r"no recipe gone\.json", id="missing recipe"),
@@ -266,13 +268,13 @@ def test_wrong_use_ends_with_2_before_anything_is_done(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("napari_bloodcell.models.load.load_generator", lambda *_: ThresholdGenerator())
+    monkeypatch.setattr("napari_bloodcell.cli.batch.load_generator", lambda *_: ThresholdGenerator())
     save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "ok.json").write_text("{}")
     (tmp_path / "bad.json").write_text('{"segment": {"tile_sise": 3}}')
-    output = [] if "--output" in arguments else ["--output", "out"]
+    output = [] if any(a.startswith("--output") for a in arguments) else ["--output", "out"]
     assert run("analyse", *arguments, *output) == cli.WRONG_USE
     error = capsys.readouterr().err
     assert re.search(message, error)
@@ -316,18 +318,19 @@ def test_files_folders_and_globs_are_collected_once_each(tmp_path: Path) -> None
         [f"{tmp_path}/x", f"{tmp_path}/x/a.png", f"{tmp_path}/**/*.*", "gone.png", f"{tmp_path}/*.bmp"]
     )
     assert [p.name for p in found] == ["a.png", "b.png", "c.png", "d.png"]
-    assert missing == ["gone.png", f"{tmp_path}/*.bmp"]
+    assert list(missing) == ["gone.png", f"{tmp_path}/*.bmp"]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_taken_as_it_is(tmp_path: Path) -> None:
     image = save(tmp_path / "smear [1].png")
-    assert collect([str(image)]) == ([image], [])
+    assert collect([str(image)]) == ([image], {})
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "deep" / "a.png")
-    with pytest.raises(InputError, match="holds no image"):
-        collect([str(tmp_path)])
+def test_a_folder_without_images_is_named_with_its_reason(tmp_path: Path) -> None:
+    image = save(tmp_path / "deep" / "a.png")
+    found, missing = collect([str(tmp_path), str(image)])
+    assert found == [image]
+    assert "holds no image" in missing[str(tmp_path)]
 
 
 @pytest.mark.parametrize(
@@ -349,8 +352,8 @@ def test_every_image_gets_a_folder_of_its_own(tmp_path: Path, images: list[str],
 def test_a_folder_with_a_damaged_recipe_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "recipe.json").write_text("{}")
-    assert folder_for(tmp_path, "a", "0" * 64, ["a"]).name == "a_2"
-    assert folder_for(tmp_path, "a", "0" * 64, ["a", "a_2"]).name == "a_3"
+    assert folder_for(tmp_path, "a", "0" * 64, tmp_path / "a.png", ["a"]).name == "a_2"
+    assert folder_for(tmp_path, "a", "0" * 64, tmp_path / "a.png", ["a", "a_2"]).name == "a_3"
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

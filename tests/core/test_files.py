@@ -1,10 +1,13 @@
-"""Every name becomes one that Linux, macOS and Windows take."""
+"""Files and folders are written whole or not at all, and every name becomes one that all systems take."""
 
 from __future__ import annotations
 
 import ntpath
+import os
+import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -12,7 +15,77 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_bloodcell.cli.folders import folder_names
-from napari_bloodcell.core.files import LONGEST_BYTES, legal_name
+from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.core.files import (
+    LOCK,
+    LONGEST_BYTES,
+    legal_name,
+    locked,
+    staged,
+    sweep,
+    sweep_folders,
+    temporary_folder,
+    write_bytes,
+)
+
+# --- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+def test_files_get_the_permissions_of_the_user_and_nobody_touches_the_umask(tmp_path, monkeypatch):
+    (tmp_path / "usual").write_bytes(b"")
+    monkeypatch.setattr(os, "umask", None)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: write_bytes(tmp_path / f"{n}", b"content"), range(64)))
+    assert {p.stat().st_mode for p in tmp_path.iterdir()} == {(tmp_path / "usual").stat().st_mode}
+
+
+def test_a_move_that_fails_puts_back_what_was_there(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def write(text: str, *names: str) -> None:
+        with staged(tmp_path, last="mark", stale=("extra",)) as stage:
+            for name in names:
+                (stage / name).write_text(text)
+
+    def fail_at_b(source, target):
+        if Path(source).read_text() == "new" and Path(source).name == "b":
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    write("old", "a", "b", "mark", "extra")
+    monkeypatch.setattr(os, "replace", fail_at_b)
+    with pytest.raises(OutputError, match="Permission denied"):
+        write("new", "a", "b", "mark")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(("a", "b", "mark", "extra"), "old")
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_free_when_its_process_is_killed(tmp_path):
+    code = "from napari_bloodcell.core.files import *\n"
+    code += f"with locked(Path({str(tmp_path / LOCK)!r})): print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        with pytest.raises(OutputError, match="Another run is writing to"), locked(tmp_path / LOCK, wait=False):
+            pass
+        other.kill()
+    with locked(tmp_path / LOCK, wait=False):
+        pass
+
+
+def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(tmp_path):
+    for name in (".writing-old", ".writing-locked"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".writing-old", (0, 0))
+    (tmp_path / ".writing-locked" / LOCK).touch()
+    (tmp_path / ".writing-file").touch()
+    with temporary_folder(tmp_path) as ours:
+        sweep_folders(tmp_path)
+        assert {p.name for p in tmp_path.iterdir()} == {ours.name, ".writing-file"}
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [ours]
+    assert not list(tmp_path.iterdir())
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 from napari_bloodcell.core.cells import BOX, CENTROID, measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import CellMask
-from napari_bloodcell.corrections.edits import add_cell, delete_cells, merge_cells, repaint, split_cell
-from napari_bloodcell.corrections.patches import Edit, History, replace_rows, write_level
+from napari_bloodcell.corrections.edits import (
+    Edit,
+    add_cell,
+    delete_cells,
+    merge_cells,
+    repaint,
+    replace_rows,
+    split_cell,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +62,7 @@ def assert_measured(cells: NDArray[np.int32], table: pd.DataFrame) -> None:
 def test_an_added_cell_has_the_largest_id_plus_one_and_is_measured() -> None:
     cells = discs((12, 12), (40, 40))
     table = typed(cells)
-    new = History().do(add_cell(cells, table, mask_at(14, 44)), cells, table)
+    new = add_cell(cells, table, mask_at(14, 44)).apply(cells, table)
     assert cells[14, 44] == 3
     assert new.loc[3, "cell_type"] == "RBC"
     assert new.loc[3, "predicted_iou"] == pytest.approx(0.8)
@@ -66,7 +73,7 @@ def test_an_added_cell_leaves_the_pixels_of_its_neighbours_alone() -> None:
     cells = discs((30, 20))
     before = cells.copy()
     table = typed(cells)
-    new = History().do(add_cell(cells, table, mask_at(30, 30)), cells, table)
+    new = add_cell(cells, table, mask_at(30, 30)).apply(cells, table)
     np.testing.assert_array_equal(cells == 1, before == 1)
     assert_measured(cells, new)
 
@@ -74,7 +81,7 @@ def test_an_added_cell_leaves_the_pixels_of_its_neighbours_alone() -> None:
 def test_an_added_cell_replaces_one_that_it_mostly_covers() -> None:
     cells = discs((30, 30), radius=5)
     table = typed(cells)
-    new = History().do(add_cell(cells, table, mask_at(31, 30)), cells, table)
+    new = add_cell(cells, table, mask_at(31, 30)).apply(cells, table)
     assert list(new.index) == [2]
     assert cells[30, 30] == 2
     assert_measured(cells, new)
@@ -84,7 +91,7 @@ def test_an_added_cell_is_one_part_when_a_neighbour_cuts_it() -> None:
     cells = np.zeros((SIDE, SIDE), np.int32)
     cells[:, 30:33] = 1
     table = typed(cells)
-    History().do(add_cell(cells, table, mask_at(30, 34)), cells, table)
+    add_cell(cells, table, mask_at(30, 34)).apply(cells, table)
     assert not (cells[:, :30] == 2).any()
     assert (cells[:, 33:] == 2).any()
 
@@ -106,7 +113,7 @@ def test_an_empty_mask_is_no_cell(mask: CellMask) -> None:
 def test_a_mask_over_the_edge_is_cut_and_touches_the_edge() -> None:
     cells = discs((40, 40))
     table = typed(cells)
-    new = History().do(add_cell(cells, table, mask_at(2, 60)), cells, table)
+    new = add_cell(cells, table, mask_at(2, 60)).apply(cells, table)
     assert new.loc[2, "touches_edge"]
     assert_measured(cells, new)
 
@@ -114,7 +121,7 @@ def test_a_mask_over_the_edge_is_cut_and_touches_the_edge() -> None:
 def test_the_first_cell_of_an_empty_smear_can_be_added() -> None:
     cells = np.zeros((SIDE, SIDE), np.int32)
     table = measure_cells(cells)
-    new = History().do(add_cell(cells, table, mask_at(30, 30)), cells, table)
+    new = add_cell(cells, table, mask_at(30, 30)).apply(cells, table)
     assert list(new.index) == [1]
     assert_measured(cells, new)
 
@@ -122,7 +129,7 @@ def test_the_first_cell_of_an_empty_smear_can_be_added() -> None:
 def test_a_deleted_cell_is_gone_from_image_and_table() -> None:
     cells = discs((12, 12), (40, 40))
     table = typed(cells)
-    new = History().do(delete_cells(cells, table, [1]), cells, table)
+    new = delete_cells(cells, table, [1]).apply(cells, table)
     assert set(np.unique(cells)) == {0, 2}
     assert_measured(cells, new)
 
@@ -137,7 +144,7 @@ def test_background_and_unknown_cells_cannot_be_deleted(ids: list[int]) -> None:
 def test_a_region_is_split_at_its_waist_and_both_parts_keep_its_type() -> None:
     cells = np.minimum(discs((30, 22), (30, 36)), 1)
     table = typed(cells)
-    new = History().do(split_cell(cells, table, 1), cells, table)
+    new = split_cell(cells, table, 1).apply(cells, table)
     assert cells[30, 18] != cells[30, 40]
     assert list(new["cell_type"]) == ["RBC", "RBC"]
     assert new["area_px"].min() > 0.4 * new["area_px"].sum()
@@ -147,7 +154,7 @@ def test_a_region_is_split_at_its_waist_and_both_parts_keep_its_type() -> None:
 def test_the_lobes_of_a_region_in_two_pieces_become_two_cells() -> None:
     cells = np.minimum(discs((15, 15), (45, 45)), 1)
     table = typed(cells)
-    new = History().do(split_cell(cells, table, 1), cells, table)
+    new = split_cell(cells, table, 1).apply(cells, table)
     assert len(new) == 2
 
 
@@ -160,7 +167,7 @@ def test_a_round_cell_has_no_waist() -> None:
 def test_a_line_cuts_a_cell_in_two() -> None:
     cells = discs((30, 30))
     table = typed(cells)
-    new = History().do(split_cell(cells, table, 1, line=((10, 33), (50, 33))), cells, table)
+    new = split_cell(cells, table, 1, line=((10, 33), (50, 33))).apply(cells, table)
     assert cells[30, 25] == 1
     assert cells[30, 36] == 2
     assert_measured(cells, new)
@@ -177,7 +184,7 @@ def test_merged_cells_have_id_and_type_of_the_largest() -> None:
     cells = discs((30, 14), radius=6)
     cells[discs((30, 34), radius=9) > 0] = 2
     table = typed(cells)
-    new = History().do(merge_cells(cells, table, [1, 2]), cells, table)
+    new = merge_cells(cells, table, [1, 2]).apply(cells, table)
     assert list(new.index) == [2]
     assert new.loc[2, "cell_type"] == "WBC"
     assert_measured(cells, new)
@@ -199,37 +206,49 @@ def test_painting_becomes_an_edit_that_can_be_undone() -> None:
     new = replace_rows(table, edit.removed, edit.added)
     assert_measured(cells, new)
     assert new.loc[9, "cell_type"] == ""
-    pd.testing.assert_frame_equal(edit.revert(cells, new), table)
+    pd.testing.assert_frame_equal(edit.reversed().apply(cells, new), table)
     np.testing.assert_array_equal(cells, before)
 
 
 def test_an_edit_whose_pixels_changed_since_is_not_undone() -> None:
-    cells = discs((20, 20))
-    table = typed(cells)
-    history = History()
-    table = history.do(delete_cells(cells, table, [1]), cells, table)
+    cells = discs((20, 20), (40, 40))
+    edit = delete_cells(cells, typed(cells), [1, 2])
+    table = edit.apply(cells, typed(cells))
     cells[18:22, 18:22] = 5
     with pytest.raises(InputError, match="changed in another way"):
-        history.undo(cells, table)
+        edit.reversed().apply(cells, table)
     assert cells[20, 20] == 5
+    assert cells[40, 40] == 0  # nothing of it is written
 
 
-def test_nothing_to_undo_is_an_error_that_says_so() -> None:
-    cells = discs((20, 20))
-    with pytest.raises(InputError, match="left to undo"):
-        History().undo(cells, typed(cells))
-    with pytest.raises(InputError, match="do again"):
-        History().redo(cells, typed(cells))
-
-
-def test_a_new_edit_forgets_what_was_undone() -> None:
-    cells = discs((12, 12), (40, 40))
+def test_cells_that_lie_far_apart_are_deleted_by_a_window_each() -> None:
+    cells = np.zeros((20, 5000), np.int32)
+    cells[2:9, 2:9], cells[2:9, 8:14], cells[4:9, 4000:4010] = 1, 2, 3
     table = typed(cells)
-    history = History()
-    table = history.do(delete_cells(cells, table, [1]), cells, table)
-    _, table = history.undo(cells, table)
-    history.do(delete_cells(cells, table, [2]), cells, table)
-    assert not history.undone
+    edit = delete_cells(cells, table, [1, 2, 3])
+    assert sum(patch.before.size for patch in edit.patches) < 200
+    before = cells.copy()
+    new = edit.apply(cells, table)
+    assert not cells.any()
+    assert new.empty
+    pd.testing.assert_frame_equal(edit.reversed().apply(cells, new), table)
+    np.testing.assert_array_equal(cells, before)
+
+
+def test_cells_far_apart_are_not_merged() -> None:
+    cells = np.zeros((20, 5000), np.int32)
+    cells[2:9, 2:9], cells[4:9, 4900:4910] = 1, 2
+    with pytest.raises(InputError, match="too far apart"):
+        merge_cells(cells, typed(cells), [1, 2])
+
+
+def test_a_cell_takes_the_place_of_those_that_it_may_only() -> None:
+    cells = discs((30, 30), radius=5)
+    table = typed(cells)
+    new = add_cell(cells, table, mask_at(31, 30), may_replace=[]).apply(cells, table)
+    assert list(new.index) == [1, 2]
+    assert cells[30, 30] == 1
+    assert_measured(cells, new)
 
 
 def test_only_the_plane_of_a_stack_is_edited() -> None:
@@ -237,9 +256,8 @@ def test_only_the_plane_of_a_stack_is_edited() -> None:
     table = pd.concat([typed(stack[0]), typed(discs((20, 20))).set_axis([2])])
     table.index.name = "id"
     table["plane"] = [0, 1]
-    history = History()
-    new = history.do(delete_cells(stack, table, [2], plane=(1,)), stack, table)
-    new = history.do(add_cell(stack, new, mask_at(50, 50), plane=(1,)), stack, new)
+    new = delete_cells(stack, table, [2]).apply(stack, table)
+    new = add_cell(stack, new, mask_at(50, 50), plane=(1,)).apply(stack, new)
     assert (stack[0] == 1).any()
     assert stack[1, 50, 50] == 2
     assert new.loc[2, "plane"] == 1
@@ -253,7 +271,8 @@ def test_coarser_levels_follow(step: int) -> None:
     table = typed(cells)
     edit = split_cell(cells, table, 2, line=((10, 43), (60, 43)))
     edit.apply(cells, table)
-    write_level(level, cells, edit)
+    for patch in edit.patches:
+        patch.write_level(level, cells)
     np.testing.assert_array_equal(level, cells[::step, ::step])
 
 
@@ -274,7 +293,7 @@ def edit_at(
         if kind == "add":
             return add_cell(cells, table, mask_at(*a, radius=7))
         if kind == "delete":
-            return delete_cells(cells, table, [one])
+            return delete_cells(cells, table, [one] if one == other or not other else [one, other])
         if kind == "merge":
             return merge_cells(cells, table, [one, other])
         return split_cell(cells, table, one, line=((float(a[0]), float(a[1])), (0.0, 0.0)) if kind == "line" else None)
@@ -289,19 +308,20 @@ def test_undo_is_the_inverse_of_every_chain_of_edits(
     cells = discs(*centres)
     table = typed(cells)
     table["mine"] = np.arange(len(table))
-    history, states = History(), [(cells.copy(), table)]
+    edits, states = [], [(cells.copy(), table)]
     for kind, a, b in chain:
         edit = edit_at(kind, cells, table, a, b)
         if edit is not None:
-            table = history.do(edit, cells, table)
+            table = edit.apply(cells, table)
+            edits.append(edit)
             states.append((cells.copy(), table))
             assert_measured(cells, table)
-    for image, rows in reversed(states[:-1]):
-        _, table = history.undo(cells, table)
+    for edit, (image, rows) in zip(reversed(edits), reversed(states[:-1]), strict=True):
+        table = edit.reversed().apply(cells, table)
         np.testing.assert_array_equal(cells, image)
         pd.testing.assert_frame_equal(table, rows)
-    for image, rows in states[1:]:
-        _, table = history.redo(cells, table)
+    for edit, (image, rows) in zip(edits, states[1:], strict=True):
+        table = edit.apply(cells, table)
         np.testing.assert_array_equal(cells, image)
         pd.testing.assert_frame_equal(table, rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from napari_bloodcell.core.errors import InputError, InputWarning, OutputError
@@ -96,12 +97,15 @@ def test_a_cell_that_is_not_in_its_box_cannot_be_corrected():
         {"runs": [-4, 85]},
         {"to_type": 7},
         {"centroid": [1]},
+        {"centroid": [900.0, 9.0]},
+        {"centroid": [float("nan"), 9.0]},
+        {"bbox": [0, 0, 1, 2**26], "runs": [0, 2**26], "centroid": [0, 9]},
+        {"bbox": [0, 0, 2**13, 2**13], "runs": [0, 2**26]},
+        {"bbox": [10**30, 0, 10**30 + 1, 1], "runs": [0, 1], "centroid": [10**30, 0]},
         {"cell": None},
     ],
 )
 def test_a_line_that_is_no_correction_is_refused(change):
-    import json
-
     line = json.dumps(json.loads(correct(grid_of_cells(), 1).to_json()) | change)
     with pytest.raises(ValueError, match=r".+"):
         Correction.from_json(line)
@@ -115,7 +119,7 @@ def test_each_image_has_a_file_of_its_own_in_a_folder(tmp_path: Path):
     one, other = correct(cells, 1), correct(cells, 2, image_sha256="cd" * 32)
     for made in (one, other):
         journal.append(made)
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [f"{IMAGE}.jsonl", f"{'cd' * 32}.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "new").glob("[!.]*")) == [f"{IMAGE}.jsonl", f"{'cd' * 32}.jsonl"]
     assert journal.read(IMAGE) == [one]
     assert set(journal.read()) == {one, other}
 
@@ -221,6 +225,32 @@ def test_kill_9_loses_no_correction_that_was_reported_as_written(tmp_path: Path)
     assert len(found) - 1 in (reported, reported + 1)  # written, but killed before it could be reported
     Journal(path).append(correct(grid_of_cells(), 1, "later"))
     assert [c.to_type for c in Journal(path).read()][-2:] == [str(found[-1]), "later"]
+
+
+_CONTENDER = """
+import sys
+import numpy as np
+from napari_bloodcell.corrections.journal import Correction, Journal
+cells = np.ones((9, 9), np.int32)
+journal = Journal(sys.argv[1])
+sys.stdin.readline()
+for number in range(1000):
+    journal.append(Correction.of_cell(cells, 1, (0, 0, 9, 9), from_type="RBC", to_type=str(number),
+                                      annotator=sys.argv[2], image_sha256="ab" * 32))
+"""
+
+
+@pytest.mark.slow
+def test_four_processes_that_write_one_journal_lose_nothing(tmp_path: Path):
+    command = [sys.executable, "-c", _CONTENDER, str(tmp_path)]
+    writers = [subprocess.Popen([*command, who], stdin=subprocess.PIPE, text=True) for who in "abcd"]
+    for writer in writers:
+        writer.communicate("go\n")
+    for writer in writers:
+        assert writer.wait() == 0
+    found = Journal(tmp_path).read()
+    for who in "abcd":
+        assert [c.to_type for c in found if c.annotator == who] == [str(n) for n in range(1000)]
 
 
 def test_the_folder_can_be_chosen_by_a_variable(tmp_path: Path, monkeypatch):
@@ -380,6 +410,54 @@ def test_journals_are_merged_from_disk(tmp_path: Path):
     for journal, (to_type, who) in zip(journals, [("WBC", "ada"), ("RBC", "bob")], strict=True):
         journal.append(correct(cells, 5, to_type, who))
     assert merge(journals).disputes[0].types == {"ada": "WBC", "bob": "RBC"}
+
+
+def outline(mask: np.ndarray, corner: tuple[int, int] = (0, 0), to_type: str = "WBC") -> Correction:
+    """Return the correction of a cell that is so in a box that begins there."""
+    y, x = corner
+    box = (y, x, y + mask.shape[0], x + mask.shape[1])
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return Correction(1, box, middle, pack(mask), "RBC", to_type, "ada", IMAGE)
+
+
+MASKS = st.integers(1, 6).flatmap(lambda w: st.lists(st.lists(st.booleans(), min_size=w, max_size=w), min_size=1))
+
+
+@given(MASKS, MASKS, st.tuples(*[st.integers(0, 6)] * 4))
+def test_the_overlap_of_outlines_is_that_of_their_pixels(first, second, places):
+    masks, planes = [np.array(rows) for rows in (first, second)], np.zeros((2, 40, 40), bool)
+    assume(all(mask.any() and len(mask) < 30 for mask in masks))
+    corners = places[:2], places[2:]
+    for plane, mask, (y, x) in zip(planes, masks, corners, strict=True):
+        plane[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    one, other = (outline(mask, corner) for mask, corner in zip(masks, corners, strict=True))
+    assert one.iou(other) == (planes[0] & planes[1]).sum() / (planes[0] | planes[1]).sum()
+    assert one.most_iou(other) >= one.iou(other)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["huge", "noise", "long"])
+def test_a_crafted_journal_does_not_hang(tmp_path: Path, kind: str):
+    random = np.random.default_rng(0)
+    huge = replace(outline(np.ones((1, 1), bool)), bbox=(0, 0, 8192, 2048), centroid=(5.0, 5.0))
+    made = {
+        "huge": lambda i: replace(huge, runs=(i, 2**24 - i)),
+        "noise": lambda i: outline(random.random((32, 32)) < 0.5),
+        "long": lambda i: outline(np.ones((1 + i % 3, 8192), bool), (i, 0)),
+    }[kind]
+    lines = "".join(made(i).to_json() + "\n" for i in range(400))
+    (tmp_path / "crafted.jsonl").write_text(lines)
+    found = Journal(tmp_path / "crafted.jsonl").read()
+    assert len(found) == 400
+    place(found, np.zeros((50, 50), np.int32))
+
+
+def test_a_box_as_long_as_a_slide_is_no_cell_and_costs_nothing(tmp_path: Path):
+    line = outline(np.ones((1, 1), bool)).to_json()
+    crafted = json.loads(line) | {"bbox": [0, 0, 1, 2**26], "runs": [0, 2**26]}
+    (tmp_path / "crafted.jsonl").write_text(json.dumps(crafted) + "\n" + line + "\n")
+    with pytest.warns(InputWarning, match="1 of 2 lines"):
+        assert len(place(Journal(tmp_path / "crafted.jsonl").read(), np.ones((1, 1), np.int32)).found) == 1
 
 
 def test_kappa_of_a_worked_example():

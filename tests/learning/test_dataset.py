@@ -10,15 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import TrainingError
-from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.learning.dataset import (
     LabelledCutouts,
     augmented,
     balance,
     concatenate,
-    cutouts_of_segmentation,
     read_cutouts,
     read_parts,
     split,
@@ -156,34 +153,6 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (folder / "RBC" / "broken.png").write_bytes(b"\x89PNG nothing")
     with pytest.raises(TrainingError, match=r"broken\.png"):
         read_cutouts(folder)
-
-
-class Segmented:
-    def __init__(self) -> None:
-        self.cells = np.zeros((60, 90), np.int32)
-        self.cells[5:25, 5:25], self.cells[30:40, 50:60] = 1, 2
-        self.table = measure_cells(self.cells)
-        self.calibration = Calibration(20.0, (230.0, 230.0, 230.0), 200.0)
-
-
-def test_typed_cells_of_a_smear_become_cutouts_at_the_wanted_scale() -> None:
-    image = np.full((60, 90, 3), 100, np.uint8)
-    dataset = cutouts_of_segmentation(image, Segmented(), {1: "WBC", 2: "RBC"}, rbc_diameter_px=10.0)
-    assert dataset.classes == ("RBC", "WBC")
-    assert dataset.labels.tolist() == [1, 0]
-    assert [int(c.any(-1).sum()) for c in dataset.cutouts] == [100, 25]
-
-
-def test_by_default_the_cells_that_a_user_typed_are_taken() -> None:
-    segmented = Segmented()
-    segmented.table["cell_type"] = "RBC"
-    segmented.table.loc[2, "type_source"] = "user"
-    assert len(cutouts_of_segmentation(np.full((60, 90, 3), 100, np.uint8), segmented)) == 1
-
-
-def test_a_smear_without_typed_cells_is_refused() -> None:
-    with pytest.raises(TrainingError, match="No cell is typed"):
-        cutouts_of_segmentation(np.full((60, 90, 3), 100, np.uint8), Segmented())
 
 
 def test_joining_unites_classes() -> None:

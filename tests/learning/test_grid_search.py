@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import time
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,25 @@ def stop_after(n_tries: int, folder: Path):
     return lambda: (folder / TRIES).read_text().count("val_loss") >= n_tries
 
 
-def test_the_grid_of_table_1_has_108_settings():
-    assert [len(values) for values in TABLE_1.values()] == [3, 3, 3, 4]
-    TrainParams.model_validate({name: values[-1] for name, values in TABLE_1.items()})
+def test_the_grid_is_table_1_as_printed():
+    assert {name: list(values) for name, values in TABLE_1.items()} == {
+        "batch_size": [2, 4, 8],
+        "epochs": [10, 20, 30],
+        "dropout": [0.1, 0.2, 0.5],
+        "learning_rate": [1e-5, 1e-4, 1e-3, 0.01],
+    }
+    assert prod(map(len, TABLE_1.values())) == 108
+
+
+def test_table_2_is_one_of_the_grid_and_the_default():
+    table_2 = {"batch_size": 4, "epochs": 20, "dropout": 0.2, "learning_rate": 1e-4}
+    assert all(value in TABLE_1[name] for name, value in table_2.items())
+    assert TrainParams().model_dump(include=set(TABLE_1)) == table_2
+
+
+def test_every_setting_of_table_1_can_be_trained_with():
+    for values in itertools.product(*TABLE_1.values()):
+        TrainParams(**dict(zip(TABLE_1, values, strict=True)))
 
 
 def test_every_combination_is_tried_and_the_best_kept():

@@ -18,9 +18,10 @@ from napari_bloodcell.learning.reports import TrainingReport, figures_of_probabi
 from napari_bloodcell.learning.train import iter_train, train
 from napari_bloodcell.learning.training_set import TrainingSet, TypedCell
 from napari_bloodcell.models.cnn import training as cnn_training
-from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier, load_classifier
+from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn
 from napari_bloodcell.models.cnn.training import initial_network
+from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path

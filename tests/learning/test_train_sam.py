@@ -14,7 +14,7 @@ from scipy import ndimage
 
 import napari_bloodcell as nb
 from napari_bloodcell.cli.main import main
-from napari_bloodcell.core.errors import ModelError, OutputError, TrainingError
+from napari_bloodcell.core.errors import ModelError, OutputError, SettingsError, TrainingError
 from napari_bloodcell.learning.train_sam import iter_train_sam, read_masked_fields, train_sam
 from napari_bloodcell.models.embedded import tuning as sam_tuning
 from napari_bloodcell.models.embedded.proposals import propose
@@ -215,3 +215,15 @@ def test_what_is_no_embedded_sam_cannot_be_fine_tuned(tmp_path: Path):
         load_start(object())
     with pytest.raises(OutputError, match=r"\.safetensors"):
         next(iter_train_sam(tmp_path, tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 2.0}, {"step": 3}])
+def test_settings_that_are_none_are_refused(tmp_path: Path, wrong: dict):
+    with pytest.raises(SettingsError, match="cannot be used"):
+        next(iter_train_sam(tmp_path, tmp_path / "m.safetensors", **wrong))
+
+
+def test_the_flags_of_the_command_line_are_the_settings(capsys):
+    assert main(["train-sam", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in told for name in nb.TrainSamParams.model_fields)

@@ -14,10 +14,13 @@ from PIL import Image
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
+from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.learning.dataset import cutouts_of_segmentation, read_parts
+from napari_bloodcell.learning.dataset import read_parts
+from napari_bloodcell.learning.train import parts_of
 from napari_bloodcell.learning.training_list import BY_CLASS, BY_IMAGE, assign_parts
 from napari_bloodcell.learning.training_set import Added, TrainingSet, TypedCell
+from napari_bloodcell.stages.cutouts import cut_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,12 +120,6 @@ def test_a_cell_that_nobody_can_identify_is_no_example_but_keeps_its_part(tmp_pa
     assert sum(len(part) for _, part in parts.items()) == 19
 
 
-def test_cells_that_nobody_can_identify_are_not_cut_for_training():
-    image = np.full((300, 400, 3), 100, np.uint8)
-    seen = cutouts_of_segmentation(image, Segmented(), {1: "RBC", 2: "unidentified", 3: "WBC"})
-    assert (seen.classes, len(seen)) == (("RBC", "WBC"), 2)
-
-
 def test_a_cell_without_a_type_or_without_pixels_is_refused(tmp_path: Path):
     with pytest.raises(TrainingError, match="no type"):
         TrainingSet(tmp_path).add([cell(1, " ")])
@@ -163,6 +160,42 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path):
     (tmp_path / "cutouts.csv").write_text("a,b\n1,2\n")
     with pytest.raises(TrainingError, match="cannot be read"):
         TrainingSet(tmp_path)
+
+
+@pytest.fixture
+def short_list(tmp_path: Path) -> Path:
+    """Return a set as File > Save Selected Layers wrote it before: six columns, and no parts."""
+    rows = ["file,class,image,image_sha256,cell,type_source"]
+    for number in range(20):
+        kind = ("RBC", "WBC")[number % 2]
+        file = tmp_path / "set" / kind / f"smear_{number:06d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cell(number).cutout).save(file)
+        rows.append(f"{kind}/{file.name},{kind},smear,{0:064d},{number},user")
+    (tmp_path / "set" / "cutouts.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "set"
+
+
+def test_a_set_with_the_short_list_of_earlier_versions_opens_each_time_with_the_same_parts(short_list: Path):
+    opened = TrainingSet(short_list)
+    assert opened.counts().to_numpy().tolist() == [[8, 1, 1], [8, 1, 1]]
+    pd.testing.assert_frame_equal(opened.table, TrainingSet(short_list).table)
+    parts = parts_of(short_list, TrainParams())
+    assert [len(part) for _, part in parts.items()] == [16, 2, 2]
+
+
+def test_a_short_list_is_written_with_all_columns_when_cells_come(short_list: Path):
+    before = parts_by_cell(short_list)
+    assert TrainingSet(short_list).add([cell(50), cell(3, "blast")]) == Added(1, 0, 1)
+    assert before.items() <= parts_by_cell(short_list).items()
+    assert "split" in pd.read_csv(short_list / "cutouts.csv").columns
+
+
+def test_a_short_list_that_leaves_its_folder_is_refused(short_list: Path):
+    path = short_list / "cutouts.csv"
+    path.write_text(path.read_text().replace("RBC/smear_000000.png", "../smear_000000.png"))
+    with pytest.raises(TrainingError, match="damaged"):
+        TrainingSet(short_list)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -302,14 +335,15 @@ def test_typed_cells_of_a_smear_give_the_cutouts_that_the_classifier_sees(tmp_pa
     made = TrainingSet(tmp_path)
     made.add_segmentation(image, segmented, types, annotator="ada", name="s", image_sha256="a" * 64)
     parts = made.parts(rbc_diameter_px=10.0, glass_level=235.0)
-    seen = cutouts_of_segmentation(image, segmented, types, rbc_diameter_px=10.0, glass_level=235.0)
+    background = segmented.calibration.background_rgb
+    seen = cut_out(image, segmented.cells, list(types), scale=10 / 20, background_rgb=background, glass_level=235.0)
     by_type = {
         c: x
         for part in (parts.train, parts.val, parts.test)
         for c, x in zip([part.classes[k] for k in part.labels], part.cutouts, strict=True)
     }
-    for label, cutout in zip(seen.labels, seen.cutouts, strict=True):
-        np.testing.assert_array_equal(by_type[seen.classes[label]], cutout)
+    for cell_type, cutout in zip(types.values(), seen, strict=True):
+        np.testing.assert_array_equal(by_type[cell_type], cutout)
     with Image.open(next((tmp_path / "WBC").iterdir())) as picture:
         assert picture.size == (200, 200)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import runpy
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from napari_bloodcell.models import load
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
@@ -21,9 +19,9 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 @pytest.fixture
 def _quick_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """What models find is shown elsewhere."""
-    monkeypatch.setattr(load, "load_generator", lambda *_: ThresholdGenerator(threshold=190))
-    typing = importlib.import_module("napari_bloodcell.stages.classify")
-    monkeypatch.setattr(typing, "load_classifier", lambda *_: BrightnessClassifier())
+    monkeypatch.setattr("napari_bloodcell.models.load.load_generator", lambda *_: ThresholdGenerator(threshold=190))
+    for module in ("pipeline", "stages.classify"):
+        monkeypatch.setattr(f"napari_bloodcell.{module}.load_classifier", lambda *_: BrightnessClassifier())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.cells import TYPE_COLOURS
 from napari_bloodcell.core.errors import DownloadError
+from napari_bloodcell.core.params import OFFICIAL_SAMS, ClassifyParams, SegmentParams, Shown
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.models import download
-from napari_bloodcell.napari import sample_data
+from napari_bloodcell.models import download, weights
 from napari_bloodcell.napari.preferences import colour_of
 from tests.napari.conftest import MANIFEST
 
@@ -47,6 +48,18 @@ def test_the_menus_are_ones_that_napari_shows() -> None:
 def test_the_default_colours_are_those_of_the_program() -> None:
     colours = MANIFEST_READ.contributions.configurations["colours"].properties
     assert {name: colours[f"{name.lower()}_colour"].default for name in TYPE_COLOURS} == TYPE_COLOURS
+
+
+def test_the_models_and_devices_of_the_preferences_are_those_of_the_forms() -> None:
+    models = MANIFEST_READ.contributions.configurations["models"].properties
+    defaults = models["segment_model"].default, models["classify_model"].default
+    assert defaults == (SegmentParams().model, ClassifyParams().model)
+    shown = next(one for one in SegmentParams.model_fields["device"].metadata if isinstance(one, Shown))
+    assert tuple(models["device"].enum) == shown.names
+
+
+def test_the_official_models_of_the_forms_are_those_that_are_downloaded() -> None:
+    assert tuple(weights.OFFICIAL) == OFFICIAL_SAMS
 
 
 def test_a_colour_of_the_preferences_is_shown_and_nonsense_is_not(viewer: Viewer) -> None:
@@ -85,8 +98,9 @@ def test_the_window_lives_while_the_real_field_is_downloaded(
             yield Progress(i, 20, "downloading")
         part.write_bytes(picture.read_bytes())
 
-    monkeypatch.setattr(download, "iter_receive", receive)
-    monkeypatch.setattr(sample_data, "BCCD_SHA256", hashlib.sha256(picture.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights, "iter_receive", receive)
+    digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, "SAMPLE", replace(weights.SAMPLE, sha256=digest))
     beats: list[float] = []
     heart = QTimer()
     heart.timeout.connect(lambda: beats.append(time.monotonic()))
@@ -102,7 +116,7 @@ def test_without_network_the_real_field_says_so(viewer: Viewer, monkeypatch: pyt
         raise download.TransferError("there is no connection")
         yield
 
-    monkeypatch.setattr(download, "iter_receive", receive)
+    monkeypatch.setattr(weights, "iter_receive", receive)
     with pytest.raises(DownloadError, match="no connection"):
         viewer.open_sample("napari-bloodcell", "bccd")
 

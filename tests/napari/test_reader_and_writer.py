@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from napari.components import ViewerModel
 from qtpy.QtCore import QTimer
 
 import napari_bloodcell as nb
+from napari_bloodcell.cli.main import main
+from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.dataset import read_cutouts
+from napari_bloodcell.learning.train import parts_of
+from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.napari import reader, writer
+from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, iter_training
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.types import TypedView
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -32,6 +41,14 @@ def analysed(field: np.ndarray) -> tuple[ViewerModel, Image, Labels]:
     image = viewer.add_image(field, name="smear", rgb=True)
     nb.napari.analyse_layer(image, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
     return viewer, image, viewer.layers["smear cells"]
+
+
+@pytest.fixture
+def unlike_each_other(analysed: Any) -> tuple[ViewerModel, Image, Labels]:
+    """Cells with noise of their own: those with the same pixels are one cell to a training set."""
+    _, image, _ = analysed
+    image.data = image.data - np.random.default_rng(0).integers(0, 20, image.data.shape, dtype=np.uint8)
+    return analysed
 
 
 @pytest.fixture
@@ -131,16 +148,66 @@ def test_saving_without_an_image_says_what_to_select(analysed: Any, tmp_path: Pa
         writer.write_result_layers(str(tmp_path / "x"), [viewer.layers["smear cells"].as_layer_data_tuple()])
 
 
-def test_a_training_set_can_be_read_back(analysed: Any, tmp_path: Path) -> None:
-    _, image, cells = analysed
+def test_a_training_set_can_be_read_back(unlike_each_other: Any, tmp_path: Path) -> None:
+    _, image, cells = unlike_each_other
     folder = writer.write_training_set(tmp_path / "set", cells, image)
-    cutouts = read_cutouts(folder)
-    assert cutouts.counts() == {"RBC": 8, "WBC": 2}
-    assert (folder / writer.TRAINING_LIST).read_text().count("\n") == 11
+    assert read_cutouts(folder).counts() == {"RBC": 8, "WBC": 2}
+    table = TrainingSet(folder).table
+    assert table["class"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+    assert set(table["annotator"]) == {"model"}
+    assert table[["image_sha256", "y0", "rbc_diameter_px", "glass_r"]].notna().all(axis=None)
 
 
-def test_of_corrected_cells_only_those_are_trained_on(analysed: Any, tmp_path: Path) -> None:
-    _, image, cells = analysed
+def test_a_set_saved_from_layers_trains_on_the_command_line(unlike_each_other: Any, tmp_path: Path) -> None:
+    viewer, _, _ = unlike_each_other
+    written = writer.write_training_layers(str(tmp_path / "set"), [one.as_layer_data_tuple() for one in viewer.layers])
+    out = tmp_path / "mine.safetensors"
+    flags = ["--from", "embedded", "--epochs", "1", "--device", "cpu", "-q"]
+    assert main(["train", written[0], "-o", str(out), *flags]) == 0
+    assert sum(part["n"] for part in json.loads(out.with_suffix(".report.json").read_text())["parts"].values()) == 10
+
+
+def test_a_set_saved_from_layers_trains_in_the_dock(unlike_each_other: Any, tmp_path: Path) -> None:
+    _, image, cells = unlike_each_other
+    folder = writer.write_training_set(tmp_path / "set", cells, image)
+    params = nb.TrainParams(epochs=1, device="cpu")
+    task = TrainTask(Source.TRAINING_SET, folder, [], "ada", params, "embedded")
+    assert drain(iter_training(task, lambda: False)).training.report.parts["train"].n == 8
+
+
+def labelled(types: list[str], by_hand: set[int]) -> tuple[Image, Labels]:
+    """Return an image of noise with square cells of these types, some of which a person typed."""
+    labels = np.zeros((40, 40 * len(types)), np.int32)
+    for i in range(len(types)):
+        labels[10:30, 40 * i + 10 : 40 * i + 30] = i + 1
+    viewer = ViewerModel()
+    pixels = np.random.default_rng(0).integers(1, 255, (*labels.shape, 3), dtype=np.uint8)
+    image, cells = viewer.add_image(pixels, name="noise", rgb=True), viewer.add_labels(labels, name="cells")
+    table = measure_cells(labels)
+    table["cell_type"] = types
+    table["type_source"] = ["user" if cell in by_hand else "model" for cell in table.index]
+    layers.set_table(cells, table)
+    return image, cells
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_folder_that_the_program_writes_can_be_trained_on(tmp_path_factory: Any, data: Any) -> None:
+    types = ["RBC", "WBC", *data.draw(st.lists(st.sampled_from(["RBC", "WBC", "blast", "a/b"]), max_size=8))]
+    by_hand = data.draw(st.sampled_from([set(), {1, 2}, set(range(1, len(types) + 1))]))
+    expected = Counter(types if not by_hand else [types[i - 1] for i in by_hand])
+    base = tmp_path_factory.mktemp("sets")
+    image, cells = labelled(types, by_hand)
+    saved = writer.write_training_set(base / "saved", cells, image)
+    gathered = TrainingSet(base / "gathered")
+    gathered.add_folder(saved)
+    for folder in (saved, gathered.folder, gathered.export(base / "exported")):
+        parts = parts_of(folder, nb.TrainParams())
+        assert sum((Counter(part.counts()) for _, part in parts.items()), Counter()) == expected
+
+
+def test_of_corrected_cells_only_those_are_trained_on(unlike_each_other: Any, tmp_path: Path) -> None:
+    _, image, cells = unlike_each_other
     layers.set_types(cells, [1, 2], "WBC")
     folder = writer.write_training_set(tmp_path / "set", cells, image)
     assert read_cutouts(folder).counts() == {"WBC": 2}

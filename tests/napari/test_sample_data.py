@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request
 
@@ -10,13 +11,21 @@ import pytest
 from PIL import Image
 
 from napari_bloodcell.core.errors import DownloadError
-from napari_bloodcell.models import download
+from napari_bloodcell.models import download, weights
 from napari_bloodcell.napari import sample_data
 from tests.models.test_weights import Server, open_plain_http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+SAMPLE = weights.SAMPLE
+
+
+def pin(monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+    """Let this picture be the sample that is expected."""
+    monkeypatch.setattr(weights, "SAMPLE", replace(SAMPLE, sha256=hashlib.sha256(picture).hexdigest()))
 
 
 @pytest.fixture
@@ -41,25 +50,25 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes 
             part.write_bytes(content)
             yield from ()
 
-        monkeypatch.setattr(download, "iter_receive", receive)
+        monkeypatch.setattr(weights, "iter_receive", receive)
         return asked
 
     return answer
 
 
 def test_the_field_is_fetched_once(network: Any, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_data, "BCCD_SHA256", hashlib.sha256(picture).hexdigest())
+    pin(monkeypatch, picture)
     asked = network(picture)
     data, attributes, kind = sample_data.bccd_field()[0]
     sample_data.bccd_field()
-    assert asked == [sample_data.BCCD_URL]
+    assert asked == [SAMPLE.url]
     assert data.shape == (48, 64, 3)
     assert (attributes["name"], kind) == ("BCCD field", "image")
 
 
 def test_without_network_it_says_so_and_what_to_do(network: Any) -> None:
     network(None)
-    with pytest.raises(DownloadError, match=r"no connection.*put it into .*samples"):
+    with pytest.raises(DownloadError, match=r"no connection.*put it, named BloodImage_00000.jpg, into .*samples"):
         sample_data.bccd_field()
 
 
@@ -67,17 +76,17 @@ def test_another_file_than_the_field_is_not_kept(network: Any, picture: bytes, t
     network(picture)
     with pytest.raises(DownloadError, match="SHA-256"):
         sample_data.bccd_field()
-    assert not list((tmp_path / "cache" / "samples").iterdir())
+    assert kept(tmp_path) == []
 
 
 @pytest.fixture
 def server(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A web server on this machine, which answers what is asked of the pinned address."""
     monkeypatch.setenv("NAPARI_BLOODCELL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sample_data, "BCCD_SHA256", hashlib.sha256(picture).hexdigest())
+    pin(monkeypatch, picture)
 
     def open_here(request: Request) -> Any:
-        assert request.full_url == sample_data.BCCD_URL
+        assert request.full_url == SAMPLE.url
         return open_plain_http(Request(running.url, headers=dict(request.header_items())))
 
     with Server() as running:
@@ -91,7 +100,7 @@ def server(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def kept(tmp_path: Path) -> list[str]:
-    return [path.name for path in (tmp_path / "cache" / "samples").iterdir()]
+    return [path.name for path in (tmp_path / "cache" / "samples").iterdir() if path.suffix != ".lock"]
 
 
 def test_the_field_comes_over_the_network_once(server: Server, tmp_path: Path) -> None:
@@ -103,7 +112,7 @@ def test_the_field_comes_over_the_network_once(server: Server, tmp_path: Path) -
 
 def test_a_field_that_comes_in_two_pieces_is_whole(server: Server, picture: bytes) -> None:
     server.breaks, server.break_after = 1, 100
-    assert sample_data.download_bccd().read_bytes() == picture
+    assert weights.download("bccd").read_bytes() == picture
     assert server.requests == [None, "bytes=100-"]
 
 
@@ -116,7 +125,7 @@ def test_a_field_that_breaks_off_for_good_is_told_and_not_shown(server: Server, 
 
 def test_what_another_page_answers_is_told_and_not_kept(server: Server, tmp_path: Path) -> None:
     server.data = b"<html>please log in</html>"
-    with pytest.raises(DownloadError, match="is not the BCCD field: its SHA-256 is"):
+    with pytest.raises(DownloadError, match="is not bccd: its SHA-256 is"):
         sample_data.bccd_field()
     assert kept(tmp_path) == []
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import csv
 import io
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +31,7 @@ from napari_bloodcell.results import store
 from napari_bloodcell.results.files import FILES
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_result
-from napari_bloodcell.results.table import read_csv, write_csv
+from napari_bloodcell.results.table import read_csv, read_parquet, write_csv
 
 
 def a_result(
@@ -196,9 +199,32 @@ def test_any_table_survives_the_csv(data: st.DataObject, n: int) -> None:
 
 
 def test_a_csv_without_a_column_is_refused(tmp_path: Path) -> None:
-    write_csv(tmp_path / "cells.csv", a_result().table.drop(columns="area_px"))
-    with pytest.raises(ValueError, match="area_px"):
+    write_csv(tmp_path / "cells.csv", a_result().table.drop(columns="touches_edge"))
+    with pytest.raises(ValueError, match="touches_edge"):
         read_csv(tmp_path / "cells.csv")
+
+
+def test_no_text_in_a_csv_is_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1", "+x", "-x", "@x", "\tx", "'=x", "'x", "RBC"]
+    table = cell_table(np.arange(1, 9), cell_type=names)
+    write_csv(tmp_path / "cells.csv", table)
+    with (tmp_path / "cells.csv").open(newline="", encoding="utf-8") as file:
+        written = [row["cell_type"] for row in csv.DictReader(file)]
+    assert written == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "''=x", "'x", "RBC"]
+    assert read_csv(tmp_path / "cells.csv")["cell_type"].tolist() == names
+
+
+@pytest.mark.parametrize("pixel_size_um", [0.5, None])
+def test_areas_are_written_in_square_micrometres_where_a_pixel_has_a_size(
+    tmp_path: Path, pixel_size_um: float | None
+) -> None:
+    result = a_result()
+    write_result(result, tmp_path, image=Plane(an_image(), pixel_size_um=pixel_size_um))
+    in_um2 = result.table["area_px"].to_numpy() * (pixel_size_um or np.nan) ** 2
+    for written in (pd.read_csv(tmp_path / "cells.csv"), pd.read_parquet(tmp_path / "cells.parquet")):
+        np.testing.assert_array_equal(written["area_um2"].to_numpy(float), in_um2)
+        assert written["id"].tolist() == result.table.index.tolist()
+    pd.testing.assert_frame_equal(read_parquet(tmp_path / "cells.parquet"), result.table)
 
 
 def test_fifty_thousand_rows_are_read_in_a_moment(tmp_path: Path) -> None:
@@ -219,9 +245,41 @@ def test_an_earlier_result_is_replaced_and_other_files_stay(tmp_path: Path) -> N
     write_result(a_result(), tmp_path, image=an_image(), label_format="tiff", geojson=True)
     write_result(a_result(n=3), tmp_path, image=an_image(), label_format="ome-zarr")
     write_result(a_result(n=4), tmp_path, image=an_image(), label_format="ome-zarr")
-    names = {"counts.json", "cells.csv", "recipe.json", "smear.ome.zarr", "my notes.txt"}
+    names = {"counts.json", "cells.csv", "cells.parquet", "recipe.json", "smear.ome.zarr", "my notes.txt"}
     assert {p.name for p in tmp_path.iterdir()} == names
     assert len(read_result(tmp_path).table) == 4
+
+
+def test_a_kill_while_a_result_is_replaced_never_leaves_a_mixture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    replace, left = os.replace, iter(())
+
+    def replace_until_killed(source: Path, target: Path) -> None:
+        if next(left, None) is None:
+            raise Killed
+        replace(source, target)
+
+    seen = set()
+    for moves in range(40):
+        folder = tmp_path / str(moves)
+        for n in (6, 3):
+            left = iter(range(moves if n == 3 else 99))
+            with monkeypatch.context() as patch, contextlib.suppress(Killed):
+                patch.setattr(os, "replace", replace_until_killed)
+                patch.setattr(shutil, "rmtree", lambda *_args, **_options: None)  # who is killed tidies nothing up
+                write_result(a_result(n=n), folder, image=an_image(), label_format="tiff", geojson=n == 6)
+        try:
+            stored = read_result(folder)
+        except InputError:
+            seen.add(0)
+            continue
+        seen.add(len(stored.table))
+        assert len(stored.table) == stored.counts["RBC"] * 3 == stored.cells.max()
+    assert seen == {0, 3, 6}
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ValueError("cannot be drawn"), KeyboardInterrupt()])
@@ -245,7 +303,11 @@ def test_the_recipe_is_put_down_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_result(a_result(), tmp_path, image=an_image(), pictures={"overlay.png": lambda p: p.write_bytes(b"png")})
     names = [path.name for path in moved if path.parent == tmp_path]
     assert names[-1] == "recipe.json"
-    assert set(names) == {"cells.csv", "counts.json", "overlay.png", "recipe.json", "smear.ome.zarr"} <= set(FILES)
+    assert (
+        set(names)
+        == {"cells.csv", "cells.parquet", "counts.json", "overlay.png", "recipe.json", "smear.ome.zarr"}
+        <= set(FILES)
+    )
 
 
 def test_a_file_where_the_folder_should_be_is_an_output_error(tmp_path: Path) -> None:

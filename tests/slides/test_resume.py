@@ -102,9 +102,10 @@ def test_what_a_killed_run_left_half_written_is_removed(image: NDArray[np.uint8]
     work.close()
     chunks = tmp_path / "a" / "smear.ome.zarr" / "0"
     (tmp_path / "a" / ".writing-stage" / "cells").mkdir(parents=True)
-    (chunks / ".writing-1").write_bytes(b"half a chunk")
+    (chunks / ".writing-1").write_bytes(b"half a file")
+    (chunks / f"0.{'a' * 32}.partial").write_bytes(b"half a chunk")
     run(image, tmp_path / "a")
-    assert not list((tmp_path / "a").rglob(".writing-*"))
+    assert not [*(tmp_path / "a").rglob(".writing-*"), *chunks.glob("*.partial")]
     assert (chunks / "zarr.json").is_file()
     (tmp_path / "a" / "work" / "tiles").mkdir(parents=True)  # killed when all was written
     run(image, tmp_path / "a")

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from napari_bloodcell.cli import batch
-from napari_bloodcell.cli.console import warn
-from napari_bloodcell.cli.folders import collect, not_found
+from napari_bloodcell.cli.console import Json, Quiet, use_json, warn
+from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
 from napari_bloodcell.core.errors import InputError, SettingsError
@@ -32,7 +32,9 @@ def analyse(
     scheduler: str | None = None,
     image_copy: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
     segment: SegmentFlags = None,
     classify: ClassifyFlags = None,
     count: CountFlags = None,
@@ -73,15 +75,16 @@ def analyse(
         Write a lossless copy of a whole slide beside its cells.
     strict
         End with exit code 1 where a result has a warning; it is written all the same.
-    quiet
-        Show no progress.
+    resume
+        Leave images alone whose result is there, made with the same settings and models.
     """
+    use_json(as_json)
     if not images:
         raise InputError("Give at least one image, folder or glob to analyse.")
     settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
     found, missing = collect(images)
     if not found:
-        raise InputError(" ".join(map(not_found, missing)))
+        raise InputError(" ".join(missing.values()))
     make_folder(output)
     models = batch.load_models(settings, quiet=quiet)
     if recipe is not None:
@@ -99,6 +102,7 @@ def analyse(
         scheduler=scheduler,
         copies_image=image_copy,
         strict=strict,
+        resumes=resume,
     )
     return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
 

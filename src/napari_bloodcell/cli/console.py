@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import shutil
@@ -11,31 +13,82 @@ import threading
 import time
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from napari_bloodcell.core.errors import escaped, in_one_line
+from cyclopts import Parameter
+
+from napari_bloodcell.core.errors import in_one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TextIO
 
     from napari_bloodcell.core.protocols import Progress
 
 TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
 """Environment variable with which faults are shown with their traceback."""
 
+Quiet = Annotated[bool, Parameter(alias="-q", negative=(), help="Show no progress.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Write every line as a JSON object, for programs.")]
+"""Flags that commands have in common."""
+
 _LEAST_SECONDS = 0.1  # between two updates of the line
 
 
-def say(text: str) -> None:
-    """Write a line of the result."""
-    sys.stdout.write(f"{escaped(text)}\n")
-    sys.stdout.flush()
+_writes_json = False
 
 
-def warn(text: str) -> None:
-    """Write a line about a problem."""
-    sys.stderr.write(f"{escaped(text)}\n")
-    sys.stderr.flush()
+def use_json(wanted: bool = True) -> None:
+    """Write every line as a JSON object from now on, for programs that read it, or text again."""
+    global _writes_json
+    _writes_json = wanted
+
+
+def writes_json() -> bool:
+    """Return whether lines are JSON objects."""
+    return _writes_json
+
+
+def say(line: str, /, event: str = "text", **fields: object) -> None:
+    """Write a line of the result: as it is, or in JSON the event with its fields."""
+    _write(sys.stdout, line, event, fields or {"text": line})
+
+
+def warn(line: str, /, event: str = "warning", **fields: object) -> None:
+    """Write a line about a problem or the progress: as it is, or in JSON the event with its fields."""
+    _write(sys.stderr, line, event, fields or {"text": line})
+
+
+def _write(stream: TextIO | None, text: str, event: str, fields: Mapping[str, object]) -> None:
+    """Write a line; nobody has to read it: a stream that was closed, as by `| head`, ends nothing."""
+    line = json.dumps({"event": event, **fields}) if _writes_json else printable(text)
+    _put(stream, f"{line}\n")
+
+
+def _put(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _discard(stream)
+    except ValueError:  # it is closed
+        pass
+
+
+def close_output() -> None:
+    """Write nothing more to standard output."""
+    if sys.stdout is not None:
+        _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let a stream whose reader went away lead nowhere: Python would complain of what it still holds."""
+    with contextlib.suppress(OSError, ValueError):  # no real stream
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def wants_tracebacks() -> bool:
@@ -85,6 +138,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 class ProgressLine:
     """Shows progress on standard error: one line that changes in a terminal, a line per finished stage elsewhere.
 
+    In JSON it is a line for each step, but not more than ten a second.
+
     Parameters
     ----------
     title : str
@@ -96,33 +151,31 @@ class ProgressLine:
     def __init__(self, title: str, *, is_quiet: bool = False) -> None:
         self.title = title
         self.is_quiet = is_quiet
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty() and not _writes_json
         self._shown = 0.0
         if not is_quiet and not self._is_terminal:
-            warn(title)
+            warn(title, "start", title=title)
 
     def __call__(self, step: Progress) -> None:
         """Show a step."""
-        if self.is_quiet:
-            return
         is_end = step.done >= step.total
-        if not self._is_terminal:
-            if is_end:
-                warn(f"  {step.what}: {_amount(step)}")
-            return
         now = time.monotonic()
-        if is_end or now - self._shown >= _LEAST_SECONDS:
-            self._shown = now
+        if self.is_quiet or not (is_end or now - self._shown >= _LEAST_SECONDS):
+            return
+        self._shown = now
+        if _writes_json:
+            warn("", "progress", title=self.title, what=step.what, done=step.done, total=step.total)
+        elif self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            line = f"{self.title}  {step.what} {_amount(step)}"[:width]
-            sys.stderr.write(f"\r{line:<{width}}")
-            sys.stderr.flush()
+            line = printable(f"{self.title}  {step.what} {_amount(step)}")[:width]
+            _put(sys.stderr, f"\r{line:<{width}}")
+        elif is_end:
+            warn(f"  {step.what}: {_amount(step)}")
 
     def clear(self) -> None:
         """Remove the line, so that something else can be written."""
         if self._is_terminal and not self.is_quiet:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            _put(sys.stderr, "\r\x1b[K")
 
 
 def _amount(step: Progress) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from napari_bloodcell.cli import batch
-from napari_bloodcell.cli.console import ProgressLine, say, warn
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, use_json, warn
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.core.files import make_folder
 from napari_bloodcell.core.params import Recipe
@@ -21,7 +21,8 @@ def demo(
     *,
     output: Annotated[Path, Parameter(alias="-o")] = Path("demo-results"),
     label_format: Annotated[LabelFormat, Parameter(name="--format")] = "ome-zarr",
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> int:
     """Analyse the synthetic smear that comes with the program and print found against true counts.
 
@@ -31,9 +32,8 @@ def demo(
         Folder for the result.
     label_format
         Label images as one OME-Zarr, or as cells.tif and types.tif.
-    quiet
-        Show no progress.
     """
+    use_json(as_json)
     make_folder(output)
     recipe = Recipe()
     image, truth = load_shipped()
@@ -50,8 +50,9 @@ def demo(
     say(f"{'':<12}{'true':>8}{'found':>8}")
     for name in {**truth["counts"], **result.counts}:
         say(f"{name:<12}{truth['counts'].get(name, 0):>8}{result.counts.get(name, 0):>8}")
-    low, high = result.counting.interval
-    say(f"RBC before the correction for overlap: {result.counting.uncorrected['RBC']}; 95 % interval: {low} to {high}")
+    say(f"RBC before the correction for overlap: {result.counting.uncorrected['RBC']}")
+    if result.counting.interval is not None:
+        say("95 % interval of the number of RBC: {} to {}".format(*result.counting.interval))
     say("Pictures:")
     for picture in (OVERLAY, KDE):
         say(f"  {(output / 'smear' / picture).resolve()}")

@@ -7,55 +7,65 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
-from napari_bloodcell.core.files import legal_name
+from napari_bloodcell.core.files import expanded, legal_name
 from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
-from napari_bloodcell.results.files import RECIPE
+from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-SUMMARY = "summary.csv"
+
+OWN_PICTURES = (OVERLAY, KDE, CELLS_TIFF, TYPES_TIFF)
+"""What the program draws beside a result: no smears."""
 
 
-def collect(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the images that files, folders and globs name, each once, and the arguments that name nothing.
+def collect(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Return the images that files, folders and globs name, each once, and why the other arguments name none."""
+    images: dict[Path, Path] = {}
+    missing: dict[str, str] = {}
+    for argument in arguments:
+        try:
+            found = _images_of(argument)
+        except InputError as error:
+            missing[argument] = str(error)
+        else:
+            for image in found:
+                images.setdefault(image.resolve(), image)
+    return list(images.values()), missing
+
+
+def _images_of(argument: str) -> list[Path]:
+    """Return the images that an argument names.
 
     Raises
     ------
     InputError
-        If a folder holds no image.
+        If there is none.
     """
-    images: dict[Path, Path] = {}
-    missing: list[str] = []
-    for argument in arguments:
-        path = Path(argument).expanduser()
-        if os.path.isdir(path) and not is_zarr(path):
-            found = _images_of(path)
-        elif os.path.exists(path):
-            found = [path]
-        else:
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-            found = [match for match in matches if is_image_path(match)]
+    path = Path(argument) if os.path.lexists(argument) else expanded(argument)
+    if os.path.isdir(path) and not is_zarr(path):
+        try:
+            found = [image for image in find_images(path) if not _is_own(image)]
+        except OSError as error:
+            raise InputError(f"The folder {path} cannot be read: {error.strerror or error}.") from error
         if not found:
-            missing.append(argument)
-        for image in found:
-            images.setdefault(image.resolve(), image)
-    return list(images.values()), missing
-
-
-def _images_of(folder: Path) -> list[Path]:
-    try:
-        found = find_images(folder)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    if not found:
-        raise InputError(
-            f"The folder {folder} holds no image. Images end with {', '.join(sorted(IMAGE_SUFFIXES))} or are OME-Zarr "
-            "folders; folders within it are not searched (a glob such as 'folder/**/*.jpg' does that)."
-        )
+            raise InputError(
+                f"The folder {path} holds no image. Images end with {', '.join(sorted(IMAGE_SUFFIXES))} or are "
+                "OME-Zarr folders; folders within it are not searched (a glob such as 'folder/**/*.jpg' does that)."
+            )
+    elif os.path.lexists(path):
+        found = [path]
+        if _is_own(path):
+            raise InputError(f"{path} was drawn by this program beside a result; give the image itself.")
+    else:
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        found = [match for match in matches if is_image_path(match) and not _is_own(match)]
+        if not found:
+            raise InputError(not_found(argument))
     return found
 
 
@@ -63,6 +73,11 @@ def not_found(name: str) -> str:
     """Return the message for an argument that names nothing."""
     hint = " It ends as the lines of a Windows list do; take \\r away." if name.endswith("\r") else ""
     return f"There is no image {escaped(name)}.{hint}"
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a picture lies in a result and is one that the program draws there."""
+    return path.name in OWN_PICTURES and any((path.parent / name).is_file() for name in (RECIPE, COUNTS))
 
 
 def folder_names(images: Sequence[Path]) -> list[str]:
@@ -99,17 +114,18 @@ def _free(name: str, is_free: Callable[[str], bool]) -> str:
     return candidate
 
 
-def folder_for(output: Path, name: str, sha256: str, taken: Iterable[str]) -> Path:
-    """Return the folder of a result: `name`, or one with a number where that holds the result of another image."""
+def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterable[str]) -> Path:
+    """Return the folder of a result: `name`, or one with a number where that holds another image's result or work."""
     others = {other.casefold() for other in taken if other != name}
 
     def is_free(candidate: str) -> bool:
-        if candidate.casefold() in others:
+        folder = output / candidate
+        if candidate.casefold() in others or folder.is_file():
             return False
-        if not (output / candidate / RECIPE).exists():
-            return not (output / candidate).is_file()
+        if not (folder / RECIPE).exists():
+            return source_of_work(folder) in (None, escaped(image.resolve()))
         try:
-            return read_record(output / candidate / RECIPE).image.sha256 == sha256
+            return read_record(folder / RECIPE).image.sha256 == sha256
         except SettingsError:
             return False
 
@@ -125,6 +141,6 @@ def folder_for_slide(output: Path, name: str, image: Path, taken: Iterable[str])
         if candidate.casefold() in others or folder.is_file():
             return False
         owner = source_of_work(folder)
-        return owner == str(image.resolve()) if owner is not None else not (folder / RECIPE).exists()
+        return owner == escaped(image.resolve()) if owner is not None else not (folder / RECIPE).exists()
 
     return output / _free(name, is_free)

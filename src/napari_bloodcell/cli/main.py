@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
 
 import napari_bloodcell
-from napari_bloodcell.cli.console import describe_fault, log_faults
-from napari_bloodcell.core.errors import BloodCellError, DownloadError
+from napari_bloodcell.cli import console
+from napari_bloodcell.core.errors import BloodCellError, DownloadError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +32,7 @@ app.command(f"{_COMMANDS}.analyse:analyse", name="analyse", help="Count the cell
 app.command(f"{_COMMANDS}.demo:demo", name="demo", help="Analyse the smear that comes with the program.")
 app.command(f"{_COMMANDS}.train:train", name="train", help="Train a classifier on a folder of cutouts.")
 app.command(f"{_COMMANDS}.train_sam:train_sam", name="train-sam", help="Fine-tune the embedded SAM on masks.")
+app.command(f"{_COMMANDS}.completion:completion", name="completion", help="Print what completes commands in a shell.")
 models = App(name="models", help="List, download and check the weights of models.")
 models.command(f"{_COMMANDS}.models:list_all", name="list", help="List the models and whether they are here.")
 models.command(f"{_COMMANDS}.models:download", name="download", help="Fetch and check the weights of models.")
@@ -55,12 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0 all done, 1 some images failed, 2 wrong use, 130 interrupted.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    console.use_json("--json" in words)
     for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ must not stop a batch
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    log_faults()
+    console.log_faults()
     try:
-        code = app(sys.argv[1:] if arguments is None else list(arguments))
+        _refuse_empty(words)
+        code = app(words)
     except CycloptsError as error:
         return _fail(f"{_usage_error(error)} See napari-bloodcell --help.", WRONG_USE)
     except DownloadError as error:
@@ -69,24 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), WRONG_USE)
     except KeyboardInterrupt:
         return _fail("Interrupted. What was written so far is complete.", INTERRUPTED)
-    except BrokenPipeError:
-        return _stop_writing()
+    except (BrokenPipeError, SystemExit):  # the help, into `| head`: rich, which prints it, exits
+        console.close_output()
+        return DONE
     except Exception as error:  # noqa: BLE001 - a user gets a line and where to send it, not a traceback
-        return _fail(describe_fault(error), SOME_FAILED)
+        return _fail(console.describe_fault(error), SOME_FAILED)
     return code if isinstance(code, int) else DONE
 
 
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty argument, such as a variable of a script that is not set: it would be the working directory."""
+    for word in words:
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            raise InputError(f"The argument {word!r} is empty. Give a name, or leave it out.")
+
+
 def _fail(message: str, code: int) -> int:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"napari-bloodcell: error: {message}\n")
+    console.warn(f"napari-bloodcell: error: {message}", "error", text=message, code=code)
     return code
-
-
-def _stop_writing() -> int:
-    """End in silence where the reader went away, as `| head` does: Python would complain of what it still holds."""
-    with contextlib.suppress(OSError, ValueError):  # no real stream
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return SOME_FAILED
 
 
 def _usage_error(error: CycloptsError) -> str:

@@ -1,8 +1,7 @@
 """``napari-bloodcell models``: the weights that the program knows."""
 
-from __future__ import annotations
-
-from napari_bloodcell.cli.console import ProgressLine, say, warn
+# Annotations are read when the command runs, so they are not postponed here.
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, use_json, warn
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.models import weights
@@ -25,7 +24,7 @@ def where() -> int:
     return DONE
 
 
-def download(*names: str) -> int:
+def download(*names: str, quiet: Quiet = False, as_json: Json = False) -> int:
     """Fetch the weights of models and check them.
 
     Parameters
@@ -33,12 +32,13 @@ def download(*names: str) -> int:
     names
         "vit_b", "vit_l", "vit_h".
     """
+    use_json(as_json)
     if not names:
         raise InputError(f"Name at least one model to download: {', '.join(weights.OFFICIAL)}.")
     for name in names:
         weights.find(name)  # a wrong name is told before hours of downloading
     for name in names:
-        bar = ProgressLine(f"Fetching {name}")
+        bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         path = weights.download(name, bar)
         bar.clear()
         say(str(path))

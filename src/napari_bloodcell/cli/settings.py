@@ -9,7 +9,7 @@ from cyclopts import Parameter, default_name_transform
 from pydantic import ValidationError
 
 from napari_bloodcell.core.errors import SettingsError
-from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams
+from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams, TrainSamParams
 from napari_bloodcell.results.recipes import explain, read_recipe
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ SegmentFlags = Annotated[SegmentParams | None, _flags("segment", "Segmentation")
 ClassifyFlags = Annotated[ClassifyParams | None, _flags("classify", "Classification")]
 CountFlags = Annotated[CountParams | None, _flags("count", "Counting")]
 TrainFlags = Annotated[TrainParams | None, Parameter(name="*", group="Training", negative_none="no-")]
+TrainSamFlags = Annotated[TrainSamParams | None, Parameter(name="*", group="Training", negative_none="no-")]
 
 
 def recipe_from(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from napari_bloodcell.cli.console import ProgressLine, say, stop_on_interrupt
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, stop_on_interrupt, use_json
 from napari_bloodcell.cli.main import DONE
 from napari_bloodcell.cli.settings import TrainFlags
 from napari_bloodcell.core.errors import InputError, OutputError
@@ -29,7 +29,8 @@ def train(
     grid_search: Annotated[bool, Parameter(negative=())] = False,
     paper: Annotated[bool, Parameter(negative=())] = False,
     quick: Annotated[bool, Parameter(negative=())] = False,
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
     settings: TrainFlags = None,
 ) -> int:
     """Train a classifier on cutouts.
@@ -46,13 +47,12 @@ def train(
         Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a
         search that was stopped goes on after them.
     paper
-        What the authors' published code does: cutouts lie as they are, and fine-tuning changes every layer. The
-        settings of the paper's Table 2 are the defaults anyway.
+        As in the paper: cutouts are neither turned nor moved in each pass, and fine-tuning changes every layer. The
+        settings of its Table 2 are the defaults anyway.
     quick
         Larger steps in larger batches and early stop, several times quicker from scratch, where others are not given.
-    quiet
-        Show no progress.
     """
+    use_json(as_json)
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
     if output.suffix != ".safetensors" or output.is_dir():

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
 
-from napari_bloodcell.cli.console import ProgressLine, say, stop_on_interrupt
+from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, stop_on_interrupt, use_json
 from napari_bloodcell.cli.main import DONE
+from napari_bloodcell.cli.settings import TrainSamFlags
+from napari_bloodcell.core.params import TrainSamParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.train_sam import iter_train_sam
 
@@ -19,11 +20,9 @@ def train_sam(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     start: Annotated[str, Parameter(name="--from")] = "embedded",
-    steps: PositiveInt = 200,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
-    device: str = "auto",
-    quiet: Annotated[bool, Parameter(alias="-q", negative=())] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    settings: TrainSamFlags = None,
 ) -> int:
     """Fine-tune the embedded SAM on corrected masks.
 
@@ -35,29 +34,12 @@ def train_sam(
         The weights to write (.safetensors), for --segment-model. Ctrl-C keeps the best so far.
     start
         "embedded", or weights that were fine-tuned before.
-    steps
-        Steps of some two dozen cells.
-    learning_rate
-        Largest step size.
-    seed
-        Of what is drawn at random.
-    device
-        "auto", "cpu", "cuda", "cuda:1", "mps".
-    quiet
-        Show no progress.
     """
+    use_json(as_json)
     bar = ProgressLine(f"Fine-tuning on {folder}", is_quiet=quiet)
     with stop_on_interrupt() as should_stop:
-        work = iter_train_sam(
-            folder,
-            output,
-            start=start,
-            steps=steps,
-            learning_rate=learning_rate,
-            seed=seed,
-            device=device,
-            should_stop=should_stop,
-        )
+        params = settings or TrainSamParams()
+        work = iter_train_sam(folder, output, start=start, params=params, should_stop=should_stop)
         training = drain(work, bar)
     bar.clear()
     say(f"Trained on {training.n_train} cells in {training.steps} steps.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import struct
+import unicodedata
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -19,18 +20,33 @@ READ_ERRORS: tuple[type[Exception], ...] = (
 )
 """What libraries raise when they read a damaged file, or one that claims to be larger than memory. Errors of this
 program are among them by inheritance: let those pass first."""
+_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 MOST_CHARACTERS = 500
 """Of the reason that another library gives."""
+
+
+def printable(text: str) -> str:
+    r"""Return a text that can be printed and written anywhere.
+
+    Bytes of a name that is no UTF-8 (``caf\xe9.png``), and what would steer a terminal, become escapes.
+    """
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in _UNPRINTABLE else _escape(c) for c in text)
+
+
+def escaped(path: object) -> str:
+    """Return a path, or another name, as it is printed and written: on one line, whatever it holds."""
+    return printable(str(path)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a file's name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def in_one_line(error: BaseException) -> str:
     """Return the type and the words of an error; those of torch go over many lines."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def escaped(text: object) -> str:
-    r"""Return a text in which what a terminal would not show, such as ``\r``, stands as Python writes it."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def reason_of(error: BaseException) -> str:
@@ -40,7 +56,10 @@ def reason_of(error: BaseException) -> str:
 
 
 class BloodCellError(Exception):
-    """Base of all errors that the program raises on purpose."""
+    """Base of all errors that the program raises on purpose; their words can be printed whatever names they hold."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(BloodCellError, ValueError):
@@ -84,7 +103,7 @@ _heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
 
 def warn_of_input(message: str) -> None:
     """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well."""
-    heard = _heard.get()
+    heard, message = _heard.get(), printable(message)
     if heard is not None and message not in heard:
         heard.append(message)
     level, frame = 1, inspect.currentframe()

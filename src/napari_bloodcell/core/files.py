@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-import tempfile
+import time
 import unicodedata
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-
+LOCK = ".lock"
+"""Name of the file that is locked while a folder is written to. It stays: removing it could let two in at once."""
 _TEMPORARY = ".writing-"
-"""How the names of files and folders begin that do not have their own yet."""
+"""Prefix of temporary files and folders."""
+_HALF_A_CHUNK = re.compile(r".*\.[0-9a-f]{32}\.partial")  # as zarr names what it is writing
+_POLL_S = 0.005  # between two attempts to get a lock
+_MADE_S = 60.0  # a temporary folder without a lock is not one that is being made when it is older
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+
+
+def _create(path: Path) -> int:
+    """Open a new file for writing, with the permissions that every new file of this user gets."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with a home folder for ``~``, unless something of that very name is there, or no such user is."""
+    path = Path(path)
+    with suppress(RuntimeError):
+        return path if os.path.lexists(path) else path.expanduser()
+    return path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -29,20 +54,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     OutputError
         If that is not possible; what was there before is still there.
     """
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    temporary = _temporary(path.parent)
+    with writing(path):
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(_create(temporary), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -55,8 +78,9 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=_TEMPORARY, dir=folder):
-            pass
+        probe = _temporary(folder)
+        os.close(_create(probe))
+        probe.unlink(missing_ok=True)
     except FileExistsError as error:
         raise OutputError(f"{folder} is a file; a folder is needed. Choose another output folder.") from error
     except OSError as error:
@@ -65,15 +89,78 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock on a file, which is made if it is missing; that of a process that was killed is free.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written to or, without `wait`, another process or thread holds the lock.
+    """
+    lock = FileLock(path, blocking=wait, thread_local=False)
+    try:
+        lock.acquire(poll_interval=_POLL_S)
+    except Timeout as error:
+        raise OutputError(
+            f"Another run is writing to {path.parent}. Wait for it to end, stop it, or choose another output folder."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(f"{path} cannot be locked: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder within a folder, and remove it at the end; `sweep` knows by its lock that it is in use."""
+    path = _temporary(folder)
+    path.mkdir()
+    try:
+        with locked(path / LOCK):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left half written in a folder and in those within it."""
+    """Remove what killed processes left half written in a folder and in those within it; temporary folders in use stay.
+
+    Whoever else writes files there must be locked out.
+    """
     for parent, folders, files in os.walk(folder):
         for name in [name for name in folders if name.startswith(_TEMPORARY)]:
-            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
             folders.remove(name)
+            _remove_unused(Path(parent, name))
         for name in files:
-            if name.startswith(_TEMPORARY):
+            if name.startswith(_TEMPORARY) or _HALF_A_CHUNK.fullmatch(name):
                 Path(parent, name).unlink(missing_ok=True)
+
+
+def sweep_files(folder: Path) -> None:
+    """Remove files that killed processes left half written right in a folder, whose writers are locked out."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def sweep_folders(folder: Path) -> None:
+    """Remove the temporary folders of killed processes right in a folder, while others may write there."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if path.name.startswith(_TEMPORARY)]:
+            if path.is_dir() and ((path / LOCK).exists() or time.time() - path.stat().st_mtime > _MADE_S):
+                _remove_unused(path)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove a temporary folder unless a process is at it."""
+    with suppress(OutputError):
+        if (folder / LOCK).exists():
+            with locked(folder / LOCK, wait=False):
+                pass
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -109,51 +196,49 @@ def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[
     Raises
     ------
     OutputError
-        If a file cannot be written; then nothing in `folder` was changed, unless the replacing itself failed.
+        If a file cannot be written; `folder` then holds what it held before.
     """
     make_folder(folder)
-    stage = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder))
-    try:
+    with writing(folder), temporary_folder(folder) as stage:
         yield stage
-        names = sorted((item.name for item in stage.iterdir()), key=lambda name: (name == last, name))
-        for name in names:
-            _put(stage / name, folder / name, stage)
-        for name in stale:
-            if name not in names:
-                _remove(folder / name)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"Results cannot be written to {folder}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        move_in(stage, folder, last=last, stale=stale)
 
 
-def _put(source: Path, target: Path, stage: Path) -> None:
-    """Move `source` to `target`; a folder there is set aside first, and put back if the move fails."""
-    if not (target.is_dir() and not target.is_symlink()):
-        os.replace(source, target)
-        return
-    aside = stage / f".old-{target.name}"
-    os.replace(target, aside)
+def move_in(stage: Path, folder: Path, *, last: str, stale: Collection[str] = ()) -> None:
+    """Move all that a stage holds into a folder, in place of what it holds under the same names.
+
+    The old file `last` is the first to go and the new one the last to come: wherever this is killed, a folder that has
+    it holds nothing old beside something new. Where a move fails, all that was there is put back.
+
+    Parameters
+    ----------
+    stage, folder : path
+        In the same file system.
+    last : str
+        Name of the file that marks the others as complete.
+    stale : collection of str
+        Names that are removed from `folder` if the stage does not have them.
+
+    Raises
+    ------
+    OSError
+        If something cannot be moved.
+    """
+    names = sorted((item.name for item in stage.iterdir() if item.name != LOCK), key=lambda name: (name == last, name))
+    going = [name for name in dict.fromkeys((last, *names, *stale)) if name in names or name in stale]
+    aside = _temporary(stage)
+    aside.mkdir()
+    moves = [(folder / name, aside / name) for name in going if os.path.lexists(folder / name)]
+    moves += [(stage / name, folder / name) for name in names]
+    done: list[tuple[Path, Path]] = []
     try:
-        os.replace(source, target)
-    except OSError:
-        os.replace(aside, target)
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
         raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 LONGEST_BYTES: Final = 100
@@ -198,3 +283,16 @@ def legal_name(text: str, *, instead: str = "unnamed") -> str:
         begin = whole[: LONGEST_BYTES - len(digest) - 1].decode(errors="ignore").rstrip(". ")
         allowed = f"{begin}_{digest}"
     return allowed or instead
+
+
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+
+
+def csv_text(text: str) -> str:
+    """Return a text for a cell of a CSV that no spreadsheet takes for a formula: `'` comes before one."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def text_of_csv(cell: str) -> str:
+    """Return the text that `csv_text` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -6,9 +6,39 @@ from these models. ``Recipe.paper()`` is the named preset with the values of Rao
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+OFFICIAL_SAMS: Final = ("vit_b", "vit_l", "vit_h")
+"""Names of the official SAM checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a form shows a setting, beside its type, bounds and docstring.
+
+    Attributes
+    ----------
+    unit : str
+        Of a number; the name of the setting ends with it where it is ASCII: ``pixel_size_um`` is in "µm".
+    decimals : int
+        Of a number with a point.
+    names : tuple of str
+        What is offered where the setting is a name; other names may be given.
+    is_file : bool
+        A name may also be the path of a file.
+    """
+
+    unit: str = ""
+    decimals: int = 2
+    names: tuple[str, ...] = ()
+    is_file: bool = False
+
+
+PIXELS: Final = Shown(unit="px")
+Device = Annotated[str, Shown(names=("auto", "cpu", "cuda", "mps"))]
 
 
 class Params(BaseModel):
@@ -20,7 +50,7 @@ class Params(BaseModel):
 class SegmentParams(Params):
     """How a smear is cut into tiles and its cells are found (paper §3.2, §3.3, §4.3)."""
 
-    model: str = "embedded"
+    model: Annotated[str, Shown(names=("embedded", *OFFICIAL_SAMS), is_file=True)] = "embedded"
     """Mask generator: "embedded", an official SAM ("vit_b", "vit_l", "vit_h"), or the path of a checkpoint."""
     tile_size: int = Field(default=512, ge=64, le=8192)
     """Side of a tile, pixels; the tiles at the right and bottom edge are what remains (§3.2). Small tiles are looked at
@@ -29,39 +59,40 @@ class SegmentParams(Params):
     """Pixels read around a tile so that cells on its border are seen whole. None: what the model needs. 0: the
     paper's tiles; cells cut by a border are then joined afterwards (§3.6)."""
     brighten: bool = True
-    """Brighten an image (in the paper's preset: a tile) whose mean is below `brightness_target` (§4.3), on a copy."""
+    """Brighten an image whose mean is below `brightness_target` (§4.3), on a copy."""
     brightness_target: float = Field(default=140.0, gt=0, le=255)
     """Mean of HSV's V to which dark images are brightened, 0 to 255 (§4.3)."""
     brighten_per: Literal["image", "tile"] = "image"
-    """Where the mean is taken. "tile" is the paper's; "image" makes the result independent of the tiles."""
-    rbc_diameter_px: float | None = Field(default=None, gt=0)
+    """Where the mean is taken. "image" makes the result independent of the tiles; `Recipe.paper` takes "tile", as its
+    SAM sees one tile at a time."""
+    rbc_diameter_px: Annotated[float | None, PIXELS] = Field(default=None, ge=5, le=2000)
     """Width of a typical red cell, pixels. None: from `pixel_size_um`, else estimated from the image."""
-    pixel_size_um: float | None = Field(default=None, gt=0)
+    pixel_size_um: Annotated[float | None, Shown(unit="µm")] = Field(default=None, ge=0.005, le=2)
     """Micrometres per pixel; a red cell is taken to be 7.5 µm wide."""
     prompts: Literal["cells", "grid"] = "cells"
     """Where an official SAM is prompted: at the cells only, or on SAM's regular grid (the paper's)."""
     points_per_side: int = Field(default=32, ge=1, le=256)
     """Side of SAM's regular grid of point prompts in one tile."""
     points_per_batch: int = Field(default=32, ge=1, le=4096)
-    """Prompts decoded at once (the authors ran 32)."""
+    """Prompts decoded at once (the authors' published code: 32)."""
     score_min: float = Field(default=0.4, ge=0, le=1)
     """The embedded model's confidence below which a proposal is no cell."""
     predicted_iou_min: float = Field(default=0.5, ge=0, le=1)
-    """Masks whose predicted IoU is lower are dropped (the authors: 0.92 with SAM ViT-H)."""
+    """Masks whose predicted IoU is lower are dropped (the authors' published code: 0.92 with SAM ViT-H)."""
     stability_min: float = Field(default=0.5, ge=0, le=1)
-    """Masks whose stability score is lower are dropped (the authors: 0.96)."""
+    """Masks whose stability score is lower are dropped (the authors' published code: 0.96)."""
     edge_visible_min: float = Field(default=0.22, ge=0, le=1)
     """A cell cut by the image's edge of which less than this share of a red cell's width is seen is left out."""
     overlap_max: float = Field(default=0.6, gt=0, le=1)
     """Two masks of which one lies in the other by more than this share are one cell: the better one stays."""
-    device: str = "auto"
+    device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
 
 class ClassifyParams(Params):
     """How cells are typed (paper §3.4, §4.2)."""
 
-    model: str = "embedded"
+    model: Annotated[str, Shown(names=("embedded", "paper"), is_file=True)] = "embedded"
     """Classifier: "embedded" (RBC, WBC, platelet), "paper" (the paper's binary CNN) or a trained one's .safetensors."""
     use_context: bool = True
     """Weigh in the type that the mask generator proposes, which sees the cell's surroundings. The paper's preset does
@@ -70,7 +101,7 @@ class ClassifyParams(Params):
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Cutouts typed at once."""
-    device: str = "auto"
+    device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
 
@@ -86,21 +117,24 @@ class CountParams(Params):
     """Bandwidth of the KDE, pixels². None: Scott's rule on a robust spread."""
     grid_points: int = Field(default=1024, ge=64, le=65536)
     """Points of the KDE's grid, at least; there are more where the bandwidth is narrow."""
+    thresholds: tuple[float, ...] | None = None
+    """Rising areas, pixels², from which a region counts as 2, 3, … cells, where they were set by hand. None: those of
+    the rule."""
 
 
 class TrainParams(Params):
-    """How the classifier is trained (paper §3.4, §4.3, Tables 1 and 2)."""
+    """How the classifier is trained (paper §3.4, §4.1, §4.3)."""
 
     epochs: int = Field(default=20, ge=1, le=10000)
-    """Passes over the training part at most."""
+    """Passes over the training part at most (Table 2)."""
     batch_size: int = Field(default=4, ge=1, le=65536)
     """Cutouts in a step (Table 2)."""
-    learning_rate: float = Field(default=1e-4, gt=0, le=1)
-    """Step size of Adam (Table 2)."""
+    learning_rate: Annotated[float, Shown(decimals=6)] = Field(default=1e-4, gt=0, le=1)
+    """Step size (Table 2) of Adam (the authors' published code)."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Share of dense units dropped in training (§4.2)."""
+    """Share of dense units dropped in training (§3.4, Table 2)."""
     dense_units: int = Field(default=512, ge=1, le=65536)
-    """Width of the dense layer (Table 2)."""
+    """Width of the dense layer (the authors' published code; the paper's text does not say)."""
     split: tuple[float, float, float] = (0.75, 0.15, 0.10)
     """Shares of training, validation and test part, per class (§3.4)."""
     wbc_augmentation: int = Field(default=10, ge=1, le=100)
@@ -110,7 +144,7 @@ class TrainParams(Params):
     turn: bool = True
     """Cutouts of the training part are flipped and turned by quarters at random, anew in each epoch, as more of
     the copies of §3.4: a cell has no top (`paper`: not)."""
-    shift_px: int = Field(default=12, ge=0, le=64)
+    shift_px: Annotated[int, PIXELS] = Field(default=12, ge=0, le=64)
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
     far from its cell, which moves the cell out of the middle, must not change its type (`paper`: 0)."""
     fine_tune: Literal["head", "all"] = "head"
@@ -123,12 +157,12 @@ class TrainParams(Params):
     """Stop after this many epochs without a better validation loss. None: never (`quick`: 5)."""
     seed: int = 0
     """Seed of split, augmentation and initial weights."""
-    device: str = "auto"
+    device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return what the authors' code does: cutouts lie as they are, fine-tuning changes every layer (§4.3)."""
+        """Return what the paper does: cutouts are copied once (§3.4), fine-tuning changes every layer (§4.3)."""
         return cls.model_validate({"turn": False, "shift_px": 0, "fine_tune": "all", **changes})
 
     @classmethod
@@ -136,6 +170,19 @@ class TrainParams(Params):
         """Return settings that train from scratch several times sooner: larger steps in larger batches, early stop."""
         values = {"batch_size": 32, "learning_rate": 1e-3, "dense_units": 128, "patience": 5}
         return cls.model_validate({**values, **changes})
+
+
+class TrainSamParams(Params):
+    """How the embedded SAM's decoder is fine-tuned on a laboratory's masks."""
+
+    steps: int = Field(default=200, ge=1, le=1_000_000)
+    """Steps of some two dozen cells."""
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    """Largest step size of AdamW."""
+    seed: int = 0
+    """Seed of what is drawn at random."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
 
 class Recipe(Params):

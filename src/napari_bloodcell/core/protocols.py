@@ -68,13 +68,26 @@ class Calibration:
     mean_brightness : float
         Mean of HSV's V over the smear, 0 to 255.
     source : str
-        Where the diameter comes from: "given", "pixel size", "estimated" or "default".
+        Where the diameter comes from: "given", "pixel size", "file", "estimated" or "default".
+    scale_confidence : float
+        How sure the diameter is, 0 to 1; 1 where it was given or the generator does not tell.
+    smear_confidence : float
+        How much the picture looks like a Giemsa-like brightfield smear of mammalian blood, 0 to 1; 1 where the
+        generator does not tell.
+    outside : str
+        What of the picture is no smear, as `stages.surroundings` writes it; "" where all of it is.
+    light : tuple of float
+        How the light falls off over the smear, as `stages.light` writes it; () where it is even.
     """
 
     rbc_diameter_px: float
     background_rgb: tuple[float, float, float]
     mean_brightness: float
     source: str = "estimated"
+    scale_confidence: float = 1.0
+    smear_confidence: float = 1.0
+    outside: str = ""
+    light: tuple[float, ...] = ()
 
 
 @runtime_checkable

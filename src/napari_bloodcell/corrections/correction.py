@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import numpy as np
 from napari_bloodcell.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -24,8 +22,11 @@ if TYPE_CHECKING:
 
 SAME_FROM = 0.5
 """Two outlines whose IoU is more than this are one cell; no cell can then be two others."""
-_LARGEST_BOX_PX = 2**26  # what a line of a journal may claim: a cell is some thousand pixels large
-_BUCKET = 64  # pixels: side of the squares in which neighbours are looked for
+_LONGEST_SIDE_PX = 8192  # what a line of a journal may claim: a cell is some thousand pixels large
+_LARGEST_BOX_PX = 2**24
+_LEVELS = 14  # sides up to `_LONGEST_SIDE_PX`
+_FARTHEST_PX = 2**31  # no image is larger
+_MOST_IN_BUCKET = 8  # outlines that are compared: more only lie on each other where a journal is made up
 
 
 def _now() -> str:
@@ -130,6 +131,13 @@ class Correction:
         back = replace(self, from_type=self.to_type, to_type=self.from_type, undoes=self.key)
         return replace(back, when=_now(), key=_new_key())
 
+    def most_iou(self, other: Correction) -> float:
+        """Return what the two cells' intersection over union can be at most, by their boxes and areas."""
+        a, b, areas = self.bbox, other.bbox, (self.area, other.area)
+        shared = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+        both = min(shared, *areas)
+        return both / max(sum(areas) - both, 1)
+
     def iou(self, other: Correction) -> float:
         """Return intersection over union of the two cells, 0 to 1; 0 for cells of different images."""
         if self.image_sha256 != other.image_sha256:
@@ -138,10 +146,30 @@ class Correction:
         y0, x0, y1, x1 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
         if y0 >= y1 or x0 >= x1:
             return 0.0
-        mine = self.mask[y0 - a[0] : y1 - a[0], x0 - a[1] : x1 - a[1]]
-        theirs = other.mask[y0 - b[0] : y1 - b[0], x0 - b[1] : x1 - b[1]]
-        both = int(np.count_nonzero(mine & theirs))
+        if (a, self.runs) == (b, other.runs):
+            return 1.0
+        width = max(a[3], b[3])
+        mine, theirs = self._segments(width), other._segments(width)
+        both = int(np.sum(_covered(theirs, mine[1]) - _covered(theirs, mine[0])))
         return both / (self.area + other.area - both)
+
+    def _segments(self, width: int) -> NDArray[np.int64]:
+        """Return first and last + 1 pixel of each stretch of the cell in a row, (2, N), numbered in a plane so wide."""
+        y0, x0, _, x1 = self.bbox
+        side = x1 - x0
+        edges = np.concatenate([[0], np.cumsum(np.asarray(self.runs, np.int64))])
+        starts, ends = edges[1:-1:2], edges[2::2]
+        starts, ends = starts[ends > starts], ends[ends > starts]
+        n_rows = (ends - 1) // side - starts // side + 1
+        first = np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+        rows = np.repeat(starts // side, n_rows) + np.arange(n_rows.sum()) - first
+        columns = np.stack(
+            [
+                np.maximum(np.repeat(starts, n_rows) - rows * side, 0),
+                np.minimum(np.repeat(ends, n_rows) - rows * side, side),
+            ]
+        )
+        return np.asarray((rows + y0) * width + x0 + columns)
 
     def to_json(self) -> str:
         """Return the correction as one line of JSON, without the line's end."""
@@ -177,15 +205,17 @@ def standing(corrections: Iterable[Correction]) -> list[Correction]:
 
 
 def group_by_cell(corrections: Iterable[Correction]) -> list[list[Correction]]:
-    """Return the corrections by cell, each cell's in their order: outlines that overlap enough are one cell."""
+    """Return the corrections by cell, each cell's in their order: outlines that overlap enough are one cell.
+
+    Boxes are compared where the one's sides are not several times the other's.
+    """
     groups: list[list[Correction]] = []
-    near: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    near: dict[tuple[str, int, int, int], deque[int]] = defaultdict(lambda: deque(maxlen=_MOST_IN_BUCKET))
     for correction in corrections:
-        y, x = (int(v // _BUCKET) for v in correction.centroid)
-        y0, x0, y1, x1 = correction.bbox
-        reach = max(y1 - y0, x1 - x0) // _BUCKET + 1  # the centroid of a cell with IoU ≥ 0.5 is within its box
-        around = itertools.product(range(y - reach, y + reach + 1), range(x - reach, x + reach + 1))
-        candidates = [i for v, u in around for i in near.get((correction.image_sha256, v, u), ())]
+        level = _level_of(correction)
+        around = (b for k in range(max(level - 2, 0), _LEVELS) for b in _buckets(correction, k) if b in near)
+        found = sorted({i for bucket in around for i in near[bucket]})
+        candidates = [i for i in found if groups[i][-1].most_iou(correction) > SAME_FROM]
         ious = [groups[i][-1].iou(correction) for i in candidates]
         if ious and max(ious) > SAME_FROM:
             group = candidates[int(np.argmax(ious))]
@@ -193,10 +223,24 @@ def group_by_cell(corrections: Iterable[Correction]) -> list[list[Correction]]:
         else:
             group = len(groups)
             groups.append([correction])
-        here = near[correction.image_sha256, y, x]
-        if group not in here:
-            here.append(group)
+        for bucket in _buckets(correction, level):
+            if group not in near[bucket]:
+                near[bucket].append(group)
     return groups
+
+
+def _level_of(correction: Correction) -> int:
+    """Return k where the longer side of a cell's box is at most 2^k pixels."""
+    y0, x0, y1, x1 = correction.bbox
+    return (max(y1 - y0, x1 - x0) - 1).bit_length()
+
+
+def _buckets(correction: Correction, level: int) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the squares of 2^level pixels that a cell's box touches, of its image."""
+    y0, x0, y1, x1 = correction.bbox
+    for y in range(y0 >> level, (y1 - 1 >> level) + 1):
+        for x in range(x0 >> level, (x1 - 1 >> level) + 1):
+            yield correction.image_sha256, level, y, x
 
 
 def pack(mask: NDArray[np.bool_]) -> tuple[int, ...]:
@@ -212,6 +256,14 @@ def unpack(runs: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.bool_]:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
 
 
+def _covered(segments: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many pixels of rising segments (2, N) have smaller numbers than each of `before`."""
+    n = np.searchsorted(segments[0], before)
+    total = np.concatenate([[0], np.cumsum(segments[1] - segments[0])])[n]
+    last_end = np.concatenate([[0], segments[1]])[n]
+    return total - np.maximum(last_end - before, 0)
+
+
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a correction that JSON changes, with their own types; `ValueError` where they are wrong."""
     bbox = tuple(int(v) for v in values["bbox"])
@@ -219,8 +271,11 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     y, x = (float(v) for v in values["centroid"])
     if len(bbox) != 4 or not (0 <= bbox[0] < bbox[2] and 0 <= bbox[1] < bbox[3]):
         raise ValueError(f"the box {bbox} is none")
-    if (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]) > _LARGEST_BOX_PX or not (math.isfinite(y) and math.isfinite(x)):
-        raise ValueError(f"no cell has the box {bbox} with the middle {(y, x)}")
+    height, width = bbox[2] - bbox[0], bbox[3] - bbox[1]
+    if max(bbox) > _FARTHEST_PX or max(height, width) > _LONGEST_SIDE_PX or height * width > _LARGEST_BOX_PX:
+        raise ValueError(f"no cell has the box {bbox}")
+    if not (bbox[0] <= y <= bbox[2] and bbox[1] <= x <= bbox[3]):  # not where it is no number either
+        raise ValueError(f"the middle {(y, x)} lies outside the box {bbox}")
     if not runs or min(runs) < 0 or sum(runs) != (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]):
         raise ValueError("the outline does not fill its box")
     words = tuple(f.name for f in fields(Correction) if f.type == "str")

@@ -1,20 +1,23 @@
-"""Correcting cells by hand: each edit of a label image and its table is a small patch that can be undone."""
+"""Correcting cells by hand: each edit of a label image and its table can be taken back.
+
+An `Edit` holds small windows of the label image before and after, and the rows of the changed cells.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
-from napari_bloodcell.core.cells import box_of
+from napari_bloodcell.core.cells import BOX, CENTROID, box_of, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.corrections.patches import Edit, make_edit, plane_shape, read_window, union_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.protocols import CellMask
@@ -28,6 +31,105 @@ FREE_FROM = 0.25
 """A new cell needs at least this share of its pixels free, or else the cell is there already."""
 WAIST_PX = 0.75
 """Two parts of a region are cells of their own where the waist between them is this much narrower, pixels of radius."""
+MERGED_WITHIN_PX = 4096
+"""Cells that lie farther apart than this cannot be one."""
+NO_CELL = "No cell was given: point at a cell, not at the background."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch:
+    """A window of one plane before and after a change. Only pixels that differ are written.
+
+    Attributes
+    ----------
+    plane : tuple of int
+        Position in the axes before the last two; () for a single image.
+    corner : tuple of int
+        (y, x), pixels.
+    before, after : ndarray of int32, shape (h, w)
+        Labels.
+    """
+
+    plane: tuple[int, ...]
+    corner: tuple[int, int]
+    before: NDArray[np.int32]
+    after: NDArray[np.int32]
+
+    @property
+    def box(self) -> Box:
+        """(y0, x0, y1, x1) in pixels of the plane."""
+        (y, x), (height, width) = self.corner, self.before.shape
+        return y, x, y + height, x + width
+
+    def reversed(self) -> Patch:
+        """Return the patch that takes this one back."""
+        return Patch(self.plane, self.corner, self.after, self.before)
+
+    def fits(self, cells: Any) -> bool:
+        """Return whether the label image is as it was before."""
+        changed = self.before != self.after
+        return np.array_equal(read_window(cells, self.plane, self.box)[changed], self.before[changed])
+
+    def write(self, cells: Any) -> None:
+        """Write the pixels that differ into a label image (…, Y, X)."""
+        now = read_window(cells, self.plane, self.box)
+        cells[window_of(self.plane, self.box)] = np.where(self.before != self.after, self.after, now).astype(
+            cells.dtype
+        )
+
+    def write_level(self, level: Any, cells: Any) -> None:
+        """Bring a coarser level up to date, whose pixels are every n-th of the finest level, `cells`."""
+        step = round(cells.shape[-1] / level.shape[-1])
+        y0, x0, y1, x1 = self.box
+        top, left = -(-y0 // step), -(-x0 // step)
+        bottom, right = min(-(-y1 // step), level.shape[-2]), min(-(-x1 // step), level.shape[-1])
+        if bottom > top and right > left:
+            box = (top * step, left * step, (bottom - 1) * step + 1, (right - 1) * step + 1)
+            picked = read_window(cells, self.plane, box)[::step, ::step]
+            level[window_of(self.plane, (top, left, bottom, right))] = picked.astype(level.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """One change of a label image (…, Y, X) and of its table, with all that is needed to take it back.
+
+    Attributes
+    ----------
+    what : str
+        What was done, for people: "cell 5 split".
+    patches : tuple of Patch
+        Pixels; no two change the same one.
+    removed, added : DataFrame
+        Rows of the changed cells before and after.
+    """
+
+    what: str
+    patches: tuple[Patch, ...]
+    removed: pd.DataFrame
+    added: pd.DataFrame
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the pixels."""
+        return sum(patch.before.nbytes + patch.after.nbytes for patch in self.patches)
+
+    def reversed(self) -> Edit:
+        """Return the edit that takes this one back."""
+        return Edit(self.what, tuple(patch.reversed() for patch in self.patches), self.added, self.removed)
+
+    def apply(self, cells: Any, table: pd.DataFrame) -> pd.DataFrame:
+        """Write the pixels into `cells` and return the table with the new rows.
+
+        Raises
+        ------
+        InputError
+            If the pixels were changed by something else since; nothing is written then.
+        """
+        if not all(patch.fits(cells) for patch in self.patches):
+            raise InputError(f"The cells changed in another way since: {self.what!r} cannot be undone or done again.")
+        for patch in self.patches:
+            patch.write(cells)
+        return replace_rows(table, self.removed, self.added)
 
 
 def add_cell(
@@ -37,6 +139,7 @@ def add_cell(
     *,
     plane: tuple[int, ...] = (),
     values: Mapping[str, object] | None = None,
+    may_replace: Collection[int] | None = None,
 ) -> Edit:
     """Return the edit that adds a cell; it takes only pixels that no other cell has.
 
@@ -52,6 +155,8 @@ def add_cell(
         Position in the axes before the last two.
     values : mapping of str to object, optional
         More of the new row, such as `cell_type`. Columns that the table does not have are left out.
+    may_replace : collection of int, optional
+        Cells whose place the new one may take. None: any.
 
     Raises
     ------
@@ -60,8 +165,8 @@ def add_cell(
 
     Notes
     -----
-    A cell of which the mask covers more than `REPLACED_FROM` is replaced. Of what the neighbours leave of the mask,
-    the largest connected part is the cell.
+    A cell of which the mask covers more than `REPLACED_FROM` is replaced, where it may be. Of what the other cells
+    leave of the mask, the largest connected part is the new cell.
     """
     shape = plane_shape(cells)
     y0, x0, y1, x1 = mask.bbox
@@ -74,7 +179,9 @@ def add_cell(
     touched = [int(i) for i in np.flatnonzero(covered) if i]
     boxes = {i: find_cell(cells, table, i, plane) for i in touched}
     areas = {i: int((read_window(cells, plane, boxes[i]) == i).sum()) for i in touched}
-    replaced = [i for i in touched if covered[i] > REPLACED_FROM * areas[i]]
+    replaced = [
+        i for i in touched if covered[i] > REPLACED_FROM * areas[i] and (may_replace is None or i in may_replace)
+    ]
     free = np.count_nonzero(inside & ((under == 0) | np.isin(under, replaced)))
     if free < max(FREE_FROM * np.count_nonzero(inside), 1):
         there = ", ".join(str(i) for i in touched)
@@ -92,20 +199,30 @@ def add_cell(
     row = {"predicted_iou": mask.predicted_iou, "stability_score": mask.stability_score, "type_source": "model"}
     row |= {"cell_type": mask.cell_type or ""} | dict(values or {})
     instead = f" in place of {', '.join(map(str, replaced))}" if replaced else ""
-    return make_edit(f"add cell {new_id}{instead}", cells, table, plane, box, before, after, values={new_id: row})
+    return make_edit(f"cell {new_id} added{instead}", cells, table, plane, box, before, after, values={new_id: row})
 
 
 def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
-    """Return the edit that deletes cells; arguments as in `add_cell`.
+    """Return the edit that deletes cells, wherever they lie; arguments as in `add_cell`.
+
+    `plane` is that of cells whose row does not say it.
 
     Raises
     ------
     InputError
-        If one of the ids is not in this plane, or none is given.
+        If one of the ids is not there, or none is given.
     """
-    box, before = _cells_at(cells, table, ids, plane)
-    after = np.where(np.isin(before, ids), 0, before)
-    return make_edit(f"delete {_named(ids)}", cells, table, plane, box, before, after)
+    ids = list(dict.fromkeys(int(i) for i in ids))
+    if not ids or 0 in ids:
+        raise InputError(NO_CELL)
+    patches = []
+    for cell in ids:
+        own = plane_of(table, cell, cells.shape[:-2], plane)
+        box = find_cell(cells, table, cell, own)
+        before = read_window(cells, own, box)
+        patches.append(Patch(own, box[:2], before, np.where(before == cell, 0, before)))
+    removed = table.loc[table.index.isin(ids)]
+    return Edit(f"{_named(ids)} deleted", tuple(patches), removed, removed.iloc[:0])
 
 
 def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
@@ -114,15 +231,18 @@ def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: t
     Raises
     ------
     InputError
-        If fewer than two ids are given, or one is not in this plane.
+        If fewer than two ids are given, one is not in this plane, or they lie far apart.
     """
     ids = list(dict.fromkeys(int(i) for i in ids))
     if len(ids) < 2:
         raise InputError(f"{len(ids)} cell(s) are selected; select two or more to merge them (Shift-click).")
-    box, before = _cells_at(cells, table, ids, plane)
+    box = union_of([find_cell(cells, table, i, plane) for i in ids])
+    if max(box[2] - box[0], box[3] - box[1]) > MERGED_WITHIN_PX:
+        raise InputError(f"{_named(ids)} lie too far apart to be one cell. Select cells that touch each other.")
+    before = read_window(cells, plane, box)
     areas = [int(np.count_nonzero(before == i)) for i in ids]
     after = np.where(np.isin(before, ids), ids[int(np.argmax(areas))], before)
-    return make_edit(f"merge {_named(ids)}", cells, table, plane, box, before, after)
+    return make_edit(f"{_named(ids)} merged", cells, table, plane, box, before, after)
 
 
 def split_cell(
@@ -150,7 +270,10 @@ def split_cell(
     InputError
         If there is no such cell, it has no waist, or the line does not cross it.
     """
-    box, before = _cells_at(cells, table, [cell], plane)
+    if not cell:
+        raise InputError(NO_CELL)
+    box = find_cell(cells, table, cell, plane)
+    before = read_window(cells, plane, box)
     own = before == cell
     if line is None:
         parts = _parts_at_waists(own)
@@ -170,7 +293,7 @@ def split_cell(
     for part, new_id in zip(order, new_ids, strict=True):
         after[parts == part] = new_id
     return make_edit(
-        f"split cell {cell}", cells, table, plane, box, before, after, parents=dict.fromkeys(new_ids, cell)
+        f"cell {cell} split", cells, table, plane, box, before, after, parents=dict.fromkeys(new_ids, cell)
     )
 
 
@@ -182,9 +305,9 @@ def repaint(
     *,
     plane: tuple[int, ...] = (),
 ) -> Edit:
-    """Return the edit that painting was: `cells` hold it already, `old` (h, w) is what was at `corner` before.
+    """Return the edit for a stroke that `cells` hold already; `old` (h, w) holds the pixels at `corner` before.
 
-    Its `added` and `removed` rows still have to be put into the table, by `replace_rows`.
+    The rows `removed` and `added` have yet to be exchanged in the table, by `replace_rows`.
     """
     painted = (corner[0], corner[1], corner[0] + old.shape[0], corner[1] + old.shape[1])
     now = read_window(cells, plane, painted)
@@ -195,7 +318,7 @@ def repaint(
     before = after.copy()
     top, left = corner[0] - box[0], corner[1] - box[1]
     before[top : top + old.shape[0], left : left + old.shape[1]] = old
-    return make_edit("paint", cells, table, plane, box, before, after)
+    return make_edit("cells painted", cells, table, plane, box, before, after)
 
 
 def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...] = ()) -> Box:
@@ -214,16 +337,6 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
         raise InputError(f"There is no cell {cell} in this plane.")
     rows, columns = found[0]
     return rows.start, columns.start, rows.stop, columns.stop
-
-
-def _cells_at(
-    cells: Any, table: pd.DataFrame, ids: Sequence[int], plane: tuple[int, ...]
-) -> tuple[Box, NDArray[np.int32]]:
-    """Return the box around these cells and the labels in it."""
-    if not ids or 0 in ids:
-        raise InputError("No cell was given: point at a cell, not at the background.")
-    box = union_of([find_cell(cells, table, int(i), plane) for i in ids])
-    return box, read_window(cells, plane, box)
 
 
 def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -247,4 +360,104 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _named(ids: Sequence[int]) -> str:
-    return f"cell{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids))}"
+    return f"cell{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids))}" if len(ids) < 9 else f"{len(ids):,} cells"
+
+
+def make_edit(
+    what: str,
+    cells: Any,
+    table: pd.DataFrame,
+    plane: tuple[int, ...],
+    box: Box,
+    before: NDArray[np.int32],
+    after: NDArray[np.int32],
+    *,
+    parents: Mapping[int, int] | None = None,
+    values: Mapping[int, Mapping[str, object]] | None = None,
+) -> Edit:
+    """Return the edit from `before` to `after` in a box that holds every changed cell whole: those are measured anew.
+
+    `parents` says from whose row a new id starts, `values` what else its row holds.
+    """
+    differs = before != after
+    changed = [int(i) for i in np.union1d(before[differs], after[differs]) if i]
+    removed = table.loc[table.index.isin(changed)]
+    rows = []
+    for i in changed:
+        mask = after == i
+        if not mask.any():
+            continue
+        parent = (parents or {}).get(i, i)
+        measured = measure_cell(mask, box[:2], plane_shape(cells))
+        fresh = {"predicted_iou": np.nan, "stability_score": np.nan, "cells_in_region": 1}
+        row = dict(table.loc[parent]) if parent in table.index else blank_row(table, plane, cells.shape[:-2])
+        rows.append(row | fresh | measured | dict((values or {}).get(i, {})))
+    ids = [i for i in changed if (after == i).any()]
+    return Edit(what, (Patch(plane, box[:2], before, after),), removed, _rows(rows, ids, table))
+
+
+def measure_cell(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, int]) -> dict[str, object]:
+    """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as `measure_cells` does."""
+    table = table_of_measured(measure(mask.astype(np.uint8), corner), shape)
+    return {name: table.at[1, name] for name in ("area_px", *BOX, *CENTROID, "touches_edge")}
+
+
+def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int, ...] = ()) -> dict[str, object]:
+    """Return the row of a cell of which nothing is known, with a value that each column's dtype can hold."""
+    blanks: dict[str, object] = {"b": False, "i": 0, "u": 0, "f": np.nan}
+    row = {str(name): blanks.get(getattr(dtype, "kind", "O"), None) for name, dtype in table.dtypes.items()}
+    row |= {"cell_type": "", "type_source": "user", "probability": np.nan}
+    if plane and "plane" in table.columns:
+        row["plane"] = int(np.ravel_multi_index(plane, stack))
+    return row
+
+
+def plane_of(
+    table: pd.DataFrame, cell: int, stack: tuple[int, ...], otherwise: tuple[int, ...] = ()
+) -> tuple[int, ...]:
+    """Return the plane of a cell of a stack, by its row; `otherwise` where that does not say it."""
+    if not stack or "plane" not in table.columns or cell not in table.index:
+        return otherwise
+    return tuple(int(i) for i in np.unravel_index(int(table["plane"].loc[cell]), stack))
+
+
+def replace_rows(table: pd.DataFrame, old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Return the table, sorted by id, without the rows of `old` and with those of `new`; dtypes stay."""
+    kept = table.drop(index=table.index.intersection(old.index.union(new.index)))
+    if new.empty:
+        return kept
+    new = new.reindex(columns=table.columns)
+    result = new if kept.empty else pd.concat([kept, new.astype(kept.dtypes.to_dict())])
+    result = result.sort_index()
+    result.index.name = table.index.name
+    return result
+
+
+def _rows(rows: list[dict[str, object]], ids: list[int], table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows as a frame with the table's columns and dtypes."""
+    columns = {
+        str(name): pd.Series([row.get(str(name)) for row in rows], index=ids, dtype=object).astype(dtype)
+        for name, dtype in table.dtypes.items()
+    }
+    return pd.DataFrame(columns, index=pd.Index(ids, dtype=table.index.dtype, name=table.index.name))
+
+
+def read_window(cells: Any, plane: tuple[int, ...], box: Box) -> NDArray[np.int32]:
+    """Return a copy of the labels in a box of one plane, (h, w)."""
+    return np.array(cells[window_of(plane, box)], np.int32)
+
+
+def window_of(plane: tuple[int, ...], box: tuple[int, ...]) -> tuple[int | slice, ...]:
+    """Return the index of a box of one plane."""
+    return (*plane, slice(box[0], box[2]), slice(box[1], box[3]))
+
+
+def plane_shape(cells: Any) -> tuple[int, int]:
+    """Return (Y, X) of a label image (…, Y, X)."""
+    return int(cells.shape[-2]), int(cells.shape[-1])
+
+
+def union_of(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box around all of these."""
+    y0, x0, y1, x1 = zip(*boxes, strict=True)
+    return min(y0), min(x0), max(y1), max(x1)

@@ -6,21 +6,21 @@ import contextlib
 import hashlib
 import itertools
 import os
-import threading
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import platformdirs
 
 from napari_bloodcell.core.errors import InputError, InputWarning, OutputError
+from napari_bloodcell.core.files import expanded, locked
 from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa, merge
 from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = [
     "Correction",
@@ -47,7 +47,7 @@ def default_journal_folder() -> Path:
     """Return where corrections are kept: `FOLDER_VARIABLE`, or the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "journal"
 
 
@@ -109,12 +109,11 @@ class Journal:
     -----
     A correction is one write at the end of the file, forced to the disk: whoever kills the program loses at most the
     correction that was being written. What is left of such a line is passed over by `read` and cut off by `append`.
-    Safe to use from several threads.
+    Several threads, processes and machines may write at once: each locks a file beside the journal's for its write.
     """
 
     def __init__(self, folder_or_path: str | Path) -> None:
-        self.path = Path(folder_or_path).expanduser()
-        self._lock = threading.Lock()
+        self.path = expanded(folder_or_path)
 
     def append(self, correction: Correction) -> None:
         """Write a correction; it is on the disk when this returns.
@@ -127,8 +126,8 @@ class Journal:
         line = correction.to_json().encode() + b"\n"
         path = self._file_of(correction.image_sha256)
         try:
-            with self._lock:
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_name(f".{path.name}.lock")):
                 _append(path, line)
         except OSError as error:
             raise OutputError(
@@ -154,8 +153,13 @@ class Journal:
             files = [p for p in [self._file_of(image_sha256)] if p.exists()]
         else:
             files = sorted(self.path.glob("*.jsonl"))
-        found = [correction for path in files for correction in _read_lines(path)]
+        found = [correction for path in files for correction in _read_lines(path, is_chosen=self._is_file)]
         return [c for c in found if image_sha256 in (None, c.image_sha256)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written to it."""
+        return not self.path.exists() if self._is_file else next(self.path.glob("*.jsonl"), None) is None
 
     @property
     def _is_file(self) -> bool:
@@ -257,7 +261,8 @@ def _end_of_whole_lines(file: Any) -> int:
     return 0
 
 
-def _read_lines(path: Path) -> list[Correction]:
+def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
+    """Read a file of the journal; one that somebody chose, and that holds no correction at all, is an error."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -268,6 +273,8 @@ def _read_lines(path: Path) -> list[Correction]:
             found.append(Correction.from_json(line))
         except (ValueError, RecursionError):
             damaged.append(number)
+    if damaged and not found and is_chosen:
+        raise InputError(f"{path} is no journal of corrections: none of its {len(damaged):,} lines is one.")
     if damaged:
         some = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
         warnings.warn(

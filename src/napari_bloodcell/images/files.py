@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, escaped, reason_of, warn_of_input
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def image_name(path: Path) -> str:
     stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES | {".zarr"} else path.name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
-    return stem.strip(". ") or "image"
+    return escaped(stem).strip(". ") or "image"
 
 
 def is_zarr(path: Path) -> bool:
@@ -161,8 +161,8 @@ def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, ad
     if any(4 * areas[i] > areas[best] for i in others):
         rivals = sorted([best, *others])
         raise InputError(f"{where} holds {len(rivals)} images: {listed(rivals)}; one is analysed at a time. {advice}")
-    height, width = images[best][1]
-    differing = [i for i in others if abs(images[i][1][0] * width - images[i][1][1] * height) > 0.05 * height * width]
+    slope = images[best][1][0] / images[best][1][1]
+    differing = [i for i in others if not 0.9 < images[i][1][0] / images[i][1][1] / slope < 1.1]
     if differing:  # what has the same sides in small is a thumbnail, or a level of a pyramid
         warn_of_input(f"{where} holds several images: {listed([best])} is read, not {listed(differing)}.")
     return best
@@ -229,6 +229,7 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
     """Open a file with Pillow; what that raises becomes an `InputError`."""
     import PIL.Image
 
+    damaged: tuple[type[Exception], ...] = (PIL.Image.DecompressionBombError, *READ_ERRORS)
     try:
         with _limit_lock:  # our own limit is the one that is documented
             before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
@@ -245,7 +246,7 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
         ) from error
     except InputError:
         raise
-    except (PIL.Image.DecompressionBombError, *READ_ERRORS) as error:
+    except damaged as error:
         raise InputError(
             f"{path} is damaged or truncated: {reason_of(error)}. Copy it again from its source."
         ) from error
@@ -289,7 +290,7 @@ def _size_of(image: PIL.Image.Image, frame: int) -> tuple[int, int]:
 
 def _exif_orientation(image: PIL.Image.Image, path: Path) -> object:
     """Return the EXIF orientation; of a PNG only where it has one, since Pillow would decode all of it to look."""
-    if image.format == "PNG" and "exif" not in image.info:
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, 2**16), os.SEEK_END)
             if b"eXIf" not in file.read():

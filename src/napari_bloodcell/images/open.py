@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, escaped, heard_of_input, reason_of
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.images.files import (
     MAX_PIXELS,
     UNREAD_SUFFIXES,
@@ -160,7 +161,7 @@ class Stack:
 def open_stack(source: object, *, name: str | None = None) -> Stack:
     """Open an image of one plane or more, as `open_image` does."""
     if isinstance(source, str | os.PathLike):
-        path = Path(os.fspath(source)).expanduser()
+        path = expanded(source)
         return Stack(_open_file(path), name or image_name(path), str(path))
     if isinstance(source, Plane):
         return Stack(ImageFile([source.data], "yxs", source.pixel_size_um), name or source.name, source.source)

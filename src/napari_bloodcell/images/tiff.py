@@ -129,19 +129,22 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
         root = None
     if root is None:
         return file, None
-    uuids = [place.find("{*}UUID") for place in root.iterfind("{*}Image/{*}Pixels/{*}TiffData")]
-    names = {uuid.get("FileName", "").lower() for uuid in uuids if uuid is not None}
-    if path.name.lower() in names:  # the UUID of the root is that of another file in some sets
-        are_here = [uuid is None or uuid.get("FileName", "").lower() == path.name.lower() for uuid in uuids]
-    else:
-        are_here = [uuid is None or uuid.text == root.get("UUID") for uuid in uuids]
-    if all(are_here) and root.find("{*}Image") is not None:
+    name, uuids = path.name.lower(), list(root.iterfind("{*}Image/{*}Pixels/{*}TiffData/{*}UUID"))
+    images = root.findall("{*}Image")
+    if images and not uuids:
         return file, root
-    here, is_spread = iter(are_here), False
-    for image in root.findall("{*}Image"):
-        own = [next(here) for _ in image.iterfind("{*}Pixels/{*}TiffData")]
-        is_spread |= any(own) and not all(own)
-        if own and not any(own):
+    has_name = any(uuid.get("FileName", "").lower() == name for uuid in uuids)  # not so where it was renamed
+    is_spread = False
+    for image in images:
+        are_here = []
+        for place in image.iterfind("{*}Pixels/{*}TiffData"):
+            if (uuid := place.find("{*}UUID")) is None:
+                are_here.append(True)
+                continue
+            are_here.append(uuid.get("FileName", "").lower() == name if has_name else uuid.text == root.get("UUID"))
+            place.remove(uuid)  # what is left lies in this file
+        is_spread |= any(are_here) and not all(are_here)
+        if are_here and not any(are_here):
             root.remove(image)
     if not is_spread and root.find("{*}Image") is not None:
         return _TiffInUse(path, omexml=ElementTree.tostring(root, encoding="unicode")), root

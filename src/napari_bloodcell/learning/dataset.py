@@ -12,15 +12,13 @@ from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
-    from napari_bloodcell.stages.classify import SegmentedSmear
 
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""
@@ -30,22 +28,10 @@ _SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 @dataclass(frozen=True, eq=False)
 class LabelledCutouts:
-    """Cutouts with their types.
+    """Cutouts (N, 128, 128, 3) uint8 on black, with labels (N,) int64 that are positions in `classes`.
 
-    Attributes
-    ----------
-    cutouts : ndarray of uint8, shape (N, 128, 128, 3)
-        Cells on black.
-    labels : ndarray of int64, shape (N,)
-        Position of each cell's type in `classes`.
-    classes : tuple of str
-        Names of the types.
-    rbc_diameter_px : float or None
-        Width to which a red cell was resampled; None: cutouts are at their image's own scale.
-    glass_level : float or None
-        Level to which the glass was brought; None: colours are those of the image.
-    names : tuple of str
-        What each cutout is called, such as its file; empty where they have no names.
+    `rbc_diameter_px` is the width to which a red cell was resampled, `glass_level` that to which the glass was brought;
+    None: as in the image. `names` are what the cutouts are called, such as their files; empty where they have none.
     """
 
     cutouts: NDArray[np.uint8]
@@ -114,25 +100,11 @@ class Parts:
 
 
 def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> LabelledCutouts:
-    """Read a folder of cutouts, one sub-folder per class (the paper's layout).
+    """Read a folder with a sub-folder of pictures per class (the paper's layout).
 
-    Parameters
-    ----------
-    folder : path
-        Holds ``RBC/*.png``, ``WBC/*.png``, …; a picture of another size is centred on 128×128, shrunk only if it must.
-    with_augmented : bool
-        Also read files named ``aug-*``: copies that the paper's authors made. They are left out by default, because
-        a copy in one part of a split and its original in another make the figures too good.
-
-    Returns
-    -------
-    LabelledCutouts
-        Classes in the order RBC, WBC, platelet, then by name.
-
-    Raises
-    ------
-    TrainingError
-        If there is no such folder, it has no sub-folders, a sub-folder has no pictures, or one cannot be read.
+    Files named ``aug-*``, copies that the paper's authors made, are left out unless they are wanted: a copy in one part
+    of a split and its original in another make the figures too good. Raises `TrainingError` where there is nothing to
+    read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -179,80 +151,8 @@ def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | N
     return Parts(first, read.get("val", empty), read.get("test", empty))
 
 
-def typed_cells(table: pd.DataFrame, types: Mapping[int, str] | None = None) -> Mapping[int, str]:
-    """Return `types` (id → type), or where it is None those of the cells of a table that a user typed.
-
-    Raises
-    ------
-    TrainingError
-        If no cell is typed.
-    """
-    if types is None:
-        mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
-        types = dict(zip(mine.index.to_numpy(np.int64).tolist(), mine["cell_type"].astype(str), strict=True))
-    if not types:
-        raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
-    return types
-
-
-def cutouts_of_segmentation(
-    image: NDArray[np.uint8],
-    segmentation: SegmentedSmear,
-    types: Mapping[int, str] | None = None,
-    *,
-    rbc_diameter_px: float | None = None,
-    glass_level: float | None = None,
-) -> LabelledCutouts:
-    """Cut the typed cells of a smear.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        The smear.
-    segmentation : Segmentation
-        Its cells, table and calibration.
-    types : mapping of int to str, optional
-        Type of each cell id. By default the cells that a user typed.
-    rbc_diameter_px : float, optional
-        Resample the cells so that a red cell is this wide.
-    glass_level : float, optional
-        Bring the colour of the glass to this level.
-
-    Returns
-    -------
-    LabelledCutouts
-
-    Raises
-    ------
-    TrainingError
-        If no cell is typed.
-    InputError
-        If an id is not in the segmentation.
-    """
-    known = typed_cells(segmentation.table, types)
-    types = {cell: name for cell, name in known.items() if name != UNIDENTIFIED}
-    classes = tuple(sorted(set(types.values()), key=class_order))
-    calibration = segmentation.calibration
-    cutouts = cut_out(
-        image,
-        segmentation.cells,
-        np.array(list(types), np.int64),
-        scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / calibration.rbc_diameter_px,
-        background_rgb=None if glass_level is None else calibration.background_rgb,
-        glass_level=glass_level or GLASS_LEVEL,
-    )
-    labels = np.array([classes.index(t) for t in types.values()], np.int64)
-    return LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level)
-
-
 def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
-    """Join data sets of the same scale and colours; classes are united.
-
-    Raises
-    ------
-    TrainingError
-        If there are none, or they were cut at different scales or colours.
-    """
+    """Join data sets, uniting their classes; `TrainingError` if there are none, or of several scales or colours."""
     kinds = {(d.rbc_diameter_px, d.glass_level) for d in datasets}
     if len(kinds) != 1:
         raise TrainingError(
@@ -267,14 +167,10 @@ def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
 
 
 def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0) -> Parts:
-    """Split each class at random into training, validation and test part (paper: 75:15:10).
+    """Split each class at random into training, validation and test part (§3.4).
 
-    Every class gets at least one cutout in the training part and, where its share is not 0, in the validation part.
-
-    Raises
-    ------
-    TrainingError
-        If shares do not add up to 1, or a class has too few cutouts.
+    Every class gets at least one cutout in the training part and, where its share is not 0, in the validation part;
+    `TrainingError` if it has too few, or the shares do not add up to 1.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
         raise TrainingError(
@@ -301,24 +197,11 @@ def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 
 def balance(
     dataset: LabelledCutouts, *, wbc_augmentation: int = 10, rbc_per_wbc: float | None = 2.0, seed: int = 0
 ) -> LabelledCutouts:
-    """Multiply the WBC and thin the RBC (paper §3.4); to be used on a training part only.
+    """Multiply the WBC of a training part by flips and rotations, and thin its RBC (§3.4).
 
-    Parameters
-    ----------
-    dataset : LabelledCutouts
-        A training part.
-    wbc_augmentation : int
-        Every cutout that is not an RBC becomes this many: itself and flipped, rotated copies (§3.4: WBC × 10).
-    rbc_per_wbc : float, optional
-        RBC are drawn at random until there are at most this many per augmented WBC (per cutout of the largest other
-        class, where there is no WBC). None keeps all.
-    seed : int
-        Of the drawing.
-
-    Returns
-    -------
-    LabelledCutouts
-        Originals first, in their order, then the copies.
+    Every cutout that is not an RBC becomes `wbc_augmentation`. RBC are drawn at random until there are at most
+    `rbc_per_wbc` for each augmented WBC (for each cutout of the largest other class, where there is no WBC); None keeps
+    all. Originals come first, in their order, then the copies.
     """
     rng = np.random.default_rng(seed)
     is_rbc = dataset.labels == dataset.classes.index(RBC) if RBC in dataset.classes else np.zeros(len(dataset), bool)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.learning.dataset import LabelledCutouts
 
 Interval = tuple[float, float]
-_Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +47,10 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class PartFigures:
-    """How the classifier does on one part.
+    """How the classifier does on one part; the training part is judged as it was before balancing.
 
-    Attributes
-    ----------
-    n : int
-        Cutouts of the part, as labelled (the training part: before balancing).
-    loss : float
-        Mean cross-entropy.
-    accuracy : float
-        Share of cutouts typed right.
-    accuracy_interval : tuple of float
-        Its 95 % interval.
-    confusion : list of list of int
-        Rows are the true classes, columns the predicted ones.
-    per_class : dict
-        Figures by name of class.
-    cutouts : list of list of list of str
-        The names of the cutouts behind each number of `confusion`, the surest first; empty where they have no names.
+    `confusion` has true classes as rows and predicted ones as columns; `cutouts` the names of the cutouts behind each
+    of its numbers, the surest first, or nothing where they have none. `loss` is the mean cross-entropy.
     """
 
     n: int
@@ -81,27 +66,9 @@ class PartFigures:
 class TrainingReport:
     """What a training did and reached.
 
-    Attributes
-    ----------
-    classes : list of str
-        In the order of rows and columns of the confusion matrices.
-    params : dict
-        Settings.
-    parts : dict
-        "train", "val" and "test", each where it is not empty.
-    before : dict
-        The same for the classifier that was fine-tuned, on the same parts; it is never right about classes that it does
-        not know. Empty where training began from scratch.
-    history : list of Epoch
-        Figures by epoch.
-    best_epoch : int
-        Epoch whose weights were kept.
-    data_hash : str
-        sha256 of the cutouts and labels.
-    is_stopped : bool
-        It was stopped before its end; the best until then was kept.
-    seconds : float
-        Time taken.
+    `parts` are "train", "val" and "test", each where it is not empty; `before` is the same for the classifier that was
+    fine-tuned, which is never right about classes that it does not know, and empty where training began from scratch.
+    `classes` are in the order of the confusion matrices, `data_hash` is that of cutouts and labels.
     """
 
     classes: list[str]
@@ -139,29 +106,17 @@ def wilson(right: int, n: int) -> Interval:
     """Return the 95 % Wilson score interval of a share; (0, 1) where there is nothing."""
     if n == 0:
         return 0.0, 1.0
-    share, z2 = right / n, _Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z_95 / (1 + z2 / n) * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)))
-    return (0.0 if right == 0 else max(centre - half, 0.0)), (1.0 if right == n else min(centre + half, 1.0))
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
-    """Return loss, accuracy, confusion matrix and per-class figures of a classifier on labelled cutouts.
+    """Return the figures of a classifier on labelled cutouts.
 
-    Parameters
-    ----------
-    classifier : CellClassifier
-        What is judged.
-    part : LabelledCutouts
-        Cells of known types.
-    classes : sequence of str, optional
-        Rows and columns of the figures: all classes of the classifier and of the part. About those that the classifier
-        does not know it is never right. By default the classifier's own.
-
-    Raises
-    ------
-    TrainingError
-        If the part has a class that is not among them.
+    `classes` are rows and columns of the figures, by default the classifier's; about those that it does not know it is
+    never right. Raises `TrainingError` if the part has a class that is not among them.
     """
     names = list(classes if classes is not None else classifier.classes)
     missing = sorted(set(part.classes) - set(names))

@@ -24,6 +24,7 @@ from napari_bloodcell.learning.dataset import (
 from napari_bloodcell.learning.reports import Epoch, TrainingReport, figures_of
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -59,29 +60,30 @@ def iter_train(
 ) -> Generator[Progress, None, Training]:
     """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between."""
     begin = time.monotonic()
-    from napari_bloodcell.models.cnn import classifier as cnn
     from napari_bloodcell.models.cnn import training as cnn_training
     from napari_bloodcell.models.cnn import tuning as cnn_tuning
+    from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 
-    if start is not None and not isinstance(start, cnn.CnnClassifier):
-        start = cnn.load_classifier(start, device=params.device)
+    if start is not None and not isinstance(start, CnnClassifier):
+        start = load_classifier(start, device=params.device)
     parts = parts_of(dataset_or_folder, params, start)
     classes = _classes_of(parts.train, start)
     parts = Parts(*(part.with_classes(classes) for _, part in parts.items()))
-    info = cnn.ClassifierInfo(
+    info = ClassifierInfo(
         classes=classes,
         rbc_diameter_px=parts.train.rbc_diameter_px,
         glass_level=parts.train.glass_level,
         settings={**params.model_dump(mode="json"), "fine_tuned_from": None if start is None else start.sha256},
-        data_hash=_hash_of(parts),
+        data_hash=concatenate([part for _, part in parts.items()]).content_hash(),
     )
     yield Progress(0, params.epochs, "epochs")
     if start is not None and params.fine_tune == "head":
         train_part, val_part = _arrays(parts.train), _arrays(parts.val)
         work = cnn_tuning.fit_head(train_part, val_part, start, params=params, info=info, should_stop=should_stop)
     else:
+        balancing = params.model_dump(include={"wbc_augmentation", "rbc_per_wbc", "seed"})
         work = cnn_training.fit(
-            _arrays(_balanced(parts.train, params)),
+            _arrays(balance(parts.train, **balancing)),
             _arrays(parts.val),
             classes=classes,
             params=params,
@@ -110,7 +112,7 @@ def iter_train(
         seconds=time.monotonic() - begin,
     )
     info = replace(info, report=report.to_dict(with_cutouts=False))
-    return Training(cnn.CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
+    return Training(CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
 
 
 def train(
@@ -163,13 +165,7 @@ def train(
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
-    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells.
-
-    Raises
-    ------
-    TrainingError
-        As `train`.
-    """
+    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells; raises as `train`."""
     parts = _read(data, params, start)
     _check_classes(parts.train)
     for name, part in parts.items():
@@ -207,10 +203,6 @@ def _classes_of(part: LabelledCutouts, start: CnnClassifier | None) -> tuple[str
     return (*known, *sorted(set(part.classes) - set(known), key=class_order))
 
 
-def _balanced(part: LabelledCutouts, params: TrainParams) -> LabelledCutouts:
-    return balance(part, wbc_augmentation=params.wbc_augmentation, rbc_per_wbc=params.rbc_per_wbc, seed=params.seed)
-
-
 def _arrays(part: LabelledCutouts) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return part.cutouts, part.labels
 
@@ -242,8 +234,3 @@ def _check_start(dataset: LabelledCutouts, start: CnnClassifier) -> None:
             "Put them into a training set (`TrainingSet.add_folder`, with the width of a red cell and the colour of "
             "the glass), which brings them to the scale of any classifier."
         )
-
-
-def _hash_of(parts: Parts) -> str:
-    """Return the content hash of all parts together."""
-    return concatenate([part for _, part in parts.items()]).content_hash()

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 from scipy import ndimage
 
-from napari_bloodcell.core.errors import OutputError, TrainingError
+from napari_bloodcell.core.errors import OutputError, SettingsError, TrainingError
 from napari_bloodcell.core.files import make_folder, write_bytes
-from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.params import SegmentParams, TrainSamParams
 from napari_bloodcell.core.progress import Steps, drain
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.models.load import load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
+from napari_bloodcell.results.recipes import explain
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.stages.calibration import background_colour, mean_brightness
 from napari_bloodcell.stages.segment import calibrate
@@ -38,26 +41,19 @@ _SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 @dataclass(frozen=True, slots=True)
 class SamTraining:
-    """What fine-tuning a SAM reached.
-
-    Attributes
-    ----------
-    path : Path
-        The weights: `SegmentParams(model=path)` takes them.
-    iou_before, iou_after : float
-        Mean IoU of the masks with those of the cells that were kept from training.
-    n_train, n_val : int
-        Cells trained on, and kept for that.
-    steps : int
-        Steps done.
-    """
+    """What fine-tuning a SAM reached."""
 
     path: Path
+    """The weights: `SegmentParams(model=path)` takes them."""
     iou_before: float
+    """Mean IoU of the masks with those of the cells that were kept from training."""
     iou_after: float
     n_train: int
+    """Cells trained on."""
     n_val: int
+    """Cells kept from training."""
     steps: int
+    """Steps done."""
 
 
 def iter_train_sam(
@@ -65,34 +61,30 @@ def iter_train_sam(
     output: str | Path,
     *,
     start: str | Path = "embedded",
-    steps: int = 200,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
-    device: str = "auto",
+    params: TrainSamParams = TrainSamParams(),  # noqa: B008 - frozen
     should_stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
 ) -> Generator[Progress, None, SamTraining]:
     """Fine-tune step by step; see `train_sam`. The payload is (loss, IoU on the kept cells) after each step."""
     output = Path(output)
     if output.suffix != ".safetensors" or output.is_dir():
         raise OutputError(f"The weights must be a file that ends with .safetensors; {output} was given.")
+    try:
+        params = TrainSamParams.model_validate({**params.model_dump(), **settings})
+    except ValidationError as error:
+        raise SettingsError(f"The settings cannot be used: {explain(error, TrainSamParams)}.") from error
     from napari_bloodcell.models.embedded import tuning as sam_tuning
-    from napari_bloodcell.models.load import load_generator
 
-    yield Progress(0, steps, "steps")
-    generator = sam_tuning.load_start(load_generator(str(start), device))
+    yield Progress(0, params.steps, "steps")
+    generator = sam_tuning.load_start(load_generator(str(start), params.device))
     fields = read_masked_fields(folder, generator)
-    work = sam_tuning.tune_decoder(
-        generator,
-        fields,
-        rehearsal=_rehearsal(seed),
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        should_stop=should_stop,
+    tuning = Steps(
+        sam_tuning.tune_decoder(
+            generator, fields, rehearsal=_rehearsal(params.seed), params=params, should_stop=should_stop
+        )
     )
-    tuning = Steps(work)
     for done, loss, iou in tuning:
-        yield Progress(done, steps, "steps", (loss, iou))
+        yield Progress(done, params.steps, "steps", (loss, iou))
     tuned = tuning.result
     make_folder(output.parent)
     write_bytes(output, tuned.content)
@@ -104,11 +96,9 @@ def train_sam(
     output: str | Path,
     *,
     start: str | Path = "embedded",
-    steps: int = 200,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
-    device: str = "auto",
+    params: TrainSamParams = TrainSamParams(),  # noqa: B008 - frozen
     should_stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
 ) -> SamTraining:
     """Fine-tune the embedded SAM's decoder on corrected masks, and write the weights.
 
@@ -121,16 +111,12 @@ def train_sam(
         The weights to write (.safetensors).
     start : str or path
         "embedded", or weights that were fine-tuned before.
-    steps : int
-        Steps of some two dozen cells.
-    learning_rate : float
-        Largest step size of AdamW.
-    seed : int
-        Of what is drawn at random.
-    device : str
-        "auto", "cpu", "cuda", "cuda:1", "mps".
+    params : TrainSamParams
+        Settings.
     should_stop : callable
         Asked after every step; once it says True, the best until then is written.
+    **settings
+        Single settings in place of those of `params`, such as ``steps=50``.
 
     Returns
     -------
@@ -142,6 +128,8 @@ def train_sam(
         If there are no masks, too few, or masks that do not fit their image; or the loss diverges.
     ModelError
         If `start` is not of the embedded SAM's kind.
+    SettingsError
+        If there is no such setting, or a value is not allowed.
     OutputError
         If the weights cannot be written.
 
@@ -151,30 +139,13 @@ def train_sam(
     outlines. A fifth of the cells is kept from training; the weights are those that do best on it, the old ones at
     worst.
     """
-    work = iter_train_sam(
-        folder,
-        output,
-        start=start,
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,
-        should_stop=should_stop,
-    )
-    return drain(work)
+    return drain(iter_train_sam(folder, output, start=start, params=params, should_stop=should_stop, **settings))
 
 
 def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
-    """Return the images of a folder that have masks, in the order of their names, at the scale of the generator.
+    """Return the images of a folder that have masks, in the order of their names; `TrainingError` if there are none.
 
-    The scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
-
-    Raises
-    ------
-    TrainingError
-        If there are none.
-    InputError
-        If one cannot be read.
+    Their scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
     """
     from napari_bloodcell.models.embedded.views import MaskedField
 

@@ -17,10 +17,11 @@ from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
+from napari_bloodcell.results.table import unguard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,60 +36,43 @@ Row = dict[str, Any]
 
 
 def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, float, float]) -> list[tuple[str, str]]:
-    """Return part and reason of each new cell.
+    """Return (part, "image" or "class") of each new cell; the same whatever the order of `new` is.
 
-    Parameters
-    ----------
-    known : sequence of rows
-        Cells that have a part: `class`, `image_sha256`, `split` and `split_by`.
-    new : sequence of rows
-        Cells that need one: `class`, `image_sha256`, `sha256`, and `split` and `split_by` where that is
-        settled already; `split` is "" else.
-    shares : tuple of float
-        Of training, validation and test part.
-
-    Returns
-    -------
-    list of (part, "image" or "class")
-        In the order of `new`; the same whatever that order is.
-
-    Notes
-    -----
     Further cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells
     of unknown images, each class is split; images that come after that go whole to the part that lacks them most.
+    Rows need `class`, `image_sha256`, `sha256`, `split` ("" where it is open) and `split_by`.
     """
     numbers: Counter[tuple[str, str]] = Counter((row["class"], row["split"]) for row in known)
     settled = [*known, *(row for row in new if row["split"])]
     part_of_image = {r["image_sha256"]: r["split"] for r in settled if r["split_by"] == BY_IMAGE and r["image_sha256"]}
     seen = {row["image_sha256"] for row in settled if row["image_sha256"]}
+    unseen = {row["image_sha256"] for row in new if row["image_sha256"] and not row["split"]} - seen
+    are_several = len(seen | unseen) >= SEVERAL
     result: dict[int, tuple[str, str]] = {}
-    by_image: dict[str, list[int]] = defaultdict(list)
+    whole: dict[str, list[int]] = defaultdict(list)
     loose: list[int] = []
-    come = {r["image_sha256"] for r in new if r["image_sha256"] and not r["split"]} - seen
-    are_several = len(seen | come) >= SEVERAL
+
+    def put(cells: Iterable[int], part: str, by: str) -> None:
+        for i in cells:
+            result[i] = part, by
+            numbers[new[i]["class"], part] += 1
+
     for i, row in enumerate(new):
         image = row["image_sha256"]
         if row["split"]:
-            result[i] = row["split"], row["split_by"]
-            numbers[row["class"], row["split"]] += 1
+            put([i], row["split"], row["split_by"])
         elif image in part_of_image:
-            result[i] = part_of_image[image], BY_IMAGE
-            numbers[row["class"], part_of_image[image]] += 1
-        elif image in come and are_several:
-            by_image[image].append(i)
+            put([i], part_of_image[image], BY_IMAGE)
+        elif are_several and image in unseen:
+            whole[image].append(i)
         else:
             loose.append(i)
-    waiting = sorted(by_image, key=lambda image: (-len(by_image[image]), image))
-    for n_left, image in zip(range(len(waiting), 0, -1), waiting, strict=True):
-        classes = Counter(new[i]["class"] for i in by_image[image])
-        part = _part_of_image(classes, numbers, shares, n_left)
-        result |= dict.fromkeys(by_image[image], (part, BY_IMAGE))
-        numbers.update({(name, part): n for name, n in classes.items()})
+    largest_first = sorted(whole.items(), key=lambda item: (-len(item[1]), item[0]))
+    for n_done, (_, cells) in enumerate(largest_first):
+        classes = Counter(new[i]["class"] for i in cells)
+        put(cells, _part_of_image(classes, numbers, shares, len(whole) - n_done), BY_IMAGE)
     for i in sorted(loose, key=lambda i: hashlib.sha256(new[i]["sha256"].encode()).digest()):
-        name = new[i]["class"]
-        part = _neediest(name, numbers, shares)
-        result[i] = part, BY_CLASS
-        numbers[name, part] += 1
+        put([i], _neediest(new[i]["class"], numbers, shares), BY_CLASS)
     return [result[i] for i in range(len(new))]
 
 
@@ -149,32 +133,11 @@ _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TypedCell:
-    """A cell with its type, as it goes into a training set.
+    """A cell on black, (H, W, 3) uint8 at its image's own scale and colours, with its type.
 
-    Attributes
-    ----------
-    cutout : ndarray of uint8, shape (H, W, 3)
-        The cell on black, at its image's own scale and colours.
-    cell_type : str
-        Its class.
-    annotator : str
-        Who said so.
-    image, image_sha256 : str
-        Name and hash of the image that it comes from; "" where that is not known.
-    cell : str
-        Its id there.
-    bbox : tuple of int or None
-        (y0, x0, y1, x1) there, pixels.
-    rbc_diameter_px : float or None
-        Width of a red cell there.
-    glass_rgb : tuple of float or None
-        Colour of the glass there, 0 to 255.
-    when : str
-        UTC, ISO 8601; "" for now.
-    split : str
-        "train", "val" or "test" where that is settled already.
-    split_by : str
-        "image" where that is so because its image is, "class" otherwise.
+    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px` and
+    `glass_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is "train", "val" or
+    "test" where that is settled already, `split_by` "image" where that is so because its image is, "class" otherwise.
     """
 
     cutout: NDArray[np.uint8]
@@ -283,22 +246,43 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
-def read_list(path: Path) -> pd.DataFrame:
+def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
     """Return the list of a training set, an empty one where there is none; `TrainingError` if it is damaged."""
     if not path.is_file():
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
-        table = typed(pd.read_csv(path, dtype=str, keep_default_na=False))
+        table = unguard_formulas(pd.read_csv(path, dtype=str, keep_default_na=False))
+        is_short = "type_source" in table
+        table = table if is_short else typed(table)
+        splits = [PARTS[0]] * len(table) if is_short else table["split"]
+        cells = zip(table["file"], table["class"], splits, strict=True)
+        bad = [file for file, name, part in cells if not is_inside(file) or not name or part not in PARTS]
+        bad += table.loc[table["file"].duplicated(), "file"].tolist()
     except READ_ERRORS as error:
         raise TrainingError(f"The list {path} cannot be read: {reason_of(error)}.") from error
-    wrong = table.loc[~table["split"].isin(PARTS) | (table["class"] == "")]
-    outside = [f for f in table["file"] if not is_inside(f)]
-    if len(wrong) or outside or table["file"].duplicated().any():
-        bad = outside[0] if outside else wrong["file"].iloc[0] if len(wrong) else "a file that is listed twice"
+    if bad:
         raise TrainingError(
-            f"The list {path} is damaged at {bad}: each row needs a file, a class and a split of its own."
+            f"The list {path} is damaged at {bad[0]}: each row needs a file, a class and a split of its own."
         )
-    return table
+    return _completed(table, path.parent, shares) if is_short else table
+
+
+def _completed(table: pd.DataFrame, folder: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
+    """Return the short list that File > Save Selected Layers wrote before with all columns; cells get their parts."""
+    rows = []
+    for row in rows_of(table):
+        cell = TypedCell(
+            read_picture(folder / row["file"]),
+            row["class"],
+            annotator="" if row["type_source"] == "user" else row["type_source"],
+            image=row["image"],
+            image_sha256=row["image_sha256"],
+            cell=row["cell"],
+        )
+        rows.append(row_of(cell) | {"file": row["file"], "when": ""})
+    for row, (part, by) in zip(rows, assign_parts([], rows, shares), strict=True):
+        row["split"], row["split_by"] = part, by
+    return typed(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

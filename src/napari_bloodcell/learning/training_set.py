@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
-from napari_bloodcell.core.files import make_folder, write_bytes
+from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, write_bytes
 from napari_bloodcell.learning.dataset import (
     PARTS,
     LabelledCutouts,
@@ -20,7 +19,6 @@ from napari_bloodcell.learning.dataset import (
     class_folders,
     class_order,
     read_picture,
-    typed_cells,
 )
 from napari_bloodcell.learning.training_list import (
     COLUMNS,
@@ -36,6 +34,7 @@ from napari_bloodcell.learning.training_list import (
     rows_of,
     typed,
 )
+from napari_bloodcell.results.table import guard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
 
 if TYPE_CHECKING:
@@ -48,17 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What came of adding cells.
-
-    Attributes
-    ----------
-    new : int
-        Cells that were not there.
-    duplicates : int
-        Cells that were there with the same type; nothing was done.
-    relabelled : int
-        Cells that were there with another type: the new type counts, the part stays.
-    """
+    """How many cells were new, there with the same type, or there with another type: then the new one counts."""
 
     new: int
     duplicates: int
@@ -87,9 +76,9 @@ class TrainingSet:
     """
 
     def __init__(self, folder: str | Path, *, shares: tuple[float, float, float] = (0.75, 0.15, 0.10)) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         self.shares = shares
-        self.table = read_list(self.folder / LIST)
+        self.table = read_list(self.folder / LIST, self.shares)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -115,13 +104,13 @@ class TrainingSet:
             If the folder cannot be written to; what it held is still there.
         """
         make_folder(self.folder)
-        with FileLock(self.folder / ".lock"):
-            self.table = read_list(self.folder / LIST)  # another program may have added some
+        with locked(self.folder / LOCK):
+            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added some
             table, added, pictures, stale = self._with(list(cells))
             for name, content in pictures.items():
                 make_folder((self.folder / name).parent)
                 write_bytes(self.folder / name, content)
-            write_bytes(self.folder / LIST, table.to_csv(index=False, lineterminator="\n").encode())
+            write_bytes(self.folder / LIST, guard_formulas(table).to_csv(index=False, lineterminator="\n").encode())
             for name in stale - set(table["file"]):
                 (self.folder / name).unlink(missing_ok=True)
         self.table = table
@@ -160,7 +149,11 @@ class TrainingSet:
             If an id is not in the segmentation.
         """
         table = segmentation.table
-        types = typed_cells(table, types)
+        if types is None:
+            mine = table[(table["type_source"] == "user") & (table["cell_type"] != "")]
+            types = dict(zip(mine.index.tolist(), mine["cell_type"].astype(str), strict=True))
+        if not types:
+            raise TrainingError("No cell is typed; type some cells, or give `types` as {id: name}.")
         missing = [i for i in types if i not in table.index]
         if missing:
             raise InputError(f"There is no cell {missing[0]} in the segmentation.")
@@ -247,7 +240,7 @@ class TrainingSet:
         for source, target in zip(self.table["file"], table["file"], strict=True):
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(folder / target, (self.folder / source).read_bytes())
-        write_bytes(folder / LIST, table.to_csv(index=False, lineterminator="\n").encode())
+        write_bytes(folder / LIST, guard_formulas(table).to_csv(index=False, lineterminator="\n").encode())
         return folder
 
     def cells(self) -> Iterator[TypedCell]:

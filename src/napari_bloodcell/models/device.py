@@ -34,22 +34,10 @@ def available_devices() -> list[str]:
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """Return the device of this name, or the best of this machine for "auto".
+    """Return a device by name.
 
-    Parameters
-    ----------
-    name : str or torch.device
-        "auto" (the first CUDA device, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-
-    Returns
-    -------
-    torch.device
-        It exists on this machine.
-
-    Raises
-    ------
-    DeviceError
-        If the name is not one of those, or this machine has no such device.
+    Names are "auto" (the first CUDA device, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" and "mps".
+    Raises `DeviceError` if the name is not one of those, or this machine has no such device.
     """
     text = str(name).strip().lower()
     available = available_devices()
@@ -115,18 +103,10 @@ def fast_bf16(device: str | torch.device = "cpu") -> bool:
 def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads | None:
     """Return threads that share this process's cores, for work that is more than torch; None where there are none.
 
-    Parameters
-    ----------
-    device : torch.device
-        Where the network runs.
-    one_core_each : bool
-        Whether torch may use a single core in each thread: sums over a matrix's inner side are rounded differently
-        where several share them, so work that must not depend on the machine is done like this.
-
-    Notes
-    -----
-    Torch's own threads help only while torch works, these all the time. On other devices than the CPU there are none,
-    nor where torch may use one core only, as in one of several processes.
+    Torch's own threads help only while torch works, these all the time. There are none on other devices than the CPU,
+    nor where torch may use one core only, as in one of several processes. With `one_core_each` torch uses a single core
+    in each: sums over a matrix's inner side are rounded differently where several share them, so work that must not
+    depend on the machine is done like this.
     """
     cores = torch.get_num_threads()
     if device.type != "cpu" or cores < 2:
@@ -144,22 +124,9 @@ def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads
     return Threads(n, prepare)
 
 
-def autocast(
-    device: str | torch.device, *, enabled: bool = True, cache_enabled: bool = True
-) -> AbstractContextManager[Any]:
-    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        Where the network runs.
-    enabled : bool
-        False gives a context that changes nothing.
-    cache_enabled : bool
-        False where threads train together: torch keeps one cache of bfloat16 weights for all of them, so that which
-        thread comes first would decide how gradients are rounded.
-    """
+def autocast(device: str | torch.device, *, enabled: bool = True) -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere."""
     chosen = pick_device(device)
     if not enabled or not fast_bf16(chosen):
         return nullcontext()
-    return torch.autocast(chosen.type, dtype=torch.bfloat16, cache_enabled=cache_enabled)
+    return torch.autocast(chosen.type, dtype=torch.bfloat16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import ssl
 import time
 import urllib.request
 from http.client import HTTPException
@@ -35,23 +34,10 @@ class _ConnectionBrokeError(Exception):
 
 
 def iter_receive(url: str, part: Path, *, size_bytes: int, what: str) -> Generator[Progress, None, None]:
-    """Fetch a file, yielding progress in bytes, and go on after interruptions as long as every try brings something.
+    """Fetch an https address into a partial file, yielding progress in bytes.
 
-    Parameters
-    ----------
-    url : str
-        An https address; nothing else is ever opened, nor followed by a redirect.
-    part : Path
-        The partial file. What it holds already is not asked for again, and given up only where a server cannot resume.
-    size_bytes : int
-        Size of the file where the server does not say.
-    what : str
-        What the progress says.
-
-    Raises
-    ------
-    TransferError
-        Without network, without room on the disk, or when the server refuses.
+    What the partial file holds is not asked for again. After an interruption it goes on as long as every try brings
+    something. `size_bytes` counts where the server does not say. Raises `TransferError`.
     """
     for _ in range(_MOST_TRIES):
         before = part.stat().st_size if part.exists() else 0
@@ -140,16 +126,8 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _open(request: urllib.request.Request) -> HTTPResponse:
-    """Open an https address; the opener has no handler for any other scheme."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        _HttpsRedirects(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-    ):
-        opener.add_handler(handler)
-    response: HTTPResponse = opener.open(request, timeout=_TIMEOUT_S)
+    """Open an https address, and nothing else."""
+    if request.type != "https":
+        raise URLError(f"unknown url type: {request.type}")
+    response: HTTPResponse = urllib.request.build_opener(_HttpsRedirects).open(request, timeout=_TIMEOUT_S)
     return response

@@ -1,36 +1,33 @@
-"""Models by name: loaded once per process, device and file."""
+"""Models by name or file: the one place where they are found, fetched and loaded. Torch is imported with the first."""
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.files import expanded
+from napari_bloodcell.models import weights
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
 from napari_bloodcell.models.official.sam import OfficialSam
-from napari_bloodcell.models.weights import iter_download
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from napari_bloodcell.core.protocols import MaskGenerator, Progress
-
-WEIGHTS = Path(__file__).parent.parent / "weights"
-OFFICIAL = ("vit_b", "vit_l", "vit_h")
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
 
-def load_generator(model: str, device: str = "auto") -> MaskGenerator:
-    """Return the mask generator of this name.
+def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
+    """Return a mask generator; the same one again while it is among the last two and its file has not changed.
 
     Parameters
     ----------
     model : str
-        "embedded", "vit_b", "vit_l", "vit_h" (downloaded on first use), or the path of a checkpoint: an official one
-        (.pth) or one of the embedded SAM (.safetensors).
+        One of `weights.GENERATORS` (official ones are downloaded on first use), or the path of a checkpoint: an
+        official SAM's (.pth) or one of the embedded SAM (.safetensors).
     device : str
         As in `SegmentParams.device`.
 
@@ -39,34 +36,49 @@ def load_generator(model: str, device: str = "auto") -> MaskGenerator:
     ModelError
         If there is no such model, or the file is not a model that the program knows.
     """
-    path = WEIGHTS / "sam_embedded.safetensors" if model == "embedded" else Path(model).expanduser()
-    if model not in OFFICIAL and not os.path.isfile(path):
-        raise ModelError(
-            f'No mask generator {model!r}: give "embedded", one of {", ".join(OFFICIAL)}, or the path of a file.'
-        )
-    stamp = 0 if model in OFFICIAL else path.stat().st_mtime_ns
-    return _load(model, str(path), device, stamp)
+    if model in weights.OFFICIAL:
+        return _load_generator(model, None, device, 0)
+    file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
+    if not os.path.isfile(file):
+        raise ModelError(f"No mask generator {model!r}: give {_either(weights.GENERATORS)}, or the path of a file.")
+    return _load_generator(model, file, device, file.stat().st_mtime_ns)
 
 
 def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress, None, MaskGenerator]:
     """Do as `load_generator`, yielding progress in bytes while official weights are downloaded."""
-    if model in OFFICIAL:
-        yield from iter_download(model)
+    if model in weights.OFFICIAL:
+        yield from weights.iter_download(model)
     return load_generator(model, device)
 
 
+def load_classifier(model: str | Path = "embedded", device: str = "auto") -> CnnClassifier:
+    """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file that training wrote.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the file is no classifier of this program.
+    DeviceError
+        If this machine has no such device.
+    """
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
+
+    if model in weights.CLASSIFIERS:
+        file = weights.find(weights.CLASSIFIERS[str(model)]).path
+        return CnnClassifier.load(file, name=str(model), device=device)
+    if not os.path.isfile(model):
+        raise ModelError(f"No classifier {str(model)!r}: give {_either(weights.CLASSIFIERS)}, or the path of a file.")
+    return CnnClassifier.load(model, device=device)
+
+
 @lru_cache(maxsize=2)
-def _load(model: str, path: str, device: str, _stamp: int) -> MaskGenerator:
-    if model in OFFICIAL:
-        return OfficialSam(model, device=device)
-    if _is_embedded(Path(path)):
-        return EmbeddedSam(Path(path), device)
-    return OfficialSam(path, device=device)
+def _load_generator(model: str, file: Path | None, device: str, _changed_ns: int) -> MaskGenerator:
+    from napari_bloodcell.models.embedded.sam import is_embedded_sam
+
+    if file is not None and is_embedded_sam(file):
+        return EmbeddedSam(file, device)
+    return OfficialSam(file or model, device=device)
 
 
-def _is_embedded(path: Path) -> bool:
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format") == "napari-bloodcell-embedded-sam"
-    except (SafetensorError, OSError):
-        return False
+def _either(names: dict[str, str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)

@@ -1,10 +1,8 @@
-"""The weights that the program knows: what they are, where they lie, and how they get there.
+"""The files that models are made of: what they are called, where they lie, and how they get there.
 
-Official SAM checkpoints are downloaded once into a folder of the user's choice (`NAPARI_BLOODCELL_CACHE`, else the
-platform's cache folder). A download goes on where it stopped, is compared with its SHA-256 before it gets its name,
-and two processes that want the same file fetch it once. The program's own weights come with it.
-
-This module does not import torch.
+What does not come with the program is downloaded once into a folder of the user's choice (`NAPARI_BLOODCELL_CACHE`,
+else the platform's cache folder). A download goes on where it stopped, is compared with its SHA-256 before it gets its
+name, and two processes that want the same file fetch it once. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import DownloadError, ModelError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.models.download import TransferError, iter_receive
@@ -39,33 +38,20 @@ _BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of weights.
-
-    Attributes
-    ----------
-    name : str
-        What the user calls it, as in ``SegmentParams(model=name)``.
-    file_name : str
-        Name of the file on disk.
-    sha256 : str
-        What the file's SHA-256 must be, hexadecimal.
-    size_bytes : int
-        Size of the file.
-    licence : str
-        SPDX identifier.
-    url : str or None
-        Where it is downloaded from; None for weights that come with the program.
-    description : str
-        One line for lists.
-    """
+    """One file that comes with the program (`url` None) or is downloaded."""
 
     name: str
+    """What the user calls it."""
     file_name: str
+    """Its path within the folder of such files."""
     sha256: str
+    """Hexadecimal."""
     size_bytes: int
     licence: str
+    """SPDX identifier."""
     url: str | None
     description: str
+    """One line for lists."""
 
     @property
     def path(self) -> Path:
@@ -105,43 +91,50 @@ OFFICIAL: Final[dict[str, ModelFile]] = {
     )
 }
 """The official SAM checkpoints, by name."""
+SAMPLE: Final = ModelFile(
+    "bccd",
+    "samples/BloodImage_00000.jpg",
+    "e1dcc488889acba247a895df7be839e514850030217b4025048619f664fd4cb3",
+    16_000,  # about; the server says how many
+    "MIT",
+    "https://raw.githubusercontent.com/Shenggan/BCCD_Dataset/master/BCCD/JPEGImages/BloodImage_00000.jpg",
+    "A field of the BCCD data set, 640×480 px",
+)
+"""The real field among the samples of napari's File menu."""
+GENERATORS: Final[dict[str, str]] = {"embedded": "sam_embedded"} | {name: name for name in OFFICIAL}
+"""Mask generators by the name that settings give them, with the name of their file."""
+CLASSIFIERS: Final[dict[str, str]] = {"embedded": "cnn_embedded", "paper": "cnn_paper"}
+"""Classifiers, likewise."""
 
 
 def where() -> Path:
     """Return the folder of downloaded weights: `NAPARI_BLOODCELL_CACHE`, else the platform's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_cache_path("napari-bloodcell", appauthor=False)
 
 
 def list_models() -> list[ModelFile]:
-    """Return every file of weights that the program knows: its own first, then SAM's official checkpoints."""
+    """Return the weights that the program knows: its own first, then SAM's official checkpoints."""
     return [*_shipped(), *OFFICIAL.values()]
 
 
 def find(name: str) -> ModelFile:
-    """Return the file of weights of this name.
+    """Return the file of this name; `ModelError` if there is none."""
+    files = {file.name: file for file in [*list_models(), SAMPLE]}
+    if name not in files:
+        raise ModelError(f"Unknown model {name!r}; known are: {', '.join(files)}. A file is given by its path.")
+    return files[name]
 
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
-    models = {model.name: model for model in list_models()}
-    if name not in models:
-        raise ModelError(f"Unknown model {name!r}; known are: {', '.join(models)}. A file is given by its path.")
-    return models[name]
+
+def needs_download(name: str) -> bool:
+    """Return whether a mask generator's weights are to be downloaded first."""
+    return name in OFFICIAL and not OFFICIAL[name].is_present
 
 
 def verify(name: str) -> Path:
-    """Return the path of the weights of this name after comparing the file with its SHA-256.
-
-    Raises
-    ------
-    ModelError
-        If the name is unknown, the file is not there, or it is not the file that it should be.
-    """
+    """Return the path of a file after comparing it with its SHA-256; `ModelError` if it is missing or another."""
     model = find(name)
     if not model.is_present:
         raise ModelError(f"{name} is not on this machine: there is no {model.path}. {_by_hand(model)}")
@@ -154,33 +147,17 @@ def verify(name: str) -> Path:
 
 
 def download(name: str, progress: Callable[[Progress], object] | None = None) -> Path:
-    """Fetch weights unless they are there already, check them, and return their path.
-
-    Parameters
-    ----------
-    name : str
-        "vit_b", "vit_l" or "vit_h"; weights that come with the program are only checked.
-    progress : callable, optional
-        Called with `Progress` in bytes.
-
-    Returns
-    -------
-    Path
-        A file whose SHA-256 has been compared.
-
-    Raises
-    ------
-    ModelError
-        If the name is unknown.
-    DownloadError
-        Without network, without space, when the server refuses, or when what came is not the file that it should be.
-        What has come so far is kept beside the file, as `<file>.part`, and the next call goes on from there.
-    """
+    """Fetch a file unless it is there already, and return its path; see `iter_download`."""
     return drain(iter_download(name), progress)
 
 
 def iter_download(name: str) -> Generator[Progress, None, Path]:
-    """Fetch weights like `download`, yielding progress in bytes; closing it keeps what has come for the next time."""
+    """Fetch a file unless it is there already, check it, and return its path; yields progress in bytes.
+
+    What has come when it is closed or fails is kept beside the file, as ``<file>.part``, and the next call goes on
+    from there. Raises `ModelError` if the name is unknown, and `DownloadError` without network or space, when the
+    server refuses, or when what came is not the file that it should be.
+    """
     model = find(name)
     if model.url is None:
         return verify(name)
@@ -218,7 +195,7 @@ def _by_hand(model: ModelFile) -> str:
         return "It comes with the program: reinstall it."
     return (
         f"Run `napari-bloodcell models download {model.name}`, or fetch {model.url} by other means and put it, named "
-        f"{model.file_name}, into {where()} (the environment variable {CACHE_VARIABLE} sets another folder)."
+        f"{model.path.name}, into {model.path.parent} (the environment variable {CACHE_VARIABLE} sets another folder)."
     )
 
 

@@ -71,6 +71,7 @@ def segment_layer(
     region : tuple of int, Shapes or "view", optional
         Only this part: (y0, x0, y1, x1) in pixels, the rectangles of a Shapes layer, or what is seen in the window.
         Its cells take the place of earlier ones there.
+        Cells whose outlines a person made stay.
     planes : {"current", "all"}
         Which planes of a stack.
     viewer : Viewer or ViewerModel, optional
@@ -84,7 +85,7 @@ def segment_layer(
     -------
     Labels
         ``"<image> cells"``, ids 1..N, the cell table in `features`, settings, versions and the hash of the weights in
-        ``metadata["napari_bloodcell"]``.
+        ``metadata["napari_bloodcell"]``. What a person said of these cells another day is put back.
 
     Raises
     ------
@@ -95,6 +96,7 @@ def segment_layer(
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.layers.regions import boxes_of
+    from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import FoundCells, iter_find_cells
     from napari_bloodcell.napari.work.live import CellsWriter
 
@@ -117,11 +119,13 @@ def segment_layer(
             planes=list(source.plane_indices()) if planes == "all" else [index],
             regions=boxes_of(region, image_layer),
             earlier=writer.earlier,
+            keep=writer.kept,
             generator=generator,
         ),
         on_step,
     )
-    writer.write_table()
+    writer.finish()
+    put_back(viewer, writer.layer)
     return writer.layer
 
 
@@ -163,8 +167,10 @@ def classify_layer(
         If the image is not there, does not fit, or the model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers.foreign import number_cells
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import iter_type_cells
 
     viewer = viewer_of(cells_layer, viewer)
@@ -172,6 +178,7 @@ def classify_layer(
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
+    number_cells(cells_layer)
     layers.adopt(cells_layer, image_layer)
     typed = drain(
         iter_type_cells(
@@ -185,7 +192,10 @@ def classify_layer(
         ),
         on_progress,
     )
-    return layers.add_types(viewer, cells_layer, typed, recipe=Recipe(classify=params), classifier=typed.classifier)
+    recipe = Recipe(classify=params)
+    types = layers.add_types(viewer, cells_layer, typed, recipe=recipe, classifier=typed.classifier)
+    put_back(viewer, cells_layer)
+    return types
 
 
 def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Counting:
@@ -299,18 +309,19 @@ def correct_cells(
     BloodCellError
         If the layer has no table, its image is not in the viewer, or the journal cannot be written.
     """
-    from napari_bloodcell.napari.docks.review import journal as review_journal
     from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.session.opening import cells_session
 
-    return review_journal.correct(viewer_of(cells_layer, viewer), cells_layer, types, annotator)
+    return cells_session(viewer_of(cells_layer, viewer), cells_layer).correct(types, annotator=annotator)
 
 
 def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = None) -> list[Correction]:
     """Bring back what people said of the cells of this image, and return the corrections whose cell is not there."""
-    from napari_bloodcell.napari.docks.review import journal as review_journal
     from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.session.opening import cells_session
 
-    return review_journal.restore(viewer_of(cells_layer, viewer), cells_layer)
+    found, _ = cells_session(viewer_of(cells_layer, viewer), cells_layer).put_back()
+    return found.lost
 
 
 def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> Result:
@@ -358,11 +369,13 @@ def open_result(folder: str | Path, viewer: ViewerModel) -> list[Layer]:
 
     from napari_bloodcell.napari.layers import cells as layers
     from napari_bloodcell.napari.reader import read_layers
+    from napari_bloodcell.napari.session.opening import open_cells, put_back
 
     opened = [NapariLayer.create(*layer) for layer in read_layers(Path(folder))]
     viewer.layers.extend(opened)
     for cells in [layer for layer in opened if layers.is_cells(layer)]:
-        layers.relink(viewer, cells)
+        open_cells(viewer, cells)
+        put_back(viewer, cells)
     return opened
 
 

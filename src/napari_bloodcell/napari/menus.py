@@ -9,6 +9,7 @@ from qtpy.QtCore import QEventLoop
 from qtpy.QtWidgets import QApplication, QDockWidget
 
 from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.models.weights import SAMPLE, iter_download
 from napari_bloodcell.napari import sample_data
 from napari_bloodcell.napari.preferences import PLUGIN, use_preferred_cache
 from napari_bloodcell.napari.work.worker import Work
@@ -83,8 +84,8 @@ def bccd_field() -> list[LayerData]:
         Without network, or if what came is not that field.
     """
     use_preferred_cache()
-    if QApplication.instance() is not None and not sample_data.has_bccd():
-        _wait_for(lambda _should_stop: sample_data.iter_download_bccd())
+    if QApplication.instance() is not None and not SAMPLE.is_present:
+        _wait_for(lambda _should_stop: iter_download(SAMPLE.name))
     return sample_data.bccd_field()
 
 

@@ -10,7 +10,7 @@ from weakref import WeakMethod, finalize, ref
 
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error, show_warning
 
-from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.errors import BloodCellError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,12 +41,11 @@ class _Unexpected(ErrorNotification):
 
 def explained(error: Exception) -> str:
     """Return what to tell of an error that nobody thought of."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"There is not enough memory ({text}). Use a smaller tile size, another device, or a smaller model."
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "There is not enough memory. Use a smaller tile size, another device, or a smaller model."
     return (
-        f"Something unexpected went wrong ({text}). Please report it with its traceback: press View Traceback here, "
-        "or look at Help ▸ Show logs."
+        f"Something unexpected went wrong ({type(error).__name__}: {reason_of(error)}). Please report it with its "
+        "traceback: press View Traceback here, or look at Help ▸ Show logs."
     )
 
 

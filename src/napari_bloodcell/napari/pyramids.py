@@ -60,7 +60,7 @@ def _read_planes(stack: Stack) -> LayerData:
 def read_slide_result(folder: str | Path) -> list[LayerData]:
     """Read the result of a slide as layers: the image, and the cells as a pyramid on disk with their table.
 
-    The typed layer follows from the cells by a lookup table; `widgets._layers.relink` makes it.
+    The typed layer follows from the cells by a lookup table; `layers.cells.relink` makes it.
 
     Raises
     ------
@@ -82,15 +82,17 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
     if slide is not None:
         about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
         layers.append((levels_to_show(slide), about, "image"))
+    levels = open_levels(folder / ZARR, "labels/cells", "r+")
+    is_pyramid = len(levels) > 1  # napari refuses labels of a single level
     cells = {
         "name": f"{result.image_name} cells",
         "features": to_features(result.table),
-        "multiscale": True,
+        "multiscale": is_pyramid,
         "opacity": 0.6,
         "metadata": {"napari_bloodcell": info},
         **place,
     }
-    return [*layers, (open_levels(folder / ZARR, "labels/cells", "r+"), cells, "labels")]
+    return [*layers, (levels if is_pyramid else levels[0], cells, "labels")]
 
 
 def info_of_result(result: Result) -> dict[str, Any]:

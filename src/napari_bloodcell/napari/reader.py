@@ -86,9 +86,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     found = told_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
     viewer = napari.current_viewer()
     if viewer is not None and found is not NO_LAYERS:
-        from napari_bloodcell.napari.layers.cells import relink_soon
+        from napari_bloodcell.napari.session.opening import open_soon
 
-        relink_soon(viewer)
+        open_soon(viewer)
     return found
 
 

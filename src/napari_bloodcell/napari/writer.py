@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError, OutputError
-from napari_bloodcell.core.files import legal_name, make_folder, staged
+from napari_bloodcell.core.files import make_folder, staged
+from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.results.store import write_result
 
 if TYPE_CHECKING:
     from napari.layers import Image, Labels
 
     from napari_bloodcell.napari.pyramids import LayerData
-
-
-TRAINING_LIST: Final = "cutouts.csv"
-"""Lists the cutouts of a training set: file, class, image, cell, and who typed it."""
 
 
 def write_result_layers(path: str, layer_data: list[LayerData]) -> list[str]:
@@ -29,7 +26,7 @@ def write_result_layers(path: str, layer_data: list[LayerData]) -> list[str]:
 
 
 def write_training_layers(path: str, layer_data: list[LayerData]) -> list[str]:
-    """Write the typed cells of an image layer as cutouts to train on: a folder per class, and a list."""
+    """Write the typed cells of an image layer as a training set."""
     image_layer, cells_layer = _chosen(layer_data)
     return [str(write_training_set(Path(path), cells_layer, image_layer))]
 
@@ -61,30 +58,27 @@ def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
 
 
 def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
-    """Write ``<class>/<image>_<cell>.png`` of every typed cell, and the list `TRAINING_LIST`.
+    """Write the typed cells of a layer as a new training set.
 
     Cells that a person typed are written alone where there are any: what a model said of the others is no truth.
 
     Raises
     ------
     BloodCellError
-        If no cell has a type, or the folder cannot be written to.
+        If no cell has a type, or the folder is not empty or cannot be written to.
     """
-    from PIL import Image as Picture
-
     from napari_bloodcell.corrections.journal import image_hash
     from napari_bloodcell.napari.layers.cells import adopt
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.results import planes_with_cells, segmented_plane
-    from napari_bloodcell.stages.cutouts import cut_out
 
     adopt(cells_layer, image_layer)
     source = image_source(image_layer)
     make_folder(folder)
     if any(folder.iterdir()):
         raise OutputError(f"{folder} is not empty. Choose a new folder for the training set.")
-    rows: list[list[object]] = [["file", "class", "image", "image_sha256", "cell", "type_source"]]
-    with staged(folder, last=TRAINING_LIST) as stage:
+    with staged(folder, last=LIST) as stage:
+        made = TrainingSet(stage)
         for index in planes_with_cells(cells_layer):
             segmented = segmented_plane(cells_layer, index)
             given = segmented.table["cell_type"]
@@ -94,17 +88,14 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
             if chosen.empty:
                 raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
             pixels = source.slide().pixels if source.is_large else source.plane(index).data
-            types = dict(zip(chosen.index.tolist(), chosen["cell_type"].tolist(), strict=True))
-            digest = image_hash(pixels)
-            for cell in types:
-                cutout = cut_out(pixels, segmented.cells, chosen.loc[[cell]])[0]
-                name = f"{legal_name(types[cell])}/{legal_name(source.name)}_{cell:06d}.png"
-                (stage / name).parent.mkdir(exist_ok=True)
-                Picture.fromarray(cutout).save(stage / name)
-                rows.append([name, types[cell], source.name, digest, cell, chosen.at[cell, "type_source"]])
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        (stage / TRAINING_LIST).write_text(text.getvalue(), encoding="utf-8", newline="")
+            made.add_segmentation(
+                pixels,
+                segmented,
+                dict(zip(chosen.index.tolist(), chosen["cell_type"].tolist(), strict=True)),
+                annotator=annotator_name() if len(by_hand) else "model",
+                name=source.name + "".join(f" {i}" for i in index),
+                image_sha256=image_hash(pixels),
+            )
     return folder
 
 

@@ -8,6 +8,6 @@ OVERLAY, KDE = "overlay.png", "kde.png"
 SLIDE, PARQUET = "slide.json", "cells.parquet"
 FILES: tuple[str, ...] = (
     *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
-    *(SLIDE, PARQUET),  # of a whole slide only
+    *(PARQUET, SLIDE),  # the second of a whole slide only
 )
 """Every name that a result may have in its folder; nothing else there is ever touched."""

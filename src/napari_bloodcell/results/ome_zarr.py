@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numcodecs import Zstd
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
 
     import zarr
     from numpy.typing import DTypeLike, NDArray
+    from zarr.storage import LocalStore
 
 CHUNK = 512
 """Side of a chunk, pixels."""
 COARSEST = 1024
 """Levels are added to a pyramid until none of its sides is longer, pixels."""
-CODEC = Zstd(level=1)
-"""Compresses chunks; what is written past Zarr must be written with it."""
 _VERSION = "0.5"
 
 
@@ -108,27 +106,25 @@ def create_smear(
     source = {"image": "../../"}
     group = labels.create_group("cells")
     pyramid = _create_pyramid(group, shape, np.int32, "cells", pixel_size_um, is_label=True)
-    plain: dict[str, Any] = {"colors": [], "source": source}  # cells have no colours of their own; readers want a list
-    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": plain}
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": {"source": source}}
     group = labels.create_group("types")
     pyramid = _create_pyramid(group, shape, np.uint8, "types", pixel_size_um, is_label=True)
     group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": type_metadata(names)}
 
 
 def type_metadata(names: Sequence[str]) -> dict[str, Any]:
-    """Return the ``image-label`` metadata of typed labels: colours and names."""
-    return {
-        "colors": [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)],
-        "properties": [{"label-value": i + 1, "name": n} for i, n in enumerate(names)],
-        "source": {"image": "../../"},
-    }
+    """Return the ``image-label`` metadata of typed labels: colours and names; the format has no empty lists of them."""
+    colours = [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)]
+    properties = [{"label-value": i + 1, "name": n} for i, n in enumerate(names)]
+    known = {"colors": colours, "properties": properties} if names else {}
+    return {**known, "source": {"image": "../../"}}
 
 
-def open_levels(path: Path, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:
+def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:
     """Return the levels of the pyramid in a group of an OME-Zarr ("" for its image), the finest first."""
     import zarr
 
-    node: Any = zarr.open_group(path / group if group else path, mode=mode)
+    node: Any = zarr.open_group(store, path=group, mode=mode)
     return [node[dataset["path"]] for dataset in node.attrs["ome"]["multiscales"][0]["datasets"]]
 
 
@@ -180,7 +176,7 @@ def _create_pyramid(
             chunks=(*shape[:-2], *(min(CHUNK, side) for side in plane)),
             dtype=np.dtype(dtype),
             serializer=BytesCodec(endian="little"),
-            compressors=ZstdCodec(level=CODEC.level),
+            compressors=ZstdCodec(level=1),
             dimension_names=[axis["name"] for axis in axes],
         )
         step, pixel = 2.0**level, pixel_size_um or 1.0

@@ -63,13 +63,14 @@ def draw_kde(counting: Counting, ax: Axes, *, pixel_size_um: float | None = None
     ax.set(xlim=(0, right), ylim=(0, 1.22 * top))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    low, high = counting.interval
     ax.set_title(
         f"{counting.counts[RBC]:,} red cells in {counting.areas.size:,} regions", loc="left", color=ink, pad=20
     )
-    text = f"95 % interval {low:,} to {high:,} · rule “{counting.rule}”"
+    rule = f"rule “{counting.rule}”"
+    if counting.interval is not None:
+        rule = "95 % interval {:,} to {:,} · ".format(*counting.interval) + rule
     ax.annotate(
-        text,
+        rule,
         (0, 1),
         (0, 6),
         xycoords="axes fraction",

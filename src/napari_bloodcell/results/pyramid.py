@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.storage import LocalStore
 
-from napari_bloodcell.core.errors import OutputError
-from napari_bloodcell.core.files import write_bytes
-from napari_bloodcell.results.ome_zarr import CHUNK, CODEC, halvings, open_levels
+from napari_bloodcell.core.files import writing
+from napari_bloodcell.results.ome_zarr import CHUNK, halvings, open_levels
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     import zarr
     from numpy.typing import NDArray
+    from zarr.core.buffer import Buffer
 
     Box = tuple[int, int, int, int]
 
@@ -39,7 +42,7 @@ class Pyramids:
     def levels(self, group: str) -> list[zarr.Array[Any]]:
         """Return the levels of a group, the finest first."""
         if group not in self._levels:
-            self._levels[group] = open_levels(self.folder, group)
+            self._levels[group] = open_levels(SyncedStore(self.folder), group)
         return self._levels[group]
 
     def write_block(self, group: str, data: NDArray[Any], box: Box) -> None:
@@ -76,38 +79,27 @@ class Pyramids:
             If that is not possible.
         """
         levels = self.levels(group)
-        try:
-            for k in range(BLOCK_LEVELS, len(levels)):
-                y0, x0, y1, x1 = (-(-side // 2**k) for side in box)
-                finer = np.asarray(levels[k - 1][2 * y0 : 2 * y1, 2 * x0 : 2 * x1])
-                levels[k][y0 : y0 - (-finer.shape[0] // 2), x0 : x0 - (-finer.shape[1] // 2)] = finer[::2, ::2]
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written to: {error.strerror or error}.") from error
+        for k in range(BLOCK_LEVELS, len(levels)):
+            y0, x0, y1, x1 = (-(-side // 2**k) for side in box)
+            finer = np.asarray(levels[k - 1][2 * y0 : 2 * y1, 2 * x0 : 2 * x1])
+            self._write(group, k, finer[::2, ::2], y0, x0)
 
     def _write(self, group: str, level: int, data: NDArray[Any], y: int, x: int) -> None:
-        """Write data (…, Y, X) that begins at y, x into a level: chunk by chunk, each whole or not at all, and synced.
-
-        Zarr itself would neither sync nor tell a full disk from other troubles. Data that hold no whole chunks, as
-        small blocks do, are left to it.
-        """
-        array = self.levels(group)[level]
-        side_y, side_x = array.chunks[-2:]
+        """Write data (…, Y, X) that begins at y, x into a level."""
         height, width = data.shape[-2:]
-        whole_y = y % side_y == 0 and (height % side_y == 0 or y + height == array.shape[-2])
-        whole_x = x % side_x == 0 and (width % side_x == 0 or x + width == array.shape[-1])
-        if not (whole_y and whole_x):
-            array[..., y : y + height, x : x + width] = data
-            return
-        place = self.folder / group / str(level) / "c"
-        for top in range(0, height, side_y):
-            for left in range(0, width, side_x):
-                part = data[..., top : top + side_y, left : left + side_x]
-                chunk = np.zeros((*part.shape[:-2], side_y, side_x), array.dtype)
-                chunk[..., : part.shape[-2], : part.shape[-1]] = part
-                numbers = ["0"] * (part.ndim - 2), str((y + top) // side_y), str((x + left) // side_x)
-                path = place.joinpath(*numbers[0], *numbers[1:])
-                if chunk.any():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_bytes(path, CODEC.encode(chunk))
-                else:
-                    path.unlink(missing_ok=True)  # a chunk that is not there is background
+        with writing(self.folder / group):
+            self.levels(group)[level][..., y : y + height, x : x + width] = data
+
+
+class SyncedStore(LocalStore):
+    """A folder whose chunks are on the disk, whole, when a write returns."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write a chunk; zarr gives it its name once it is whole."""
+        await super().set(key, value)
+        await asyncio.to_thread(_sync, self.root / key)
+
+
+def _sync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

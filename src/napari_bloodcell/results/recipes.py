@@ -53,6 +53,14 @@ class CalibrationRecord(Params):
     """Mean of HSV's V, 0 to 255."""
     source: str
     """Where the width comes from."""
+    scale_confidence: float = 1.0
+    """How sure the width is, 0 to 1."""
+    smear_confidence: float = 1.0
+    """How much the picture looks like a Giemsa-like brightfield smear of mammalian blood, 0 to 1."""
+    outside: str = ""
+    """What of the picture is no smear, packed; empty where all of it is."""
+    light: tuple[float, ...] = ()
+    """How the light falls off over the smear; empty where it is even."""
 
 
 class ImageRecord(Params):

@@ -13,6 +13,7 @@ from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.table import read_parquet
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Result:
             self.table,
             params=self.recipe.count,
             rbc_diameter_px=self.calibration.rbc_diameter_px,
-            area_mm2=area_mm2(self.cells.shape, self.pixel_size_um),
+            area_mm2=seen_area_mm2(self.cells.shape, self.pixel_size_um, self.calibration),
         )
 
     @property
@@ -147,8 +148,3 @@ class Result:
 
 SmearResult = SlideResult = StoredResult = Result
 """Names by which earlier versions told apart results in memory, on disk and read from a folder."""
-
-
-def area_mm2(shape: Sequence[int], pixel_size_um: float | None) -> float | None:
-    """Return the area of an image of this shape (Y, X), mm², where its pixels have a size."""
-    return shape[0] * shape[1] * pixel_size_um**2 * 1e-6 if pixel_size_um else None

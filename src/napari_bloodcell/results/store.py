@@ -132,8 +132,9 @@ def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
 
 
 def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
-    """Write table, counts, outlines and recipe; of a slide the table as Parquet too, and the plan of its run."""
-    write_csv(stage / CELLS, result.table)
+    """Write table, counts, outlines and recipe; of a slide the plan of its run, too."""
+    write_csv(stage / CELLS, result.table, pixel_size_um=result.pixel_size_um)
+    write_parquet(stage / PARQUET, result.table, pixel_size_um=result.pixel_size_um)
     (stage / COUNTS).write_bytes(json_text(numbers_of(result)).encode())
     if geojson:
         part_px = result.plan.block_px if result.plan is not None else None
@@ -141,7 +142,6 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
         with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(outlines)
     if result.plan is not None:
-        write_parquet(stage / PARQUET, result.table)
         about = {
             "plan": json.loads(result.plan.to_json()),
             "image_sha256": result.image_sha256,
@@ -239,7 +239,7 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "image": result.image_name,
         "counts": dict(counting.counts),
         "uncorrected": dict(counting.uncorrected),
-        "rbc_interval_95": list(counting.interval),
+        "rbc_interval_95": None if counting.interval is None else list(counting.interval),
         "rbc_mean": counting.posterior.mean,
         "rule": counting.rule,
         "thresholds_px": counting.thresholds.tolist(),

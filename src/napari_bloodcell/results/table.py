@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -9,8 +10,10 @@ import pandas as pd
 
 from napari_bloodcell.core.cells import COLUMNS, cell_table
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
+from napari_bloodcell.core.files import csv_text, text_of_csv
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ROWS_AT_ONCE = 50_000
@@ -20,9 +23,37 @@ _EXACT: dict[str, Any] = {} if pd.__version__ >= "3.1" else {"float_precision": 
 _ON_DISK: dict[str, Any] = {name: "int32" for name in COLUMNS if name.startswith("bbox")}
 
 
-def write_csv(file: Path | TextIO, table: pd.DataFrame) -> None:
-    """Write a cell table as CSV: numbers in full, a missing one as nothing, lines end with LF."""
-    table.to_csv(file, index_label="id", lineterminator="\n", encoding="utf-8", chunksize=ROWS_AT_ONCE)
+AREA_UM2 = "area_um2"
+"""A column on disk only: the area in µm², nothing where the size of a pixel is not known."""
+
+
+def write_csv(file: Path | TextIO, table: pd.DataFrame, *, pixel_size_um: float | None = None) -> None:
+    """Write a cell table as CSV: numbers in full, a missing one as nothing, no text a formula, lines end with LF."""
+    written = guard_formulas(table.assign(**{AREA_UM2: _area_um2(table, pixel_size_um)}))
+    written.to_csv(file, index_label="id", lineterminator="\n", encoding="utf-8", chunksize=ROWS_AT_ONCE)
+
+
+def _area_um2(table: pd.DataFrame, pixel_size_um: float | None) -> pd.Series[float]:
+    return table["area_px"] * (pixel_size_um**2 if pixel_size_um else math.nan)
+
+
+def guard_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts no spreadsheet takes for formulas; `unguard_formulas` gives them back."""
+    return _map_texts(table, csv_text)
+
+
+def unguard_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the texts that `guard_formulas` was given."""
+    return _map_texts(table, text_of_csv)
+
+
+def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    table = table.rename(columns=change)
+    for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
+        changed = {text: change(text) for text in table[name].unique() if isinstance(text, str)}
+        if any(old != new for old, new in changed.items()):
+            table[name] = table[name].map(changed, na_action="ignore")
+    return table
 
 
 def read_csv(file: Path | TextIO) -> pd.DataFrame:
@@ -43,13 +74,14 @@ def read_csv(file: Path | TextIO) -> pd.DataFrame:
         keep_default_na=False,
         **_EXACT,
     )
+    table = unguard_formulas(table.drop(columns=AREA_UM2, errors="ignore"))
     lacking = [name for name in COLUMNS if name not in table.columns]
     if lacking:
         raise ValueError(f"cells.csv lacks the columns {', '.join(lacking)}")
     return table
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
+def write_parquet(path: Path, table: pd.DataFrame, *, pixel_size_um: float | None = None) -> None:
     """Write the known columns of a cell table as Parquet."""
     import pyarrow.parquet
 
@@ -60,10 +92,12 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
         "bool": pyarrow.bool_(),
     }
     kinds["int32"] = pyarrow.int32()
-    schema = pyarrow.schema([("id", pyarrow.int64()), *((n, kinds[_ON_DISK.get(n, d)]) for n, d in COLUMNS.items())])
+    columns = {"id": "int64", **COLUMNS, AREA_UM2: "float64"}
+    schema = pyarrow.schema([(name, kinds[_ON_DISK.get(name, dtype)]) for name, dtype in columns.items()])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, max(len(table), 1), ROWS_AT_ONCE):
             rows = table.iloc[start : start + ROWS_AT_ONCE][list(COLUMNS)].rename_axis("id").reset_index()
+            rows[AREA_UM2] = _area_um2(rows, pixel_size_um)
             writer.write_table(pyarrow.Table.from_pandas(rows, schema, preserve_index=False, safe=False))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.results.ome_zarr import CODEC
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
 from napari_bloodcell.slides.joined import Joined
 from napari_bloodcell.slides.neighbours import masks_to_paint
@@ -80,7 +79,7 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
     core = np.ascontiguousarray(image[inner])
     arrays: Arrays = {
-        "labels": np.frombuffer(CODEC.encode(np.ascontiguousarray(labels)), np.uint8),
+        "labels": np.frombuffer(_codec().compress(np.ascontiguousarray(labels), asbytes=True), np.uint8),
         "all_keys": painted.keys,
         "key": painted.keys[owned],
         "area": measured["area_px"].to_numpy(np.int64),
@@ -127,9 +126,16 @@ def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
 
 def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:
     """Return the labels of a block, (Y, X), from what `settle_block` put on disk: label i is the i-th of `all_keys`."""
-    dtype = np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32
-    flat = np.frombuffer(CODEC.decode(arrays["labels"].tobytes()), dtype)
-    return np.asarray(flat.reshape(box[2] - box[0], box[3] - box[1]))
+    dtype = np.dtype(np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32)
+    shape = (box[2] - box[0], box[3] - box[1])
+    content = _codec().decompress(arrays["labels"].tobytes(), shape[0] * shape[1] * dtype.itemsize)
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _codec() -> Any:
+    import pyarrow
+
+    return pyarrow.Codec("zstd", compression_level=1)
 
 
 def _paint_masks(site: Site, box: Box) -> Painted:
@@ -165,7 +171,10 @@ def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: p
     here = measured.copy()
     here[list(BOX)] -= np.tile(painted.region[:2], 2)
     done = 0
-    looks = iter_probabilities(image, painted.labels, here, site.classifier, calibration, params.batch_size)
+    corner = painted.region[:2]
+    looks = iter_probabilities(
+        image, painted.labels, here, site.classifier, calibration, params.batch_size, corner=corner
+    )
     for ids, found in looks:
         probabilities[done : done + len(ids)] = found
         done += len(ids)

@@ -15,6 +15,7 @@ from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.results.pyramid import CELLS, TYPES
 from napari_bloodcell.slides.blocks import block_labels
 from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
+from napari_bloodcell.stages.calibration import note_rim
 from napari_bloodcell.stages.classify import decide_types
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, N
         proposed_type=proposed[order],
         proposed_probability=c["quality"][:, 2],
     )
+    note_rim(cells, plan.calibration)
     decide_types(cells, cells.index, c["probabilities"], plan.classes, params=plan.recipe.classify)
     by_key = np.argsort(c["key"], kind="stable")
     codes = type_lut(cells, type_names(plan.classes), n)

@@ -12,25 +12,26 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from napari_bloodcell.core.cells import type_names
-from napari_bloodcell.core.errors import InputError, OutputError, heard_of_input
-from napari_bloodcell.core.files import make_folder, sweep, writing
+from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard_of_input
+from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import FailedTile, Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import open_image
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
-from napari_bloodcell.results.result import Result, area_mm2
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_slide_result
 from napari_bloodcell.slides.joined import join_slide
 from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
 from napari_bloodcell.slides.site import Job, Site
-from napari_bloodcell.slides.work import WorkFolder, is_made_with, locked, read_arrays, write_arrays
+from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
-from napari_bloodcell.stages.calibration import doubts_of
+from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
@@ -109,17 +110,22 @@ def iter_analyse_slide(
         on with it.
     """
     recipe = recipe or Recipe()
-    output = Path(output).expanduser()
+    output = expanded(output)
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; give at least 1.")
     with heard_of_input() as heard:
         slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
-    with locked(output):
-        generator_here = generator if generator is not None else _load_generator(recipe)
-        classifier_here = classifier if classifier is not None else _load_classifier(recipe)
+    with locked(output / LOCK, wait=False):
+        generator_here = (
+            generator if generator is not None else load_generator(recipe.segment.model, recipe.segment.device)
+        )
+        classifier_here = (
+            classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
+        )
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
-        warnings = (*heard, *doubts_of(plan.calibration))
+        doubts = doubts_of(plan.calibration, recipe.segment.pixel_size_um or plan.pixel_size_um)
+        warnings = (*heard, *doubts)
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
@@ -131,13 +137,14 @@ def iter_analyse_slide(
             slide = yield from _iter_copy(work, plan, slide)
         source = str(Path(slide.source).resolve()) if slide.source is not None else ""
         job = Job(str(output.resolve()), source, plan, len(slide.levels), generator, classifier)
-        crew: Crew
+        crew: Crew[Task]
         if scheduler is not None:
             crew = cluster(job, scheduler)
         elif workers > 1:
             crew = processes(job, workers)
         else:
-            crew = Alone(Site(work, plan, slide, generator_here, classifier_here))
+            site = Site(work, plan, slide, generator_here, classifier_here)
+            crew = Alone(lambda task: task.do(site))
         try:
             failed = yield from _iter_shown(_iter_find(work, plan, crew), work if live else None)
             cells, numbers = number_cells_of_slide(work, plan)
@@ -152,7 +159,7 @@ def iter_analyse_slide(
             cells,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
-            area_mm2=area_mm2(plan.shape, recipe.segment.pixel_size_um or plan.pixel_size_um),
+            area_mm2=seen_area_mm2(plan.shape, recipe.segment.pixel_size_um or plan.pixel_size_um, plan.calibration),
         )
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
         result = write_slide_result(
@@ -170,18 +177,6 @@ def iter_analyse_slide(
         if not lost:
             work.discard()
         return result
-
-
-def _load_generator(recipe: Recipe) -> MaskGenerator:
-    from napari_bloodcell.models.load import load_generator
-
-    return load_generator(recipe.segment.model, recipe.segment.device)
-
-
-def _load_classifier(recipe: Recipe) -> CellClassifier:
-    from napari_bloodcell.stages.classify import load_classifier
-
-    return load_classifier(recipe.classify)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -206,7 +201,13 @@ def _plan(
             calibration, overlap = earlier.calibration, earlier.overlap
             break
     else:
-        calibration = calibrate(slide.pixels, params=params, generator=generator, pixel_size_um=slide.pixel_size_um)
+        calibration = calibrate(
+            slide.pixels,
+            params=params,
+            generator=generator,
+            pixel_size_um=slide.pixel_size_um,
+            overview=np.asarray(slide.levels[-1]) if len(slide.levels) > 1 else None,
+        )
         overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
     return Plan(
         shape=slide.shape,
@@ -217,7 +218,7 @@ def _plan(
         models=models,
         image_digest=digest,
         name=slide.name,
-        source=slide.source,
+        source=None if slide.source is None else escaped(slide.source),
         pixel_size_um=slide.pixel_size_um,
         copies_image=copies_image,
         block_px=BLOCK_PX,
@@ -329,7 +330,7 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
-def _iter_find(work: WorkFolder, plan: Plan, crew: Crew) -> Generator[Progress, None, dict[int, str]]:
+def _iter_find(work: WorkFolder, plan: Plan, crew: Crew[Task]) -> Generator[Progress, None, dict[int, str]]:
     """Find the cells of all tiles and settle all blocks; return the tiles that failed, with their errors."""
     tiles = [n for n in range(plan.n_tiles) if not is_made_with(work.tile_path(plan, n), plan.tile_hash)]
     blocks = [n for n in range(plan.n_blocks) if not _is_settled(work, plan, n)]
@@ -345,7 +346,7 @@ def _iter_find(work: WorkFolder, plan: Plan, crew: Crew) -> Generator[Progress, 
         if i:
             join_slide(work, plan, failed)
         ended: set[Task] = set()
-        for task in crew.work(TilesThenBlocks(plan, some_tiles, some_blocks, failed)):
+        for task, _ in crew.work(TilesThenBlocks(plan, some_tiles, some_blocks, failed)):
             ended.add(replace(task, more=None))
             box = plan.block(task.number) if task.kind == "block" else None
             yield Progress(done + len(ended), total, "tiles and blocks", box)
@@ -375,9 +376,9 @@ def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None)
     return steps.result
 
 
-def _iter_paint(plan: Plan, crew: Crew, digest: str) -> Generator[Progress, None, None]:
+def _iter_paint(plan: Plan, crew: Crew[Task], digest: str) -> Generator[Progress, None, None]:
     tasks = [Task("paint", n, digest) for n in range(plan.n_blocks)]
-    for done, task in enumerate(crew.work(InOrder(tasks)), start=1):
+    for done, (task, _) in enumerate(crew.work(InOrder(tasks)), start=1):
         yield Progress(done, len(tasks), "blocks numbered", plan.block(task.number))
 
 

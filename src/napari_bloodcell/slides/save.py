@@ -10,7 +10,7 @@ import zarr
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
 from napari_bloodcell.core.errors import InputError, OutputError
-from napari_bloodcell.core.files import make_folder, staged
+from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.files import GEOJSON, RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
@@ -18,7 +18,6 @@ from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_slide_result
-from napari_bloodcell.slides.work import locked
 from napari_bloodcell.stages.parts import PART_PX
 
 if TYPE_CHECKING:
@@ -168,7 +167,8 @@ def write_slide(
     )
     codes = np.append(type_lut(table, names), np.uint8(0))
     make_folder(folder)
-    with locked(folder), staged(folder, last=ZARR, stale=(RECIPE,)) as stage:  # it is put down again with the numbers
+    incomplete = (RECIPE,)  # it is put down again with the numbers
+    with locked(folder / LOCK, wait=False), staged(folder, last=ZARR, stale=incomplete) as stage:
         create_smear(stage / ZARR, shape=plan.shape, names=names, name=plan.name, pixel_size_um=pixel_size_um)
         pyramids = Pyramids(stage / ZARR)
         for box in map(plan.block, range(plan.n_blocks)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import InputWarning
 from napari_bloodcell.images.open import open_image
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.pyramid import Pyramids
 from napari_bloodcell.slides.neighbours import NearbyMasks
@@ -55,13 +56,9 @@ class Job:
         recipe = self.plan.recipe
         generator, classifier = self.generator, self.classifier
         if generator is None:
-            from napari_bloodcell.models.load import load_generator
-
             generator = load_generator(recipe.segment.model, recipe.segment.device)
         if classifier is None:
-            from napari_bloodcell.stages.classify import load_classifier
-
-            classifier = load_classifier(recipe.classify)
+            classifier = load_classifier(recipe.classify.model, recipe.classify.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
             slide = open_image(self.source)

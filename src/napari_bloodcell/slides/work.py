@@ -1,4 +1,4 @@
-"""The unfinished work of a run on disk: what each tile and each block came to, and the lock on it.
+"""The unfinished work of a run on disk: what each tile and each block came to.
 
 A tile or block is done when its file is there: the file is written under another name, synced, and renamed, after
 everything else that belongs to it. It holds the hash of the settings and weights that it was made with, so that work
@@ -11,11 +11,9 @@ import io
 import itertools
 import shutil
 import zipfile
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
 from napari_bloodcell.core.files import write_bytes
@@ -24,14 +22,13 @@ from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-
-WORK, LOCK = "work", ".lock"
-"""Names in the folder of a result: unfinished work, and the lock of the run that is at it."""
+WORK = "work"
+"""Name of unfinished work in the folder of a result."""
 Arrays = dict[str, "NDArray[Any]"]
 _DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, *READ_ERRORS)
 
@@ -117,30 +114,6 @@ def is_made_with(path: Path, made_with: str) -> bool:
             return str(file["made_with"]) == made_with
     except _DAMAGED:
         return False
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Let no other run write into the same folder meanwhile; the lock of a run that was killed is gone.
-
-    Raises
-    ------
-    OutputError
-        If another run is at it, or the folder cannot be written to.
-    """
-    lock = FileLock(output / LOCK, blocking=False, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(
-            f"Another run is writing to {output}. Wait for it to end, stop it, or choose another output folder."
-        ) from error
-    except OSError as error:
-        raise OutputError(f"The folder {output} cannot be locked: {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()  # the file stays: removing it would let a third run in between two others
 
 
 def pack_masks(masks: Sequence[CellMask]) -> Arrays:

@@ -6,13 +6,20 @@ import os
 import signal
 import sys
 import threading
-from collections import deque
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from collections import Counter, deque
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import BloodCellError, ModelError, OutputError, SettingsError, in_one_line
 from napari_bloodcell.results.plan import grown
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.results.plan import Plan
     from napari_bloodcell.slides.site import Job, Site
 
-
+T = TypeVar("T")
 MOST_LOSSES = 3
 """A task that was under way so often when its process died is what kills it."""
 MOST_PROCESSES = 61 if sys.platform == "win32" else 4096
@@ -50,23 +57,23 @@ class Task:
         return TASKS[self.kind](site, self.number, *(() if self.more is None else (self.more,)))
 
 
-class Schedule(Protocol):
+class Schedule(Protocol[T]):
     """Which task is next, as others end."""
 
-    def next(self) -> Task | None:
+    def next(self) -> T | None:
         """Return a task that can be begun now, or None where there is none now."""
         ...
 
-    def ended(self, task: Task, error: Exception | None) -> None:
-        """Hear that a task has ended; `error` is why it failed."""
+    def ended(self, task: T, error: Exception | None) -> None:
+        """Take note that a task has ended; `error` is why it failed."""
         ...
 
 
-class Crew(Protocol):
+class Crew(Protocol[T]):
     """Does the tasks of a schedule."""
 
-    def work(self, schedule: Schedule) -> Iterator[Task]:
-        """Do all tasks, yielding each when it has ended."""
+    def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
+        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
         ...
 
     def close(self) -> None:
@@ -74,57 +81,77 @@ class Crew(Protocol):
         ...
 
 
-class Alone:
-    """Does every task in this process."""
+class Alone(Generic[T]):
+    """Does every task in this process.
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    Parameters
+    ----------
+    call : callable
+        Does a task.
+    """
 
-    def work(self, schedule: Schedule) -> Iterator[Task]:
-        """Do all tasks, yielding each when it has ended."""
+    def __init__(self, call: Callable[[T], Any]) -> None:
+        self._call = call
+
+    def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
+        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
         while (task := schedule.next()) is not None:
-            error: Exception | None = None
+            error, value = None, None
             try:
-                task.do(self._site)
+                value = self._call(task)
             except Exception as problem:  # noqa: BLE001 - the schedule decides what it means
                 error = problem
             schedule.ended(task, error)
-            yield task
+            yield task, value
 
     def close(self) -> None:
         """There is nothing to end."""
 
 
-class Team:
+class Team(Generic[T]):
     """Hands tasks to an executor that does them elsewhere.
 
     Parameters
     ----------
-    start : callable
-        Returns a new executor.
+    start, end : callable
+        Return a new executor, and end it for good.
     call : callable
-        Does a task there: ``submit(call, task)``.
+        Does a task there: ``submit(call, *first, task)``. Tasks are hashable.
     n_at_once : callable
         Says how many tasks may be under way.
+    first : tuple
+        What `call` is given before the task.
     """
 
-    def __init__(self, start: Callable[[], Executor], call: Callable[..., int], n_at_once: Callable[[], int]) -> None:
-        self._start, self._call, self._n_at_once = start, call, n_at_once
+    def __init__(
+        self,
+        start: Callable[[], Executor],
+        call: Callable[..., Any],
+        n_at_once: Callable[[], int],
+        *,
+        end: Callable[[Executor], object] = lambda executor: executor.shutdown(wait=True, cancel_futures=True),
+        first: tuple[Any, ...] = (),
+    ) -> None:
+        self._start, self._end, self._call, self._n_at_once, self._first = start, end, call, n_at_once, first
         self._executor: Executor | None = None
 
-    def work(self, schedule: Schedule) -> Iterator[Task]:
-        """Do all tasks, yielding each when it has ended; those of a process that died are done again."""
-        under_way: dict[Future[int], tuple[Task, Executor]] = {}
-        again: list[Task] = []
-        losses: dict[Task, int] = {}
+    def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
+        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed.
+
+        Where a process dies, the tasks that were under way are done again, one at a time: the one whose process dies
+        again and again is what kills it, and has failed.
+        """
+        under_way: dict[Future[Any], tuple[T, Executor]] = {}
+        again: deque[T] = deque()
+        losses: Counter[T] = Counter()
         while True:
-            while len(under_way) < self._n_at_once():
-                task = again.pop() if again else schedule.next()
+            while len(under_way) < (1 if again or losses else self._n_at_once()):
+                task = again.popleft() if again else schedule.next()
                 if task is None:
                     break
                 executor = self._running()
                 try:
-                    under_way[executor.submit(self._call, task)] = task, executor
+                    under_way[executor.submit(self._call, *self._first, task)] = task, executor
                 except BrokenExecutor:
                     again.append(task)
                     self._drop(executor)
@@ -133,23 +160,22 @@ class Team:
             ended, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in ended:
                 task, executor = under_way.pop(future)
-                error = future.exception()
+                error, value = _outcome_of(future)
                 if isinstance(error, BrokenExecutor):
-                    losses[task] = losses.get(task, 0) + 1
+                    losses[task] += 1
                     self._drop(executor)
                     if losses[task] < MOST_LOSSES:
                         again.append(task)
                         continue
                     error = ModelError(f"The process that did it died {MOST_LOSSES} times; it may lack memory.")
-                if error is not None and not isinstance(error, Exception):
-                    raise error
+                losses.pop(task, None)
                 schedule.ended(task, error)
-                yield task
+                yield task, value
 
     def close(self) -> None:
-        """End the processes; what they have not begun is not done."""
+        """End the executor; what it has not begun is not done."""
         if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._end(self._executor)
             self._executor = None
 
     def _running(self) -> Executor:
@@ -164,16 +190,38 @@ class Team:
             self._executor = None
 
 
-def processes(job: Job, n_workers: int) -> Team:
-    """Return a team of processes on this machine, each with its models and its share of the processor's cores."""
+def _outcome_of(future: Future[Any]) -> tuple[Exception | None, Any]:
+    """Return why a task failed, or None, and what came of it."""
+    try:
+        return None, future.result()
+    except CancelledError:
+        return ModelError("It was lost with the worker that did it."), None
+    except Exception as error:  # noqa: BLE001 - the schedule decides what it means
+        return error, None
+
+
+def processes(job: Job, n_workers: int) -> Team[Task]:
+    """Return a team of processes on this machine for a slide, each with its models and its share of the cores."""
+    return team_of_processes(n_workers, _do_here, _begin, (job,), tasks_each=2)
+
+
+def team_of_processes(
+    n_workers: int,
+    call: Callable[[T], Any],
+    begin: Callable[..., object],
+    arguments: tuple[Any, ...],
+    *,
+    tasks_each: int = 1,
+) -> Team[T]:
+    """Return a team of processes on this machine that share its cores; each calls `begin` with the arguments first."""
     n_workers = min(n_workers, MOST_PROCESSES)
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
     def start() -> Executor:
         with threads_in_processes(threads):
-            return start_pool(ProcessPoolExecutor(n_workers, get_context("spawn"), _begin, (job,)), n_workers)
+            return start_pool(ProcessPoolExecutor(n_workers, get_context("spawn"), begin, arguments), n_workers)
 
-    return Team(start, _do_here, lambda: 2 * n_workers)
+    return Team(start, call, lambda: tasks_each * n_workers)
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
@@ -210,8 +258,8 @@ def _ignored_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
-def cluster(job: Job, address: str) -> Team:
-    """Return a team of the workers of a dask.distributed scheduler.
+def cluster(job: Job, address: str) -> Team[Task]:
+    """Return a team of the workers of a dask.distributed scheduler, for a slide.
 
     Raises
     ------
@@ -226,32 +274,13 @@ def cluster(job: Job, address: str) -> Team:
         client: Any = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise SettingsError(f"No dask scheduler answers at {address}: {error}.") from error
-    shared = client.scatter(job, broadcast=True)
-
-    class _Futures(Executor):
-        """The client as an executor: what fails there fails here, and dead workers' tasks go to others."""
-
-        def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-            remote = client.submit(call, shared, *args, pure=False, retries=0, **options)
-            future: Future[Any] = Future()
-            future.set_running_or_notify_cancel()
-            remote.add_done_callback(partial(_hand_over, future))
-            future.remote = remote  # type: ignore[attr-defined]  # dask forgets what nobody holds
-            return future
-
-        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-            client.close()
-
-    return Team(_Futures, _do_there, lambda: max(2, 2 * len(client.scheduler_info(n_workers=-1)["workers"])))
-
-
-def _hand_over(future: Future[Any], remote: Any) -> None:
-    """Give a concurrent future what a dask future came to."""
-    if remote.status == "finished":
-        future.set_result(remote.result())
-    else:
-        error = remote.exception()
-        future.set_exception(error if isinstance(error, Exception) else ModelError(f"It was {remote.status}."))
+    return Team(
+        lambda: client.get_executor(pure=False, retries=0),
+        _do_there,
+        lambda: max(2, 2 * len(client.scheduler_info(n_workers=-1)["workers"])),
+        end=lambda _: client.close(),
+        first=(client.scatter(job, broadcast=True),),
+    )
 
 
 # --- in the other processes ------------------------------------------------------------------------------------------
@@ -284,18 +313,18 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_its_end, daemon=True, name="end with parent").start()
 
 
-def _do_here(task: Task) -> int:
+def _do_here(task: Task) -> None:
     if _job is None:
         raise SettingsError("The process was not told what to work on.")
-    return _do_there(_job, task)
+    _do_there(_job, task)
 
 
-def _do_there(job: Job, task: Task) -> int:
+def _do_there(job: Job, task: Task) -> None:
     with _one_at_a_time:
         if job.key not in _sites:
             _sites.clear()
             _sites[job.key] = job.open()
-        return task.do(_sites[job.key])
+        task.do(_sites[job.key])
 
 
 @contextmanager
@@ -355,7 +384,7 @@ class TilesThenBlocks:
         return None
 
     def ended(self, task: Task, error: Exception | None) -> None:
-        """Hear that a task has ended.
+        """Take note that a task has ended.
 
         Raises
         ------
@@ -393,17 +422,17 @@ class TilesThenBlocks:
         return Task("block", number, frozenset(self.failed))
 
 
-class InOrder:
+class InOrder(Generic[T]):
     """Does tasks one after the other; one that fails stops the run."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[T]) -> None:
         self._tasks = deque(tasks)
 
-    def next(self) -> Task | None:
+    def next(self) -> T | None:
         """Return the next task, or None."""
         return self._tasks.popleft() if self._tasks else None
 
-    def ended(self, task: Task, error: Exception | None) -> None:
-        """Hear that a task has ended, and raise its error if it has one."""
+    def ended(self, task: T, error: Exception | None) -> None:
+        """Raise the error of a task that has ended, if it has one."""
         if error is not None:
             raise error

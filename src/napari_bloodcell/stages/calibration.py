@@ -13,7 +13,12 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
+from napari_bloodcell.core.cells import boxes_of
+from napari_bloodcell.stages.light import light_from, lit_evenly
+from napari_bloodcell.stages.surroundings import surroundings_from
+
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.protocols import Calibration
@@ -21,6 +26,10 @@ if TYPE_CHECKING:
 
 RBC_DIAMETER_UM = 7.5
 """Width of a red cell, micrometres."""
+POSSIBLE_UM = (5.0, 11.0)
+"""Widths that the typical red cell of a smear may have, micrometres."""
+LEAST_CONFIDENCE = 0.5
+"""Below this what was measured is said to be unsure."""
 DEFAULT_DIAMETER_PX = 34.0
 """Taken where an image shows nothing to measure (an empty field)."""
 STAINED_DELTA_E = 6.0
@@ -29,14 +38,90 @@ FEWEST_STAINED = 5e-4
 """Share of stained pixels below which a field is empty."""
 
 
-def doubts_of(calibration: Calibration) -> tuple[str, ...]:
-    """Return why a smear's scale is not to be trusted, in sentences for people; () where nothing speaks against it."""
+def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> tuple[str, ...]:
+    """Return why what was measured of a smear is not to be trusted, in sentences for people; () where nothing is said.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        What was measured.
+    pixel_size_um : float, optional
+        Micrometres per pixel, given or read from the file.
+    """
+    width, said = calibration.rbc_diameter_px, []
     if calibration.source == "default":
-        return (
+        said.append(
             "Nothing but glass was found, so how wide a red cell is was not measured. Look at the picture, or give "
-            "rbc_diameter_px.",
+            "rbc_diameter_px."
         )
-    return ()
+    elif calibration.scale_confidence < LEAST_CONFIDENCE:
+        said.append(
+            f"How wide a red cell is, is unsure: {width:.0f} px (confidence {calibration.scale_confidence:.2f}). Look "
+            "at the overlay, or give rbc_diameter_px."
+        )
+    elif calibration.smear_confidence < LEAST_CONFIDENCE:
+        said.append(
+            "The picture does not look like a Giemsa-like brightfield smear of mammalian blood (confidence "
+            f"{calibration.smear_confidence:.2f}), for which the program is made: do not trust the counts."
+        )
+    if (light := light_from(calibration.light)) is not None:
+        said.append(
+            f"The light falls off to {light.least:.0%} of its brightest. It was evened out; look at the overlay where "
+            "it is dark."
+        )
+    if pixel_size_um and not is_possible(pixel_size_um, calibration):
+        low, high = POSSIBLE_UM
+        said.append(
+            f"With {pixel_size_um:g} µm per pixel a red cell would be {width * pixel_size_um:.3g} µm wide; {low:g} to "
+            f"{high:g} are possible. No densities are given: correct pixel_size_um."
+        )
+    return tuple(said)
+
+
+def is_possible(pixel_size_um: float | None, calibration: Calibration) -> bool:
+    """Return whether a red cell has a possible width with so many micrometres per pixel; False where it is None."""
+    low, high = POSSIBLE_UM
+    return pixel_size_um is not None and low <= calibration.rbc_diameter_px * pixel_size_um <= high
+
+
+def seen_area_mm2(shape: tuple[int, ...], pixel_size_um: float | None, calibration: Calibration | None) -> float | None:
+    """Return how much of a smear (Y, X, …), pixels, was looked at, mm²; None where the size of its pixels is not known.
+
+    What lies outside of a round field or a viewer's window does not count, and units that cannot be true give no area.
+    """
+    if pixel_size_um is None or (calibration is not None and not is_possible(pixel_size_um, calibration)):
+        return None
+    around = None if calibration is None else surroundings_from(calibration.outside)
+    share = 1.0 if around is None else 1.0 - around.share
+    return float(np.prod(shape, dtype=np.float64)) * share * pixel_size_um**2 * 1e-6
+
+
+def smear_in(part: NDArray[np.uint8], corner: tuple[int, int], calibration: Calibration) -> NDArray[np.uint8]:
+    """Return a part of a smear in even light, with glass where the picture shows no smear.
+
+    Parameters
+    ----------
+    part : ndarray of uint8, shape (y, x, 3)
+        As it was taken; returned as it is where there is nothing to be done, which is so for nearly all smears.
+    corner : tuple of int
+        (y, x) of its first pixel in the smear.
+    calibration : Calibration
+        What was measured of the whole smear.
+    """
+    (y, x), (height, width) = corner, part.shape[:2]
+    box = (y, x, y + height, x + width)
+    if (light := light_from(calibration.light)) is not None:
+        part = lit_evenly(part, light.gain(box))
+    if (around := surroundings_from(calibration.outside)) is not None and (outside := around.within(box)).any():
+        part = np.where(outside[..., None], np.rint(calibration.background_rgb), part).astype(np.uint8)
+    return part
+
+
+def note_rim(table: pd.DataFrame, calibration: Calibration) -> None:
+    """Say in a cell table, which is changed, that cells that the rim of the field cuts touch an edge."""
+    around = surroundings_from(calibration.outside)
+    if around is not None and len(table):
+        table["touches_edge"] = table["touches_edge"].to_numpy(bool) | around.touch(boxes_of(table))
 
 
 def background_colour(image: NDArray[np.uint8]) -> NDArray[np.float64]:

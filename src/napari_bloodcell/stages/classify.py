@@ -13,6 +13,8 @@ from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.core.threads import Threads, in_threads
+from napari_bloodcell.models.load import load_classifier
+from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def iter_classify(
     plane = _plane(image)
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
-    classifier = classifier if classifier is not None else load_classifier(params)
+    classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
     classes = list(classifier.classes)
     table = segmentation.table.copy()
     todo = table[table["type_source"] != "user"]
@@ -144,19 +146,6 @@ def classify(
     return drain(iter_classify(image, segmentation, params=params, classifier=classifier))
 
 
-def load_classifier(params: ClassifyParams) -> CellClassifier:
-    """Return the classifier that the settings name; torch is imported only here.
-
-    Raises
-    ------
-    ModelError
-        If there is none, or its file is damaged.
-    """
-    from napari_bloodcell.models.cnn.classifier import load_classifier as load
-
-    return load(params.model, device=params.device)
-
-
 def cutout_settings(
     classifier: CellClassifier, calibration: Calibration
 ) -> tuple[float, tuple[float, float, float] | None]:
@@ -212,11 +201,14 @@ def iter_probabilities(
     classifier: CellClassifier,
     calibration: Calibration,
     batch_size: int,
+    *,
+    corner: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
 
-    Cells are cut out while others are looked at.
+    Cells are cut out while others are looked at. `corner` is the (y, x) of the image in its smear.
     """
+    image = smear_in(image, corner, calibration)
     scale, background = cutout_settings(classifier, calibration)
     level = getattr(classifier, "glass_level", None) or GLASS_LEVEL
 

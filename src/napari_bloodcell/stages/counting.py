@@ -82,8 +82,9 @@ class Counting:
         Regions, and cells, per type: RBC, WBC, platelet, then the user's classes.
     posterior : Posterior
         The probabilities behind the RBC number.
-    interval : tuple of int
-        (low, high): 95 % interval of the number of RBC. The robust rule's own number lies in it.
+    interval : tuple of int or None
+        (low, high): 95 % interval of the number of RBC, which lies in it. None where another rule than "robust" made
+        that number: the interval is that of the robust rule's model, and would contradict it.
     cells_in_region : pandas.Series of int64
         Cells that each row of the table counts as; same index.
     differential : dict of str to float
@@ -105,7 +106,7 @@ class Counting:
     uncorrected: dict[str, int]
     counts: dict[str, int]
     posterior: Posterior
-    interval: tuple[int, int]
+    interval: tuple[int, int] | None
     cells_in_region: pd.Series[int]
     differential: dict[str, float]
     per_mm2: dict[str, float] | None
@@ -138,7 +139,8 @@ def count(
     area_mm2 : float, optional
         Area that was looked at, mm².
     thresholds : sequence of float, optional
-        Rising areas, pixels²; they replace those of the rule (a region of at least the k-th counts as k + 1).
+        Rising areas, pixels²; they replace those of the settings and of the rule (a region of at least the k-th counts
+        as k + 1).
     wbc_classes : sequence of str, optional
         User classes that make up the differential. None: those of `LEUKOCYTES`.
 
@@ -191,7 +193,8 @@ def iter_count(
     uncorrected, is_rbc = _count_types(table)
     areas = _rbc_areas(table, is_rbc)
     at_edge = _column_of(table, "touches_edge", is_rbc)
-    given = None if thresholds is None else _checked_thresholds(thresholds)
+    chosen = params.thresholds if thresholds is None else thresholds
+    given = None if chosen is None else _checked_thresholds(chosen)
     yield Progress(0, 2, "counting cells")
 
     rule = "manual" if given is not None else params.rule
@@ -208,9 +211,7 @@ def iter_count(
     cells = 1 + np.searchsorted(given, areas, side="right")
     n_rbc = int(cells.sum())
     posterior = sum_up(model, areas, max_cells=max_cells)
-    low, high = posterior.low, posterior.high
-    if rule == "robust":
-        low, high = min(low, n_rbc), max(high, n_rbc)
+    is_robust = rule == "robust"
     counts = {**uncorrected, RBC: n_rbc}
     per_region = np.ones(len(table), np.int64)
     per_region[is_rbc] = cells
@@ -229,7 +230,7 @@ def iter_count(
         uncorrected=uncorrected,
         counts=counts,
         posterior=posterior,
-        interval=(low, high),
+        interval=(min(posterior.low, n_rbc), max(posterior.high, n_rbc)) if is_robust else None,
         cells_in_region=pd.Series(per_region, index=table.index, name="cells_in_region"),
         differential=_differential(counts, wbc_classes),
         per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
@@ -366,10 +367,15 @@ def _rule_thresholds(
     return np.empty(0)
 
 
+def is_white(name: str) -> bool:
+    """Return whether cells of a type are white: `WBC`, or a class of them in `LEUKOCYTES`."""
+    return name == WBC or name.lower() in LEUKOCYTES or name.lower().removesuffix("s") in LEUKOCYTES
+
+
 def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:
     """Return percent per class of white cells, or nothing where there are not several."""
     if wbc_classes is None:
-        names = [n for n in counts if n.lower() in LEUKOCYTES or n.lower().removesuffix("s") in LEUKOCYTES]
+        names = [n for n in counts if n != WBC and is_white(n)]
     else:
         names = [n for n in dict.fromkeys(wbc_classes) if n in counts and n not in (RBC, WBC)]
     total = sum(counts[n] for n in names)

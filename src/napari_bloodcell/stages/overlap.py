@@ -76,10 +76,11 @@ class OverlapModel:
         return np.asarray(np.minimum(relative, len(self.probabilities) - 1), np.int64)
 
     def thresholds(self) -> NDArray[np.float64]:
-        """Return the areas, pixels², from which 2, 3, … K cells are more probable than fewer, shape (K - 1,)."""
+        """Return the rising areas, pixels², from which 2, 3, … cells are more probable than fewer, shape (≤ K - 1,)."""
         more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
-        first = np.array([np.argmax(tail >= 0.5) for tail in more_than.T], np.float64)
-        return first * STEP * self.single_area
+        is_probable = more_than >= 0.5
+        reached = is_probable[:, is_probable.any(axis=0)]  # the last ones may be probable at no area at all
+        return np.asarray(reached.argmax(axis=0) * STEP * self.single_area, np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -106,7 +106,10 @@ def iter_classify_parts(
         window = (slice(y, bottom), slice(x, right))
         pixels, labels = np.asarray(image[window]), np.asarray(cells[window])
         at = 0
-        for ids, said in iter_probabilities(pixels, labels, here, classifier, calibration, params.batch_size):
+        said_of = iter_probabilities(
+            pixels, labels, here, classifier, calibration, params.batch_size, corner=(int(y), int(x))
+        )
+        for ids, said in said_of:
             probabilities[rows[at : at + len(ids)]] = said
             at += len(ids)
             yield Progress(done + at, len(todo), "cells typed", ids)

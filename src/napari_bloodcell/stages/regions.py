@@ -10,7 +10,7 @@ import pandas as pd
 from napari_bloodcell.core.cells import BOX, CENTROID, boxes_of, centroids_of, measure_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ def replace_cells(
     *,
     within: Box | None = None,
     except_in: Sequence[Box] = (),
+    keep: Collection[int] = (),
     first_id: int | None = None,
 ) -> tuple[NDArray[np.int32], pd.DataFrame]:
     """Replace the cells of a part of a plane by others.
@@ -44,6 +45,8 @@ def replace_cells(
         (y0, x0, y1, x1), half-open, pixels: earlier cells whose centroid lies there go. None: everywhere.
     except_in : sequence of tuple
         Boxes in which earlier cells stay: tiles that failed or were not reached.
+    keep : collection of int
+        Earlier cells that stay wherever they lie.
     first_id : int, optional
         Smallest id of the new cells. None: 1 where no earlier cell stays, else what follows the largest.
 
@@ -54,7 +57,7 @@ def replace_cells(
     table : DataFrame
         Their table. A new cell takes over the type that a user gave to the cell in its place.
     """
-    goes = _is_replaced(table, within, except_in)
+    goes = _is_replaced(table, within, except_in) & ~table.index.isin(list(keep))
     carried = _types_by_hand(cells, table[goes & (table["type_source"] == "user")], new_cells)
     new_table = _with_types(new_table, carried)
     if goes.all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
     RBC_DIAMETER_UM,
@@ -23,10 +24,15 @@ from napari_bloodcell.stages.calibration import (
     brighten,
     doubts_of,
     estimate_rbc_diameter,
+    is_possible,
     mean_brightness,
+    note_rim,
+    smear_in,
 )
+from napari_bloodcell.stages.light import lit_evenly, measure_light
 from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, paint
 from napari_bloodcell.stages.stitch import join_tiles
+from napari_bloodcell.stages.surroundings import find_surroundings, overview_of, surroundings_from
 from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
 
 if TYPE_CHECKING:
@@ -137,8 +143,6 @@ def iter_segment(
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
-        from napari_bloodcell.models.load import iter_load_generator
-
         generator = yield from iter_load_generator(params.model, params.device)
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
@@ -167,8 +171,9 @@ def iter_segment(
     else:
         cells, origins = _join(found, shape, calibration, params)
     table = _describe(cells, origins)
+    note_rim(table, calibration)
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
-    warnings = (*plane.warnings, *doubts_of(calibration))
+    warnings = (*plane.warnings, *doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um))
     return Segmentation(cells, table, calibration, model, failed, device, warnings)
 
 
@@ -178,13 +183,37 @@ def calibrate(
     params: SegmentParams,
     generator: MaskGenerator,
     pixel_size_um: float | None = None,
+    overview: NDArray[np.uint8] | None = None,
 ) -> Calibration:
-    """Measure glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear."""
+    """Measure surroundings, glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear.
+
+    `overview` is a small picture of it where there is one already, as the coarse level of a slide.
+    """
     sample = sample_of(pixels)
-    glass = background_colour(sample)
+    small, shape = overview_of(pixels if overview is None else overview), (int(pixels.shape[0]), int(pixels.shape[1]))
+    around = find_surroundings(small, shape)
+    light = measure_light(small, shape, None if around is None else around.outside)
+    if light is not None:
+        sample = lit_evenly(sample, sample_of(light))
+    smear, outside = sample, None if around is None else sample_of(around)
+    if outside is not None and not outside.all():
+        smear = sample[~outside][:, None]
+    red, green, blue = background_colour(smear).tolist()
+    if outside is not None:
+        sample = np.where(outside[..., None], np.rint((red, green, blue)), sample).astype(np.uint8)
     diameter, source = _first_diameter(sample, params, pixel_size_um)
-    first = Calibration(diameter, (float(glass[0]), float(glass[1]), float(glass[2])), mean_brightness(sample), source)
-    return generator.calibrate(sample, first)
+    first = Calibration(
+        diameter,
+        (red, green, blue),
+        mean_brightness(smear),
+        source,
+        outside="" if around is None else around.to_text(),
+        light=() if light is None else light.numbers,
+    )
+    measured = generator.calibrate(sample, first)
+    if source == "pixel size" and is_possible(params.pixel_size_um, measured):
+        return replace(measured, rbc_diameter_px=diameter)
+    return measured
 
 
 def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size_um: float | None) -> tuple[float, str]:
@@ -198,8 +227,8 @@ def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size
     return (estimate, "estimated") if estimate else (DEFAULT_DIAMETER_PX, "default")
 
 
-def sample_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a part of a (Y, X, 3) smear small enough to look at whole: itself, or nine patches side by side."""
+def sample_of(pixels: Any) -> NDArray[Any]:
+    """Return a part of a smear (Y, X, …) small enough to look at whole: itself, or nine patches side by side."""
     height, width = pixels.shape[:2]
     if height * width <= SAMPLE_SIDE_PX**2:
         return np.asarray(pixels)
@@ -273,7 +302,7 @@ def segment_tile(
 ) -> list[CellMask]:
     """Return the masks that a tile owns, cleaned, in the smear's pixels; raise what the generator raises in the end."""
     y0, x0, y1, x1 = tile.read
-    part = np.ascontiguousarray(pixels[y0:y1, x0:x1])
+    part = np.ascontiguousarray(smear_in(pixels[y0:y1, x0:x1], (y0, x0), calibration))
     seen = calibration
     if params.brighten and not generator.normalises_light:
         mean = calibration.mean_brightness if params.brighten_per == "image" else None
@@ -290,7 +319,25 @@ def segment_tile(
             if attempt == ATTEMPTS:
                 raise
     found = _owned([moved(m, y0, x0) for m in masks], owned)
-    return clean_masks(found, rbc_diameter_px=calibration.rbc_diameter_px)
+    cleaned = clean_masks(found, rbc_diameter_px=calibration.rbc_diameter_px)
+    return _without_rim(cleaned, calibration, params)
+
+
+def _without_rim(masks: list[CellMask], calibration: Calibration, params: SegmentParams) -> list[CellMask]:
+    """Drop masks of which the rim of the field shows too little; the edge of the smear is no rim."""
+    around = surroundings_from(calibration.outside)
+    if around is None or not masks:
+        return masks
+    at_rim = around.touch(np.array([m.bbox for m in masks], np.int64))
+    least = params.edge_visible_min * calibration.rbc_diameter_px
+    kept = []
+    for mask, is_cut in zip(masks, at_rim.tolist(), strict=True):
+        y0, x0, y1, x1 = mask.bbox
+        if not is_cut:
+            kept.append(mask)
+        elif min(y1 - y0, x1 - x0) >= least and (inside := mask.mask & ~around.within(mask.bbox)).any():
+            kept.append(replace(mask, mask=inside))
+    return kept
 
 
 def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMask]:

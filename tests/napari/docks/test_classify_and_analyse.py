@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QLineEdit,
+    QMessageBox,
     QPushButton,
     QRadioButton,
     QSlider,
@@ -25,7 +26,9 @@ from napari_bloodcell.napari import menus
 from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.napari.docks.classify import ClassifyWidget
 from napari_bloodcell.napari.docks.count.dock import CountWidget
+from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
@@ -263,3 +266,59 @@ def test_every_control_has_a_tooltip_and_the_tab_key_reaches_it_from_the_top_dow
     heights = [c.mapTo(widget, QPoint(0, c.height() // 2)).y() for c in reached]
     for above, below, control in zip(heights, heights[1:], reached[1:], strict=False):
         assert below > above - 12, f"Tab jumps up to {told(control)}"
+
+
+def test_the_pieces_of_a_mask_are_made_cells_if_one_wishes(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = viewer.add_image(field, name="smear", rgb=True)
+    mask = viewer.add_labels((field[..., 0] < 215).astype(np.uint8), name="mask")
+    widget = dock_of(viewer, "Classify")
+    widget.classifier = BrightnessClassifier()
+    widget.cells.choose(mask)
+    widget.image.choose(image)
+    asked: list[str] = []
+
+    def yes(_parent: QWidget, _title: str, text: str) -> QMessageBox.StandardButton:
+        asked.append(text)
+        return QMessageBox.StandardButton.Yes
+
+    monkeypatch.setattr(QMessageBox, "question", yes)
+    run(widget, qtbot)
+    assert len(asked) == 1
+    assert len(layers.table_of(mask)) > 5
+
+
+@pytest.mark.parametrize(("button", "kept"), [("Keep by hand", True), ("Find all anew", False), ("Cancel", None)])
+def test_finding_cells_again_asks_what_becomes_of_those_made_by_hand(
+    viewer: Viewer, field: np.ndarray, monkeypatch: pytest.MonkeyPatch, button: str, kept: bool | None
+) -> None:
+    cells = with_cells(viewer, field)
+    image = viewer.layers["smear"]
+    parent = QWidget()
+    assert ask_to_keep(parent, viewer, image) is True  # nobody made one: nothing is asked
+    cells_session(viewer, cells).delete([1])
+    cells_session(viewer, cells).by_hand = frozenset({2})
+
+    def press(box: QMessageBox) -> int:
+        next(b for b in box.buttons() if b.text().replace("&", "") == button).click()
+        return 0
+
+    monkeypatch.setattr(QMessageBox, "exec", press)
+    assert ask_to_keep(parent, viewer, image) is kept
+    parent.deleteLater()
+
+
+def test_analysing_again_is_one_step_of_undo(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
+    cells = with_cells(viewer, field)
+    widget = dock_of(viewer, "Analyse")
+    widget.generator, widget.classifier = ThresholdGenerator(), BrightnessClassifier()
+    session = cells_session(viewer, cells)
+    session.delete([1, 2])
+    before = layers.table_of(cells)
+    done = session.history.done.copy()
+    run(widget, qtbot)
+    qtbot.waitUntil(lambda: not widget.is_running, timeout=60_000)
+    assert len(session.history.done) == len(done) + 1
+    session.undo()
+    assert layers.table_of(cells).equals(before)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ from qtpy.QtWidgets import QScrollArea
 
 from napari_bloodcell.core.cells import BOX, CENTROID
 from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.count.dock import MOST_AT_ONCE
 from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CellCounter
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.regions import region_of
+from napari_bloodcell.napari.layers.results import result_of
 from napari_bloodcell.napari.layers.selection import selected_cells
 from napari_bloodcell.stages.counting import count
 
@@ -158,7 +161,7 @@ def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
 def test_the_table_of_features_learns_how_many_cells_a_region_is() -> None:
     layer = add_smear(ViewerModel())
     counter = CellCounter()
-    counted = counter.count(layer, thresholds=[300.0])
+    counted = counter.count(layer, params=CountParams(thresholds=(300.0,)))
     counter.note_cells_in_region(layer, counted)
     table = layers.table_of(layer)
     is_double = (table["cell_type"] == "RBC") & (table["area_px"] >= 300)
@@ -178,6 +181,34 @@ def test_one_plane_of_a_stack_is_counted_alone() -> None:
     layers.set_table(layer, smear_table(400).assign(plane=np.repeat([0, 1], [100, 300])))
     assert CellCounter().count(layer).n_counted == 400
     assert CellCounter().count(layer, plane=1).n_counted == 300
+
+
+def test_white_cells_without_a_class_are_told_of_and_all_are_summed() -> None:
+    types = ("RBC", "neutrophil", "lymphocyte", "WBC")
+    counted = CellCounter().count(add_smear(ViewerModel(), n=4000, types=types))
+    numbers = {row.cell_type: row.cells for row in counted.rows}
+    assert counted.n_white == numbers["neutrophil"] + numbers["lymphocyte"] + numbers["WBC"]
+    assert counted.warning == f"The differential leaves out {numbers['WBC']} white cells without a class."
+
+
+def test_thresholds_that_coincide_are_explained() -> None:
+    layer = add_smear(ViewerModel(), scale=(0.5, 0.5), units=("um", "um"))
+    counted = CellCounter().count(layer, params=CountParams(thresholds=(300.0, 300.0, 500.0)))
+    assert "From 75 µm² on a region is 3 cells; 2 is at no area the likeliest." in counted.warning
+
+
+def test_a_saved_table_says_where_its_numbers_come_from() -> None:
+    viewer = ViewerModel()
+    layer = add_smear(viewer)
+    layers.info_of(layer)["models"] = {"segment": {"name": "embedded", "sha256": "0123456789"}}
+    counter = CellCounter()
+    task = counter.task(layer, params=CountParams(thresholds=(300.0, 550.5)), where="thin part")
+    row = next(csv.DictReader(io.StringIO(counter.run(task).to_text())))
+    assert (row["image"], row["region"], row["rule"]) == ("smear", "thin part", "manual")
+    assert row["thresholds_px2"] == "300 550.5"
+    assert (row["segment_model"], row["classify_model"]) == ("embedded (01234567)", "unknown")
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(row["counted_at"])) < timedelta(minutes=5)
+    assert (row["low_95"], row["high_95"]) == ("", "")  # there is none where thresholds are set by hand
 
 
 def test_text_has_a_line_for_each_type() -> None:
@@ -268,6 +299,21 @@ def test_a_threshold_cannot_be_dragged_past_its_neighbour(window: Any) -> None:
     mouse(dock, "motion_notify_event", 420)
     mouse(dock, "button_release_event", 420)
     assert dock._plot.thresholds[0] < dock._plot.thresholds[1] == 350
+
+
+def test_thresholds_set_by_hand_stay_with_the_layer_and_what_is_saved_of_it(window: Any) -> None:
+    dock = window.dock
+    dock.set_thresholds([250.0, 350.0])
+    window.qtbot.waitUntil(lambda: dock.counted.counting.rule == "manual", timeout=5000)
+    assert texts(dock)["RBC"][1] == ""
+    assert result_of(window.layer).counting.thresholds.tolist() == [250, 350]
+    window.viewer.window.remove_dock_widget(dock)
+    _, again = window.viewer.window.add_plugin_dock_widget("napari-bloodcell", "Count")
+    window.qtbot.waitUntil(lambda: again.counted is not None, timeout=10_000)
+    assert again._plot.thresholds == [250, 350]
+    again._fields._automatic.click()
+    window.qtbot.waitUntil(lambda: again.counted.counting.rule == "robust", timeout=5000)
+    assert result_of(window.layer).counting.rule == "robust"
 
 
 def test_a_range_of_the_curve_selects_its_cells(window: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration, CellMask
-from napari_bloodcell.napari.docks.edit.prompts import Prompt, iter_prompt
-from napari_bloodcell.napari.docks.edit.session import EditSession, edit_session
-from napari_bloodcell.napari.docks.mouse import EditTools, Tool, cell_on_line
+from napari_bloodcell.napari.docks.edit.prompts import Prompt, PromptedCell, PromptQueue, iter_prompt
+from napari_bloodcell.napari.docks.mouse import CellsMouse, Tool, cell_on_line
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.selection import select_cells, selected_cells, toggle_cell
+from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
+from napari_bloodcell.napari.session.opening import cells_session
+from napari_bloodcell.napari.work.worker import Work
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
     from pytestqt.qtbot import QtBot
+
+    from napari_bloodcell.napari.session.session import CellsSession
 
 CENTRES = [(30.0, 30.0), (30.0, 80.0), (80.0, 30.0)]
 MISSED = (80.0, 80.0)
@@ -88,9 +92,9 @@ def add_smear(viewer: Any, *, missing: bool = True) -> Labels:
 
 
 @pytest.fixture
-def session() -> EditSession:
+def session() -> CellsSession:
     viewer = ViewerModel()
-    session = edit_session(viewer, add_smear(viewer))
+    session = cells_session(viewer, add_smear(viewer))
     session.keep = viewer  # type: ignore[attr-defined]  # the session itself holds it weakly
     return session
 
@@ -112,26 +116,26 @@ def mask_of(y: float, x: float) -> CellMask:
     return CellMask(box, yy**2 + xx**2 <= 144, 0.9, 0.9, 0.9, (y, x), "RBC")
 
 
-def types_of(session: EditSession) -> NDArray[np.uint8]:
+def types_of(session: CellsSession) -> NDArray[np.uint8]:
     typed = layers.types_layer_for(session.viewer, session.layer)
     assert typed is not None
     return np.asarray(typed.data[...])
 
 
-def test_an_added_cell_is_in_image_table_and_types(session: EditSession) -> None:
+def test_an_added_cell_is_in_image_table_and_types(session: CellsSession) -> None:
     assert session.add(mask_of(*MISSED), cell_type="WBC", probability=0.7) == 4
     assert_follows(session.layer)
     assert layers.table_of(session.layer).loc[4, "cell_type"] == "WBC"
     assert types_of(session)[80, 80] == 2
 
 
-def test_a_deleted_cell_is_gone_everywhere(session: EditSession) -> None:
+def test_a_deleted_cell_is_gone_everywhere(session: CellsSession) -> None:
     session.delete([2])
     assert_follows(session.layer)
     assert types_of(session)[30, 80] == 0
 
 
-def test_split_and_merge_keep_types(session: EditSession) -> None:
+def test_split_and_merge_keep_types(session: CellsSession) -> None:
     session.split(2, line=((10, 80), (50, 80)))
     assert_follows(session.layer)
     assert set(types_of(session)[20:40, 70:90].ravel()) == {0, 2}
@@ -140,7 +144,7 @@ def test_split_and_merge_keep_types(session: EditSession) -> None:
     assert sorted(layers.table_of(session.layer)["cell_type"]) == ["RBC", "RBC", "WBC"]
 
 
-def test_undo_and_redo_bring_image_table_and_types_back(session: EditSession) -> None:
+def test_undo_and_redo_bring_image_table_and_types_back(session: CellsSession) -> None:
     image, table = session.layer.data.copy(), layers.table_of(session.layer)
     types = types_of(session)
     session.delete([1])
@@ -158,7 +162,7 @@ def test_undo_and_redo_bring_image_table_and_types_back(session: EditSession) ->
     pd.testing.assert_frame_equal(layers.table_of(session.layer), after[1])
 
 
-def test_painting_by_hand_is_measured_and_can_be_undone(session: EditSession) -> None:
+def test_painting_by_hand_is_measured_and_can_be_undone(session: CellsSession) -> None:
     layer = session.layer
     image, table = layer.data.copy(), layers.table_of(layer)
     layer.selected_label, layer.brush_size = 1, 9
@@ -173,7 +177,7 @@ def test_painting_by_hand_is_measured_and_can_be_undone(session: EditSession) ->
     pd.testing.assert_frame_equal(layers.table_of(layer), table)
 
 
-def test_control_z_on_the_layer_undoes_and_with_shift_redoes(session: EditSession) -> None:
+def test_control_z_on_the_layer_undoes_and_with_shift_redoes(session: CellsSession) -> None:
     keys = {str(key): action for key, action in session.layer.keymap.items()}
     session.delete([1])
     keys["Ctrl+Z"](session.layer)
@@ -190,7 +194,7 @@ def test_coarser_levels_of_a_pyramid_follow() -> None:
     layer = viewer.add_labels([cells, cells[::2, ::2].copy()], name="smear cells", multiscale=True)
     layer.metadata[layers.KEY] = {"kind": "cells", "image": "smear"}
     layers.set_table(layer, measure_cells(cells))
-    session = edit_session(viewer, layer)
+    session = cells_session(viewer, layer)
     session.add(mask_of(30, 30))
     session.add(mask_of(80, 80))
     session.split(2, line=((10, 80), (110, 80)))
@@ -205,7 +209,7 @@ def test_a_stack_is_edited_in_the_plane_in_view() -> None:
     layer = layers.add_cells(viewer, image_layer)
     layers.set_table(layer, measure_cells(np.zeros((1, 1), np.int32)).assign(plane=np.zeros(0, np.int64)))
     viewer.dims.set_point(0, 2)
-    session = edit_session(viewer, layer)
+    session = cells_session(viewer, layer)
     session.add(mask_of(30, 30))
     assert layers.table_of(layer)["plane"].tolist() == [2]
     assert not layer.data[:2].any()
@@ -217,15 +221,15 @@ def test_a_stack_is_edited_in_the_plane_in_view() -> None:
 def test_a_layer_that_holds_no_cells_is_refused() -> None:
     viewer = ViewerModel()
     with pytest.raises(InputError, match="holds no cells"):
-        edit_session(viewer, viewer.add_labels(np.zeros(SHAPE, np.int32)))
+        cells_session(viewer, viewer.add_labels(np.zeros(SHAPE, np.int32)))
 
 
-def test_selected_cells_are_outlined_and_the_active_layer_stays(session: EditSession) -> None:
+def test_selected_cells_are_outlined_and_the_active_layer_stays(session: CellsSession) -> None:
     viewer, layer = session.viewer, session.layer
     viewer.layers.selection.active = layer
     select_cells(viewer, layer, [1, 3])
-    toggle_cell(viewer, layer, 2)
-    toggle_cell(viewer, layer, 3)
+    session.toggle(2)
+    session.toggle(3)
     assert selected_cells(viewer, layer).tolist() == [1, 2]
     outline = viewer.layers["smear selected cells"]
     np.testing.assert_array_equal(np.asarray(outline.data[...]) == 1, np.isin(layer.data, [1, 2]))
@@ -250,45 +254,51 @@ def test_a_line_means_the_cell_that_it_crosses_longest() -> None:
         (Tool.CLICK, [(30, 40)], "clicked", (30, 40)),
         (Tool.BOX, [(60, 20), (10, 50)], "boxed", (10, 20, 60, 50)),
         (Tool.CUT, [(10, 30), (50, 30)], "cut", ((10, 30), (50, 30))),
-        (Tool.SELECT, [(30, 80)], "selected", 2),
     ],
 )
 def test_the_mouse_becomes_what_was_meant(
-    session: EditSession, tool: Tool, moves: list[tuple[float, float]], name: str, value: object
+    session: CellsSession, tool: Tool, moves: list[tuple[float, float]], name: str, value: object
 ) -> None:
-    told = heard(EditTools(session.viewer), name, lambda tools: tools.use(tool, session.layer), session, moves)
+    told = heard(
+        CellsMouse(session.viewer), name, lambda tools: tools.use(tool, session.layer, session), session, moves
+    )
     assert told == [pytest.approx(value) if name != "cut" else value]
     assert "drawing…" not in session.viewer.layers
 
 
-def test_two_clicks_cut_as_a_drag_does(session: EditSession) -> None:
-    tools = EditTools(session.viewer)
-    told = heard(tools, "cut", lambda tools: tools.use(Tool.CUT, session.layer), session, [(10, 30)])
+def test_two_clicks_cut_as_a_drag_does(session: CellsSession) -> None:
+    tools = CellsMouse(session.viewer)
+    told = heard(tools, "cut", lambda tools: tools.use(Tool.CUT, session.layer, session), session, [(10, 30)])
     assert not told
     drag(tools, session, [(50, 30)])
     assert told == [((10, 30), (50, 30))]
 
 
-def test_shift_click_selects_with_every_tool(session: EditSession) -> None:
-    told = heard(
-        EditTools(session.viewer),
-        "selected",
-        lambda t: t.use(Tool.MOVE, session.layer),
-        session,
-        [(80, 30)],
-        ("Shift",),
-    )
-    assert told == [] or told == [3]
+@pytest.mark.parametrize("tool", [Tool.MOVE, Tool.CLICK, Tool.BOX, Tool.CUT])
+def test_shift_click_selects_with_every_tool(session: CellsSession, tool: Tool) -> None:
+    mouse = CellsMouse(session.viewer)
     session.viewer.layers.selection.active = session.layer
-    tools = EditTools(session.viewer)
-    assert heard(tools, "selected", lambda t: t.use(Tool.CLICK, session.layer), session, [(80, 30)], ("Shift",)) == [3]
+    mouse.use(tool, session.layer, session)
+    drag(mouse, session, [(80, 30)], ("Shift",))
+    assert session.selected.tolist() == [3]
+    drag(mouse, session, [(80, 30)], ("Shift",))
+    assert not len(session.selected)
+
+
+def test_a_tool_that_one_dock_takes_is_no_longer_that_of_another(session: CellsSession) -> None:
+    mouse, first, second = CellsMouse(session.viewer), object(), object()
+    mouse.use(Tool.CLICK, session.layer, first)
+    mouse.use(Tool.BOX, session.layer, second)
+    mouse.use(Tool.MOVE, session.layer, first)  # what is not its own it cannot put down
+    assert mouse.tool is Tool.BOX
+    assert mouse.is_of(second)
 
 
 def heard(
-    tools: EditTools,
+    tools: CellsMouse,
     name: str,
-    prepare: Callable[[EditTools], None],
-    session: EditSession,
+    prepare: Callable[[CellsMouse], None],
+    session: CellsSession,
     moves: list[tuple[float, float]],
     modifiers: tuple[str, ...] = (),
 ) -> list[object]:
@@ -300,7 +310,7 @@ def heard(
 
 
 def drag(
-    tools: EditTools, session: EditSession, moves: list[tuple[float, float]], modifiers: tuple[str, ...] = ()
+    tools: CellsMouse, session: CellsSession, moves: list[tuple[float, float]], modifiers: tuple[str, ...] = ()
 ) -> None:
     """Press at the first place, go through the others, release at the last: pixels of the layer."""
     event = SimpleNamespace(type="mouse_press", button=1, modifiers=modifiers, pos=(0, 0), position=(0, 0))
@@ -362,6 +372,44 @@ def test_a_prompt_on_glass_says_that_there_is_no_cell() -> None:
         drain(iter_prompt(source, Prompt((), point=(-5, 5)), params=SegmentParams(), generator=PromptGenerator()))
 
 
+class UnsureGenerator(PromptGenerator):
+    """Finds a ragged shape wherever one asks, as networks do on bare glass."""
+
+    def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
+        y, x = prompts["points"][0] if "points" in prompts else np.mean(prompts["boxes"][0].reshape(2, 2), axis=0)
+        return [replace(mask_of(round(y), round(x)), predicted_iou=0.6, stability_score=0.5)]
+
+
+@pytest.mark.parametrize("prompt", [Prompt((), point=(60, 60)), Prompt((), box=(50, 50, 70, 70))])
+def test_what_looks_like_no_cell_is_refused_with_its_score(prompt: Prompt) -> None:
+    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    with pytest.raises(InputError, match=r"scores 0\.50"):
+        drain(iter_prompt(source, prompt, params=SegmentParams(), generator=UnsureGenerator()))
+
+
+def test_a_mask_beside_the_click_is_not_what_was_clicked() -> None:
+    class Beside(PromptGenerator):
+        def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
+            return [mask_of(30, 30)]
+
+    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    with pytest.raises(InputError, match="No cell was found"):
+        drain(iter_prompt(source, Prompt((), point=(30, 48)), params=SegmentParams(), generator=Beside()))
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"), [((60.0, 60.0), [1, 2, 3, 4]), (CENTRES[0], [2, 3, 4])], ids=["beside it", "on it"]
+)
+def test_a_click_takes_the_place_of_the_cell_that_was_clicked_and_of_no_other(
+    session: CellsSession, point: tuple[float, float], expected: list[int]
+) -> None:
+    queue = PromptQueue(session.viewer, Work())
+    queue._layer = session.layer
+    mask = replace(mask_of(30, 30), mask=np.ones((61, 61), bool), bbox=(0, 0, 61, 61))  # all of cell 1 lies in it
+    queue._add(PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, layers.calibration_of(session.layer)))
+    assert list(layers.table_of(session.layer).index) == expected
+
+
 # --- in a window -----------------------------------------------------------------------------------------------------
 
 
@@ -383,13 +431,13 @@ def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(shown: Viewe
     dock = open_dock(viewer)
     dock.use_tool(Tool.CLICK)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
-        dock.tools.events.clicked(value=MISSED)
+        dock.mouse.events.clicked(value=MISSED)
     assert layer.data[80, 80] == 4
     assert_follows(layer)
     assert layers.table_of(layer).loc[4, "cell_type"] == "RBC"
-    dock._buttons.actions_by_name["Undo"].click()
+    dock.buttons.actions_by_name["Undo"].click()
     assert layer.data[80, 80] == 0
-    dock._buttons.actions_by_name["Redo"].click()
+    dock.buttons.actions_by_name["Redo"].click()
     assert layer.data[80, 80] == 4
 
 
@@ -440,7 +488,7 @@ def test_cancel_adds_nothing_and_forgets_what_waits(shown: Viewer, qtbot: QtBot)
     dock.add_at(MISSED)
     dock.add_at(MISSED)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
-        dock._panel._cancel.click()
+        dock.panel._cancel.click()
     assert not dock.queue._work.is_running
     assert len(layers.table_of(layer)) == 3
 
@@ -479,28 +527,14 @@ def test_cells_of_the_active_layer_are_edited(shown: Viewer) -> None:
     assert second.data[30, 30] == 1
 
 
-def test_keys_act_on_the_cell_under_the_mouse(shown: Viewer) -> None:
-    viewer = shown
-    layer = add_smear(viewer)
-    open_dock(viewer)
-    keys = {str(key): action for key, action in layer.keymap.items()}
-    viewer.cursor.position = layer.data_to_world((30, 80))
-    keys["D"](layer)
-    assert 2 not in layers.table_of(layer).index
-    select_cells(viewer, layer, [1, 3])
-    keys["J"](layer)
-    assert len(layers.table_of(layer)) == 1
-    assert not len(selected_cells(viewer, layer))
-
-
 def test_buttons_tell_what_is_missing(shown: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("napari_bloodcell.napari.notify.show_error", told.append)
     viewer = shown
     add_smear(viewer)
     dock = open_dock(viewer)
-    dock._buttons.actions_by_name["Merge"].click()
-    dock._buttons.actions_by_name["Delete"].click()
+    dock.buttons.actions_by_name["Merge"].click()
+    dock.buttons.actions_by_name["Delete"].click()
     assert "two or more" in told[0]
     assert "No cell is selected" in told[1]
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from napari_bloodcell.corrections.journal import Journal, default_journal_folder
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.review.walk import Order
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
+from napari_bloodcell.napari.layers.selection import pointed_out, select_cells, selected_cells
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import CENTRES, TYPES, add_smear, label_image, typed_table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def press(layer: Labels, key: str) -> None:
 
 
 def hover(dock: ReviewWidget, layer: Labels, cell: int) -> None:
-    dock.hands._on_hover(None, SimpleNamespace(position=layer.data_to_world(CENTRES[cell - 1])))
+    dock._viewer.cursor.position = tuple(layer.data_to_world(CENTRES[cell - 1]))
 
 
 def journal_of(viewer: Viewer, name: str = "smear") -> Any:
@@ -53,7 +53,7 @@ def test_a_key_types_the_cell_under_the_mouse_and_everything_follows(viewer: Vie
     hover(dock, layer, 3)
     press(layer, "W")
     assert types_in(layer)[2] == "WBC"
-    assert dock.controls.classes.table.item(1, 2).text() == "2"
+    assert dock.classes.table.item(1, 2).text() == "2"
     typed = layers.types_layer_for(viewer, layer)
     assert typed is not None
     assert typed._slice.image.raw[30, 130] == 2
@@ -64,57 +64,58 @@ def test_a_key_types_the_cell_under_the_mouse_and_everything_follows(viewer: Vie
     assert types_in(layer) == TYPES
     press(layer, "Ctrl+Shift+Z")
     assert types_in(layer)[2] == "WBC"
-    dock.controls.actions_by_name["Undo"].click()
-    dock.controls.actions_by_name["Redo"].click()
+    dock.undo_buttons.actions_by_name["Undo"].click()
+    dock.undo_buttons.actions_by_name["Redo"].click()
     assert types_in(layer)[2] == "WBC"
 
 
 def test_a_click_types_with_the_active_class_and_a_box_selects_for_a_key(viewer: Viewer) -> None:
     layer = add_smear(viewer)
     dock = open_review(viewer)
-    dock.controls.tools[Tool.CLICK].click()
-    dock.controls.classes.table.activate("platelet")
-    dock.hands.tools.events.clicked(value=CENTRES[0])
+    dock.buttons.tools[Tool.CLICK].click()
+    dock.classes.table.activate("platelet")
+    dock.mouse.events.clicked(value=CENTRES[0])
     assert types_in(layer)[0] == "platelet"
-    dock.hands.tools.events.clicked(value=(60.0, 60.0))  # beside the cells
-    dock.controls.tools[Tool.BOX].click()
-    dock.hands.tools.events.boxed(value=(80.0, 0.0, 119.0, 159.0))
+    dock.mouse.events.clicked(value=(60.0, 60.0))  # beside the cells
+    dock.buttons.tools[Tool.BOX].click()
+    dock.mouse.events.boxed(value=(80.0, 0.0, 119.0, 159.0))
     assert selected_cells(viewer, layer).tolist() == [4, 5, 6]
     press(layer, "W")
     assert types_in(layer) == ["platelet", "WBC", "RBC", "WBC", "WBC", "WBC"]
-    dock.controls.actions_by_name["Undo"].click()
+    dock.undo_buttons.actions_by_name["Undo"].click()
     assert types_in(layer)[3:] == TYPES[3:]
 
 
 def test_next_and_back_lead_through_the_cells_in_order(viewer: Viewer) -> None:
     layer = add_smear(viewer)
     dock = open_review(viewer)
-    walk = dock.controls.walk
+    walk = dock.walk
     walk.next.click()
-    assert selected_cells(viewer, layer).tolist() == [3]
+    assert pointed_out(viewer, layer).tolist() == [3]
+    assert not len(selected_cells(viewer, layer))  # what is pointed out is not selected
     assert "1 of 6 · cell 3: RBC, 60.0 %" in walk.told.text()
     assert np.allclose(viewer.scene.camera.center[-2:], CENTRES[2], atol=1)
     press(layer, ".")
-    assert selected_cells(viewer, layer).tolist() == [5]
-    press(layer, "W")  # nothing was pointed at since: the cell that is shown
+    assert pointed_out(viewer, layer).tolist() == [5]
+    press(layer, "W")  # the mouse was not moved since: the cell that is shown
     assert types_in(layer)[4] == "WBC"
     press(layer, ",")
-    assert selected_cells(viewer, layer).tolist() == [3]
+    assert pointed_out(viewer, layer).tolist() == [3]
     walk.choose(Order.READING, "RBC")
     seen = []
     for _ in range(4):
         walk.next.click()
-        seen += selected_cells(viewer, layer).tolist()
+        seen += pointed_out(viewer, layer).tolist()
     assert seen == [1, 4, 3, 6]
     walk.choose(Order.NOT_LOOKED_AT)
     walk.next.click()
-    assert selected_cells(viewer, layer).tolist() == [2]
+    assert pointed_out(viewer, layer).tolist() == [2]
 
 
 def test_classes_are_added_renamed_recoloured_and_deleted(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = add_smear(viewer)
     dock = open_review(viewer)
-    editor = dock.controls.classes
+    editor = dock.classes
     monkeypatch.setattr(QInputDialog, "getText", lambda *_args, **_options: ("blast", True))
     editor.buttons["Add…"].click()
     assert layers.names_of(layer) == ["RBC", "WBC", "platelet", "blast", "unidentified"]
@@ -137,7 +138,7 @@ def test_classes_are_added_renamed_recoloured_and_deleted(viewer: Viewer, monkey
     editor.table.activate("RBC")
     assert not editor.buttons["Delete"].isEnabled()
     for _ in range(5):
-        dock.controls.actions_by_name["Undo"].click()
+        dock.undo_buttons.actions_by_name["Undo"].click()
     assert types_in(layer) == TYPES
 
 
@@ -152,9 +153,9 @@ class _Colour:
 def test_marked_cells_of_the_gallery_are_moved_together(viewer: Viewer, qtbot: QtBot) -> None:
     layer = add_smear(viewer)
     dock = open_review(viewer)
-    dock.controls.tabs.setCurrentIndex(1)
+    dock.tabs.setCurrentIndex(1)
     viewer.window._qt_window.show()
-    panel = dock.controls.gallery
+    panel = dock.gallery
     panel.show_class("RBC")
     grid = panel.gallery
     assert grid.cells.ids.tolist() == [3, 1, 4, 6]  # the least certain first
@@ -166,7 +167,7 @@ def test_marked_cells_of_the_gallery_are_moved_together(viewer: Viewer, qtbot: Q
     panel.move_marked.click()
     assert types_in(layer) == ["RBC", "WBC", "WBC", "WBC", "platelet", "RBC"]
     assert grid.cells.ids.tolist() == [1, 6]
-    dock.controls.actions_by_name["Undo"].click()
+    dock.undo_buttons.actions_by_name["Undo"].click()
     assert grid.cells.ids.tolist() == [3, 1, 4, 6]
     grid.mark([6])
     qtbot.keyClick(grid, Qt.Key.Key_P)
@@ -190,9 +191,7 @@ def test_each_correction_is_in_the_journal_and_comes_back_with_the_image(viewer:
     dock.type_cells([3], "WBC")
     dock.type_cells([4], "WBC")
     dock.session.undo()
-    journal = dock.desk.journal
-    assert journal is not None
-    journal.wait()
+    dock.session.flush()
     written = journal_of(viewer)
     assert [(c.cell, c.from_type, c.to_type) for c in written[:3]] == [
         (2, "WBC", "platelet"),
@@ -215,15 +214,14 @@ def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the
     layer = add_smear(viewer)
     dock = open_review(viewer)
     dock.type_cells([1, 5], "WBC")
-    assert dock.desk.journal is not None
-    dock.desk.journal.wait()
+    dock.session.flush()
     cells = label_image(CENTRES[:4][::-1], radius=11)  # other ids, other outlines, and two cells are not found
     layers.full_resolution(layer)[...] = cells
     layers.set_table(layer, typed_table(cells))
     layers.refresh_cells(layer)
     qtbot.waitUntil(lambda: layers.table_of(layer).loc[4, "type_source"] == "user", timeout=20_000)
     assert types_in(layer)[3] == "WBC"
-    lost = dock.controls.opinions.lost
+    lost = dock.journal.lost
     qtbot.waitUntil(lambda: lost.count() == 1, timeout=20_000)
     assert "platelet → WBC at 90, 80" in lost.item(0).text()
     viewer.scene.camera.center = (0, 0)
@@ -235,13 +233,11 @@ def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the
 def test_a_second_persons_journal_is_merged_and_the_user_decides(viewer: Viewer, qtbot: QtBot, tmp_path: Path) -> None:
     layer = add_smear(viewer)
     dock = open_review(viewer)
-    dock.controls.opinions.name.setText("Ada")
-    dock.controls.opinions.name.editingFinished.emit()
+    dock.journal.name.setText("Ada")
+    dock.journal.name.editingFinished.emit()
     for cell, name in ((1, "RBC"), (2, "WBC"), (3, "WBC")):
         dock.type_cells([cell], name)
-    journal = dock.desk.journal
-    assert journal is not None
-    journal.wait()
+    dock.session.flush()
     theirs = Journal(tmp_path / "theirs.jsonl")
     for mine, name in zip(journal_of(viewer), ("RBC", "WBC", "platelet"), strict=True):
         theirs.append(replace(mine, annotator="Grace", to_type=name, key=f"g{mine.cell}"))
@@ -256,8 +252,8 @@ def test_a_second_persons_journal_is_merged_and_the_user_decides(viewer: Viewer,
         image_sha256=other.image_sha256,
     )
     theirs.append(cell_6)
-    dock.desk.merge(theirs.path)
-    panel = dock.controls.opinions
+    dock.merge(theirs.path)
+    panel = dock.journal
     qtbot.waitUntil(lambda: panel.disputes.rowCount() == 1, timeout=20_000)
     assert "κ = 0.50 over 3 shared cells" in panel._kappa.text()
     qtbot.waitUntil(lambda: types_in(layer)[5] == "platelet", timeout=20_000)  # Grace alone said something of it
@@ -277,12 +273,13 @@ def test_an_error_is_a_notification(viewer: Viewer, notifications: list[str]) ->
     press(layer, "W")
     assert "No cell is selected" in notifications[-1]
     dock.session.add_class("blast")
-    dock.controls.classes.edited.emit("add_class", ("BLAST",))
+    dock.classes.edited.emit("add_class", ("BLAST",))
     assert "already" in notifications[-1]
 
 
 def test_a_closed_dock_gives_mouse_and_keys_back(viewer: Viewer) -> None:
     layer = add_smear(viewer)
+    cells_session(viewer, layer)  # its keys for undo stay
     drags, moves, keys = (len(viewer.mouse_drag_callbacks), len(viewer.mouse_move_callbacks), dict(layer.keymap))
     dock = open_review(viewer)
     assert len(viewer.mouse_drag_callbacks) == drags + 1
@@ -355,9 +352,37 @@ def test_keys_are_napari_s_again_when_the_dock_closes(
 
 def test_without_cells_the_dock_waits_for_them(viewer: Viewer) -> None:
     dock = open_review(viewer)
-    assert not dock.controls.classes.isEnabled()
+    assert not dock.classes.isEnabled()
     layer = add_smear(viewer)
     dock.cells.refresh()
     dock.cells.choose(layer)
-    assert dock.controls.classes.isEnabled()
+    assert dock.classes.isEnabled()
     assert dock.session.layer is layer
+
+
+def test_a_file_that_is_no_journal_leaves_what_is_undecided(
+    viewer: Viewer, qtbot: QtBot, tmp_path: Path, notifications: list[str]
+) -> None:
+    add_smear(viewer)
+    dock = open_review(viewer)
+    dock.type_cells([3], "WBC")
+    dock.session.flush()
+    theirs = Journal(tmp_path / "theirs.jsonl")
+    theirs.append(replace(journal_of(viewer)[0], annotator="Grace", to_type="platelet", key="g3"))
+    dock.merge(theirs.path)
+    qtbot.waitUntil(lambda: dock.journal.disputes.rowCount() == 1, timeout=20_000)
+    (tmp_path / "notes.jsonl").write_text("no,journal\n1,2\n")
+    dock.merge(tmp_path / "notes.jsonl")
+    qtbot.waitUntil(lambda: "no journal" in "".join(notifications), timeout=20_000)
+    assert dock.journal.disputes.rowCount() == 1
+    assert "κ" in dock.journal._kappa.text()
+
+
+def test_the_number_of_corrections_that_is_shown_leaves_out_those_undone(viewer: Viewer) -> None:
+    add_smear(viewer)
+    dock = open_review(viewer)
+    dock.type_cells([2], "platelet")
+    dock.type_cells([3], "WBC")
+    assert "2 corrections" in dock.journal._told.text()
+    dock.act("Undo")
+    assert "1 correction of" in dock.journal._told.text()

@@ -10,7 +10,6 @@ from qtpy.QtWidgets import QMessageBox
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.cells import centroids_of
-from napari_bloodcell.models import weights
 from napari_bloodcell.napari.docks.base import ALL_PLANES
 from napari_bloodcell.napari.docks.segment import IN_VIEW, SegmentWidget
 from napari_bloodcell.napari.layers import cells as layers
@@ -60,6 +59,7 @@ def test_a_click_finds_the_cells_and_tells_how_many(viewer: Viewer, qtbot: QtBot
     cells = cells_in(viewer)
     assert len(layers.table_of(cells)) == N_CELLS
     assert widget.summary.text().startswith("10 cells in ")
+    assert "Red cell = 24 px, as given; 8 whole cells are about that wide." in widget.summary.text()
     assert viewer.layers.selection.active is cells
     assert layers.info_of(cells)["recipe"]["segment"]["tile_size"] == 64
 
@@ -211,9 +211,7 @@ def test_deleting_the_cells_while_it_runs_stops_it(
     assert [layer.name for layer in viewer.layers] == ["smear"]
 
 
-def test_renaming_or_deleting_the_image_while_it_runs_loses_nothing(
-    viewer: Viewer, qtbot: QtBot, field: np.ndarray
-) -> None:
+def test_renaming_the_image_while_it_runs_loses_nothing(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
     image = viewer.add_image(field, name="smear", rgb=True)
     generator = SlowGenerator()
     widget = dock_of(viewer, generator)
@@ -221,9 +219,26 @@ def test_renaming_or_deleting_the_image_while_it_runs_loses_nothing(
         widget.run.click()
         qtbot.waitUntil(lambda: generator.calls >= 2)
         image.name = "another name"
-        viewer.layers.remove(image)
     qtbot.wait(1)
     assert len(layers.table_of(viewer.layers["smear cells"])) == N_CELLS
+
+
+def test_deleting_the_image_while_it_runs_ends_it_and_leaves_earlier_cells(
+    viewer: Viewer, qtbot: QtBot, field: np.ndarray
+) -> None:
+    image = viewer.add_image(field, name="smear", rgb=True)
+    widget = dock_of(viewer)
+    run(widget, qtbot)
+    before = cells_in(viewer).data.copy()
+    widget.generator = generator = SlowGenerator()
+    with qtbot.waitSignal(widget.panel.work.finished, timeout=30_000):
+        widget.run.click()
+        qtbot.waitUntil(lambda: generator.calls >= 2)
+        viewer.layers.remove(image)
+    qtbot.wait(1)
+    assert generator.calls < 12
+    assert (viewer.layers["smear cells"].data == before).all()
+    assert "Nothing was changed" in widget.summary.text()
 
 
 def test_closing_the_window_while_it_runs_ends_the_worker(
@@ -293,7 +308,7 @@ def test_official_weights_are_downloaded_after_a_question(
         raise nb.DownloadError("vit_b could not be downloaded: there is no connection.")
 
     monkeypatch.setattr(QMessageBox, "question", question)
-    monkeypatch.setattr(weights, "iter_download", no_network)
+    monkeypatch.setattr("napari_bloodcell.napari.work.models.iter_download", no_network)
     viewer.add_image(field, name="smear", rgb=True)
     widget = dock_of(viewer, model="vit_b")
     widget.generator = None

@@ -19,10 +19,10 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.docks.edit.painting import PaintPatch
-from napari_bloodcell.napari.docks.edit.session import edit_session
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -134,7 +134,7 @@ def test_edits_reach_every_level_and_the_table_and_can_be_undone(result: Path, l
     types = layers.types_layer_for(viewer, cells)
     before = np.asarray(cells.data[0][...])
     table = layers.table_of(cells)
-    session = edit_session(viewer, cells)
+    session = cells_session(viewer, cells)
     largest_read[0] = 0
     session.delete([5])
     disc = np.hypot(*np.mgrid[-11:12, -11:12]) <= 11
@@ -196,7 +196,7 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
     layers.set_types(cells, [new], "WBC")
     assert types.data[0][y, x] == 2
     keeper = keeper_of(cells)
-    with qtbot.waitSignal(keeper.saved, timeout=20_000):
+    with qtbot.waitSignal(keeper.clock.saved, timeout=20_000):
         pass
     assert_true_to_its_pixels(result)
     dock.undo()
@@ -213,10 +213,10 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
 def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
     viewer = ViewerModel()
     cells = opened(result, viewer)
-    session = edit_session(viewer, cells)
+    session = cells_session(viewer, cells)
     table = layers.table_of(cells)
     far = int(table.index[-1])
-    y0 = table.at[far, "bbox_y0"]
+    y0 = box_of(table, far)[0]
     patch = PaintPatch(viewer, session, (0, 0, 200, 200))
     assert y0 > 200
     patch.layer.selected_label = far
@@ -230,7 +230,7 @@ def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
 def test_too_much_to_paint_in_is_an_error(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_bloodcell.napari.docks.edit.painting.LARGEST_PX", 100)
     viewer = ViewerModel()
-    session = edit_session(viewer, opened(result, viewer))
+    session = cells_session(viewer, opened(result, viewer))
     with pytest.raises(InputError, match="Zoom in first"):
         PaintPatch(viewer, session, (0, 0, 200, 200))
 
@@ -240,7 +240,7 @@ def test_the_review_dock_types_and_counts_cells_of_a_slide(
 ) -> None:
     cells = opened(result, viewer)
     _, count = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Count")
-    _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")
+    viewer.window.add_plugin_dock_widget("napari-bloodcell", "Review")
     viewer.layers.selection.active = cells
     qtbot.waitUntil(lambda: count.counted is not None, timeout=20_000)
     before = dict(count.counted.counting.counts)
@@ -248,7 +248,7 @@ def test_the_review_dock_types_and_counts_cells_of_a_slide(
     rbc = layers.table_of(cells).query("cell_type == 'RBC'").index[:3]
     for cell in rbc:
         y, x = layers.table_of(cells).loc[cell, list(CENTROID)]
-        dock.hands.hovered = cell_at(cells, cells.data_to_world((round(y), round(x))))
+        viewer.cursor.position = tuple(cells.data_to_world((round(y), round(x))))
         {str(k): action for k, action in cells.keymap.items()}["W"](cells)
     assert layers.table_of(cells)["cell_type"].loc[rbc].tolist() == ["WBC"] * 3
     qtbot.waitUntil(lambda: count.counted.counting.counts["WBC"] == before["WBC"] + 3, timeout=20_000)

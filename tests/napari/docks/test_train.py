@@ -7,14 +7,16 @@ import pytest
 from PIL import Image
 from qtpy.QtCore import Qt
 
-from napari_bloodcell.core.errors import InputError, OutputError
+from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.training_set import TrainingSet
-from napari_bloodcell.models.cnn.classifier import CnnClassifier, load_classifier
-from napari_bloodcell.napari.docks.review.session import review_session
+from napari_bloodcell.models.cnn.classifier import CnnClassifier
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
-from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
+from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, default_training_set, iter_training
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import add_smear
 
 if TYPE_CHECKING:
@@ -136,17 +138,17 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
 ) -> None:
     cells = [add_smear(viewer, name=f"smear {i}", brightness=20 * i) for i in range(3)]
     for layer in cells:
-        session = review_session(viewer, layer)
+        session = cells_session(viewer, layer)
         session.type_cells([1, 3, 4, 6], "WBC")
         session.type_cells([2, 5], "RBC")
     dock = open_train(viewer)
     dock.form.choose(source=Source.CORRECTIONS, start="embedded")
     dock.form.tell()
     assert "18 corrected cells" in dock.form.told.text()
-    review_session(viewer, cells[0]).type_cells([1], "unidentified")
+    cells_session(viewer, cells[0]).type_cells([1], "unidentified")
     dock.form.tell()
     assert "17 corrected cells" in dock.form.told.text()
-    review_session(viewer, cells[0]).undo()
+    cells_session(viewer, cells[0]).undo()
     dock.form.settings_form.set_values({"epochs": 1, "device": "cpu", "wbc_augmentation": 1})
     dock.run.click()
     wait_for_the_end(dock, qtbot)
@@ -207,3 +209,15 @@ def test_the_dock_can_be_closed_while_it_trains(viewer: Viewer, qtbot: QtBot, tm
     qtbot.waitUntil(lambda: len(dock.plot.epochs) >= 1, timeout=LONG)
     viewer.window.remove_dock_widget(dock)
     assert not dock.is_running
+
+
+def test_a_grid_search_stopped_at_its_first_settings_keeps_the_model_before(tmp_path: Path) -> None:
+    kept = default_training_set().parent / "last trained.safetensors"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(b"the last good model")
+    folder = write_discs(tmp_path / "discs", 8)
+    params = TrainParams(epochs=3, device="cpu", wbc_augmentation=1)
+    task = TrainTask(Source.PAPER_LAYOUT, folder, (), "Ada", params, None, is_grid_search=True)
+    with pytest.raises(TrainingError, match="no model was made"):
+        drain(iter_training(task, lambda: True))
+    assert kept.read_bytes() == b"the last good model"

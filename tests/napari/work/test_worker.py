@@ -4,13 +4,15 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.utils.notifications import ErrorNotification, notification_manager
 
 from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.napari.notify import WorkFailedError, notify_errors
-from napari_bloodcell.napari.work.worker import Work, WorkPanel, amount, duration
+from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors
+from napari_bloodcell.napari.work.worker import Run, Work, WorkPanel, amount, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -227,3 +229,85 @@ def test_a_panel_that_is_gone_leaves_nothing_in_the_activity_dock(viewer: Viewer
     panel.close()
     qtbot.waitUntil(lambda: not progress._all_instances, timeout=10_000)
     panel.deleteLater()
+
+
+class Kept(Run):
+    """Keeps what it hears."""
+
+    def __init__(self, work: Work, *, fails_at: int = 0) -> None:
+        super().__init__(work)
+        self.steps: list[int] = []
+        self._fails_at = fails_at
+
+    def on_step(self, step: Progress) -> None:
+        self.steps.append(step.done)
+        if step.done == self._fails_at:
+            raise InputError("This cannot be shown.")
+
+
+def ended(run: Run, qtbot: QtBot, job: Any) -> list[Any]:
+    with qtbot.waitSignal(run.done, timeout=10_000) as signal:
+        run.start(job, keeps_done=True)
+    return list(signal.args)
+
+
+def test_a_run_hears_of_its_own_job_alone(work: Work, qtbot: QtBot) -> None:
+    first, second = Kept(work), Kept(work)
+    assert ended(first, qtbot, steps(3)) == [3]
+    assert ended(second, qtbot, steps(2)) == [2]
+    assert (first.steps, second.steps) == ([1, 2, 3], [1, 2])
+
+
+def test_the_next_run_may_begin_when_one_is_done(work: Work, qtbot: QtBot) -> None:
+    first, second = Kept(work), Kept(work)
+    first.done.connect(lambda _result: second.start(steps(2)))
+    with qtbot.waitSignal(second.done, timeout=10_000):
+        first.start(steps(1))
+    assert second.steps == [1, 2]
+
+
+def test_a_step_that_cannot_be_shown_ends_the_run_without_a_result(
+    work: Work, qtbot: QtBot, notifications: list[str]
+) -> None:
+    run = Kept(work, fails_at=2)
+    assert ended(run, qtbot, steps(50)) == [None]
+    assert run.steps == [1, 2]
+    assert notifications == ["This cannot be shown."]
+    assert run.summary == "Nothing was changed."
+
+
+def test_a_run_that_failed_says_why(work: Work, qtbot: QtBot) -> None:
+    run = Kept(work)
+    assert ended(run, qtbot, steps(1, error=InputError("Give an image."))) == [None]
+    assert str(run.error) == "Give an image."
+
+
+def test_a_run_ends_before_the_layer_that_it_needs_leaves_the_viewer(work: Work, qtbot: QtBot) -> None:
+    viewer = ViewerModel()
+    needed, other = viewer.add_image(np.zeros((4, 4))), viewer.add_image(np.zeros((4, 4)))
+    run, seen = Kept(work), []
+    run.stop_without(viewer, needed)
+    viewer.layers.events.removed.connect(lambda event: seen.append(len(run.steps)))
+    with qtbot.waitSignal(run.done, timeout=10_000) as signal:
+        run.start(steps(1000), keeps_done=True)
+        qtbot.waitUntil(lambda: len(run.steps) > 1)
+        viewer.layers.remove(other)
+        qtbot.waitUntil(lambda: len(run.steps) > seen[0])
+        viewer.layers.remove(needed)
+    assert signal.args == [None]
+    assert len(run.steps) == seen[1]
+
+
+def test_a_run_of_a_dock_that_was_shut_down_hears_nothing_of_the_next_one(work: Work, qtbot: QtBot) -> None:
+    first, second = Kept(work), Kept(work)
+    with qtbot.waitSignal(first.stepped, timeout=10_000):
+        first.start(steps(1000))
+    work.shut_down()
+    heard = len(first.steps)
+    assert ended(second, qtbot, steps(2)) == [2]
+    assert len(first.steps) == heard
+
+
+def test_no_text_of_the_library_stands_in_what_is_told_of_full_memory() -> None:
+    told = explained(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (GPU 0; 7.79 GiB total capacity)"))
+    assert told == "There is not enough memory. Use a smaller tile size, another device, or a smaller model."

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.threads import Threads
 
 FORMAT = "napari-bloodcell-cnn/1"
-WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
-EMBEDDED_FILES = {"embedded": "cnn_embedded.safetensors", "paper": "cnn_paper.safetensors"}
 _MAX_FILE_BYTES = 2**30
 _AT_ONCE = 128
 """Cutouts that go through the network together; more need more memory and are not quicker."""
@@ -50,20 +48,9 @@ def to_tensor(cutouts: NDArray[np.uint8], device: torch.device) -> Tensor:
 class ClassifierInfo:
     """What a classifier's file says beside its weights.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Names in the order of the columns of `predict`.
-    rbc_diameter_px : float or None
-        Width of a red cell in the cutouts it was trained on; None: any, as in the paper.
-    glass_level : float or None
-        Level to which the glass was brought before cutting; None: colours were left as they are.
-    settings : dict
-        Of the training.
-    data_hash : str
-        sha256 of the cutouts and labels it was trained on.
-    report : dict
-        Losses, accuracies and per-class figures.
+    `classes` are in the order of the columns of `predict`. `rbc_diameter_px` is the width of a red cell in the cutouts,
+    and `glass_level` that to which the glass was brought; None: as they are, as in the paper. `data_hash` is that of
+    cutouts and labels.
     """
 
     classes: tuple[str, ...]
@@ -75,21 +62,7 @@ class ClassifierInfo:
 
 
 class CnnClassifier:
-    """A trained CNN as a `CellClassifier`. Safe to use from several threads at once.
-
-    Parameters
-    ----------
-    network : CellCnn
-        Taken over: moved to the device and set to evaluation.
-    info : ClassifierInfo
-        Classes and provenance.
-    name : str
-        For recipes and messages.
-    sha256 : str, optional
-        Of the file it came from; by default of the file it would be saved to.
-    device : str or torch.device
-        "auto", "cpu", "cuda", "cuda:1", "mps".
-    """
+    """A trained CNN as a `CellClassifier`; `network` is taken over. Safe to use from several threads at once."""
 
     def __init__(
         self,
@@ -117,13 +90,7 @@ class CnnClassifier:
         return cpu_threads(self.device)
 
     def predict(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8.
-
-        Raises
-        ------
-        ModelError
-            If the cutouts have another shape or dtype.
-        """
+        """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8; `ModelError` for any others."""
         if cutouts.ndim != 4 or cutouts.shape[1:] != (CUTOUT_SIZE, CUTOUT_SIZE, 3) or cutouts.dtype != np.uint8:
             raise ModelError(
                 f"Cutouts are {cutouts.dtype} of shape {cutouts.shape}; "
@@ -165,13 +132,7 @@ class CnnClassifier:
 
     @classmethod
     def load(cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto") -> CnnClassifier:
-        """Read a classifier from a safetensors file that `save` wrote.
-
-        Raises
-        ------
-        ModelError
-            If there is no such file, or it is no classifier of this program; nothing in it is executed.
-        """
+        """Read a file that `save` wrote; `ModelError` if it is none. Nothing in it is executed."""
         path = Path(path)
         data = _read(path)
         architecture, info = _describe(path, data)
@@ -182,22 +143,6 @@ class CnnClassifier:
         network.load_state_dict(state)
         sha256 = hashlib.sha256(data).hexdigest()
         return cls(network, info, name=name or path.stem, sha256=sha256, device=device)
-
-
-def load_classifier(model: str | Path = "embedded", device: str | torch.device = "auto") -> CnnClassifier:
-    """Return a classifier by name ("embedded", "paper") or from a .safetensors file.
-
-    Raises
-    ------
-    ModelError
-        If there is no such name or file, or the file is no classifier of this program.
-    DeviceError
-        If this machine has no such device.
-    """
-    file = EMBEDDED_FILES.get(str(model))
-    if file is not None:
-        return CnnClassifier.load(WEIGHTS_FOLDER / file, name=str(model), device=device)
-    return CnnClassifier.load(model, device=device)
 
 
 def cutout_extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -216,11 +161,7 @@ def _read(path: Path) -> bytes:
             raise ModelError(f"{path} is larger than any classifier of this program ({_MAX_FILE_BYTES} bytes).")
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter: no name of a file at all
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(
-            f"The classifier {str(path)!r} cannot be read ({reason}). Give "
-            f"{' or '.join(map(repr, EMBEDDED_FILES))}, or the path of a .safetensors file that training wrote."
-        ) from error
+        raise ModelError(f"The classifier {str(path)!r} cannot be read ({reason_of(error)}).") from error
 
 
 def _describe(path: Path, data: bytes) -> tuple[Architecture, ClassifierInfo]:

@@ -42,19 +42,10 @@ _PLACES = feature_side(CUTOUT_SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What the network looks like.
+    """What the network looks like; 2 classes give one logit, K > 2 give K.
 
-    Attributes
-    ----------
-    head : str
-        "flatten": Fig. 3, every place of the last feature map has weights of its own. "pool": sum, mean and maximum
-        of the feature map over the cell, which is smaller, and indifferent to how much black is around the cell.
-    dense_units : int
-        Width of the dense layer.
-    dropout : float
-        Share of dense units dropped in training.
-    n_classes : int
-        2 gives one logit, K > 2 gives K.
+    The head is that of Fig. 3 ("flatten": every place of the last feature map has weights of its own), or sum, mean and
+    maximum over the cell ("pool"), which is smaller, and indifferent to how much black is around the cell.
     """
 
     head: Literal["flatten", "pool"] = "flatten"
@@ -103,19 +94,11 @@ class CellCnn(nn.Module):
         return self.decide(self.describe(x))
 
     def describe(self, x: Tensor, extents: Tensor | None = None, moved: Tensor | None = None) -> Tensor:
-        """Return what the dense layer sees of cutouts (N, 3, 128, 128), (N, F) float32.
+        """Return what the dense layer sees of cutouts (N, 3, 128, 128), uint8 or 0 to 1, as (N, F) float32.
 
-        The convolutions run on windows that just hold the cells; what black would give is filled in. The result is
-        that of the whole cutouts, several times sooner.
-
-        Parameters
-        ----------
-        x : Tensor
-            Cutouts, uint8 or 0 to 1.
-        extents : Tensor, optional
-            Where they are known: how far from its middle each cell reaches at most, as `cell_extents` gives it, (N,).
-        moved : Tensor, optional
-            How far that middle is from the cutout's in y and x, pixels, (N, 2); by default it is there.
+        The convolutions run on windows that just hold the cells, and what black would give is filled in: the same,
+        several times sooner. `extents` (N,) are those of `cell_extents` where they are known; `moved` (N, 2) is how far
+        the cells' middles are from the cutouts' in y and x, pixels.
         """
         counts, firsts = _windows(self.architecture.head, cell_extents(x) if extents is None else extents, moved)
         if self.training:  # otherwise a cell's window must not depend on the others

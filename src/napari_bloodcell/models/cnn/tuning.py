@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from napari_bloodcell.models.device import pick_device
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from napari_bloodcell.core.params import TrainParams
@@ -55,84 +57,59 @@ def fit_head(
 ) -> Generator[EpochFigures | None, None, Fitted]:
     """Fit the dense layers of a classifier to further cells, held back by a spring to what they were.
 
-    Parameters
-    ----------
-    train, val : tuple of ndarray
-        Cutouts (N, 128, 128, 3) uint8 and labels (N,) int64: positions in the classes of `info`.
-    start : CnnClassifier
-        What is fine-tuned. It is not changed.
-    params : TrainParams
-        Epochs, anchor, patience, seed and device.
-    info : ClassifierInfo
-        What the new classifier says of itself.
-    should_stop : callable
-        Asked after every step.
+    Yields the figures of each epoch, None in between. Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018),
+    so that one mistyped cell does not spoil the rest, with red cells weighing as much as in a smear, plus `anchor` / N
+    × the squared distance from the old weights (L2-SP): they count as so many cells, so five corrections move little
+    and hundreds a lot. What few cells do not plainly show stays as it was, classes without cells too. The loss of a
+    class that `start` does not know has no bound: all its cells would look mistyped. L-BFGS on features that are
+    computed once: seconds, and no learning rate.
 
-    Yields
-    ------
-    tuple of float, or None
-        Loss and accuracy on the training and the validation part after an epoch; None in between.
-
-    Returns
-    -------
-    Fitted
-
-    Raises
-    ------
-    TrainingError
-        If the loss is no longer a number.
-
-    Notes
-    -----
-    Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018), so that one mistyped cell does not spoil the rest,
-    with red cells weighing as much as in a smear, plus `anchor` / N × the squared distance from the old weights
-    (L2-SP): they count as so many cells, so five corrections move little and hundreds a lot. With few cells only what
-    they plainly show is learned; all else, classes without cells too, stays as it was. A class that `start` does not
-    know begins as what its cells were taken for, and its loss has no bound: all its cells would look mistyped. The
-    cells are seen turned, flipped, a little larger or smaller, and stained a little otherwise. L-BFGS on features that
-    are computed once: seconds, and no learning rate. A cell of which both the classifier before and one that is fitted
-    to the other cells are sure that it is something else is left out: a single red cell, at its weight in a smear,
-    could turn all white ones. Where the classifier before is sure of another class for more than `_MOST_DOUBTED` of a
-    class's cells, it is wrong about this laboratory: none of them is taken for a mistake, and their loss has no bound
-    (of a cell that is called something else with certainty, a bounded loss has no gradient, and nothing is learned).
+    A cell of which both the classifier before and one that is fitted to the other cells are sure that it is something
+    else is left out: a single red cell, at its weight in a smear, could turn all white ones. Where the classifier
+    before is sure of another class for more than `_MOST_DOUBTED` of a class's cells, it is wrong about this laboratory:
+    none of them is taken for a mistake, and their loss has no bound (of a cell that is called something else with
+    certainty, a bounded loss has no gradient, and nothing is learned).
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
-    features, labels, done = [], torch.from_numpy(train[1]).to(device), False
-    generator = torch.Generator().manual_seed(params.seed)
-    for variant in range(COPIES):
-        for begin in range(0, len(train[1]), _BATCH):
-            cutouts = to_tensor(train[0][begin : begin + _BATCH], torch.device("cpu")).float().div_(255.0)
-            features.append(_features(network, (varied(cutouts, generator) if variant else cutouts).to(device)))
-            yield None
-            done = should_stop()
-            if done:
-                break
-        if done:
-            break
-    seen = torch.cat(features)
-    n = len(train[1])
-    labels = labels.repeat(COPIES)[: len(seen)]
+    seen, is_stopped = yield from _iter_see(network, train[0], params.seed, should_stop)
+    typed = torch.from_numpy(train[1]).to(device)
+    n, labels = len(typed), typed.repeat(COPIES)[: len(seen)]
     _begin_new_classes(network, seen, labels, start.classes, info.classes)
-    kept = torch.ones(n, dtype=torch.bool, device=device)
     can_doubt = torch.tensor([name in start.classes for name in info.classes], device=device)
-    if len(seen) == COPIES * n:
-        doubted = _is_sure_of_another(network, seen, labels[:n])
-        can_doubt &= _share_of(doubted, labels[:n], len(info.classes)) <= _MOST_DOUBTED
-        doubted &= can_doubt[labels[:n]]
-        kept = ~(yield from _mistyped(network, seen, labels, doubted, can_doubt, info.classes, params, should_stop))
-    rows = kept.repeat(COPIES)[: len(seen)]
-    seen, labels = seen[rows], labels[rows]
+    if not is_stopped:
+        doubted = _is_sure_of_another(network, seen, typed)
+        can_doubt &= _share_of(doubted, typed, len(info.classes)) <= _MOST_DOUBTED
+        doubted &= can_doubt[typed]
+        wrong = yield from _mistyped(network, seen, labels, doubted, can_doubt, info.classes, params, should_stop)
+        kept = ~wrong.repeat(COPIES)
+        seen, labels = seen[kept], labels[kept]
     fitting = _fitting(network, seen, labels, can_doubt, info.classes, params.anchor / n)
     epoch = 0
-    while epoch < params.epochs and not done and next(fitting, None) is not None:
+    while epoch < params.epochs and not is_stopped and next(fitting, None) is not None:
         epoch += 1
         yield _figures(network, seen, labels, val)
-        done = should_stop()
+        is_stopped = should_stop()
     if not epoch:
         yield _figures(network, seen, labels, val)
     network.requires_grad_(False)
-    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), done)
+    return Fitted(CnnClassifier(network, info, device=device), max(epoch, 1), is_stopped)
+
+
+def _iter_see(
+    network: CellCnn, cutouts: NDArray[np.uint8], seed: int, should_stop: Callable[[], bool]
+) -> Generator[None, None, tuple[Tensor, bool]]:
+    """Return features (COPIES · N, F) of the cutouts and of variants of them; of fewer, and True, after a stop."""
+    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
+    features = []
+    for variant, begin in itertools.product(range(COPIES), range(0, len(cutouts), _BATCH)):
+        batch = to_tensor(cutouts[begin : begin + _BATCH], torch.device("cpu")).float().div_(255.0)
+        with torch.no_grad():
+            features.append(network.describe((varied(batch, generator) if variant else batch).to(device)).float())
+        yield None
+        if should_stop():
+            return torch.cat(features), True
+    return torch.cat(features), False
 
 
 def _begin_new_classes(
@@ -245,12 +222,6 @@ def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
     density = density * torch.exp(uniform(-0.15, 0.15, 1, 1, 1) + uniform(-0.06, 0.06, 3, 1, 1))
     colour = torch.exp(-density) * _GLASS * (1 + uniform(-0.04, 0.04, 1, 1, 1))
     return torch.where(cover > 0.5, colour.clamp(1 / 255, 1), 0.0)
-
-
-def _features(network: CellCnn, cutouts: Tensor) -> Tensor:
-    """Return what the dense layer sees of cutouts, (N, F)."""
-    with torch.no_grad():
-        return network.describe(cutouts).float()
 
 
 def _logits(network: CellCnn, features: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def _side_by_side(heads: Sequence[nn.Conv2d], x: Tensor) -> tuple[Tensor, ...]:
     n_unused = -sum(sizes) % 16
     weight = F.pad(torch.cat([head.weight for head in heads]), (0, 0, 0, 0, 0, 0, 0, n_unused))
     bias = F.pad(torch.cat([head.bias for head in heads if head.bias is not None]), (0, n_unused))
-    return F.conv2d(x, weight, bias).split([*sizes, *([n_unused] if n_unused else [])], 1)[: len(sizes)]
+    return torch.split(F.conv2d(x, weight, bias)[:, : sum(sizes)], sizes, 1)
 
 
 class WindowMaskDecoder(modeling.MaskDecoder):  # type: ignore[misc]
@@ -174,26 +174,12 @@ class WindowSam(nn.Module):
         boxes: Tensor | None,
         window: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode prompts on windows of the embedding.
+        """Decode prompts on windows of the embedding, `window` tokens wide.
 
-        Parameters
-        ----------
-        embedding, detail : Tensor
-            (B, C, H/8, W/8) and (B, C/4, H/4, W/4) of the encoder.
-        image_index : Tensor
-            (N,) the image of each prompt.
-        centres : Tensor
-            (N, 2) as (x, y), pixels: where the windows are centred.
-        points, boxes : Tensor or None
-            (N, 2) as (x, y) and (N, 4) as (x0, y0, x1, y1), pixels; at least one of them.
-        window : int
-            Side of the window, tokens.
-
-        Returns
-        -------
-        masks, iou, origin : Tensor
-            Logits (N, 4, 4·window, 4·window) at stride 2, predicted IoU (N, 4), and (N, 2) the pixel (x, y) of each
-            window's top left corner.
+        Takes `embedding` (B, C, H/8, W/8) and `detail` (B, C/4, H/4, W/4) of the encoder; for each prompt its image
+        (N,), the centre of its window (N, 2) and its point (N, 2) or box (N, 4) or both, as x, y, pixels. Returns mask
+        logits (N, 4, 4·window, 4·window) at stride 2, predicted IoU (N, 4), and the pixel (x, y) of each window's top
+        left corner (N, 2).
         """
         pad = LARGE_WINDOW
         first = torch.round(centres / STRIDE - window / 2).long()

@@ -15,34 +15,12 @@ if TYPE_CHECKING:
 def resample(
     image: NDArray[np.uint8], scale: float, *, origin: tuple[int, int] = (0, 0), align: int = 1, multiple: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[int, int]]:
-    """Resample a (Y, X, 3) part of a smear that lies at `origin` (y, x).
+    """Resample a part (Y, X, 3) uint8 of a smear, which lies at `origin` (y, x), on the one grid of the smear.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        The part.
-    scale : float
-        Resampled pixels per pixel.
-    origin : tuple of int
-        (y, x) of the part in the smear, pixels.
-    align : int
-        The corner of the result is a multiple of this on the resampled smear.
-    multiple : int
-        So are, of this, its height and width: few different shapes let a network reuse its plans.
-
-    Returns
-    -------
-    resampled : ndarray of float32, shape (H, W, 3)
-        0 to 255.
-    inside : ndarray of bool, shape (H, W)
-        Where the part has pixels; elsewhere `resampled` is 0.
-    corner : tuple of int
-        (y, x) of its first pixel on the resampled smear.
-
-    Notes
-    -----
-    Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear, whatever the part. The triangle
-    filter is as wide as a resampled pixel where the image shrinks, so nothing aliases.
+    Returns (H, W, 3) float32, 0 to 255; where the part has pixels (H, W), elsewhere it is 0; and the corner (y, x) on
+    the resampled smear, a multiple of `align`. H and W are multiples of `multiple`: few different shapes let a network
+    reuse its plans. Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear, whatever the
+    part. The triangle filter is as wide as a resampled pixel where the image shrinks, so nothing aliases.
     """
     spans = [_span(offset, n_in, scale, align, multiple) for offset, n_in in zip(origin, image.shape[:2], strict=True)]
     margin = int(np.ceil(1 / scale)) + 1  # what the filter reaches beyond the part

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,14 @@ from napari_bloodcell.models.embedded.network import (
     STRIDE,
     WindowSam,
 )
-from napari_bloodcell.models.embedded.proposals import CALIBRATION_SCORE, Proposals, find_scale, propose
+from napari_bloodcell.models.embedded.proposals import (
+    CALIBRATION_SCORE,
+    GLASS,
+    Proposals,
+    find_scale,
+    judge,
+    propose,
+)
 from napari_bloodcell.models.embedded.resample import resample
 
 if TYPE_CHECKING:
@@ -43,8 +50,8 @@ if TYPE_CHECKING:
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 
-GLASS = 235.0
-"""Brightness to which the colour of the empty glass is brought."""
+FORMAT = "napari-bloodcell-embedded-sam"
+"""What the metadata of its files says."""
 CANVAS_STEP_PX = 4 * STRIDE
 """Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
 smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
@@ -57,6 +64,15 @@ PROMPTS_STEP = 8
 """Prompts are decoded in multiples of this: small matrices are multiplied in another order, and rounded differently."""
 
 
+def is_embedded_sam(path: Path) -> bool:
+    """Return whether a file says that it holds an embedded SAM."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
     return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
@@ -64,7 +80,7 @@ def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A resampled image with its features."""
+    """A resampled image, (H, W, 3) float32, 0 to 255 with the glass at `GLASS`, with its features."""
 
     embedding: torch.Tensor
     detail: torch.Tensor
@@ -72,23 +88,11 @@ class Canvas:
     sides: torch.Tensor
     corner: tuple[int, int]
     scale: float
+    pixels: NDArray[np.float32]
 
 
 class EmbeddedSam:
-    """The project's own small SAM; implements `protocols.MaskGenerator`.
-
-    Parameters
-    ----------
-    weights : Path
-        A safetensors file written by the project's training script.
-    device : str
-        As in `SegmentParams.device`.
-
-    Raises
-    ------
-    ModelError
-        If the file is not one of the embedded SAM.
-    """
+    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no file of one."""
 
     def __init__(self, weights: Path, device: str = "auto") -> None:
         self.name = "embedded"
@@ -101,7 +105,7 @@ class EmbeddedSam:
             settings = dict(json.loads(metadata.get("settings", "{}")))
         except _DAMAGED as error:
             raise ModelError(f"{weights} cannot be read as safetensors: {reason_of(error)}.") from error
-        if metadata.get("format") != "napari-bloodcell-embedded-sam":
+        if metadata.get("format") != FORMAT:
             raise ModelError(f"{weights} holds no embedded SAM (format {metadata.get('format')!r}).")
         self.settings: dict[str, str] = {str(k): str(v) for k, v in settings.items()}
         self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -133,14 +137,14 @@ class EmbeddedSam:
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
         """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles."""
-        if first.source in ("given", "pixel size", "default"):  # "default": there is nothing but glass
-            return first
+        if first.source == "default":  # there is nothing but glass
+            return replace(first, scale_confidence=0.0)
 
-        def look(part: NDArray[np.uint8], current: Calibration) -> Proposals:
+        def look(part: NDArray[np.uint8], current: Calibration) -> tuple[Proposals, NDArray[np.float32]]:
             canvas = self._canvas(part, current, (0, 0))
-            return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE)
+            return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE), canvas.pixels
 
-        return find_scale(sample, first, look)
+        return judge(sample, first, look) if first.source == "given" else find_scale(sample, first, look)
 
     @torch.inference_mode()
     def generate(
@@ -221,10 +225,11 @@ class EmbeddedSam:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
         resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
-        seen = normalise(np.minimum(resampled * gain, 255.0)) * inside[..., None]
+        pixels = np.minimum(resampled * gain, 255.0)
+        seen = normalise(pixels) * inside[..., None]
         tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
         embedding, detail, heat, sides = self.network.encoder(tensor)
-        return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale)
+        return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale, pixels)
 
     def _decode(
         self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_bloodcell.core.errors import ModelError, TrainingError
 from napari_bloodcell.models.embedded.network import LARGE_WINDOW, SMALL_BOX_PX, SMALL_WINDOW, WindowSam
-from napari_bloodcell.models.embedded.sam import EmbeddedSam
+from napari_bloodcell.models.embedded.sam import FORMAT, EmbeddedSam
 from napari_bloodcell.models.embedded.views import labels_around, see_all, see_proposed, split_seen
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_bloodcell.core.params import TrainSamParams
     from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.models.embedded.views import MaskedField, SeenField
 
 
 CELLS_PER_STEP = 24
-FORMAT = "napari-bloodcell-embedded-sam"
 _MEASURED_EVERY = 20  # steps
 _CELLS_MEASURED = 200
 _REHEARSED = 2.0
@@ -54,81 +54,91 @@ def tune_decoder(
     fields: Sequence[MaskedField],
     *,
     rehearsal: Sequence[tuple[NDArray[np.uint8], Calibration]] = (),
-    steps: int,
-    learning_rate: float,
-    seed: int,
+    params: TrainSamParams,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, float, float], None, TunedSam]:
-    """Train prompt encoder and mask decoder on the cells of fields.
+    """Train prompt encoder and mask decoder on the cells of fields; see `train_sam`.
 
-    Every fifth field (of few fields, every fifth cell) is kept for validation; of the weights measured there, those of
-    the highest IoU are kept, the old ones among them: the result is never worse on these cells.
-
-    Yields
-    ------
-    tuple of int, float, float
-        Steps done, the loss, and the last IoU on the validation cells, after each step.
-
-    Raises
-    ------
-    TrainingError
-        If there are too few cells, or the loss diverges.
+    Yields (steps done, loss, last IoU on the validation cells) after each step. Raises `TrainingError` if there are too
+    few cells, or the loss diverges.
     """
     views = see_all(start, fields)
     train, val = split_seen(views)
-    known = [seen for seen in (see_proposed(start, *field) for field in rehearsal) if len(seen.ids)]
-    n_val = sum(len(s.ids) for s in val)
+    n_val = sum(len(seen.ids) for seen in val)
     n_train = sum(len(of_field[0].ids) for of_field in views) - n_val
     if n_train < 2 or n_val < 1:
         raise TrainingError(f"{n_train + n_val} cells are too few to learn masks from. Correct ten or more.")
-    network = copy.deepcopy(start.network).float()
-    teacher = copy.deepcopy(network)
-    trained = [network.prompt_encoder, network.mask_decoder]
-    parameters = [p.requires_grad_(True) for module in trained for p in module.parameters()]
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    rng = np.random.default_rng(seed)
-    weights = np.array([len(s.ids) for s in train], float)
-    weights /= weights.sum()
-    before = best_iou = float(_ious(average, val)[:, 0].mean())
-    best, done, iou = _decoder_state(average), 0, before
-    for step in range(1, steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * min(1.0, step / 10) * max(0.05, 0.5 * (1 + np.cos(np.pi * step / steps)))
-        seen = train[int(rng.choice(len(train), p=weights))]
-        rows = rng.permutation(len(seen.ids))[:CELLS_PER_STEP]
-        loss = _step_loss(network, teacher, seen, rows, rng)
-        if known:
-            seen = known[int(rng.integers(len(known)))]
-            rows = rng.permutation(len(seen.ids))[:CELLS_PER_STEP]
-            loss = loss + _REHEARSED * _step_loss(network, teacher, seen, rows, rng, is_rehearsal=True)
-        if not torch.isfinite(loss):
-            raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a smaller rate.")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            for old, new in zip(average.parameters(), network.parameters(), strict=True):
-                old.lerp_(new, max(0.05, 1 / (step + 1)))
-        done = step
+    known = [seen for seen in (see_proposed(start, *field) for field in rehearsal) if len(seen.ids)]
+    tuner = _Tuner(start.network, train, known, params)
+    before = iou = best_iou = _mean_iou(tuner.average, val)
+    best, done = _decoder_state(tuner.average), 0
+    for done in range(1, params.steps + 1):
+        loss = tuner.step(done)
         is_stopped = should_stop()
-        if step % _MEASURED_EVERY == 0 or step == steps or is_stopped:
-            iou = float(_ious(average, val)[:, 0].mean())
+        if is_stopped or done % _MEASURED_EVERY == 0 or done == params.steps:
+            iou = _mean_iou(tuner.average, val)
             if iou > best_iou:
-                best_iou, best = iou, _decoder_state(average)
-        yield done, float(loss.detach()), iou
+                best_iou, best = iou, _decoder_state(tuner.average)
+        yield done, loss, iou
         if is_stopped:
             break
-    state_before = {k: v.detach().cpu().float() for k, v in start.network.state_dict().items()}
-    best, best_iou = _least_change(average, state_before, best, val)
-    state = state_before | best
-    settings = {**start.settings, "fine_tuned_from": start.sha256, "fine_tuning_steps": str(done), "seed": str(seed)}
-    settings |= {"fields": ", ".join(f.name for f in fields)[:2000], "val_iou": f"{before:.4f} -> {best_iou:.4f}"}
-    content = to_safetensors(
-        {k: v.half().contiguous() for k, v in state.items()}, {"format": FORMAT, "settings": json.dumps(settings)}
-    )
+    old = {k: v.detach().cpu().float() for k, v in start.network.state_dict().items()}
+    best, best_iou = _least_change(tuner.average, old, best, val)
+    settings = {**start.settings, "fine_tuned_from": start.sha256, "fine_tuning_steps": str(done)}
+    settings |= {"seed": str(params.seed), "fields": ", ".join(field.name for field in fields)[:2000]}
+    settings |= {"val_iou": f"{before:.4f} -> {best_iou:.4f}"}
+    state = {k: v.half().contiguous() for k, v in (old | best).items()}
+    content = to_safetensors(state, {"format": FORMAT, "settings": json.dumps(settings)})
     return TunedSam(content, before, best_iou, n_train, n_val, done)
+
+
+class _Tuner:
+    """A decoder that learns from cells (`train`) and keeps what it drew on others (`known`)."""
+
+    def __init__(
+        self, start: WindowSam, train: list[SeenField], known: list[SeenField], params: TrainSamParams
+    ) -> None:
+        self.train, self.known, self.params = train, known, params
+        self.network = copy.deepcopy(start).float()
+        self.teacher, self.average = copy.deepcopy(self.network), copy.deepcopy(self.network).requires_grad_(False)
+        trained = (self.network.prompt_encoder, self.network.mask_decoder)
+        self._parameters = [p.requires_grad_(True) for module in trained for p in module.parameters()]
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=params.learning_rate, weight_decay=0.01)
+        self._random = np.random.default_rng(params.seed)
+        sizes = np.array([len(seen.ids) for seen in train], float)
+        self._shares = sizes / sizes.sum()
+
+    def step(self, number: int) -> float:
+        """Take a step, the first is number 1, and return its loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.params.learning_rate * _schedule(number, self.params.steps)
+        loss = self._loss(self.train[int(self._random.choice(len(self.train), p=self._shares))])
+        if self.known:
+            seen = self.known[int(self._random.integers(len(self.known)))]
+            loss = loss + _REHEARSED * self._loss(seen, is_rehearsal=True)
+        if not torch.isfinite(loss):
+            raise TrainingError("The fine-tuning diverged: its loss is no longer a number. Choose a smaller rate.")
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimiser.step()
+        with torch.no_grad():
+            for old, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                old.lerp_(new, max(0.05, 1 / (number + 1)))
+        return float(loss.detach())
+
+    def _loss(self, seen: SeenField, *, is_rehearsal: bool = False) -> Tensor:
+        rows = self._random.permutation(len(seen.ids))[:CELLS_PER_STEP]
+        return _step_loss(self.network, self.teacher, seen, rows, self._random, is_rehearsal=is_rehearsal)
+
+
+def _schedule(step: int, n_steps: int) -> float:
+    """Return the share of the learning rate: ten steps of warm-up, then a cosine down to a twentieth."""
+    return min(1.0, step / 10) * max(0.05, 0.5 * (1 + float(np.cos(np.pi * step / n_steps))))
+
+
+def _mean_iou(network: WindowSam, val: list[SeenField]) -> float:
+    return float(_ious(network, val)[:, 0].mean())
 
 
 def _step_loss(
@@ -261,39 +271,10 @@ def _decoder_state(network: WindowSam) -> dict[str, Tensor]:
 
 
 def load_start(model: Any) -> EmbeddedSam:
-    """Return a mask generator as what fine-tuning can begin with.
-
-    Raises
-    ------
-    ModelError
-        If it is none of the embedded SAM's kind.
-    """
+    """Return a mask generator that fine-tuning can begin with; `ModelError` if it is no embedded SAM."""
     if not isinstance(model, EmbeddedSam):
         raise ModelError("Only the embedded SAM, or one fine-tuned from it, can be fine-tuned; official ones cannot.")
     return model
-
-
-def heat_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of CenterNet, per cell."""
-    logits = logits.float()
-    p = torch.sigmoid(logits).clamp(1e-4, 1 - 1e-4)
-    positive = (target >= 1).float()
-    loss = positive * (1 - p) ** 2 * F.logsigmoid(logits) + (1 - positive) * (1 - target) ** 4 * p**2 * F.logsigmoid(
-        -logits
-    )
-    return -(loss * weight).sum() / positive.sum().clamp(min=1)
-
-
-def side_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 of the log distances to the four sides plus 1 - IoU of the boxes."""
-    predicted = predicted.float()
-    l1 = ((predicted - target).abs().mean(1) * weight).sum()
-    a, b = predicted.clamp(-4, 3).exp(), target.exp()
-    inter = (torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])) * (
-        torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3])
-    )
-    union = (a[:, 0] + a[:, 2]) * (a[:, 1] + a[:, 3]) + (b[:, 0] + b[:, 2]) * (b[:, 1] + b[:, 3]) - inter
-    return (l1 + ((1 - inter / union.clamp(min=1e-4)) * weight).sum()) / weight.sum().clamp(min=1)
 
 
 def mask_losses(logits: Tensor, iou: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,19 +30,7 @@ _MOST_PX_OF_VIEWS = 2e7
 
 @dataclass(frozen=True, eq=False)
 class MaskedField:
-    """An image with the masks of its cells.
-
-    Attributes
-    ----------
-    name : str
-        For messages.
-    image : ndarray of uint8, shape (Y, X, 3)
-        The field.
-    cells : ndarray of int, shape (Y, X)
-        Its label image.
-    calibration : Calibration
-        Width of a red cell and colour of the glass.
-    """
+    """An image (Y, X, 3) uint8 with the label image (Y, X) of its cells."""
 
     name: str
     image: NDArray[np.uint8]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.params import OFFICIAL_SAMS
 from napari_bloodcell.models.sam_modules import modeling
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _DECODER_HEADS = 8
 """The one number of the official layout that does not show in the shapes of the weights."""
-_OFFICIAL = {(768, 12, 12): "vit_b", (1024, 24, 16): "vit_l", (1280, 32, 16): "vit_h"}
+_OFFICIAL = dict(zip(((768, 12, 12), (1024, 24, 16), (1280, 32, 16)), OFFICIAL_SAMS, strict=True))
 _DAMAGED: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, *READ_ERRORS)
 
 
@@ -98,17 +99,9 @@ class SamNetwork(nn.Module):
 
 
 def load_network(path: Path) -> tuple[SamNetwork, Architecture]:
-    """Return the network of a checkpoint, on the CPU, in float32, ready to predict.
+    """Return the network of a checkpoint (.pth, .pt or .safetensors), on the CPU, in float32, ready to predict.
 
-    Parameters
-    ----------
-    path : Path
-        A checkpoint of SAM's official layout (`.pth`, `.pt`) or the same weights as `.safetensors`, of any size.
-
-    Raises
-    ------
-    ModelError
-        If the file is not there, cannot be read as tensors alone, or holds something else than a SAM.
+    Raises `ModelError` if the file is not there, cannot be read as tensors alone, or holds something else than a SAM.
     """
     state = read_tensors(path)
     sizes = recognise(state, path)
@@ -123,13 +116,7 @@ def load_network(path: Path) -> tuple[SamNetwork, Architecture]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by name; a pickle that holds anything but tensors is refused, not run.
-
-    Raises
-    ------
-    ModelError
-        If there is no such file, or it is damaged, truncated, or not of tensors alone.
-    """
+    """Return a checkpoint's tensors by name; `ModelError` if it is damaged or holds more, which is never run."""
     if not os.path.isfile(path):
         raise ModelError(f'There is no checkpoint {path}. Give "vit_b", "vit_l" or "vit_h", or the path of a file.')
     try:
@@ -191,13 +178,7 @@ def _owned(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def recognise(state: dict[str, Tensor], path: Path) -> Architecture:
-    """Return the sizes of the SAM whose weights these are.
-
-    Raises
-    ------
-    ModelError
-        If they are not a SAM's.
-    """
+    """Return the sizes of the SAM whose weights these are; `ModelError` if they are not a SAM's."""
     try:
         return _sizes(state)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:

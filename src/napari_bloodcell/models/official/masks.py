@@ -18,13 +18,7 @@ STABILITY_OFFSET = 1.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpSampling:
-    """SAM's linear up-sampling from low-resolution logits to the pixels of the image, as a matrix along each axis.
-
-    Attributes
-    ----------
-    rows, columns : ndarray of float32, shape (Y, h) and (X, w)
-        Of logits (h, w) and an image (Y, X).
-    """
+    """SAM's linear up-sampling of logits (h, w) to an image (Y, X): `rows` (Y, h) and `columns` (X, w), float32."""
 
     rows: NDArray[np.float32]
     columns: NDArray[np.float32]

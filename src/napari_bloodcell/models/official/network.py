@@ -42,22 +42,8 @@ def normalise_and_pad(resized: Tensor, side: int) -> Tensor:
 
 
 def encode(encoder: Any, image: Tensor) -> Tensor:
-    """Return the embedding of an image.
+    """Return the embedding (1, C, S/16, S/16) of a preprocessed image (1, 3, S, S).
 
-    Parameters
-    ----------
-    encoder : ImageEncoderViT
-        With relative positions, as all official checkpoints have.
-    image : Tensor
-        (1, 3, S, S), preprocessed.
-
-    Returns
-    -------
-    Tensor
-        (1, C, S/16, S/16).
-
-    Notes
-    -----
     The stock attention holds several maps of all heads × 4096 × 4096 at once, 3 GB in ViT-H's global blocks. Here it is
     one head at a time, with the relative positions as a bias of the fused attention: the same sums.
     """
@@ -103,19 +89,13 @@ def _attend(attention: Any, x: Tensor) -> Tensor:
 
 
 class SharedDecoder:
-    """SAM's mask decoder for many prompts on one image.
+    """SAM's mask decoder for many prompts on one image, with the weights of the stock module.
 
-    The stock decoder repeats the image embedding and its position encoding once per prompt and projects all of it to
-    keys and values again and again. There are 7 tokens a prompt but 4,096 places, so here the projections are moved to
-    the tokens' side, (q Wq)(k Wk)ᵀ = (q Wq Wkᵀ) kᵀ; the encoding's share, the same for every prompt, is computed once;
-    and the first layer attends to one shared embedding. Up-scaling is a matrix product in channels-last order.
-
-    Parameters
-    ----------
-    decoder : MaskDecoder
-        The stock module, whose weights are used.
-    position : Tensor
-        (1, C, h, w), `PromptEncoder.get_dense_pe()`.
+    The stock decoder repeats the image embedding and its position encoding, `position` (1, C, h, w), once per prompt
+    and projects all of it to keys and values again and again. There are 7 tokens a prompt but 4,096 places, so here the
+    projections are moved to the tokens' side, (q Wq)(k Wk)ᵀ = (q Wq Wkᵀ) kᵀ; the encoding's share, the same for every
+    prompt, is computed once; and the first layer attends to one shared embedding. Up-scaling is a matrix product in
+    channels-last order.
     """
 
     def __init__(self, decoder: Any, position: Tensor) -> None:
@@ -124,24 +104,11 @@ class SharedDecoder:
         self._side = (position.shape[2], position.shape[3])
 
     def predict(self, embedding: Tensor, sparse: Tensor, *, tokens: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return mask logits and predicted IoU of prompts on one image.
+        """Return mask logits (B, M, 4h, 4w) and predicted IoU (B, M), float32, of prompts on one image.
 
-        Parameters
-        ----------
-        embedding : Tensor
-            (1, C, h, w), the image's embedding with the prompt encoder's "no mask" embedding added.
-        sparse : Tensor
-            (B, P, C), the prompts of the prompt encoder.
-        tokens : slice
-            Which mask tokens are asked: ``slice(1, None)`` for the three of an ambiguous prompt, ``slice(0, 1)`` for
-            the one of a clear prompt.
-        dtype : torch.dtype
-            In which the places are computed; tokens stay in float32.
-
-        Returns
-        -------
-        logits, predicted_iou : Tensor
-            (B, M, 4h, 4w) and (B, M), float32.
+        `embedding` is (1, C, h, w) with the prompt encoder's "no mask" embedding added, `sparse` (B, P, C) the encoded
+        prompts. `tokens` are the mask tokens that are asked: ``slice(1, None)`` the three of an ambiguous prompt,
+        ``slice(0, 1)`` the one of a clear one. Places are computed in `dtype`, tokens in float32.
         """
         decoder = self._decoder
         first = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])

@@ -42,22 +42,10 @@ def regular_grid(shape: tuple[int, int], points_per_side: int) -> NDArray[np.flo
 def points_on_cells(
     image: NDArray[np.uint8], calibration: Calibration, *, origin: tuple[int, int] = (0, 0)
 ) -> NDArray[np.float64]:
-    """Return points (N, 2) as (y, x) on the cells of an image, the most central ones first.
+    """Return points (N, 2) float64 as (y, x) on the cells of an image (Y, X, 3) uint8, the most central ones first.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        A tile.
-    calibration : Calibration
-        Its `background_rgb` says what is no cell, its `rbc_diameter_px` how far apart the points are.
-    origin : tuple of int
-        (y, x) of the image in its smear, to which the grid is aligned.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, 2)
-        The maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a red
-        cell, without the points of the grid that a maximum makes needless. Empty where there is no cell.
+    They are the maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a
+    red cell, aligned to the smear (`origin` is (y, x) of the image in it), without what a maximum makes needless.
     """
     diameter = calibration.rbc_diameter_px
     found = find_foreground(image, calibration.background_rgb)

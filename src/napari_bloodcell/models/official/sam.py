@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
@@ -27,6 +27,7 @@ from napari_bloodcell.models.official.prompts import points_on_cells, regular_gr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -43,43 +44,11 @@ _CPU_BATCH = 8
 
 
 class OfficialSam:
-    """Segment Anything, ViT-B, ViT-L or ViT-H, or a smaller model of the same layout.
+    """Segment Anything: ViT-B, ViT-L, ViT-H (downloaded on first use), or a checkpoint of their layout, by its path.
 
-    Parameters
-    ----------
-    model : str or Path
-        "vit_b", "vit_l" or "vit_h", downloaded on first use, or the path of a checkpoint (.pth or .safetensors).
-    device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps".
-    progress : callable, optional
-        Called with `Progress` while weights are downloaded.
-
-    Attributes
-    ----------
-    name : str
-        "vit_b", "vit_l" or "vit_h" for the official weights, else the name of the file.
-    sha256 : str
-        Of the file of weights.
-    device : torch.device
-        Where it runs.
-    normalises_light : bool
-        False: dark images are brightened before SAM sees them.
-    image_size : int
-        Side to which SAM scales the longer side of an image; 1024 for the official weights.
-
-    Raises
-    ------
-    ModelError
-        If the file is not a Segment Anything checkpoint; nothing in it is executed.
-    DownloadError
-        If official weights are not there and cannot be downloaded.
-    DeviceError
-        If the device does not exist.
-
-    Notes
-    -----
     Masks are made as by `SamAutomaticMaskGenerator` with one crop, and to the same numbers, but only the box of each
-    mask is ever up-sampled. A tile without cells is not encoded at all when `SegmentParams.prompts` is "cells".
+    mask is ever up-sampled. A tile without cells is not encoded at all when `SegmentParams.prompts` is "cells". Raises
+    `ModelError` if the file is no such checkpoint (nothing in it is executed), `DownloadError` or `DeviceError`.
     """
 
     normalises_light: bool = False
@@ -96,7 +65,7 @@ class OfficialSam:
             entry = weights.OFFICIAL[str(model)]
             path, self.sha256 = weights.download(entry.name, progress), entry.sha256
         else:
-            path = Path(model).expanduser()
+            path = expanded(model)
             self.sha256 = weights.sha256_of(path) if path.is_file() else ""
         network, sizes = load_network(path)
         official = {entry.sha256: entry.name for entry in weights.OFFICIAL.values()}
@@ -125,30 +94,9 @@ class OfficialSam:
         origin: tuple[int, int] = (0, 0),
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
-        """Return a mask for everything that SAM finds in an image; masks may nest and overlap.
+        """Return a mask for everything that SAM finds in an image (Y, X, 3) uint8; see `MaskGenerator.generate`.
 
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (Y, X, 3)
-            A tile, RGB.
-        calibration : Calibration
-            Tells cells from glass for the prompts.
-        params : SegmentParams
-            `prompts`, `points_per_side`, `points_per_batch`, `predicted_iou_min` and `stability_min` are used.
-        origin : tuple of int
-            (y, x) of the image in its smear: prompts at cells lie on one grid for all tiles.
-        within : tuple of int, optional
-            (y0, x0, y1, x1): only prompts in this box of the image are decoded.
-
-        Returns
-        -------
-        list of CellMask
-            The best predicted IoU first. `score` is predicted IoU times stability.
-
-        Raises
-        ------
-        InputError
-            If the image is not (Y, X, 3) uint8.
+        `score` is predicted IoU times stability; the best predicted IoU comes first.
         """
         _check_image(image)
         if params.prompts == "grid":
@@ -184,28 +132,11 @@ class OfficialSam:
         points: NDArray[np.floating] | None = None,
         boxes: NDArray[np.floating] | None = None,
     ) -> list[CellMask]:
-        """Return one mask per prompt of the user; the image of the last call is not encoded again.
+        """Return one mask per prompt of the user; see `MaskGenerator.predict`.
 
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (Y, X, 3)
-            RGB.
-        calibration : Calibration
-            Not used: SAM takes the prompts as they are.
-        points : ndarray, shape (N, 2), optional
-            (y, x) in pixels. Of SAM's three masks the one with the best predicted IoU is taken.
-        boxes : ndarray, shape (M, 4), optional
-            (y0, x0, y1, x1) in pixels.
-
-        Returns
-        -------
-        list of CellMask
-            N masks of the points, then M of the boxes. Where SAM finds nothing the mask is one empty pixel.
-
-        Raises
-        ------
-        InputError
-            If the image is not (Y, X, 3) uint8, or a prompt has another shape, lies outside, or is empty.
+        Of SAM's three masks of a point the one with the best predicted IoU is taken; where SAM finds nothing the mask
+        is one empty pixel. The image of the last call is not encoded again. Raises `InputError` for an image that is
+        not (Y, X, 3) uint8, and for prompts of another shape, outside the image, or empty.
         """
         _check_image(image)
         shape = image.shape[:2]

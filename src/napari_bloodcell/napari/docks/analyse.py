@@ -7,137 +7,86 @@ from typing import TYPE_CHECKING, Final
 
 from qtpy.QtWidgets import QComboBox
 
-from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe, SegmentParams
-from napari_bloodcell.napari.docks.base import StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.slide.folder import SlideFolder
-from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, start_on_disk
+from napari_bloodcell.napari.docks.layer_choice import slim
+from napari_bloodcell.napari.docks.segment import FindingDock
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.runs import FindCells, TypeCells
 
 if TYPE_CHECKING:
     import napari.viewer
-    from napari.layers import Image, Labels
+    from napari.layers import Image
 
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+    from napari_bloodcell.napari.work.worker import Run
 
 PRESETS: Final = ("Default", "Paper (Rao et al. 2024)")
 _SHOWN: Final = ("model", "device", "rbc_diameter_px", "pixel_size_um")
 
 
-class AnalyseWidget(StageDock):
+class AnalyseWidget(FindingDock):
     """Runs the whole chain, then opens the Count dock."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__(
-            napari_viewer,
-            button="Analyse",
-            tooltip="Find the cells, type them, and open the Count dock with the numbers",
-        )
-        self.generator: MaskGenerator | None = None
-        self.classifier: CellClassifier | None = None
-        """Used instead of the models in the form, where they are given."""
+        tooltip = "Find the cells, type them, and open the Count dock with the numbers"
+        super().__init__(napari_viewer, button="Analyse", tooltip=tooltip)
         self.preset = QComboBox()
         self.preset.addItems(list(PRESETS))
-        self.preset.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.preset.setMinimumContentsLength(8)
+        slim(self.preset)
         self.preset.setToolTip(
             "Default: the models that come with the program. Paper: the settings of Rao et al. 2024, with SAM ViT-H, "
             "which is downloaded (2.6 GB) and slow without a GPU"
         )
         self.rows.addRow("Preset", self.preset)
-        self.folder = SlideFolder()
         self.rows.addRow("Results in", self.folder)
-        self.form = SettingsForm(
-            SegmentParams,
-            first=_SHOWN,
-            without=[name for name in SegmentParams.model_fields if name not in _SHOWN],
-            values=preferred_settings("segment"),
-            rows=self.rows,
-        )
-        self.body.addWidget(self.form)
-        self.finish_layout()
+        others = [name for name in SegmentParams.model_fields if name not in _SHOWN]
+        self.form = SettingsForm(SegmentParams, first=_SHOWN, without=others, values=preferred_settings("segment"))
+        self.finish_layout(self.form)
         self.preset.currentTextChanged.connect(self._on_preset)
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the paper's preset is chosen."""
+        return self.preset.currentText() == PRESETS[1]
 
     def recipe(self) -> Recipe:
         """Return the settings of all stages as they are in the form."""
-        is_paper = self.preset.currentText() == PRESETS[1]
-        base = Recipe.paper() if is_paper else Recipe()
+        base = Recipe.paper() if self.is_paper else Recipe()
         shown: SegmentParams = self.form.settings()
-        update = {name: getattr(shown, name) for name in _SHOWN}
-        preferred = preferred_settings("classify")
-        if is_paper:
+        preferred = {**preferred_settings("classify"), "device": shown.device}
+        if self.is_paper:
             preferred.pop("model", None)
-        preferred["device"] = shown.device
-        return base.model_copy(
-            update={
-                "segment": base.segment.model_copy(update=update),
-                "classify": base.classify.model_copy(update=preferred),
-            }
-        )
+        segment = base.segment.model_copy(update={name: getattr(shown, name) for name in _SHOWN})
+        classify = base.classify.model_copy(update=preferred)
+        return base.model_copy(update={"segment": segment, "classify": classify})
 
-    def start(self) -> None:
-        """Run the chain with what is in the form; see `StageDock.start`."""
-        layer = self.image.layer
-        if layer is None:
-            raise InputError("There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells.")
-        recipe = self.recipe()
-        if (
-            self.generator is None
-            and needs_download(recipe.segment.model)
-            and not may_download(self, recipe.segment.model)
-        ):
-            return
-        if self.folder.path is not None or self.folder.is_required:
-            slide_run = start_on_disk(
-                self, layer, self.folder, recipe, generator=self.generator, classifier=self.classifier
-            )
-            if slide_run is not None:
-                slide_run.done.connect(partial(self._on_slide, slide_run))
-            return
-        run = FindCells(
-            self._viewer,
-            self.panel.work,
-            layer,
-            recipe.segment,
-            planes=self.chosen_planes(layer),
-            generator=self.generator,
-        )
-        run.done.connect(lambda cells: self._on_found(cells, layer, recipe, run))
-
-    def _on_found(self, cells: Labels | None, image: Image, recipe: Recipe, run: FindCells) -> None:
+    def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
+        """Type the cells that were found, unless the user stopped; those of a slide have their types."""
         self.summary.setText(run.summary)
-        was_stopped = "Stopped" in run.summary
-        if cells is None or was_stopped or image not in self._viewer.layers:
-            return
-        notify_errors(lambda: self._type(cells, image, recipe, run.summary))
+        if not isinstance(run, FindCells):
+            if run.result is not None:
+                open_dock(self._viewer, "Count")
+        elif run.result is not None and not run.is_stopped:
+            notify_errors(lambda: self._type(run, image, recipe))
 
-    def _type(self, cells: Labels, image: Image, recipe: Recipe, found: str) -> None:
-        run = TypeCells(self._viewer, self.panel.work, cells, image, recipe.classify, classifier=self.classifier)
-        run.done.connect(lambda types: self._on_typed(types, cells, recipe, f"{found} {run.summary}"))
+    def _type(self, found: FindCells, image: Image, recipe: Recipe) -> None:
+        type_cells = partial(TypeCells, classifier=self.classifier, is_one_step=False)
+        run = type_cells(self._viewer, self.panel.work, found.result, image, recipe.classify)
+        run.started_s = found.started_s  # the time that is told is that of the whole chain
+        run.done.connect(lambda _types: self._on_typed(run, found, recipe))
 
-    def _on_typed(self, types: Labels | None, cells: Labels, recipe: Recipe, summary: str) -> None:
-        self.summary.setText(summary)
-        if types is None:
+    def _on_typed(self, run: TypeCells, found: FindCells, recipe: Recipe) -> None:
+        if run.result is None:
+            self.summary.setText(f"{found.summary} They have no types yet. {run.summary}")
             return
-        info = layers.info_of(cells)
+        self.summary.setText(" ".join([f"{found.n_cells:,} cells: {run.summary}", *found.remarks]))
+        info = layers.info_of(found.result)
         info["recipe"] = {**info.get("recipe", {}), "count": recipe.count.model_dump(mode="json")}
         open_dock(self._viewer, "Count")
 
-    def _on_slide(self, run: AnalyseSlide, cells: Labels | None) -> None:
-        self.summary.setText(run.summary)
-        if cells is not None:
-            open_dock(self._viewer, "Count")
-
-    def _on_image(self) -> None:
-        super()._on_image()
-        self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
-
     def _on_preset(self) -> None:
-        base = Recipe.paper().segment if self.preset.currentText() == PRESETS[1] else SegmentParams()
+        base = Recipe.paper().segment if self.is_paper else SegmentParams()
         self.form.set_values({"model": base.model})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari.layers import Labels
+from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
@@ -12,6 +13,8 @@ from napari_bloodcell.napari.docks.base import StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.layers.cells import cells_layer_for, image_layer_for, is_types
+from napari_bloodcell.napari.layers.foreign import pieces_of_mask
+from napari_bloodcell.napari.layers.look import pyramid_of
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import TypeCells
 
@@ -40,10 +43,8 @@ class ClassifyWidget(StageDock):
             ClassifyParams,
             first=("model", "device", "unidentified_below"),
             values=preferred_settings("classify"),
-            rows=self.rows,
         )
-        self.body.addWidget(self.form)
-        self.finish_layout()
+        self.finish_layout(self.form)
         self.cells.chosen.connect(self._on_cells)
         self._on_cells()
 
@@ -54,9 +55,20 @@ class ClassifyWidget(StageDock):
             raise InputError("There are no cells. Find them first: Plugins ▸ Blood cells ▸ Segment.")
         if image is None:
             raise InputError("There is no image. Open the smear in which the cells were found.")
+        pieces = pieces_of_mask(cells)
+        if pieces is not None and self._wants_pieces(int(pieces.max())):
+            cells.data = pyramid_of(pieces, is_pyramid=cells.multiscale)
         params: ClassifyParams = self.form.settings()
         run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=self.classifier)
         run.done.connect(lambda _layer: self.summary.setText(run.summary))
+
+    def _wants_pieces(self, n: int) -> bool:
+        answer = QMessageBox.question(
+            self,
+            "Label the pieces?",
+            f"These labels are a mask of one id in {n:,} pieces: all of it would be one cell. Make each piece a cell?",
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _on_cells(self) -> None:
         """Choose the image that the cells were found in."""

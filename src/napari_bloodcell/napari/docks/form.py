@@ -1,30 +1,21 @@
-"""A settings model as a form: types, bounds, defaults and tooltips all come from `params.py`."""
+"""A settings model as a form: types, bounds, defaults, units and tooltips all come from `params.py`."""
 
 from __future__ import annotations
 
 import re
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from magicgui.widgets import create_widget
+from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, create_widget
 from pydantic import ValidationError
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import (
-    QAbstractSpinBox,
-    QComboBox,
-    QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QSizePolicy,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QFileDialog, QInputDialog, QLabel, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.params import Shown
 from napari_bloodcell.results.recipes import explain
 
 if TYPE_CHECKING:
@@ -35,110 +26,69 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.params import Params
 
-_CHOICES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
-    ("SegmentParams", "model"): ("embedded", "vit_b", "vit_l", "vit_h"),
-    ("ClassifyParams", "model"): ("embedded", "paper"),
-    ("*", "device"): ("auto", "cpu", "cuda", "mps"),
-}
-"""What is offered for settings that are names; another one, or a path, may be typed."""
+AUTO: Final = "auto"
+OTHER: Final = "Other…"
+NARROW_PX: Final = 60
+"""No field asks for more than this: a dock may be 350 px wide."""
 _ACRONYMS: Final = {"rbc": "RBC", "wbc": "WBC", "iou": "IoU", "kde": "KDE"}
-_UNITS: Final = {"px": "px", "um": "µm", "s": "s"}
-_AUTO: Final = "auto"
 _FOLD_STYLE: Final = "QPushButton { text-align: left; border: none } QPushButton:focus { text-decoration: underline }"
+_PLACES: Final = re.compile(r"\s*\((?:paper )?(?:§|Tables? )[^)]*\)| of §[\d.]+")
+"""Places in the paper, which say nothing to who fills in a form."""
 
 
-class NameChoice(QWidget):
-    """A name from a list, one that is typed, or, with a button, a file."""
+class NameChoice(ComboBox):
+    """One of some names; the last entry asks for another one, or for a file."""
 
-    changed = Signal()
-
-    def __init__(self, names: Sequence[str], *, file_filter: str | None = None) -> None:
-        super().__init__()
-        self._file_filter = file_filter
-        self._box = QComboBox()
-        self._box.setEditable(True)
-        self._box.addItems(list(names))
-        self._box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self._box.currentTextChanged.connect(self.changed)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._box, 1)
-        self.setFocusProxy(self._box)
-        if file_filter is not None:
-            browse = QToolButton()
-            browse.setText("…")
-            browse.setToolTip("Choose a file")
-            browse.clicked.connect(self._on_browse)
-            layout.addWidget(browse)
-
-    @property
-    def value(self) -> str:
-        """The name, or the path."""
-        return self._box.currentText().strip()
-
-    @value.setter
-    def value(self, name: str) -> None:
-        self._box.setCurrentText(str(name))
-
-    def _on_browse(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Choose a model", "", self._file_filter or "")
-        if path:
-            self.value = path
-
-
-class _Setting:
-    """One field of the form."""
-
-    def __init__(self, model: type[Params], name: str, field: FieldInfo) -> None:
-        self.name = name
-        self._inner, self._is_optional = _without_none(field.annotation)
-        names = _CHOICES.get((model.__name__, name)) or _CHOICES.get(("*", name))
-        self._choice: NameChoice | None = None
-        self._widget: ValueWidget[Any] | None = None
-        if names is not None:
-            is_file = name == "model"
-            self._choice = NameChoice(
-                names, file_filter="Models (*.safetensors *.pth);;All files (*)" if is_file else None
-            )
-            self.native: QWidget = self._choice
-        else:
-            self._widget = _make_widget(name, self._inner, field, is_optional=self._is_optional)
-            self.native = self._widget.native
-        self.native.setToolTip(_tooltip(field))
-        self.native.setAccessibleName(label_of(name))
-        self.set(field.default)
+    def __init__(self, names: Sequence[str], *, is_file: bool = False, **options: Any) -> None:
+        self._names, self._is_file, self._before = list(names), is_file, names[0]
+        super().__init__(choices=lambda _widget: [*self._names, OTHER], **options)
+        self.changed.connect(self._on_changed)
 
     @property
     def value(self) -> Any:
-        """The setting's value."""
-        if self._choice is not None:
-            return self._choice.value
-        widget = typing.cast("ValueWidget[Any]", self._widget)
-        spin: Any = self.native
-        if self._is_optional and spin.value() == spin.minimum():
-            return None
-        return int(widget.value) if self._inner is int else widget.value
+        """The name, or the path."""
+        return self.get_value()
 
-    def set(self, value: Any) -> None:
-        """Show a value."""
-        if self._choice is not None:
-            self._choice.value = value
-        elif self._is_optional and value is None:
-            spin: Any = self.native
-            spin.setValue(spin.minimum())
-        else:
-            typing.cast("ValueWidget[Any]", self._widget).value = value
+    @value.setter
+    def value(self, name: str) -> None:
+        if name not in self._names:
+            self._names.append(name)
+            self.reset_choices()
+        self.set_value(name)
 
-    def on_change(self, slot: Any) -> None:
-        """Call `slot` when the value changes."""
-        if self._choice is not None:
-            self._choice.changed.connect(slot)
-        else:
-            typing.cast("ValueWidget[Any]", self._widget).changed.connect(slot)
+    def _on_changed(self, name: str) -> None:
+        if name != OTHER:
+            self._before = name
+            return
+        self.value = self._before
+        found = self._ask().strip()
+        if found:
+            self.value = found
+
+    def _ask(self) -> str:
+        if self._is_file:
+            filters = "Models (*.safetensors *.pth);;All files (*)"
+            return str(QFileDialog.getOpenFileName(self.native, "Choose a model", "", filters)[0])
+        return str(QInputDialog.getText(self.native, self.label, f"{self.label}:")[0])
+
+
+class NumberOrAuto(LineEdit):
+    """A number as text, or "auto" for None; the settings model reads it and says what is wrong with it."""
+
+    def get_value(self) -> Any:
+        """Return the text, or None."""
+        text = str(super().get_value()).strip().replace(",", ".")
+        return None if text in ("", AUTO) else text
+
+    def set_value(self, value: Any) -> None:
+        """Show a number, or None."""
+        super().set_value(AUTO if value is None else f"{value:.10g}")
 
 
 class SettingsForm(QWidget):
     """A form for a model of `params.py`: a few settings in sight, the others under "More settings".
+
+    Settings that are several numbers have no field.
 
     Parameters
     ----------
@@ -150,8 +100,6 @@ class SettingsForm(QWidget):
         Names of settings that are not offered.
     values : mapping, optional
         Values that replace the defaults, as the user's preferences.
-    rows : QFormLayout, optional
-        Takes the settings that are always in sight, so that they stand in line with the dock's own rows.
     """
 
     changed = Signal()
@@ -163,27 +111,28 @@ class SettingsForm(QWidget):
         first: Sequence[str],
         without: Sequence[str] = (),
         values: Mapping[str, Any] | None = None,
-        rows: QFormLayout | None = None,
     ) -> None:
         super().__init__()
         self._model = model
-        fields = {name: field for name, field in model.model_fields.items() if name not in without}
-        self._settings = {name: _Setting(model, name, field) for name, field in fields.items()}
+        self._fields = {
+            name: _field_of(name, info)
+            for name, info in model.model_fields.items()
+            if name not in without and typing.get_origin(_without_none(info.annotation)) is not tuple
+        }
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        if rows is None:
-            rows = _form_layout()
-            layout.addLayout(rows)
-        self._fill(rows, [name for name in first if name in fields])
-        rest = [name for name in fields if name not in first]
+        self._containers = [Container(widgets=[self._fields[name] for name in first if name in self._fields])]
+        layout.addWidget(self._containers[0].native)
+        rest = [field for name, field in self._fields.items() if name not in first]
         if rest:
-            inside = QWidget()
-            hidden = _form_layout()
-            self._fill(hidden, rest)
-            inside.setLayout(hidden)
-            layout.addWidget(_fold("More settings", inside))
-        for setting in self._settings.values():
-            setting.on_change(lambda *_: self.changed.emit())
+            self._containers.append(Container(widgets=rest))
+            layout.addWidget(fold("More settings", self._containers[1].native))
+        for container in self._containers:
+            container.margins = (0, 0, 0, 0)
+            container.changed.connect(lambda: self.changed.emit())
+        for field in self._fields.values():
+            field.native.setAccessibleName(field.label)
+            field.native.installEventFilter(self)
         self.set_values(values or {})
 
     def settings(self) -> Any:
@@ -194,7 +143,7 @@ class SettingsForm(QWidget):
         SettingsError
             If a value is not allowed.
         """
-        values = {name: setting.value for name, setting in self._settings.items()}
+        values = {name: field.value for name, field in self._fields.items()}
         try:
             return self._model(**values)
         except ValidationError as error:
@@ -203,28 +152,31 @@ class SettingsForm(QWidget):
     def set_values(self, values: Mapping[str, Any]) -> None:
         """Show these values; names that are not in the form are left out."""
         for name, value in values.items():
-            if name in self._settings:
-                self._settings[name].set(value)
+            if name in self._fields:
+                self._fields[name].value = value
 
-    def field(self, name: str) -> QWidget:
-        """Return the widget of a setting."""
-        return self._settings[name].native
+    def field(self, name: str) -> ValueWidget[Any]:
+        """Return the magicgui widget of a setting."""
+        return self._fields[name]
 
-    def _fill(self, rows: QFormLayout, names: Sequence[str]) -> None:
-        for name in names:
-            setting = self._settings[name]
-            rows.addRow(label_of(name), setting.native)
-            label = rows.labelForField(setting.native)
-            if label is not None:
-                label.setToolTip(setting.native.toolTip())
+    def labels(self) -> list[QLabel]:
+        """Return the labels of the rows."""
+        return [label for container in self._containers for label in container.native.findChildren(QLabel)]
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Leave the wheel to the scroll area: it must not change settings that it passes over."""
+        if event is not None and event.type() == QEvent.Type.Wheel:
+            event.ignore()
+            return isinstance(watched, QWidget) and not watched.hasFocus()
+        return bool(super().eventFilter(watched, event))
 
 
-def _fold(text: str, inside: QWidget) -> QCollapsible:
+def fold(text: str, inside: QWidget) -> QCollapsible:
     """Return a button that unfolds what is below it; its arrow is text, which takes the colour of the theme."""
-    fold = QCollapsible(expandedIcon=QIcon(), collapsedIcon=QIcon())
-    fold.setDuration(0)  # an animation would redraw the canvas on every step
-    fold.setContent(inside)
-    button = fold.toggleButton()
+    found = QCollapsible(expandedIcon=QIcon(), collapsedIcon=QIcon())
+    found.setDuration(0)  # an animation would redraw the canvas on every step
+    found.setContent(inside)
+    button = found.toggleButton()
     button.setToolTip("Show the settings that are seldom changed, or hide them")
     button.setStyleSheet(_FOLD_STYLE)
 
@@ -233,93 +185,61 @@ def _fold(text: str, inside: QWidget) -> QCollapsible:
         inside.setVisible(is_open)  # else the Tab key would go through what nobody sees
 
     button.toggled.connect(show)
-    fold.collapse(animate=False)
+    found.collapse(animate=False)
     show(False)
-    layout = fold.layout()
+    layout = found.layout()
     if layout is not None:
         layout.setContentsMargins(0, 6, 0, 0)
-    return fold
+    return found
 
 
-def _form_layout() -> QFormLayout:
-    rows = QFormLayout()
-    rows.setContentsMargins(0, 0, 0, 0)
-    rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    return rows
+def label_of(name: str, unit: str = "") -> str:
+    """Return a setting's name as a label: ``rbc_diameter_px`` in "px" is "RBC diameter (px)"."""
+    words = name.split("_")[: -1 if unit else None]
+    text = " ".join(_ACRONYMS.get(word, word) for word in words)
+    return text[:1].upper() + text[1:] + (f" ({unit})" if unit else "")
 
 
-def label_of(name: str) -> str:
-    """Return a setting's name as a label: ``rbc_diameter_px`` → "RBC diameter (px)"."""
-    words = name.split("_")
-    unit = f" ({_UNITS[words[-1]]})" if len(words) > 1 and words[-1] in _UNITS else ""
-    words = words[:-1] if unit else words
-    words = [_ACRONYMS.get(word, word) for word in words]
-    text = " ".join(words)
-    return text[:1].upper() + text[1:] + unit
+def _field_of(name: str, info: FieldInfo) -> ValueWidget[Any]:
+    """Return magicgui's widget for a setting."""
+    shown = next((one for one in info.metadata if isinstance(one, Shown)), Shown())
+    kind = _without_none(info.annotation)
+    field: Any
+    if shown.names:
+        field = NameChoice(shown.names, is_file=shown.is_file)
+    elif kind is not info.annotation:
+        field = NumberOrAuto()
+    elif kind is float:
+        field = FloatSpinBox(step=10.0**-shown.decimals, **_bounds(info, 10.0**-shown.decimals))
+        field.adaptive_step = True
+    else:
+        field = create_widget(annotation=kind, options=_bounds(info, 1) if kind is int else {})
+    field.name, field.label, field.tooltip = name, label_of(name, shown.unit), _tooltip(info)
+    if isinstance(field, CheckBox):
+        field.text = field.label
+    field.min_width = NARROW_PX
+    field.value = info.default
+    return cast("ValueWidget[Any]", field)
 
 
-def _tooltip(field: FieldInfo) -> str:
-    """Return a setting's docstring, which Qt wraps where it is rich text."""
-    text = " ".join((field.description or "").split())
+def _tooltip(info: FieldInfo) -> str:
+    """Return a setting's docstring, without places in the paper, as rich text, which Qt wraps."""
+    text = _PLACES.sub("", " ".join((info.description or "").split()))
     text = re.sub(r"`([^`]*)`", r"<i>\1</i>", text.replace("&", "&amp;").replace("<", "&lt;"))
     return f"<qt>{text}</qt>"
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
+def _without_none(annotation: Any) -> Any:
+    """Return the type of a setting that may also be None."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [part for part in typing.get_args(annotation) if part is not type(None)]
-        return inner[0], len(inner) < len(typing.get_args(annotation))
-    return annotation, False
+        return next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation
 
 
-def _make_widget(name: str, kind: Any, field: FieldInfo, *, is_optional: bool) -> ValueWidget[Any]:
-    """Return magicgui's widget for a type, with the field's bounds."""
-    options: dict[str, Any] = {}
-    if kind in (int, float):
-        low, high = _bounds(field, kind)
-        step: float = 1
-        if kind is float:
-            step = 0.05 if high <= 1 else 0.01 if low < 0.1 and high > 1e3 and "um" in name else 1.0
-        if is_optional:  # one step below the smallest value means "none given"
-            low = low - step if kind is int else min(0.0, low)
-        options = {"min": low, "max": high, "step": step}
-    elif typing.get_origin(kind) is Literal:
-        options = {"choices": list(typing.get_args(kind))}
-    # magicgui's box for whole numbers cannot show a word for its smallest value
-    shown = float if kind is int and is_optional else kind
-    widget: ValueWidget[Any] = create_widget(annotation=shown, name=name, options=options)  # type: ignore[assignment]
-    native = widget.native
-    if shown is not kind:
-        native.setDecimals(0)
-    if _is_small(field):
-        native.setDecimals(6)  # else 0.001 would be shown, and read, as 0
-        native.setSingleStep(field.default)
-    if kind is bool:
-        native.setText("")
-    if isinstance(native, QAbstractSpinBox):
-        native.setKeyboardTracking(False)
-        if is_optional:
-            native.setSpecialValueText(_AUTO)
-    if isinstance(native, QAbstractSpinBox | QComboBox):
-        native.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # a scroll over the dock must not change settings
-        native.setMinimumSize(QSize(60, 0))
-        native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    return widget
-
-
-def _is_small(field: FieldInfo) -> bool:
-    """Return whether a setting's values are so small that two decimals cannot show them."""
-    return isinstance(field.default, float) and 0 < field.default < 0.05
-
-
-def _bounds(field: FieldInfo, kind: Any) -> tuple[float, float]:
-    low: float = -(2**31) if kind is int else -1e9
-    high: float = 2**31 - 1 if kind is int else 1e6
-    tiny = 1 if kind is int else 1e-6 if _is_small(field) else 0.001
-    rule: Any
-    for rule in field.metadata:
-        low = rule.ge if getattr(rule, "ge", None) is not None else low
-        low = rule.gt + tiny if getattr(rule, "gt", None) is not None else low
-        high = rule.le if getattr(rule, "le", None) is not None else high
-        high = rule.lt - tiny if getattr(rule, "lt", None) is not None else high
-    return low, high
+def _bounds(info: FieldInfo, smallest: float) -> dict[str, Any]:
+    """Return `min` and `max` of a number's widget."""
+    sides = ("ge", "gt", "le", "lt")
+    rules = {side: getattr(rule, side) for rule in info.metadata for side in sides if hasattr(rule, side)}
+    low = rules.get("ge", rules["gt"] + smallest if "gt" in rules else -1e9)
+    high = rules.get("le", rules["lt"] - smallest if "lt" in rules else 1e9)
+    return {"min": low, "max": high}

@@ -8,6 +8,7 @@ from weakref import ref
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QSizePolicy
 
+from napari_bloodcell.napari.layers.private import unwrapped
 from napari_bloodcell.napari.notify import connect_for_life
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
     from napari.components import ViewerModel
     from napari.layers import Layer
+
+
+def slim(combo: QComboBox) -> None:
+    """Let no long entry make the dock wide."""
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    combo.setMinimumContentsLength(8)
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
 
 
 class LayerChoice(QComboBox):
@@ -47,14 +55,10 @@ class LayerChoice(QComboBox):
         follows_active: bool = False,
     ) -> None:
         super().__init__()
-        # napari hands a proxy to plugins, whose layers are proxies, too, and not the ones that events speak of.
-        viewer = getattr(viewer, "__wrapped__", viewer)
+        viewer = unwrapped(viewer)
         self._viewer, self._accepts, self._fixed, self._none = viewer, accepts, list(fixed), none
         self._last: tuple[int, str] = (0, "")
-        # A long layer name must not make the dock wide.
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setMinimumContentsLength(10)
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        slim(self)
         for name in ("inserted", "removed", "reordered", "renamed"):
             emitter = getattr(viewer.layers.events, name, None)
             if emitter is not None:

@@ -1,31 +1,41 @@
-"""The mouse on a layer of cells: clicks, boxes, cuts and selections, as events of what the user meant."""
+"""Mouse and keys on cells, shared by all docks of a window: clicks, boxes and cuts as events of what was meant."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import numpy as np
 from napari.layers import Labels, Shapes
 from napari.utils.events import EmitterGroup
+from napari.utils.notifications import show_warning
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
-from napari_bloodcell.napari.layers.cells import KEY, placement_of
+from napari_bloodcell.napari.layers.cells import KEY, image_layer_for, is_cells, placement_of, types_layer_for
 from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from napari.components import ViewerModel
     from napari.layers import Layer
+    from napari.utils.events import Event
     from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.session.session import CellsSession
 
 CLICK_PX: Final = 4.0
 """A press that moves no further than this is a click, pixels of the screen."""
-
 BAND_PX: Final = 2.0
 """Width of the box or line that is being drawn, pixels of the screen."""
 BAND_COLOUR: Final = "#0b57d0"
 """Its colour: seen on glass and on stain, and of no type."""
+_mice: WeakValueDictionary[int, CellsMouse] = WeakValueDictionary()
+_keys: WeakKeyDictionary[CellsSession, CellKeys] = WeakKeyDictionary()
 
 
 class Tool(StrEnum):
@@ -38,11 +48,12 @@ class Tool(StrEnum):
     SELECT = "select"
 
 
-class EditTools:
-    """Turns the mouse into events, while its layer is the viewer's active one.
+class CellsMouse:
+    """Turns the mouse of a window into events; one tool at a time, whichever dock took it.
 
-    `events` are `clicked`, `boxed`, `cut` and `selected`; their values a point (y, x), a box (y0, x0, y1, x1), a line
-    ((y, x), (y, x)), all in pixels of the layer, and the id of a cell. Shift-click selects with every tool.
+    `events` are `clicked`, `boxed` and `cut`; their values a point (y, x), a box (y0, x0, y1, x1) and a line
+    ((y, x), (y, x)), all in pixels of the layer. `events.tool` tells that another dock took a tool. Shift-click selects
+    with every tool.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -51,63 +62,72 @@ class EditTools:
         self._tool = Tool.MOVE
         self._first: NDArray[np.float64] | None = None
         self._band: Shapes | None = None
-        self.events = EmitterGroup(source=self, clicked=None, boxed=None, cut=None, selected=None)
+        self._users: set[int] = set()  # ids: docks are not kept alive
+        self._owner = 0
+        self.events = EmitterGroup(source=self, clicked=None, boxed=None, cut=None, tool=None)
 
     @property
     def tool(self) -> Tool:
         """What the mouse does now."""
         return self._tool
 
-    def use(self, tool: Tool, layer: Layer | None) -> None:
-        """Take a tool to a layer, which becomes the active one."""
+    def is_of(self, user: object) -> bool:
+        """Return whether a dock took the tool that is in use."""
+        return self._owner == id(user)
+
+    def use(self, tool: Tool, layer: Layer | None, user: object) -> None:
+        """Take a tool to a layer, which becomes the active one. To put one down, `MOVE`, is up to who took it."""
+        if tool is Tool.MOVE and self._tool is not Tool.MOVE and not self.is_of(user):
+            return
         if self._layer is not None and self._layer is not layer and self._layer in self._viewer.layers:
             self._layer.mouse_pan = True
+        is_other, self._owner = not self.is_of(user), id(user)
         self._tool, self._layer, self._first = tool, layer, None
-        if layer is None or layer not in self._viewer.layers:
-            return
-        if tool is not Tool.MOVE:
-            self._viewer.layers.selection.active = layer
-            layer.mode = "pan_zoom"
-        layer.mouse_pan = tool not in (Tool.BOX, Tool.CUT)
+        if layer is not None and layer in self._viewer.layers:
+            if tool is not Tool.MOVE:
+                self._viewer.layers.selection.active = layer
+                layer.mode = "pan_zoom"
+            layer.mouse_pan = tool not in (Tool.BOX, Tool.CUT)
+        if is_other:
+            self.events.tool()
 
-    def attach(self) -> None:
-        """Listen to the viewer's mouse."""
-        if self._on_drag not in self._viewer.mouse_drag_callbacks:
+    def attach(self, user: object) -> None:
+        """Listen to the mouse for a dock."""
+        if not self._users:
             self._viewer.mouse_drag_callbacks.append(self._on_drag)
+        self._users.add(id(user))
 
-    def detach(self) -> None:
-        """Leave the mouse alone."""
-        self.use(Tool.MOVE, self._layer)
-        self._hide_band()
-        if self._on_drag in self._viewer.mouse_drag_callbacks:
+    def detach(self, user: object) -> None:
+        """Leave the mouse alone, once no dock needs it."""
+        self.use(Tool.MOVE, self._layer, user)
+        self._users.discard(id(user))
+        if not self._users and self._on_drag in self._viewer.mouse_drag_callbacks:
+            self._hide_band()
             self._viewer.mouse_drag_callbacks.remove(self._on_drag)
 
     def _on_drag(self, viewer: ViewerModel, event: Any) -> Generator[None, None, None]:
-        layer = self._layer
-        has_shift = "Shift" in event.modifiers
-        if layer is None or viewer.layers.selection.active is not layer or event.button != 1:
+        layer, tool = viewer.layers.selection.active, self._tool
+        is_selecting = "Shift" in event.modifiers or tool is Tool.SELECT
+        if layer is None or event.button != 1 or not (is_selecting or (tool is not Tool.MOVE and layer is self._layer)):
             return
-        if self._tool is Tool.MOVE and not has_shift:
-            return
-        pressed, start, world = np.array(event.pos, float), self._pixel(event), tuple(event.position)
+        pressed, start, world = np.array(event.pos, float), _pixel(layer, event), tuple(event.position)
         yield
         while event.type == "mouse_move":
-            if self._tool in (Tool.BOX, Tool.CUT) and not has_shift:
-                self._show_band(layer, start, self._pixel(event))
+            if tool in (Tool.BOX, Tool.CUT) and not is_selecting:
+                self._show_band(layer, start, _pixel(layer, event))
             yield
-        end = self._pixel(event)
+        end = _pixel(layer, event)
         self._hide_band()
         is_click = bool(np.abs(np.array(event.pos, float) - pressed).max() <= CLICK_PX)
-        if is_click and (has_shift or self._tool is Tool.SELECT):
-            cell = cell_at(layer, world) if isinstance(layer, Labels) else 0
-            if cell:
-                self.events.selected(value=cell)
-        elif self._tool is Tool.CLICK and is_click:
+        if is_selecting:
+            if is_click and is_cells(layer) and isinstance(layer, Labels) and cell_at(layer, world):
+                cells_session(viewer, layer).toggle(cell_at(layer, world))
+        elif tool is Tool.CLICK and is_click:
             self.events.clicked(value=_point(start))
-        elif self._tool is Tool.BOX and not is_click:
+        elif tool is Tool.BOX and not is_click:
             low, high = np.minimum(start, end), np.maximum(start, end)
             self.events.boxed(value=(*_point(low), *_point(high)))
-        elif self._tool is Tool.CUT:
+        elif tool is Tool.CUT:
             self._on_cut(start, end, is_click=is_click)
 
     def _on_cut(self, start: NDArray[np.float64], end: NDArray[np.float64], *, is_click: bool) -> None:
@@ -119,12 +139,6 @@ class EditTools:
             start = self._first
         self._first = None
         self.events.cut(value=(_point(start), _point(end)))
-
-    def _pixel(self, event: Any) -> NDArray[np.float64]:
-        layer = self._layer
-        if layer is None:
-            return np.zeros(2)
-        return np.asarray(layer.world_to_data(np.asarray(event.position))[-2:], np.float64)
 
     def _show_band(self, layer: Layer, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:
         """Draw the box or the line that is being drawn."""
@@ -158,6 +172,160 @@ class EditTools:
         if self._band is not None and self._band in self._viewer.layers:
             self._viewer.layers.remove(self._band)
         self._band = None
+
+
+class ToolButtons(QWidget):
+    """Buttons in two columns: tools, of which one is on at most, and actions.
+
+    Parameters
+    ----------
+    tools : sequence of (Tool, str, str)
+        With what is on the button, and its tooltip.
+    actions : sequence of (str, str)
+        What is on the button, and its tooltip.
+    """
+
+    tool_chosen = Signal(object)
+    """`Tool`; `Tool.MOVE` when a tool is switched off."""
+    acted = Signal(str)
+    """Name of an action."""
+
+    def __init__(self, tools: Sequence[tuple[Tool, str, str]], actions: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.tools = {tool: QPushButton(text) for tool, text, _ in tools}
+        self.actions_by_name = {name: QPushButton(name) for name, _ in actions}
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        for tool, button in self.tools.items():
+            button.setCheckable(True)
+            button.clicked.connect(partial(self._on_tool, tool))
+        for name, button in self.actions_by_name.items():
+            button.clicked.connect(partial(self._on_action, name))
+        buttons = [*self.tools.values(), *self.actions_by_name.values()]
+        for i, (button, (*_, tip)) in enumerate(zip(buttons, [*tools, *actions], strict=True)):
+            button.setToolTip(tip)
+            grid.addWidget(button, i // 2, i % 2)
+
+    def show_tool(self, tool: Tool) -> None:
+        """Show which tool is on."""
+        for one, button in self.tools.items():
+            button.setChecked(one is tool)
+
+    def enable(self, *, has_cells: bool, can_undo: bool, can_redo: bool) -> None:
+        """Enable the actions that can be done."""
+        for name, button in self.actions_by_name.items():
+            button.setEnabled({"Undo": can_undo, "Redo": can_redo}.get(name, has_cells))
+
+    def _on_tool(self, tool: Tool, is_on: bool) -> None:
+        self.tool_chosen.emit(tool if is_on else Tool.MOVE)
+
+    def _on_action(self, name: str, _checked: bool = False) -> None:
+        self.acted.emit(name)
+
+
+class CellKeys:
+    """Keys of the docks on a cells layer, its types and its image; what they did before comes back with `release`."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, Mapping[str, Callable[[], object]]] = {}
+        self._session: Callable[[], CellsSession | None] = lambda: None
+        self._bound: list[tuple[Callable[[], Layer | None], str, Any, Any]] = []
+
+    def bind(self, owner: object, session: CellsSession, actions: Mapping[str, Callable[[], object]]) -> None:
+        """Let keys do these things while one of the layers is the active one."""
+        self._session = ref(session)
+        self._wanted[id(owner)] = actions
+        self.renew()
+
+    def release(self, owner: object) -> None:
+        """Give the keys of a dock back."""
+        if self._wanted.pop(id(owner), None) is not None:
+            self.renew()
+
+    def renew(self, _event: object = None) -> None:
+        """Bind the keys of all docks anew, as after a layer was added."""
+        for find, key, mine, before in reversed(self._bound):
+            layer = find()
+            if layer is None or not any(f is mine for f in layer.keymap.values()):
+                continue  # something else took the key meanwhile
+            layer.bind_key(key, None)
+            if before is not None:
+                layer.bind_key(key, before, overwrite=True)
+        self._bound.clear()
+        session = self._session()
+        if session is None or not self._wanted:
+            return
+        viewer, cells = session.viewer, session.layer
+        others = (types_layer_for(viewer, cells), image_layer_for(viewer, cells))
+        for layer in [one for one in (cells, *others) if one is not None]:
+            for actions in self._wanted.values():
+                for key, action in actions.items():
+                    self._bind_one(layer, key, action)
+            if layer is not cells:  # that one has them for good
+                self._bind_one(layer, "Control-Z", partial(undo_by_key, self._session, "undo"))
+                self._bind_one(layer, "Control-Shift-Z", partial(undo_by_key, self._session, "redo"))
+
+    def _bind_one(self, layer: Layer, key: str, action: Callable[[], object]) -> None:
+        def pressed(_layer: Layer) -> None:  # napari wants a name, which a partial has not
+            action()
+
+        before = layer.bind_key(key, None)
+        layer.bind_key(key, pressed, overwrite=True)
+        self._bound.append((ref(layer), key, pressed, before))
+
+
+class Consent:
+    """What is done to cells out of view is said before it happens: the first time it is only said."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[str, bytes] | None = None
+
+    def is_given(self, session: CellsSession, what: str, ids: Sequence[int] | NDArray[np.integer[Any]]) -> bool:
+        """Return whether something may be done to cells; `what` says it: "Delete", "Type WBC"."""
+        wanted = np.asarray(ids, np.int64)
+        hidden, asked = session.out_of_view(wanted), (what, wanted.tobytes())
+        if not len(hidden) or self._asked == asked:
+            self._asked = None
+            return True
+        self._asked = asked
+        n = len(wanted)
+        which = "The cell" if n == 1 else f"{len(hidden):,} of these {n:,} cells"
+        verb = "is" if len(hidden) == 1 else "are"
+        show_warning(f"{what}: {which} {verb} out of view. Do it again to go on.")
+        return False
+
+
+def mouse_of(viewer: ViewerModel) -> CellsMouse:
+    """Return the mouse that the docks of a window share; it lives as long as one of them."""
+    mouse = _mice.get(id(viewer))
+    if mouse is None or mouse._viewer is not viewer:
+        mouse = _mice[id(viewer)] = CellsMouse(viewer)
+    return mouse
+
+
+def keys_of(session: CellsSession) -> CellKeys:
+    """Return the keys that the docks share on the cells of a session."""
+    return _keys.setdefault(session, CellKeys())
+
+
+def told_selection(session: CellsSession) -> str:
+    """Return "5 cells selected, 2 of them out of view"; "" for none."""
+    selected = session.selected
+    if not len(selected):
+        return ""
+    n_hidden = len(session.out_of_view(selected))
+    hidden = f", {n_hidden:,} of them out of view" if n_hidden else ""
+    return f"{len(selected):,} cell{'' if len(selected) == 1 else 's'} selected{hidden}"
+
+
+def told_change(event: Event) -> str:
+    """Return what to tell of a change that a session speaks of."""
+    text: str = {"undone": "Undone: ", "redone": "Again: "}.get(event.type, "") + event.value.what
+    return text[:1].upper() + text[1:]
+
+
+def _pixel(layer: Layer, event: Any) -> NDArray[np.float64]:
+    return np.asarray(layer.world_to_data(np.asarray(event.position))[-2:], np.float64)
 
 
 def _point(place: NDArray[np.float64]) -> tuple[float, float]:

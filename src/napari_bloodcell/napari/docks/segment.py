@@ -9,15 +9,16 @@ from napari.layers import Shapes
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
-from napari_bloodcell.corrections.patches import union_of
+from napari_bloodcell.corrections.edits import union_of
+from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import StageDock, may_download
+from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large
-from napari_bloodcell.napari.docks.slide.run import add_part, start_on_disk
+from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large, may_write_into
+from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, add_part
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.work.models import needs_download
 from napari_bloodcell.napari.work.runs import FindCells
 
 if TYPE_CHECKING:
@@ -25,81 +26,105 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.napari.work.runs import Run
+    from napari_bloodcell.napari.work.worker import Run
 
     Box = tuple[int, int, int, int]
-
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
 
 
-class SegmentWidget(StageDock):
-    """Finds cells and shows them as they are found."""
+class FindingDock(StageDock):
+    """Base of the docks that find cells: in memory, or of a slide in a folder.
 
-    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__(
-            napari_viewer, button="Find cells", tooltip="Find the cells; they appear in the window as they are found"
-        )
+    Attributes
+    ----------
+    generator, classifier : optional
+        Used instead of the models of the settings, where they are given.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer, *, button: str, tooltip: str) -> None:
+        super().__init__(viewer, button=button, tooltip=tooltip)
         self.generator: MaskGenerator | None = None
         self.classifier: CellClassifier | None = None
-        """Used instead of the models of the settings, where they are given."""
-        self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
-        self.region.setToolTip(
-            "Look at the whole image, at what the window shows, or at the rectangles of a Shapes layer "
-            "(the selected ones, else all)"
-        )
-        self.rows.addRow("Where", self.region)
         self.folder = SlideFolder()
-        self.rows.addRow("Results in", self.folder)
-        self.form = SettingsForm(
-            SegmentParams,
-            first=("model", "device", "rbc_diameter_px"),
-            values=preferred_settings("segment"),
-            rows=self.rows,
-        )
-        self.body.addWidget(self.form)
-        self.finish_layout()
+
+    def recipe(self) -> Recipe:
+        """Return the settings of all stages as they are in the form."""
+        raise NotImplementedError
+
+    def regions(self, _layer: Image) -> list[Box]:
+        """Return the parts that are looked at, (y0, x0, y1, x1) in pixels; none for all of the image."""
+        return []
+
+    def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
+        """Go on when a run has ended, whatever came of it."""
+        self.summary.setText(run.summary)
 
     def start(self) -> None:
         """Find the cells with what is in the form; see `StageDock.start`."""
         layer = self.image.layer
         if layer is None:
             raise InputError("There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells.")
-        params: SegmentParams = self.form.settings()
-        if self.generator is None and needs_download(params.model) and not may_download(self, params.model):
+        recipe = self.recipe()
+        model = recipe.segment.model
+        if self.generator is None and needs_download(model) and not may_download(self, model):
             return
-        regions = self._boxes(layer)
+        regions = self.regions(layer)
         if is_large(layer) and regions:
             layer, regions = add_part(self._viewer, layer, union_of(regions)), []
-            run: Run | None = self._find_in_memory(layer, params, regions)
+            run: Run | None = self._find_in_memory(layer, recipe, regions)
         elif regions or (self.folder.path is None and not self.folder.is_required):
-            run = self._find_in_memory(layer, params, regions)
+            run = self._find_in_memory(layer, recipe, regions)
         else:
-            recipe = Recipe(segment=params, classify=ClassifyParams(**preferred_settings("classify")))
-            run = start_on_disk(self, layer, self.folder, recipe, generator=self.generator, classifier=self.classifier)
+            run = self._find_on_disk(layer, recipe)
         if run is not None:
-            run.done.connect(partial(self._on_done, run))
+            run.done.connect(lambda _layer: self.on_found(run, layer, recipe))
 
-    def _find_in_memory(self, layer: Image, params: SegmentParams, regions: list[Box]) -> FindCells:
-        return FindCells(
-            self._viewer,
-            self.panel.work,
-            layer,
-            params,
-            planes=self.chosen_planes(layer),
-            regions=regions,
-            generator=self.generator,
-        )
+    def _find_in_memory(self, layer: Image, recipe: Recipe, regions: list[Box]) -> Run | None:
+        keeps_by_hand = ask_to_keep(self, self._viewer, layer)
+        if keeps_by_hand is None:
+            return None
+        find = partial(FindCells, keeps_by_hand=keeps_by_hand, generator=self.generator)
+        planes = self.chosen_planes(layer)
+        return find(self._viewer, self.panel.work, layer, recipe.segment, planes=planes, regions=regions)
 
-    def _on_done(self, run: Run, _layer: object) -> None:
-        self.summary.setText(run.summary)
+    def _find_on_disk(self, layer: Image, recipe: Recipe) -> Run | None:
+        """Begin in the folder that the dock shows; None where there is none, or what is there stays."""
+        output = self.folder.ask()
+        if output is None or not may_write_into(self, output, layer, recipe):
+            return None
+        analyse = partial(AnalyseSlide, generator=self.generator, classifier=self.classifier)
+        return analyse(self._viewer, self.panel.work, layer, output, recipe)
 
     def _on_image(self) -> None:
         super()._on_image()
         self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
 
-    def _boxes(self, layer: Image) -> list[Box]:
-        shapes = self.region.layer
-        if shapes is not None:
-            return boxes_of_shapes(shapes, layer)
+
+class SegmentWidget(FindingDock):
+    """Finds cells and shows them as they are found."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        tooltip = "Find the cells; they appear in the window as they are found"
+        super().__init__(napari_viewer, button="Find cells", tooltip=tooltip)
+        self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
+        self.region.setToolTip(
+            "Look at the whole image, at what the window shows, or at the rectangles of a Shapes layer "
+            "(the selected ones, else all)"
+        )
+        self.rows.addRow("Where", self.region)
+        self.rows.addRow("Results in", self.folder)
+        self.form = SettingsForm(
+            SegmentParams, first=("model", "device", "rbc_diameter_px"), values=preferred_settings("segment")
+        )
+        self.finish_layout(self.form)
+
+    def recipe(self) -> Recipe:
+        """Return the settings of the form, and the preferred ones for typing a slide."""
+        return Recipe(segment=self.form.settings(), classify=ClassifyParams(**preferred_settings("classify")))
+
+    def regions(self, layer: Image) -> list[Box]:
+        """Return the boxes of the chosen shapes, or of the view."""
+        if self.region.layer is not None:
+            return boxes_of_shapes(self.region.layer, layer)
         return [box_of_view(layer)] if self.region.currentText() == IN_VIEW else []

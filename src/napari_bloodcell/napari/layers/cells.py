@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
@@ -41,7 +40,8 @@ from napari_bloodcell.napari.layers.links import (
     warnings_of,
 )
 from napari_bloodcell.napari.layers.look import (
-    outline_when_shown,
+    CELLS_OPACITY,
+    follow_view,
     placement_of,
     pyramid_of,
     show_as_cells,
@@ -49,6 +49,7 @@ from napari_bloodcell.napari.layers.look import (
     show_tools_later,
     type_colormap,
 )
+from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 from napari_bloodcell.results.recipes import portable, versions
 
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from napari.components import ViewerModel
-    from napari.viewer import Viewer
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.protocols import CellClassifier
@@ -94,6 +94,7 @@ __all__ = [
     "refresh_cells",
     "relink",
     "set_cells_in_region",
+    "set_features",
     "set_table",
     "set_types",
     "table_of",
@@ -146,12 +147,13 @@ def add_cells(
         pyramid_of(cells, is_pyramid=image_layer.multiscale),
         name=name or f"{image_layer.name} cells",
         metadata={KEY: {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}},
-        opacity=0.6,
+        opacity=CELLS_OPACITY,
         visible=visible,
         **placement_of(image_layer),
     )
     layer.metadata[_LOOKUP] = TypeLookup(np.zeros(1, np.uint8))
-    show_as_cells(layer)
+    show_as_cells(layer, layer.metadata[_LOOKUP])
+    follow_view(viewer, layer)
     show_tools_later(layer)
     viewer.add_layer(layer)
     return layer
@@ -264,11 +266,12 @@ def add_types(
         info["names"] = list(classification.names)
         set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
     layer = types_layer_for(viewer, cells_layer)
+    lookup = lookup_of(cells_layer)
+    show_as_cells(cells_layer, lookup)  # not yet done where it was read from a file; there may be other classes
     if layer is not None:
         layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
         layer.metadata[KEY]["names"] = names_of(cells_layer)
         return layer
-    lookup = lookup_of(cells_layer)
     levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
     image = info.get("image") or cells_layer.name
     about = {"kind": "types", "image": image, "cells": cells_layer.name, "names": names_of(cells_layer)}
@@ -278,13 +281,13 @@ def add_types(
         colormap=type_colormap(names_of(cells_layer), colours_of(cells_layer)),
         metadata={KEY: {**about, "cells_id": str(cells_layer.unique_id)}},
         opacity=0.45,
-        visible=False,  # it is added in half the time
+        visible=False,  # the cells have these colours already
         **placement_of(cells_layer),
     )
     layer.editable = False
     lookup.show_in(layer)
     _follow_edits(cells_layer, lookup)
-    show_as_cells(cells_layer)  # not yet done where it was read from a file
+    follow_view(viewer, cells_layer)
     show_status_of(layer, cells_layer)
     show_tools_later(layer)
     if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
@@ -292,9 +295,6 @@ def add_types(
         viewer.layers.selection.active = cells_layer
     else:
         viewer.add_layer(layer)
-    outline_when_shown(cells_layer, layer)
-    if lookup.codes.any():  # else nothing is to be seen yet: it is shown with the first type
-        layer.visible = True
     return layer
 
 
@@ -310,13 +310,14 @@ def as_layer_data(
         "name": f"{image} types",
         "colormap": type_colormap(names),
         "opacity": 0.45,
+        "visible": False,
         "metadata": {KEY: types_info},
         **place,
     }
     shown = {
         "name": f"{image} cells",
         "features": to_features(table),
-        "opacity": 0.6,
+        "opacity": CELLS_OPACITY,
         "metadata": {KEY: info, _LOOKUP: TypeLookup(codes)},
         **place,
     }
@@ -334,6 +335,15 @@ def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
         info["names"] = type_names([n for n in [*known, *found] if n != UNIDENTIFIED])
     cells_layer.features = to_features(table)
     lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)))
+
+
+def set_features(cells_layer: Labels, features: pd.DataFrame) -> None:
+    """Take features that the layer had at another time, and show their types."""
+    cells_layer.features = features
+    codes = np.zeros(1, np.uint8)
+    if "cell_type" in features.columns:
+        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
+    lookup_of(cells_layer).replace(codes)
 
 
 def set_types(
@@ -384,15 +394,13 @@ def lookup_of(cells_layer: Labels) -> TypeLookup:
     with suppress(InputError, KeyError):
         codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
     lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
-    show_as_cells(cells_layer)
+    show_as_cells(cells_layer, lookup)
     return lookup
 
 
 def refresh_cells(cells_layer: Labels) -> None:
     """Draw cells and types again after the label image was written to."""
-    if cells_layer.multiscale:
-        cells_layer._reset_thumbnail_level_data()
-    cells_layer.refresh(extent=False)
+    read_again(cells_layer)
     lookup_of(cells_layer).refresh()
 
 
@@ -401,13 +409,3 @@ def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
     for event in (cells_layer.events.paint, cells_layer.events.data):
         event.disconnect(lookup.refresh)
         event.connect(lookup.refresh)
-
-
-def relink_soon(viewer: Viewer) -> None:
-    """Derive the typed layers of results that are being read, once napari has made their layers."""
-
-    def relink_all() -> None:
-        for layer in [one for one in viewer.layers if is_cells(one)]:
-            relink(viewer, layer)
-
-    QTimer.singleShot(0, relink_all)

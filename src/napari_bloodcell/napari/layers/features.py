@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table
+from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,3 +149,43 @@ def places_of(
         y0, x0, y1, x1 = (int(v) for v in boxes[0])
         places[cell] = (y0, x0, y1, x1), plane
     return places
+
+
+def cells_in_box(
+    features: pd.DataFrame, box: tuple[float, float, float, float], *, plane: int | None = None
+) -> NDArray[np.int64]:
+    """Return the ids of the cells whose centre lies in a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    if CENTROID[0] not in features.columns:
+        return np.empty(0, np.int64)
+    y, x = centroids_of(features).T
+    inside = (y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3])
+    if plane is not None and PLANE in features.columns:
+        inside &= features[PLANE].to_numpy() == plane
+    ids = features[INDEX].to_numpy(np.int64)
+    return np.asarray(ids[inside & (ids != 0)], np.int64)
+
+
+def cells_near(
+    features: pd.DataFrame, box: tuple[int, int, int, int], *, plane: int | None = None
+) -> NDArray[np.int64]:
+    """Return the ids of the cells whose boxes touch a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    if BOX[0] not in features.columns:
+        return np.empty(0, np.int64)
+    y0, x0, y1, x1 = boxes_of(features).T
+    near = (y0 < box[2]) & (y1 > box[0]) & (x0 < box[3]) & (x1 > box[1])
+    if plane is not None and PLANE in features.columns:
+        near &= features[PLANE].to_numpy() == plane
+    return np.asarray(features[INDEX].to_numpy(np.int64)[near], np.int64)
+
+
+def cells_outside(
+    features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: tuple[int, int, int, int]
+) -> NDArray[np.int64]:
+    """Return those of some cells that lie wholly outside of a box (y0, x0, y1, x1), pixels."""
+    rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
+    boxes = boxes_in(features, rows)
+    if boxes is None:
+        return np.empty(0, np.int64)
+    y0, x0, y1, x1 = boxes.T
+    outside = (y1 <= box[0]) | (y0 >= box[2]) | (x1 <= box[1]) | (x0 >= box[3])
+    return np.asarray(features[INDEX].to_numpy(np.int64)[rows[outside]], np.int64)

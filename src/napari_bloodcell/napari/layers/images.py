@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
-from napari_bloodcell.images.open import LARGE_PX, open_slide, read_plane
+from napari_bloodcell.images.open import LARGE_PX, open_image, read_plane
 from napari_bloodcell.images.plane import Plane
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ImageSource:
         InputError
             If its pixels cannot be read as an image.
         """
-        return replace(open_slide(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
+        return replace(open_image(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
 
     def plane_indices(self) -> Iterator[PlaneIndex]:
         """Yield the position of every plane."""
@@ -151,6 +151,16 @@ def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
     y0, x0 = np.floor(np.clip(corners[0], 0, (height, width))).astype(int)
     y1, x1 = np.ceil(np.clip(corners[1] + 1, 0, (height, width))).astype(int)
     return (int(y0), int(x0), int(y1), int(x1)) if y1 - y0 > 1 and x1 - x0 > 1 else None
+
+
+def told_of_colours(source: ImageSource) -> str:
+    """Return a hint where the planes of a stack may be the colours of one image; "" where not."""
+    if source.rgb or source.stack_shape not in ((3,), (4,)) or np.dtype(source.data.dtype) != np.uint8:
+        return ""
+    return (
+        f"{source.name!r} is a stack of {source.stack_shape[0]} grey planes. If they are the colours of one image: "
+        "right-click its layer, Split Stack, select the new layers, right-click, Merge to RGB."
+    )
 
 
 def plane_number(index: PlaneIndex, stack_shape: tuple[int, ...]) -> int:

@@ -1,21 +1,20 @@
-"""Writes what people change in the cells of a slide into its folder: a little later, all at once, in a thread."""
+"""Writes what people change in the cells of a slide into its folder, and knows what that is."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import ref
 
 import numpy as np
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QCoreApplication, QObject, QRunnable, QThreadPool, QTimer, Signal
 
-from napari_bloodcell.core.errors import BloodCellError, InputError, OutputError
+from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
-from napari_bloodcell.napari.notify import logger
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.slides.save import repaint_types, write_corrected
 
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
 
+    from napari_bloodcell.napari.keeper_clock import KeeperClock
     from napari_bloodcell.napari.layers.types import TypeLookup
 
     Box = tuple[int, int, int, int]
 
 _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 
-LATER_MS: Final = 2000
-"""How long after the last change it is written."""
 _KEEPER: Final = "napari_bloodcell_keeper"
 _unsaved: set[SlideKeeper] = set()
 """Keepers with something to write: they live until it is written, also when their layer is removed."""
@@ -53,29 +51,22 @@ def keeper_of(cells_layer: Labels) -> SlideKeeper | None:
     return keeper if isinstance(keeper, SlideKeeper) and keeper.is_of(cells_layer) else None
 
 
-class SlideKeeper(QObject):
-    """Keeps the folder of a slide as its cells layer is."""
-
-    saved = Signal()
-    """Everything that was changed is in the folder."""
+class SlideKeeper:
+    """Keeps the folder of a slide as its cells layer is: by itself in a window, when `flush` is called in a script."""
 
     def __init__(self, cells_layer: Labels, lookup: TypeLookup, folder: Path) -> None:
-        super().__init__()
         self._layer, self._lookup, self.folder = ref(cells_layer), lookup, folder
         self._held: Labels | None = None
         self._codes = lookup.codes[:-1].copy()
         self._n_by_hand = int(by_hand(cells_layer.features).sum())
         self._known_typing = self._typing = _typing_of(cells_layer)
         self._boxes: list[Box] = []
-        self._running: _Save | None = None
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(LATER_MS)
-        self._timer.timeout.connect(self._on_time)
         cells_layer.events.features.connect(self._on_features)
-        app = QCoreApplication.instance()
-        if app is not None:
-            app.aboutToQuit.connect(self.flush)
+        self.clock: KeeperClock | None = None
+        if running_app() is not None:
+            from napari_bloodcell.napari.keeper_clock import KeeperClock
+
+            self.clock = KeeperClock(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return this one: the copy of a layer is not what it keeps, as `is_of` tells."""
@@ -92,15 +83,12 @@ class SlideKeeper(QObject):
 
     def flush(self) -> None:
         """Write what is left, here and now."""
-        self._timer.stop()
-        pool = QThreadPool.globalInstance()
-        if self._running is not None and pool is not None:
-            pool.waitForDone()
-        self._running = None
-        save = self._changes()
-        if save is not None:
-            save.write()
-        self._rest()
+        if self.clock is not None:
+            self.clock.stop()
+        changes = self.changes()
+        if changes is not None:
+            changes.write()
+        self.rest()
 
     def _on_features(self, _event: object = None) -> None:
         self._later()
@@ -108,36 +96,17 @@ class SlideKeeper(QObject):
     def _later(self) -> None:
         self._held = self._layer()
         _unsaved.add(self)
-        if QCoreApplication.instance() is not None:
-            self._timer.start()
+        if self.clock is not None:
+            self.clock.start()
 
-    def _on_time(self) -> None:
-        if self._running is not None:
-            self._timer.start()
-            return
-        save = self._changes()
-        if save is None:
-            self._rest()
-            return
-        self._running = save
-        save.signals.done.connect(self._on_saved)
-        pool = QThreadPool.globalInstance()
-        if pool is not None:
-            pool.start(save)
-
-    def _on_saved(self, error: object) -> None:
-        self._running = None
-        if error is not None:
-            show_error(f"What was changed in {self.folder} is not saved: {error}")
-        if not self._timer.isActive():
-            self._rest()
-
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Let the layer go: all of it is written."""
         self._held = None
         _unsaved.discard(self)
-        self.saved.emit()
+        if self.clock is not None:
+            self.clock.saved.emit()
 
-    def _changes(self) -> _Save | None:
+    def changes(self) -> Changes | None:
         """Return what has to be written, or None; it counts as written from now on."""
         layer = self._held or self._layer()
         if layer is None:
@@ -153,49 +122,25 @@ class SlideKeeper(QObject):
             return None
         self._codes, self._n_by_hand, self._typing, self._boxes = codes, n_by_hand, typing, []
         typed_anew = typing if typing != self._known_typing else (None, None)
-        return _Save(self.folder, features.copy(), names_of(layer), codes, boxes, typed_anew)
+        return Changes(self.folder, features.copy(), names_of(layer), codes, boxes, typed_anew)
 
 
-class _Signals(QObject):
-    done = Signal(object)
-    """An error, or None."""
+@dataclass(frozen=True)
+class Changes:
+    """A state of the cells that is not in the folder yet."""
 
-
-class _Save(QRunnable):
-    """Writes a state of the cells."""
-
-    def __init__(
-        self,
-        folder: Path,
-        features: pd.DataFrame,
-        names: list[str],
-        codes: NDArray[np.uint8],
-        boxes: NDArray[np.int64],
-        typing: _Typing,
-    ) -> None:
-        super().__init__()
-        self.signals = _Signals()
-        self.setAutoDelete(False)
-        self._folder, self._features, self._names, self._codes, self._boxes = folder, features, names, codes, boxes
-        self._typing = typing
+    folder: Path
+    features: pd.DataFrame
+    names: list[str]
+    codes: NDArray[np.uint8]
+    boxes: NDArray[np.int64]
+    typing: _Typing
 
     def write(self) -> None:
         """Write it."""
-        repaint_types(self._folder, self._codes, self._boxes)
-        params, classifier = self._typing
-        write_corrected(self._folder, full_table(self._features), self._names, typed_with=params, classifier=classifier)
-
-    def run(self) -> None:
-        """Write it in a thread of Qt's."""
-        error: BloodCellError | None = None
-        try:
-            self.write()
-        except BloodCellError as problem:
-            error = problem
-        except Exception as problem:
-            logger.info("a slide could not be kept on disk", exc_info=True)
-            error = OutputError(f"{type(problem).__name__}: {problem}")
-        self.signals.done.emit(error)
+        repaint_types(self.folder, self.codes, self.boxes)
+        params, classifier = self.typing
+        write_corrected(self.folder, full_table(self.features), self.names, typed_with=params, classifier=classifier)
 
 
 def _typing_of(cells_layer: Labels) -> _Typing:

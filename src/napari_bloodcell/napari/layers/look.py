@@ -4,37 +4,56 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
-from qtpy.QtCore import QCoreApplication, QTimer
 
+from napari_bloodcell.napari.event_loop import running_app, soon
+from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import draw_quickly
 from napari_bloodcell.napari.layers.features import rows_of
+from napari_bloodcell.napari.layers.links import calibration_of, colours_of, names_of
+from napari_bloodcell.napari.layers.types import UNTYPED
 from napari_bloodcell.napari.preferences import colour_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from napari.components import ViewerModel
     from napari.layers import Layer
     from numpy.typing import NDArray
+
+    from napari_bloodcell.napari.layers.types import TypeLookup
 
 
 MOST_PIXELS_IN_ONE: Final = 4096 * 4096
 """A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
 COARSEST_PX: Final = 1024
 """Levels are added to a pyramid until none of its sides is longer."""
+OUTLINE_PX: Final = 1.5
+"""Width of outlines, pixels of the screen, as nearly as whole pixels of the image allow."""
+FILLED_BELOW_PX: Final = 12
+"""Red cells that are narrower on screen are filled: outlines would hide them."""
+CELLS_OPACITY: Final = 0.85
+UNTYPED_COLOUR: Final = "#38bdf8"
+HIDING_KEY: Final = "H"
+_OUTLINES: Final = "napari_bloodcell_outlines"
 TOOLS_AFTER_MS: Final = 50
 """How long the first of napari's painting tools waits after its layer; the next one as long again."""
 
 
+def type_colours(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[int | None, Any]:
+    """Return the colours of types by code; `chosen` ones go before the usual."""
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent", int(UNTYPED): UNTYPED_COLOUR}
+    return colours | {code: (chosen or {}).get(name) or colour_of(name, names) for code, name in enumerate(names, 1)}
+
+
 def type_colormap(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> DirectLabelColormap:
-    """Return the colours of typed layers: few, by type, never by cell; `chosen` ones go before the usual."""
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    colours |= {code: (chosen or {}).get(name) or colour_of(name, names) for code, name in enumerate(names, start=1)}
-    return DirectLabelColormap(color_dict=colours)
+    """Return the colours of typed layers: few, by type, never by cell."""
+    return DirectLabelColormap(color_dict=type_colours(names, chosen))
 
 
 def placement_of(layer: Layer) -> Mapping[str, Any]:
@@ -61,39 +80,77 @@ def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
     return levels if len(levels) > 1 else cells
 
 
-def show_as_cells(cells_layer: Labels) -> None:
-    """Let the status bar tell of the cells of a layer, and draw it quickly."""
+def show_as_cells(cells_layer: Labels, lookup: TypeLookup) -> None:
+    """Draw cells in the colours of their types, quickly, and let the status bar tell of them."""
     show_status_of(cells_layer, cells_layer)
     draw_quickly(cells_layer)
+    lookup.colour(cells_layer, type_colours(names_of(cells_layer), colours_of(cells_layer)))
 
 
-def outline_when_shown(cells_layer: Labels, layer: Labels) -> None:
-    """Draw cells as outlines from the moment on that their types are shown beneath them."""
+def outline_width(screen_px: float, *, diameter_px: float) -> int:
+    """Return how wide outlines are, pixels of the image; 0, that is filled cells, where these are tiny on screen.
 
-    def outline() -> None:
-        cells_layer.contour = cells_layer.contour or 1
+    Parameters
+    ----------
+    screen_px : float
+        Pixels of the screen that one of the image takes.
+    diameter_px : float
+        Width of a red cell, pixels of the image.
+    """
+    if screen_px * diameter_px < FILLED_BELOW_PX:
+        return 0
+    return max(1, round(OUTLINE_PX / screen_px + 0.01))
 
-    def on_shown(_event: object = None) -> None:
-        layer.events.visible.disconnect(on_shown)
-        if QCoreApplication.instance() is None:
-            outline()
-        else:  # to draw both at once would hold the window up
-            QTimer.singleShot(0, outline)
 
-    if layer.visible:
-        outline()
-    else:
-        layer.events.visible.connect(on_shown)
+class Outlines:
+    """Keeps the outlines of a cells layer equally wide on screen, unless the user chose another width."""
+
+    def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
+        self._layer, self._camera, self._width = ref(cells_layer), viewer.scene.camera, cells_layer.contour
+        self._camera.events.zoom.connect(self.fit)  # napari does not hold on to this object
+        self.fit()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Return nothing: a layer that was duplicated gets its own."""
+
+    def fit(self, _event: object = None) -> None:
+        """Take the width that belongs to the zoom."""
+        layer = self._layer()
+        if layer is None or layer.contour != self._width:
+            return
+        screen_px = float(self._camera.zoom * layer.scale[-1])
+        width = outline_width(screen_px, diameter_px=calibration_of(layer).rbc_diameter_px)
+        if layer.multiscale and width:  # of the level that napari shows, whose pixels are about those of the screen
+            width = round(OUTLINE_PX)
+        if width != self._width:
+            self._width = layer.contour = width
+
+
+def follow_view(viewer: ViewerModel, cells_layer: Labels) -> None:
+    """Let outlines follow the zoom, and hide everything that lies on the images while `HIDING_KEY` is held."""
+    if not isinstance(cells_layer.metadata.get(_OUTLINES), Outlines):
+        cells_layer.metadata[_OUTLINES] = Outlines(viewer, cells_layer)
+    viewer.bind_key(HIDING_KEY, hide_while_held, overwrite=True)
+
+
+def hide_while_held(viewer: ViewerModel) -> Iterator[None]:
+    """Hide all layers of cells until the key is released."""
+    hidden = [(layer, layer.opacity) for layer in viewer.layers if isinstance(layer, Labels)]
+    for layer, _ in hidden:
+        layer.opacity = 0  # unlike `visible`, nothing is read again afterwards
+    yield
+    for layer, opacity in hidden:
+        layer.opacity = opacity
 
 
 def show_tools_later(layer: Labels) -> None:
     """Let napari make the marks of brush and polygon one by one after a layer was added: half of what that takes."""
-    if QCoreApplication.instance() is None:
+    if running_app() is None:
         return
-    shown = [overlay for overlay in layer._overlays.values() if overlay.visible]
-    for number, overlay in enumerate(shown, start=1):
-        overlay.visible = False  # napari makes what is visible
-        QTimer.singleShot(number * TOOLS_AFTER_MS, partial(setattr, overlay, "visible", True))
+    shown = [mark for mark in private.marks_of(layer) if mark.visible]
+    for number, mark in enumerate(shown, start=1):
+        mark.visible = False  # napari makes what is visible
+        soon(partial(setattr, mark, "visible", True), number * TOOLS_AFTER_MS)
 
 
 def cell_at(cells_layer: Labels, position: Sequence[float]) -> int:
@@ -123,7 +180,7 @@ def describe_cell(cells_layer: Labels, cell: int) -> str:
 
 def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **options: Any) -> dict[str, Any]:
     """Do as ``Labels.get_status`` of `layer`, telling of the cell instead of every column of its table."""
-    status: dict[str, Any] = super(Labels, layer).get_status(position, **options)
+    status = private.status_by_napari(layer, position, **options)
     if position is None:
         return status
     told = describe_cell(cells_layer, cell_at(cells_layer, position))
@@ -135,7 +192,7 @@ def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **opti
 
 def show_status_of(layer: Labels, cells_layer: Labels) -> None:
     """Let the status bar tell id, type and probability of the cell under the mouse."""
-    layer.__dict__["get_status"] = partial(cell_status, layer, cells_layer)
+    private.tell_status_by(layer, partial(cell_status, layer, cells_layer))
 
 
 def moved_placement(layer: Layer, corner: tuple[int, int]) -> dict[str, Any]:

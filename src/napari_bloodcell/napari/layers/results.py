@@ -17,6 +17,7 @@ from napari_bloodcell.napari.layers.features import PLANE, full_table
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
+from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def count_cells(
         table, n_planes = table[table[PLANE] == plane_number(index, shape[:-2])], 1
     size = pixel_size_um(cells_layer)
     if area_mm2 is None and size is not None:
-        area_mm2 = shape[-2] * shape[-1] * n_planes * size**2 * 1e-6
+        area_mm2 = seen_area_mm2((*shape[-2:], n_planes), size, layers.known_calibration_of(cells_layer))
     diameter = layers.calibration_of(cells_layer).rbc_diameter_px
     return count(table, params=params or recipe_of(cells_layer).count, rbc_diameter_px=diameter, area_mm2=area_mm2)
 

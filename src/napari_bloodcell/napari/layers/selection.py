@@ -1,4 +1,7 @@
-"""The cells that are selected, outlined in the viewer by a layer of their own."""
+"""The cells that are selected, and those that are only pointed out, outlined by a layer of their own.
+
+What a person selects is what the next key means. What a walk, or a click into a histogram, points out is not selected.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
+from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of, levels_of
+from napari_bloodcell.napari.layers.look import placement_of
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 
 if TYPE_CHECKING:
@@ -17,42 +21,57 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from numpy.typing import NDArray
 
+    Ids = Sequence[int] | NDArray[np.integer[Any]]
+
 COLOUR: Final = "#ffd83d"
-"""Of the outlines: in no type's colours, and seen on stain and on glass."""
+"""Of selected cells: in no type's colours, and seen on stain and on glass."""
+POINTED_COLOUR: Final = "#22d3ee"
+"""Of cells that are pointed out."""
 OUTLINE_PX: Final = 3
+_SELECTED, _POINTED = 1, 2  # bits of a code
 _LOOKUP: Final = "napari_bloodcell_selected"
 
 
-def select_cells(
-    viewer: ViewerModel, cells_layer: Labels, ids: Sequence[int] | NDArray[np.integer[Any]]
-) -> Labels | None:
-    """Outline these cells in a layer `"<image> selected cells"`, which is made, changed, or removed for no cells.
+def select_cells(viewer: ViewerModel, cells_layer: Labels, ids: Ids) -> Labels | None:
+    """Select these cells and no others; return the layer that outlines them, None where nothing is outlined."""
+    return _mark(viewer, cells_layer, ids, _SELECTED)
 
-    Constant time, however many cells there are: the layer is a lookup table over the label image.
-    """
-    layer = _layer_for(viewer, cells_layer)
-    wanted = np.asarray(ids, np.int64)
-    if not wanted.size:
-        if layer is not None:
-            viewer.layers.remove(layer)
-        return None
-    codes = np.zeros(int(wanted.max()) + 1, np.uint8)
-    codes[wanted] = 1
-    if layer is not None:
-        layer.metadata[_LOOKUP].replace(codes)
-        return layer
-    return _add_layer(viewer, cells_layer, TypeLookup(codes))
+
+def point_out(viewer: ViewerModel, cells_layer: Labels, ids: Ids) -> Labels | None:
+    """Outline these cells without selecting them."""
+    return _mark(viewer, cells_layer, ids, _POINTED)
 
 
 def selected_cells(viewer: ViewerModel, cells_layer: Labels) -> NDArray[np.int64]:
     """Return the ids of the selected cells, rising."""
+    return _marked(viewer, cells_layer, _SELECTED)
+
+
+def pointed_out(viewer: ViewerModel, cells_layer: Labels) -> NDArray[np.int64]:
+    """Return the ids of the cells that are pointed out, rising."""
+    return _marked(viewer, cells_layer, _POINTED)
+
+
+def _marked(viewer: ViewerModel, cells_layer: Labels, bit: int) -> NDArray[np.int64]:
     layer = _layer_for(viewer, cells_layer)
-    return np.flatnonzero(layer.metadata[_LOOKUP].codes) if layer is not None else np.empty(0, np.int64)
+    return np.flatnonzero(layer.metadata[_LOOKUP].codes & bit) if layer is not None else np.empty(0, np.int64)
 
 
-def toggle_cell(viewer: ViewerModel, cells_layer: Labels, cell: int) -> None:
-    """Add a cell to the selection, or take it out."""
-    select_cells(viewer, cells_layer, np.setxor1d(selected_cells(viewer, cells_layer), [cell]))
+def _mark(viewer: ViewerModel, cells_layer: Labels, ids: Ids, bit: int) -> Labels | None:
+    """Mark these cells and no others: constant time, by a lookup table over the label image."""
+    layer = _layer_for(viewer, cells_layer)
+    wanted = np.asarray(ids, np.int64)
+    codes = layer.metadata[_LOOKUP].codes[:-1] & ~np.uint8(bit) if layer is not None else np.zeros(1, np.uint8)
+    codes = np.pad(codes, (0, max(int(wanted.max(initial=0)) + 1 - len(codes), 0)))
+    codes[wanted] |= np.uint8(bit)
+    if not codes.any():
+        if layer is not None:
+            viewer.layers.remove(layer)
+        return None
+    if layer is None:
+        return _add_layer(viewer, cells_layer, TypeLookup(codes))
+    layer.metadata[_LOOKUP].replace(codes)
+    return layer
 
 
 def _layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
@@ -64,15 +83,13 @@ def _layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
 
 
 def _add_layer(viewer: ViewerModel, cells_layer: Labels, lookup: TypeLookup) -> Labels:
-    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(_n_levels(cells_layer))]
+    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
+    colours = {None: "transparent", 0: "transparent", 1: COLOUR, 2: POINTED_COLOUR, 3: COLOUR}
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
         name=f"{info_of(cells_layer).get('image') or cells_layer.name} selected cells",
-        colormap=DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: COLOUR}),
-        metadata={
-            KEY: {"kind": "selected", "cells_id": str(cells_layer.unique_id)},
-            _LOOKUP: lookup,
-        },
+        colormap=DirectLabelColormap(color_dict=colours),
+        metadata={KEY: {"kind": "selected", "cells_id": str(cells_layer.unique_id)}, _LOOKUP: lookup},
         opacity=1.0,
         **placement_of(cells_layer),
     )
@@ -83,7 +100,3 @@ def _add_layer(viewer: ViewerModel, cells_layer: Labels, lookup: TypeLookup) -> 
     viewer.add_layer(layer)
     viewer.layers.selection.active = active
     return layer
-
-
-def _n_levels(layer: Labels) -> int:
-    return len(layer.data) if layer.multiscale else 1

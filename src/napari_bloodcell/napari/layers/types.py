@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
 import numpy as np
 
+from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import look_up, redraw_boxes
 
 if TYPE_CHECKING:
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 
+UNTYPED: Final = np.uint8(255)
+"""Colour code of cells that have no type."""
+
+
 class TypeLookup:
-    """Label id → code of its type, and the layers that show it.
+    """Label id → code of its type, and the layers that show it: the cells, in its colours, and what is derived from it.
 
     Attributes
     ----------
@@ -28,22 +33,34 @@ class TypeLookup:
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
         self.codes = np.append(codes, np.uint8(0))
-        self._layers: WeakSet[Labels] = WeakSet()
-        self._waiting: WeakSet[Labels] = WeakSet()
+        self._coloured: WeakSet[Labels] = WeakSet()
+        self._derived: WeakSet[Labels] = WeakSet()
+        self._colours: dict[int | None, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return one of its own for a layer that was duplicated; nothing shows it yet."""
         return type(self)(self.codes[:-1].copy())
 
     def show_in(self, layer: Labels) -> None:
-        """Refresh this layer, too, when codes change; a hidden one is shown with the first code, for once."""
-        self._layers.add(layer)
-        if not layer.visible and not self.codes.any():
-            self._waiting.add(layer)
+        """Read this layer, which is derived from the codes, again when they change."""
+        self._derived.add(layer)
+
+    def colour(self, cells_layer: Labels, colours: dict[int | None, Any]) -> None:
+        """Colour the cells themselves by their codes; `UNTYPED` is one of them."""
+        if cells_layer not in self._coloured or colours != self._colours:  # to set it draws the layer anew
+            cells_layer.colormap = private.LookupColormap.by(self.colours_of, colours)
+            self._coloured.add(cells_layer)
+            self._colours = colours
+
+    def colours_of(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Return the codes by which labels are coloured: 0 for background, `UNTYPED` for cells without a type."""
+        return np.where(ids == 0, np.uint8(0), look_up(np.where(self.codes == 0, UNTYPED, self.codes), ids))
 
     def replace(self, codes: NDArray[np.uint8]) -> None:
         """Take the codes of all ids, shape (N + 1,), and refresh what shows them."""
         self.codes = np.append(codes, np.uint8(0))
+        for layer in list(self._coloured):
+            private.read_again(layer)
         self.refresh()
 
     def change(
@@ -68,21 +85,15 @@ class TypeLookup:
         if index.size and index.max() >= self.codes.size - 1:
             self.codes = np.concatenate([self.codes, np.zeros(int(index.max()) + 2 - self.codes.size, np.uint8)])
         self.codes[index] = code
-        if boxes is None or self._waiting:
-            self.refresh()
-            return
-        for layer in self._layers:
-            if not redraw_boxes(layer, boxes):
-                _refresh(layer)
+        for layer in list(self._coloured):
+            if boxes is None or not redraw_boxes(layer, boxes):
+                private.read_again(layer)
+        self.refresh()
 
     def refresh(self) -> None:
-        """Draw again what shows the types, and show what waits for the first."""
-        for layer in list(self._layers):
-            if layer in self._waiting and self.codes.any():
-                self._waiting.discard(layer)
-                layer.visible = True
-            else:
-                _refresh(layer)
+        """Draw again what is derived: codes or cells changed."""
+        for layer in list(self._derived):
+            private.read_again(layer)
 
 
 class TypedView:
@@ -132,10 +143,3 @@ class TypedView:
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the whole level."""
         return self[...].astype(dtype or np.uint8, copy=False)
-
-
-def _refresh(layer: Labels) -> None:
-    """Read and draw again all that is in view, at the level that is shown."""
-    if layer.multiscale:
-        layer._reset_thumbnail_level_data()
-    layer.refresh(extent=False)

@@ -29,7 +29,7 @@ from napari_bloodcell.stages.regions import replace_cells
 from napari_bloodcell.stages.segment import Segmentation, iter_segment, sample_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -115,6 +115,7 @@ def iter_find_cells(
     planes: Sequence[PlaneIndex] = ((),),
     regions: Sequence[Box] = (),
     earlier: EarlierCells | None = None,
+    keep: Collection[int] = (),
     generator: MaskGenerator | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> Generator[Progress, None, list[FoundCells]]:
@@ -132,6 +133,8 @@ def iter_find_cells(
         (y0, x0, y1, x1), pixels; only these parts. Empty: all of each plane.
     earlier : EarlierCells, optional
         Cells that stay where nothing new is looked for.
+    keep : collection of int
+        Ids of earlier cells that stay in any case.
     generator : MaskGenerator, optional
         Instead of the one that the settings name.
     should_stop : callable
@@ -160,7 +163,7 @@ def iter_find_cells(
         plane = source.plane(index)
         known = earlier.of_plane(index, source.stack_shape) if earlier is not None else None
         first_id = next_id if source.stack_shape else None
-        steps = Steps(_iter_find_in_plane(plane, known, parts, params, generator, first_id, should_stop))
+        steps = Steps(_iter_find_in_plane(plane, known, parts, keep, params, generator, first_id, should_stop))
         done_before = done
         for step in steps:
             done = done_before + step.done
@@ -181,6 +184,7 @@ def _iter_find_in_plane(
     plane: Plane,
     known: tuple[NDArray[np.int32], pd.DataFrame] | None,
     parts: Sequence[Box | None],
+    keep: Collection[int],
     params: SegmentParams,
     generator: MaskGenerator,
     first_id: int | None,
@@ -199,7 +203,9 @@ def _iter_find_in_plane(
         if known is None:
             known = np.zeros_like(found.cells), found.table.iloc[:0]
         missing = [tile.box for tile in found.failed_tiles]
-        known = replace_cells(*known, found.cells, found.table, within=part, except_in=missing, first_id=first_id)
+        known = replace_cells(
+            *known, found.cells, found.table, within=part, except_in=missing, keep=keep, first_id=first_id
+        )
         if first_id is not None:
             first_id = max(first_id, int(known[0].max(initial=0)) + 1)
         if should_stop():

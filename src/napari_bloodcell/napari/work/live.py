@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.drawing import redraw_boxes
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
+from napari_bloodcell.napari.layers.private import drawn_of
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.napari.session.changes import Snapshot
 
 REFRESH_EVERY_S: Final = 0.25
 """How often tiles that are done are drawn, at most."""
@@ -38,22 +42,32 @@ class CellsWriter:
         The smear.
     recipe : Recipe
         What is noted in the layer.
+    keeps_by_hand : bool
+        Whether cells whose outlines a person made stay.
 
     Attributes
     ----------
     earlier : EarlierCells or None
         A copy of what the layer held before.
+    kept : frozenset of int
+        Ids of the cells that stay.
     """
 
-    def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe) -> None:
+    def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe, *, keeps_by_hand: bool = True) -> None:
         self._viewer, self._image_layer, self._recipe = viewer, image_layer, recipe
         self._layer = layers.cells_layer_for(viewer, image_layer)
         self._shape = image_source(image_layer).shape
         if self._layer is not None and layers.full_resolution(self._layer).shape != self._shape:
             self._layer = None  # the image was exchanged for another one
         self.earlier: EarlierCells | None = None
+        self.kept: frozenset[int] = frozenset()
+        self._before: Snapshot | None = None
         if self._layer is not None and layers.has_table(self._layer):
-            self.earlier = EarlierCells(layers.full_resolution(self._layer).copy(), self._layer.features.copy())
+            before = self._before = cells_session(viewer, self._layer).snapshot(with_cells=True)
+            if before.cells is not None:
+                self.earlier = EarlierCells(before.cells, before.features)
+            if keeps_by_hand:
+                self.kept = before.by_hand
         self._was_there = self._layer is not None
         self._is_to_be_shown = False
         self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
@@ -68,6 +82,7 @@ class CellsWriter:
         """The cells layer."""
         if self._layer is None:
             self._layer = layers.add_cells(self._viewer, self._image_layer, visible=False)
+            cells_session(self._viewer, self._layer)  # from now on it knows of every stroke
             self._is_to_be_shown = True
         return self._layer
 
@@ -84,10 +99,8 @@ class CellsWriter:
             self._next_id += 1
             self._painted.append(mask.bbox)
         if self._painted and time.monotonic() - self._drawn_at > REFRESH_EVERY_S:
-            boxes = np.array(self._painted, np.int64)
-            if not self._reveal():
-                redraw_part(self.layer, plane, (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()))
-            layers.lookup_of(self.layer).change((), 0, boxes=boxes)
+            if not self._reveal() and not self._draw(plane):
+                layers.refresh_cells(self.layer)
             self._painted.clear()
             self._drawn_at = time.monotonic()
 
@@ -104,6 +117,11 @@ class CellsWriter:
         if not self._reveal():
             layers.refresh_cells(layer)
 
+    def lock(self, *, is_on: bool) -> None:
+        """Let nobody else change the cells meanwhile."""
+        if not self.is_gone:
+            cells_session(self._viewer, self.layer).busy = "found" if is_on else ""
+
     def write_table(self) -> None:
         """Put the rows of planes that are done into the layer's table; asked for at the end."""
         if not self._waiting:
@@ -115,6 +133,12 @@ class CellsWriter:
             now = time.monotonic()
             self._table_due = now + (now - start) / TABLE_SHARE
 
+    def finish(self) -> None:
+        """Write what is left, and remember the run as one step of undo, if there were cells before."""
+        self.write_table()
+        if self._before is not None:
+            cells_session(self._viewer, self.layer).remember_run("cells found again", self._before, self.kept)
+
     def undo(self) -> None:
         """Leave the layer as it was before, as after an error."""
         if self._layer is None or self.is_gone:
@@ -125,6 +149,18 @@ class CellsWriter:
             layers.refresh_cells(self._layer)
         elif not self._was_there:
             self._viewer.layers.remove(self._layer)
+
+    def _draw(self, plane: NDArray[np.int32]) -> bool:
+        """Draw what was painted since the last time, and return whether that was possible: all of a layer takes long.
+
+        Where napari has another plane or level of it in hand, what is in view must be read again.
+        """
+        drawn = drawn_of(self.layer)
+        if drawn is None or self.layer.multiscale or drawn.labels.shape != plane.shape:
+            return False
+        if np.may_share_memory(drawn.labels, plane):  # else another plane is in view
+            redraw_boxes(self.layer, np.array(self._painted, np.int64))
+        return True
 
     def _reveal(self) -> bool:
         """Show the layer when there is something to be seen, and return whether that was now.
@@ -146,23 +182,6 @@ class CellsWriter:
             others = known[~known[PLANE].isin(self._waiting)]
             found = [others, *found] if len(others) else found
         return pd.concat(found) if len(found) > 1 else found[0]
-
-
-def redraw_part(layer: Labels, plane: NDArray[np.int32], box: tuple[int, int, int, int]) -> None:
-    """Draw a box (y0, x0, y1, x1) of a cells layer again after it was written to, as napari does for a brush.
-
-    To draw all of a layer takes 30 ms a megapixel. Where napari has another part or level of it in hand, all that is
-    in view is drawn.
-    """
-    shown = layer._slice.image
-    is_upright = tuple(layer._slice_input.displayed) == (layer.ndim - 2, layer.ndim - 1)
-    if layer.multiscale or not is_upright or not layer.loaded or shown.raw.shape != plane.shape:
-        layers.refresh_cells(layer)
-    elif layer.visible and np.may_share_memory(shown.raw, plane):  # else another plane is in view
-        y0, x0 = (max(side - layer.contour, 0) for side in box[:2])
-        part = slice(y0, box[2] + layer.contour), slice(x0, box[3] + layer.contour)
-        shown.view[part] = layer._raw_to_displayed(shown.raw, data_slice=part)
-        layer.events.labels_update(data=shown.view[part], offset=[y0, x0])
 
 
 def _paint(plane: NDArray[np.int32], mask: CellMask, label: int) -> None:

@@ -9,7 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.models.preload import quiet_loading
+from napari_bloodcell.models.weights import iter_download, needs_download
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -20,22 +22,13 @@ if TYPE_CHECKING:
     ShouldStop = Callable[[], bool]
 
 
-def needs_download(model: str) -> bool:
-    """Return whether a model's weights must be downloaded first."""
-    from napari_bloodcell.models import weights
-
-    return model in weights.OFFICIAL and not weights.find(model).is_present
-
-
 def iter_fetch(model: str, should_stop: ShouldStop = lambda: False) -> Generator[Progress, None, bool]:
     """Download a model's weights where they are not on this machine yet, and return whether all of them are.
 
     What has come when the work should stop is kept for the next time.
     """
-    from napari_bloodcell.models import weights
-
     if needs_download(model):
-        for step in weights.iter_download(model):
+        for step in iter_download(model):
             yield step
             if should_stop():
                 return False
@@ -46,8 +39,6 @@ def iter_generator(params: SegmentParams) -> Generator[Progress, None, MaskGener
     """Return the mask generator that the settings name; its weights are here."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        from napari_bloodcell.models.load import load_generator
-
         return load_generator(params.model, params.device)
 
 
@@ -55,9 +46,7 @@ def iter_classifier(params: ClassifyParams) -> Generator[Progress, None, CellCla
     """Return the classifier that the settings name."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        from napari_bloodcell.stages.classify import load_classifier
-
-        return load_classifier(params)
+        return load_classifier(params.model, params.device)
 
 
 _FIRST_USED: Final = ("skimage.color", "skimage.exposure", "scipy.linalg", "scipy.ndimage")

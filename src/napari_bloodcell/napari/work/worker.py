@@ -19,12 +19,15 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.napari.notify import WorkFailedError, explained, tell_of
+from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors, tell_of
 from napari_bloodcell.napari.work.models import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from napari.utils.events import Event, EventEmitter
     from qtpy.QtGui import QCloseEvent
 
     from napari_bloodcell.core.protocols import Progress
@@ -101,6 +104,7 @@ class Work(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._thread: _Thread | None = None
+        self._run: Run | None = None
         self._keeps_done = False
 
     @property
@@ -113,8 +117,8 @@ class Work(QObject):
         """Whether Cancel was asked for and the work has not ended yet."""
         return self._thread is not None and self._thread.cancelled.is_set()
 
-    def start(self, job: Job, *, keeps_done: bool = False) -> None:
-        """Run a job in a thread.
+    def start(self, job: Job, *, keeps_done: bool = False, run: Run | None = None) -> None:
+        """Run a job in a thread; docks do so by `Run.start`.
 
         Parameters
         ----------
@@ -122,6 +126,8 @@ class Work(QObject):
             Starts the work.
         keeps_done : bool
             Whether the job asks if it should stop, and then returns what is done.
+        run : Run, optional
+            Hears of this job, and of no other.
 
         Raises
         ------
@@ -131,7 +137,7 @@ class Work(QObject):
         if self._thread is not None:
             raise BloodCellError("This is at work already. Wait for it, or press Cancel.")
         thread = self._thread = _Thread(job)
-        self._keeps_done = keeps_done
+        self._keeps_done, self._run = keeps_done, run
         signals = cast("GeneratorWorkerSignals", thread.signals)
         signals.yielded.connect(self._on_yielded)
         signals.returned.connect(self._on_returned)
@@ -164,14 +170,16 @@ class Work(QObject):
     def shut_down(self) -> None:
         """End the work at its next step and deliver nothing any more: what showed it is gone."""
         self.cut()
-        self._thread = None
+        run, self._thread, self._run = self._run, None, None
+        if run is not None:
+            run.leave()
 
     def abandon(self) -> None:
         """End the work as `cut` does, but tell at once that it was cut off, while those who listen are still there."""
         if self._thread is not None:
-            self.shut_down()
-            self.cut_off.emit()
-            self.finished.emit()
+            self.cut()
+            self._lose(None)
+            self._finish()
 
     def _is_current(self) -> bool:
         """Return whether the signal that called comes from the work under way, not from one that was shut down."""
@@ -180,18 +188,36 @@ class Work(QObject):
     def _on_yielded(self, step: Progress) -> None:
         if self._is_current():
             self.progressed.emit(step)
+            if self._run is not None:
+                self._run.take_step(step)
 
     def _on_returned(self, result: object) -> None:
         if self._is_current():
             self.returned.emit(result)
+            if self._run is not None:
+                self._run.take_result(result)
 
     def _on_aborted(self) -> None:
         if self._is_current():
-            self.cut_off.emit()
+            self._lose(None)
 
     def _on_errored(self, error: BloodCellError) -> None:
         if self._is_current():
+            self._lose(error)
+
+    def _lose(self, error: BloodCellError | None) -> None:
+        if error is None:
+            self.cut_off.emit()
+        else:
             self.failed.emit(error)
+        if self._run is not None:
+            self._run.lose(error)
+
+    def _finish(self) -> None:
+        run, self._thread, self._run = self._run, None, None
+        self.finished.emit()
+        if run is not None:
+            run.finish()
 
     def _on_warned(self, details: tuple[Any, ...]) -> None:
         message, category = details[0], details[1]
@@ -202,8 +228,104 @@ class Work(QObject):
 
     def _on_finished(self) -> None:
         if self._is_current():
-            self._thread = None
-            self.finished.emit()
+            self._finish()
+
+
+class Run(QObject):
+    """One job of a `Work`, and what its steps and its result mean for the window: the one way to run long work.
+
+    A subclass overrides `on_step`, `on_result` and `on_lost`; all of them run on the GUI thread, and what they raise
+    becomes a notification and ends the job. Or `stepped` and `done` are connected. Either is for this job alone.
+
+    Attributes
+    ----------
+    result : object
+        What the job returned, or what `on_result` made of it; None where it was lost.
+    error : BloodCellError or None
+        Why it was lost, unless it was cut off.
+    summary : str
+        What to tell the user of it.
+    """
+
+    stepped = Signal(object)
+    """`Progress`."""
+    done = Signal(object)
+    """`result`; sent once, when the work has ended and may be started again."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self._work = work
+        self.result: Any = None
+        self.error: BloodCellError | None = None
+        self.summary = ""
+        self._is_cut = False
+        self._removing: EventEmitter | None = None
+        self._needed: list[Layer] = []
+        self.started_s = time.monotonic()
+
+    def start(self, job: Job, *, keeps_done: bool = False) -> None:
+        """Start the job; see `Work.start`."""
+        self._work.start(job, keeps_done=keeps_done, run=self)
+
+    def stop_without(self, viewer: ViewerModel, *needed: Layer) -> None:
+        """Cut the job off when one of these layers is about to leave the viewer, before more of it is drawn."""
+        self._needed = list(needed)
+        self._removing = viewer.layers.events.removing
+        self._removing.connect(self._on_removing)
+
+    def cut(self) -> None:
+        """End the job without a result, and take no more steps of it."""
+        self._is_cut = True
+        self._work.cut()
+
+    def on_step(self, step: Progress) -> None:
+        """Show what a step brought."""
+
+    def on_result(self, result: Any) -> None:
+        """Show the result."""
+        self.result = result
+
+    def on_lost(self) -> None:
+        """Put back what was: there is no result."""
+        self.summary = "Nothing was changed."
+
+    @property
+    def took(self) -> str:
+        """How long it took until now, as people say it."""
+        return duration(time.monotonic() - self.started_s)
+
+    def take_step(self, step: Progress) -> None:
+        """Show a step; called by `Work`, as the next three are."""
+        if not self._is_cut:
+            self.stepped.emit(step)
+            if not notify_errors(partial(self.on_step, step)):
+                self.cut()
+
+    def take_result(self, result: Any) -> None:
+        """Show the result."""
+        if self._is_cut or not notify_errors(partial(self.on_result, result)):
+            self.lose(None)
+
+    def lose(self, error: BloodCellError | None) -> None:
+        """Tell that there is no result, because of an error or because it was cut off."""
+        self.result, self.error = None, error
+        notify_errors(self.on_lost)
+
+    def finish(self) -> None:
+        """Tell that the work has ended."""
+        self.leave()
+        self.done.emit(self.result)
+        self.deleteLater()
+
+    def leave(self) -> None:
+        """Follow the viewer no longer."""
+        if self._removing is not None:
+            self._removing.disconnect(self._on_removing)
+            self._removing = None
+
+    def _on_removing(self, event: Event) -> None:
+        if event.source[event.index] in self._needed:
+            self.cut()
 
 
 class WorkPanel(QWidget):

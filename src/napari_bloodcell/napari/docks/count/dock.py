@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.napari.docks.base import RestingWidget, scrolled
+from napari_bloodcell.napari.docks.base import Dock, form_rows
 from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
 from napari_bloodcell.napari.docks.count.panels import AreaFields, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
 from napari_bloodcell.napari.docks.count.table import CountTable
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.layers import Labels
 
+    from napari_bloodcell.napari.docks.base import Watched
+
 SOON_MS: Final = 15
 """Changes that come in one burst, as while a threshold is dragged, are counted together."""
 MOST_AT_ONCE: Final = 120_000
@@ -36,15 +38,13 @@ MOST_AT_ONCE: Final = 120_000
 WHOLE, THIS_PLANE = "Whole image", "Plane in view"
 
 
-class CountWidget(RestingWidget):
+class CountWidget(Dock):
     """Counts the cells of a layer whenever something changes; while it is hidden, it rests."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        super().__init__(napari_viewer)
         self._counter = CellCounter()
         self._thresholds: list[float] | None = None
-        self._watched: list[Any] = []
         self._hovered = 0
         self.counted: Counted | None = None
         self._build()
@@ -72,28 +72,16 @@ class CountWidget(RestingWidget):
         self._cells.setToolTip("The layer whose cells are counted")
         self._region = LayerChoice(self._viewer, lambda layer: isinstance(layer, Shapes), fixed=[WHOLE])
         self._region.setToolTip("Count everything, or only cells whose centre lies in the shapes of a layer")
-        self._form = SettingsForm(CountParams, first=["rule"])
+        self._form = SettingsForm(CountParams, first=["rule"], without=["thresholds"])
         self._table = CountTable()
-        self._note = QLabel()
+        self._note = PlainLabel()
         self._note.setWordWrap(True)
         self._plot = AreaPlot()
         self._fields = AreaFields()
         self._export = ExportRow()
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("Cells", self._cells)
-        form.addRow("Where", self._region)
-        inside = QWidget()
-        rows = QVBoxLayout(inside)
-        rows.addLayout(form)
-        for widget in (self._form, self._table, self._note):
-            rows.addWidget(widget)
-        rows.addWidget(self._plot, 1)
-        rows.addWidget(self._fields)
-        rows.addWidget(self._export)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(inside))
+        rows = form_rows(Cells=self._cells, Where=self._region)
+        parts = (self._form, self._table, self._note, self._plot, self._fields, self._export)
+        self.lay_out(rows, *parts, stretched=self._plot)
 
     @property
     def cells_layer(self) -> Labels | None:
@@ -101,8 +89,9 @@ class CountWidget(RestingWidget):
         return self._cells.layer
 
     def set_thresholds(self, thresholds: list[float] | None) -> None:
-        """Count by these areas, pixels²; None: by the rule again."""
+        """Count by these areas, pixels²; None: by the rule again. They stay with the layer, and are saved with it."""
         self._thresholds = thresholds
+        self._note_params()
         self._count_soon()
 
     def select_range(self, low: float, high: float) -> None:
@@ -130,10 +119,8 @@ class CountWidget(RestingWidget):
             self._show_nothing("Segment and classify an image: its cells are counted here.")
             return
         try:
-            region, plane = self._where(layer)
-            task = self._counter.task(
-                layer, params=self._form.settings(), thresholds=self._thresholds, region=region, plane=plane
-            )
+            region, plane, where = self._where(layer)
+            task = self._counter.task(layer, params=self._params(), region=region, plane=plane, where=where)
             if task.n_cells > MOST_AT_ONCE or self._later.is_running:
                 self._later.ask(layer, task)
                 return
@@ -147,21 +134,33 @@ class CountWidget(RestingWidget):
             return
         self.counted = self._export.counted = counted
         self._counter.note_cells_in_region(layer, counted)
-        self._table.show_rows(counted.rows, names_of(layer), colours_of(layer))
+        self._table.show_rows(counted.rows, names_of(layer), colours_of(layer), n_white=counted.n_white)
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
         doubts = (f"⚠ {sentence}" for sentence in warnings_of(layer))
         self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.warning))))
 
-    def _where(self, layer: Labels) -> tuple[Region | None, int | None]:
-        """Return the region and the plane that are counted."""
+    def _params(self) -> CountParams:
+        """Return the settings of the form, with the thresholds that were set by hand."""
+        by_hand = None if self._thresholds is None else tuple(self._thresholds)
+        params: CountParams = self._form.settings().model_copy(update={"thresholds": by_hand})
+        return params
+
+    def _note_params(self) -> None:
+        layer = self.cells_layer
+        if layer is not None:
+            notify_errors(lambda: note_count_params(layer, self._params()))
+
+    def _where(self, layer: Labels) -> tuple[Region | None, int | None, str]:
+        """Return the region and the plane that are counted, and what they are called."""
         shapes = self._region.layer
         if shapes is not None:
-            return region_of(shapes, layer), None
+            return region_of(shapes, layer), None, shapes.name
         if self._region.currentText() == THIS_PLANE:
-            return None, plane_number(current_plane(self._viewer, layer), full_resolution(layer).shape[:-2])
-        return None, None
+            plane = plane_number(current_plane(self._viewer, layer), full_resolution(layer).shape[:-2])
+            return None, plane, f"plane {plane}"
+        return None, None, ""
 
     def _show_nothing(self, why: str) -> None:
         self.counted = self._export.counted = None
@@ -171,9 +170,7 @@ class CountWidget(RestingWidget):
 
     def _on_rule_changed(self) -> None:
         self._thresholds = None
-        layer = self.cells_layer
-        if layer is not None:
-            notify_errors(lambda: note_count_params(layer, self._form.settings()))
+        self._note_params()
         self._count_soon()
 
     def _on_layer_chosen(self) -> None:
@@ -181,14 +178,16 @@ class CountWidget(RestingWidget):
         layer = self.cells_layer
         if layer is not None:
             self._form.blockSignals(True)
-            self._form.set_values(recipe_of(layer).count.model_dump())
+            known = recipe_of(layer).count
+            self._thresholds = None if known.thresholds is None else list(known.thresholds)
+            self._form.set_values(known.model_dump())
             self._form.blockSignals(False)
             self._region.set_fixed([WHOLE, THIS_PLANE] if layer.ndim > 2 else [WHOLE])
-        self._watch()
+        self.watch()
         self._count_soon()
 
     def _on_region_chosen(self) -> None:
-        self._watch()
+        self.watch()
         self._count_soon()
 
     def _count_soon(self, _event: object = None) -> None:
@@ -196,25 +195,16 @@ class CountWidget(RestingWidget):
         if not self.is_resting:
             self._soon.start()
 
-    def _watch(self) -> None:
-        """Follow the events of what is counted, and of nothing else."""
-        self._unwatch()
-        if self.is_resting:
-            return
+    def watched(self) -> Watched:
+        """Yield the events of what is counted, and of nothing else."""
         layer, shapes = self._cells.layer, self._region.layer
         if layer is not None:
-            self._watched += [layer.events.features, layer.events.scale, layer.events.units]
+            yield from ((layer.events[name], self._count_soon) for name in ("features", "scale", "units"))
         if shapes is not None:
-            self._watched += [shapes.events.data, shapes.events.scale, shapes.events.translate]
+            yield from ((shapes.events[name], self._count_soon) for name in ("data", "scale", "translate"))
         elif self._region.currentText() == THIS_PLANE:
-            self._watched.append(self._viewer.dims.events.current_step)
-        for event in self._watched:
-            event.connect(self._count_soon)
-
-    def _unwatch(self) -> None:
-        for event in self._watched:
-            event.disconnect(self._count_soon)
-        self._watched = []
+            yield self._viewer.dims.events.current_step, self._count_soon
+        yield self._viewer.events.theme, self._on_theme
 
     def _on_theme(self, _event: object = None) -> None:
         self._plot.use_theme(self._viewer.theme)
@@ -232,17 +222,13 @@ class CountWidget(RestingWidget):
             self._plot.show_cell(found[0], f"cell {cell}{f': {found[1]}' if found[1] else ''}")
 
     def on_wake(self) -> None:
-        """Count, and follow layers, mouse and theme."""
+        """Count, and follow the mouse."""
         self._viewer.mouse_move_callbacks.append(self._on_hover)
-        self._viewer.events.theme.connect(self._on_theme)
         self._on_theme()
-        self._watch()
         self._count_soon()
 
     def on_rest(self) -> None:
-        """Follow nothing."""
+        """Count no more, and leave the mouse alone."""
         self._soon.stop()
         self._later.forget()
-        self._unwatch()
         self._viewer.mouse_move_callbacks.remove(self._on_hover)
-        self._viewer.events.theme.disconnect(self._on_theme)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,15 +13,17 @@ from matplotlib.figure import Figure
 
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import csv_text
 from napari_bloodcell.napari.layers.cells import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
-from napari_bloodcell.stages.counting import count
+from napari_bloodcell.stages.calibration import seen_area_mm2
+from napari_bloodcell.stages.counting import count, is_white
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -28,12 +31,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.params import CountParams
+    from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.napari.layers.regions import Region
     from napari_bloodcell.stages.counting import Counting
 
 FEWEST_WBC: Final = 100
 """White cells that a differential needs: with fewer, its percentages are mostly chance."""
-HEADER: Final = ("type", "regions", "cells", "low_95", "high_95", "cells_per_mm2", "percent_of_wbc")
+HEADER: Final = (
+    *("type", "regions", "cells", "low_95", "high_95", "cells_per_mm2", "percent_of_wbc"),
+    *("image", "region", "rule", "thresholds_px2", "pixel_size_um", "segment_model", "classify_model", "counted_at"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,22 @@ class CountRow:
     percent: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What was counted: which image and region, found and typed by which models (name and hash), and when (UTC)."""
+
+    image: str
+    region: str
+    segment_model: str
+    classify_model: str
+    counted_at: str
+
+    @property
+    def models_and_time(self) -> tuple[str, str, str]:
+        """The last columns of the table."""
+        return self.segment_model, self.classify_model, self.counted_at
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
     """A counting of a layer, or of a region of it.
@@ -80,6 +103,8 @@ class Counted:
         Micrometres per pixel.
     area_mm2 : float or None
         Area that was counted.
+    origin : Origin
+        Where the numbers come from.
     """
 
     counting: Counting
@@ -89,6 +114,12 @@ class Counted:
     n_counted: int
     pixel_size_um: float | None
     area_mm2: float | None
+    origin: Origin
+
+    @property
+    def n_white(self) -> int:
+        """White cells of all classes."""
+        return sum(row.cells for row in self.rows if is_white(row.cell_type))
 
     @property
     def scope(self) -> str:
@@ -105,13 +136,28 @@ class Counted:
         """What to know before one trusts the numbers; "" if nothing."""
         if self.n_cells and not any(row.cells for row in self.rows if row.cell_type != "unidentified"):
             return "These cells have no types yet: classify them, then they are counted by type."
-        n_white = sum(row.cells for row in self.rows if row.percent is not None)
-        if self.counting.differential and n_white < FEWEST_WBC:
-            return (
-                f"The differential rests on {n_white} white cells; count at least {FEWEST_WBC} "
-                "before you rely on its percentages."
-            )
-        return ""
+        told = []
+        thresholds = self.counting.thresholds
+        if (np.diff(thresholds) == 0).any():
+            jumps = sorted({float(t) for t in thresholds if (thresholds == t).sum() > 1})
+            told += [self._jump(area) for area in jumps]
+        if self.counting.differential:
+            n_in_it = sum(row.cells for row in self.rows if row.percent is not None)
+            if self.n_white > n_in_it:
+                told.append(f"The differential leaves out {self.n_white - n_in_it:,} white cells without a class.")
+            if n_in_it < FEWEST_WBC:
+                told.append(
+                    f"The differential rests on {n_in_it} white cells; count at least {FEWEST_WBC} "
+                    "before you rely on its percentages."
+                )
+        return " ".join(told)
+
+    def _jump(self, area: float) -> str:
+        """Tell that regions of an area are more cells at once, where thresholds coincide."""
+        cells = np.flatnonzero(self.counting.thresholds == area) + 2
+        size = f"{area:.0f} px²" if self.pixel_size_um is None else f"{area * self.pixel_size_um**2:.0f} µm²"
+        skipped = " or ".join(str(n) for n in cells[:-1])
+        return f"From {size} on a region is {cells[-1]} cells; {skipped} is at no area the likeliest."
 
     def ids_between(self, low: float, high: float) -> NDArray[np.int64]:
         """Return the ids of the RBC regions whose area, pixels², lies in a range."""
@@ -123,11 +169,15 @@ class Counted:
         stream = io.StringIO()
         writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
         writer.writerow(HEADER)
+        thresholds = " ".join(f"{area:.6g}" for area in self.counting.thresholds)
+        said = (self.counting.rule, thresholds, self.pixel_size_um)
         for row in self.rows:
             low, high = row.interval or (None, None)
             per_mm2 = None if row.per_mm2 is None else f"{row.per_mm2:.6g}"
             percent = None if row.percent is None else f"{row.percent:.1f}"
-            writer.writerow([row.cell_type, row.regions, row.cells, low, high, per_mm2, percent])
+            numbers = [csv_text(row.cell_type), row.regions, row.cells, low, high, per_mm2, percent]
+            origin = [csv_text(self.origin.image), self.origin.region]
+            writer.writerow([*numbers, *origin, *said, *self.origin.models_and_time])
         return stream.getvalue()
 
 
@@ -137,12 +187,12 @@ class CountTask:
 
     features: pd.DataFrame
     params: CountParams
-    thresholds: Sequence[float] | None
     region: Region | None
     plane: int | None
     rbc_diameter_px: float | None
     pixel_size_um: float | None
     area_mm2: float | None
+    origin: Origin
 
     @property
     def n_cells(self) -> int:
@@ -158,21 +208,20 @@ class CellCounter:
         cells_layer: Labels,
         *,
         params: CountParams | None = None,
-        thresholds: Sequence[float] | None = None,
         region: Region | None = None,
         plane: int | None = None,
     ) -> Counted:
         """Count the cells of a layer here and now; see `task`."""
-        return self.run(self.task(cells_layer, params=params, thresholds=thresholds, region=region, plane=plane))
+        return self.run(self.task(cells_layer, params=params, region=region, plane=plane))
 
     def task(
         self,
         cells_layer: Labels,
         *,
         params: CountParams | None = None,
-        thresholds: Sequence[float] | None = None,
         region: Region | None = None,
         plane: int | None = None,
+        where: str = "",
     ) -> CountTask:
         """Take from a layer what is counted by `run`: quick, however many cells there are.
 
@@ -182,12 +231,12 @@ class CellCounter:
             A layer with a cell table.
         params : CountParams, optional
             Settings; by default those in the layer's recipe.
-        thresholds : sequence of float, optional
-            Areas, pixels², instead of those of the rule.
         region : Region, optional
             Count only cells whose centroid lies in it.
         plane : int, optional
             Count only this plane of a stack.
+        where : str
+            What the region is called in a saved table; by default "whole image".
 
         Raises
         ------
@@ -202,12 +251,12 @@ class CellCounter:
         return CountTask(
             features=features.copy(deep=False),
             params=params or recipe.count,
-            thresholds=thresholds,
             region=region,
             plane=plane,
             rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
             pixel_size_um=size,
-            area_mm2=_area_px(cells_layer, region, plane) * size**2 * 1e-6 if size else None,
+            area_mm2=_area_mm2(cells_layer, region, plane, size, calibration),
+            origin=_origin_of(cells_layer, where or "whole image"),
         )
 
     def run(self, task: CountTask) -> Counted:
@@ -227,11 +276,11 @@ class CellCounter:
             params=task.params,
             rbc_diameter_px=task.rbc_diameter_px,
             area_mm2=task.area_mm2 or None,
-            thresholds=task.thresholds,
         )
         is_rbc = (table["cell_type"] == RBC).to_numpy(bool)
         ids = table.index.to_numpy(np.int64)[is_rbc]
-        return Counted(counting, _rows(counting), ids, n_cells, len(table), task.pixel_size_um, task.area_mm2)
+        size, area = task.pixel_size_um, task.area_mm2
+        return Counted(counting, _rows(counting), ids, n_cells, len(table), size, area, task.origin)
 
     def note_cells_in_region(self, cells_layer: Labels, counted: Counted) -> None:
         """Write into the features how many cells each counted region is; no event: nothing that is shown changes."""
@@ -244,6 +293,20 @@ class CellCounter:
         rows = np.searchsorted(features[INDEX].to_numpy(np.int64), found.index.to_numpy(np.int64))
         column[rows] = found.to_numpy(np.int64)
         features["cells_in_region"] = column
+
+
+def _origin_of(cells_layer: Labels, region: str) -> Origin:
+    info = info_of(cells_layer)
+    models = info.get("models") or {}
+    segment, classify = (_model_in_words(models.get(stage) or {}) for stage in ("segment", "classify"))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Origin(str(info.get("image") or cells_layer.name), region, segment, classify, now)
+
+
+def _model_in_words(model: Mapping[str, str]) -> str:
+    """Return "embedded (1f2e3d4c)": a model's name and the beginning of its hash."""
+    name, sha256 = model.get("name") or "unknown", model.get("sha256") or ""
+    return f"{name} ({sha256[:8]})" if sha256 else name
 
 
 def note_count_params(cells_layer: Labels, params: CountParams) -> None:
@@ -280,11 +343,14 @@ def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None
     return counted
 
 
-def _area_px(cells_layer: Labels, region: Region | None, plane: int | None) -> float:
+def _area_mm2(
+    cells_layer: Labels, region: Region | None, plane: int | None, size: float | None, calibration: Calibration | None
+) -> float | None:
+    """Return the area that is counted, where its pixels have a size that can be true."""
     shape = full_resolution(cells_layer).shape
-    if region is not None:
-        return region.area_px(plane)
-    return float(np.prod(shape[-2:] if plane is not None else shape, dtype=np.float64))
+    if region is None:
+        return seen_area_mm2(shape[-2:] if plane is not None else shape, size, calibration)
+    return region.area_px(plane) * size**2 * 1e-6 if size and seen_area_mm2((1,), size, calibration) else None
 
 
 def _rows(counting: Counting) -> list[CountRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.docks.count.model import save_histogram
 from napari_bloodcell.napari.notify import notify_errors
-from napari_bloodcell.napari.work.worker import Work
+from napari_bloodcell.napari.work.worker import Run, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -213,11 +214,7 @@ class LaterCount(QObject):
         super().__init__(parent)
         self._counter = counter
         self._work = Work(self)
-        self._layer: Labels | None = None
         self._next: tuple[Labels, CountTask] | None = None
-        self._work.returned.connect(self._on_returned)
-        self._work.failed.connect(self.failed)
-        self._work.finished.connect(self._on_finished)
 
     @property
     def is_running(self) -> bool:
@@ -232,25 +229,27 @@ class LaterCount(QObject):
 
     def forget(self) -> None:
         """Deliver nothing of what is under way."""
-        self._next = self._layer = None
+        self._next = None
         self._work.shut_down()
 
     def _start(self) -> None:
         if self._next is None:
             return
-        (self._layer, task), self._next = self._next, None
+        (layer, task), self._next = self._next, None
         counter = self._counter
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, Counted]:
             yield Progress(0, 0, "counting")
             return counter.run(task)
 
-        self._work.start(job)
+        run = Run(self._work)
+        run.done.connect(partial(self._on_done, run, layer))
+        run.start(job)
 
-    def _on_returned(self, counted: Counted) -> None:
-        if self._next is None and self._layer is not None:  # else it is out of date
-            self.counted.emit(self._layer, counted)
-
-    def _on_finished(self) -> None:
-        self._layer = None
-        self._start()
+    def _on_done(self, run: Run, layer: Labels, counted: Counted | None) -> None:
+        if self._next is not None:  # what was counted is out of date
+            self._start()
+        elif counted is not None:
+            self.counted.emit(layer, counted)
+        elif run.error is not None:
+            self.failed.emit(run.error)

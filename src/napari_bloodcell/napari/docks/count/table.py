@@ -9,7 +9,9 @@ from qtpy.QtWidgets import QSizePolicy, QTableWidgetItem
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.napari.docks.base import NarrowTable, swatch
+from napari_bloodcell.napari.docks.plain import plain
 from napari_bloodcell.napari.preferences import colour_of
+from napari_bloodcell.stages.counting import is_white
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +28,9 @@ COLUMNS: Final = (
     ),
     ("/ mm²", "Cells per mm² of the counted area"),
 )
-UNCORRECTED: Final = "RBC, uncorrected"
+UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"
+SUMS: Final = {UNCORRECTED: "Red-cell regions as they were segmented", ALL_WHITE: "WBC and all their classes together"}
+"""Rows that are no type, with their tooltips."""
 
 
 class CountTable(NarrowTable):
@@ -39,9 +43,17 @@ class CountTable(NarrowTable):
         self._fit()
 
     def show_rows(
-        self, rows: Sequence[CountRow], names: Sequence[str], chosen: Mapping[str, str] | None = None
+        self,
+        rows: Sequence[CountRow],
+        names: Sequence[str],
+        chosen: Mapping[str, str] | None = None,
+        *,
+        n_white: int = 0,
     ) -> None:
-        """Show these counts; `names` are all types, by which colours are given where none is `chosen`."""
+        """Show these counts; `names` are all types, by which colours are given where none is `chosen`.
+
+        `n_white` is the number of white cells, shown where they have several classes.
+        """
         lines: list[tuple[str, tuple[str, str, str]]] = []
         for row in rows:
             doubt = "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}"
@@ -49,11 +61,13 @@ class CountTable(NarrowTable):
             lines.append((row.cell_type, (f"{row.cells:,}", doubt or share, _rounded(row.per_mm2))))
             if row.cell_type == RBC:
                 lines.append((UNCORRECTED, (f"{row.regions:,}", "", "")))
+        if n_white > max((row.cells for row in rows if is_white(row.cell_type)), default=0):
+            lines.append((ALL_WHITE, (f"{n_white:,}", "", "")))
         self.setRowCount(len(lines))
         for i, (name, texts) in enumerate(lines):
             first = QTableWidgetItem(name)
-            first.setToolTip(name if name != UNCORRECTED else "Red-cell regions as they were segmented")
-            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name != UNCORRECTED else None
+            first.setToolTip(SUMS.get(name) or plain(name))
+            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name not in SUMS else None
             first.setIcon(swatch(colour))
             self.setItem(i, 0, first)
             for j, text in enumerate(texts, start=1):

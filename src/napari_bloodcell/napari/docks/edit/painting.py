@@ -9,19 +9,21 @@ import numpy as np
 from napari.layers import Labels
 from qtpy.QtWidgets import QPushButton
 
-from napari_bloodcell.core.errors import BloodCellError, InputError
-from napari_bloodcell.napari.docks.edit.session import strokes_of
+from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
+from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
 from napari_bloodcell.napari.layers.look import moved_placement
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
+from napari_bloodcell.napari.session.opening import bind_undo
+from napari_bloodcell.napari.session.strokes import strokes_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.utils.events import Event
     from numpy.typing import NDArray
 
-    from napari_bloodcell.napari.docks.edit.session import EditSession
+    from napari_bloodcell.napari.session.session import CellsSession
 
     Box = tuple[int, int, int, int]
 
@@ -39,7 +41,7 @@ class PaintPatch:
     ----------
     viewer : ViewerModel
         Where the layer goes.
-    session : EditSession
+    session : CellsSession
         Edits of the cells layer.
     box : tuple of int, optional
         (y0, x0, y1, x1), pixels of the finest level; by default what is in view.
@@ -50,7 +52,7 @@ class PaintPatch:
         If nothing of the cells is in view, or too much.
     """
 
-    def __init__(self, viewer: ViewerModel, session: EditSession, box: Box | None = None) -> None:
+    def __init__(self, viewer: ViewerModel, session: CellsSession, box: Box | None = None) -> None:
         self._viewer, self._session = viewer, session
         cells = session.layer
         found = box or visible_box(cells)
@@ -71,10 +73,10 @@ class PaintPatch:
         self.layer.selected_label = session.next_id
         self.layer.events.paint.connect(self._on_paint)
         self.layer.events.selected_label.connect(self._on_label)
-        session.events.edited.connect(self.refresh)
+        for name in ("done", "undone", "redone"):
+            getattr(session.events, name).connect(self.refresh)
         self.layer.bind_key("M", self._on_new, overwrite=True)
-        self.layer.bind_key("Control-Z", lambda _layer: self._guarded("undo"), overwrite=True)
-        self.layer.bind_key("Control-Shift-Z", lambda _layer: self._guarded("redo"), overwrite=True)
+        bind_undo(self.layer, session)
         viewer.add_layer(self.layer)
         viewer.layers.selection.active = self.layer
         self.layer.mode = "paint"
@@ -86,7 +88,8 @@ class PaintPatch:
 
     def close(self) -> None:
         """Remove the layer; what was painted is in the cells."""
-        self._session.events.edited.disconnect(self.refresh)
+        for name in ("done", "undone", "redone"):
+            getattr(self._session.events, name).disconnect(self.refresh)
         self.layer.events.paint.disconnect(self._on_paint)
         if not self.is_gone:
             self._viewer.layers.remove(self.layer)
@@ -106,24 +109,16 @@ class PaintPatch:
         """Make edits of what was painted."""
         y0, x0 = self.box[:2]
         for stroke in strokes_of(self.layer.data, event.value):
-            self._session.painted(stroke.before, stroke.after, (stroke.corner[0] + y0, stroke.corner[1] + x0))
+            self._session.take_stroke(stroke.before, stroke.after, (stroke.corner[0] + y0, stroke.corner[1] + x0))
 
     def _on_label(self, _event: object = None) -> None:
         """Paint no cell that lies elsewhere on the slide: a new one instead."""
-        if self._session.cells_outside([int(self.layer.selected_label)], self.box):
+        if len(cells_outside(self._session.layer.features, [int(self.layer.selected_label)], self.box)):
             self.layer.selected_label = self._session.next_id
 
     def _on_new(self, _layer: Any) -> None:
         """Paint a new cell from now on."""
         self.layer.selected_label = self._session.next_id
-
-    def _guarded(self, name: str) -> None:
-        from napari.utils.notifications import show_info
-
-        try:
-            getattr(self._session, name)()
-        except BloodCellError as error:
-            show_info(str(error))
 
 
 class PaintButton(QPushButton):
@@ -137,13 +132,13 @@ class PaintButton(QPushButton):
         )
         self.setCheckable(True)
         self._viewer = viewer
-        self._session: EditSession | None = None
+        self._session: CellsSession | None = None
         self.patch: PaintPatch | None = None
         self.toggled.connect(self._on_toggled)
         connect_for_life(viewer.layers.events.removed, self._on_removed)
         self.follow(None)
 
-    def follow(self, session: EditSession | None) -> None:
+    def follow(self, session: CellsSession | None) -> None:
         """Turn to the edits of another layer of cells; what is painted in is closed."""
         self.close_patch()
         self._session = session
@@ -164,7 +159,7 @@ class PaintButton(QPushButton):
             if self.patch is None:
                 self.setChecked(False)
 
-    def _open(self, session: EditSession) -> None:
+    def _open(self, session: CellsSession) -> None:
         self.patch = PaintPatch(self._viewer, session)
 
     def _on_removed(self, _event: object = None) -> None:

@@ -4,51 +4,77 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakMethod, ref
 
+import numpy as np
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout
+from qtpy.QtWidgets import QLabel, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.docks.base import RestingWidget
+from napari_bloodcell.napari.docks.base import Dock, form_rows
+from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.mouse import Tool
-from napari_bloodcell.napari.docks.review.hands import ReviewHands
-from napari_bloodcell.napari.docks.review.journal_panel import JournalDesk
-from napari_bloodcell.napari.docks.review.panels import IDLE, TOOLS, ReviewControls
-from napari_bloodcell.napari.docks.review.session import ReviewSession, review_session
-from napari_bloodcell.napari.docks.review.walk import Walk
+from napari_bloodcell.napari.docks.mouse import (
+    Consent,
+    Tool,
+    ToolButtons,
+    keys_of,
+    mouse_of,
+    told_change,
+    told_selection,
+)
+from napari_bloodcell.napari.docks.review.class_editor import ClassEditor
+from napari_bloodcell.napari.docks.review.journal_panel import JournalPanel
+from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers import selection
-from napari_bloodcell.napari.notify import notify_errors, notifying
+from napari_bloodcell.napari.layers.features import cells_in_box
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors, notifying
+from napari_bloodcell.napari.preferences import set_preference
+from napari_bloodcell.napari.session.changes import TypeChange
+from napari_bloodcell.napari.session.journal import told_of, when_done
+from napari_bloodcell.napari.session.opening import cells_session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import napari.viewer
     from napari.layers import Labels
     from napari.utils.events import Event
 
+    from napari_bloodcell.corrections.correction import Correction
+    from napari_bloodcell.napari.session.journal import Found, SecondOpinion
+    from napari_bloodcell.napari.session.session import CellsSession
+
+TOOLS: Final = (
+    (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
+    (Tool.BOX, "Box to select", "Drag a box around cells: they are selected. Then press the key of their class."),
+)
+SELECTING: Final = (
+    ("Select none", "Select no cell"),
+    ("Type selected", "Give the selected cells the active class"),
+)
+UNDOING: Final = (
+    ("Undo", "Take the last change back; on the layers Ctrl+Z"),
+    ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),
+)
+IDLE: Final = "Point at a cell and press the key of its class. Keys . and , go to the next cell and back."
 SOON_MS: Final = 150
 """After a change from elsewhere the dock looks again at the cells when this long nothing more came."""
 
 
-class ReviewWidget(RestingWidget):
+class ReviewWidget(Dock):
     """Reviews the types of a layer's cells; while it is hidden, it rests."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
-        self._session: ReviewSession | None = None
+        super().__init__(napari_viewer)
+        self._session: CellsSession | None = None
         self._awaited: Labels | None = None
-        self.hands = ReviewHands(self._viewer)
-        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
-        self.cells.setToolTip("The layer whose cells are reviewed")
-        self.controls = ReviewControls(self.cells)
-        self._walk = Walk(self.controls.walk)
-        self.desk = JournalDesk(self.controls.opinions, self._viewer)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.controls)
+        self._consent = Consent()
+        self.mouse = mouse_of(self._viewer)
+        self._build()
+        self._walk = Walk(self.walk)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(SOON_MS)
@@ -56,32 +82,52 @@ class ReviewWidget(RestingWidget):
         self._connect()
         self.wake()
 
+    def _build(self) -> None:
+        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+        self.cells.setToolTip("The layer whose cells are reviewed")
+        self.classes, self.walk = ClassEditor(), WalkControls()
+        self.gallery, self.journal = GalleryPanel(), JournalPanel()
+        self.buttons, self.undo_buttons = ToolButtons(TOOLS, SELECTING), ToolButtons((), UNDOING)
+        self.hint = QLabel(IDLE)
+        self.hint.setWordWrap(True)
+        page = QWidget()
+        rows = QVBoxLayout(page)
+        rows.setContentsMargins(0, 6, 0, 0)
+        for widget in (self.buttons, self.walk, self.hint):
+            rows.addWidget(widget)
+        rows.addStretch(1)
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):
+            self.tabs.addTab(tab, title)
+        self.lay_out(form_rows(Cells=self.cells), self.classes, self.undo_buttons, self.tabs, stretched=self.tabs)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)  # else napari leaves half empty
+
     def _connect(self) -> None:
-        ui = self.controls
         self.cells.chosen.connect(self._on_layer)
-        hands = self.hands.events
-        hands.clicked.connect(self._on_clicked)
-        hands.pressed.connect(self._on_pressed)
-        hands.acted.connect(self._on_acted)
-        hands.selected.connect(self._on_selected)
-        self.desk.restored.connect(self._look_again)
+        for name in ("clicked", "boxed", "tool"):
+            connect_for_life(getattr(self.mouse.events, name), getattr(self, f"_on_{name}"))
         for signal, method in (
-            (ui.tool_chosen, self.use_tool),
-            (ui.acted, self.act),
-            (ui.classes.edited, self.edit_classes),
-            (ui.classes.wanted, self.type_selected),
-            (ui.walk.stepped, self.step),
-            (ui.walk.changed, self._walk.forget),
-            (ui.gallery.move_wanted, self.type_cells),
-            (ui.gallery.key_pressed, self._on_gallery_key),
-            (ui.gallery.cell_chosen, self.go_to),
-            (ui.opinions.decided, self._on_decided),
+            (self.buttons.tool_chosen, self.use_tool),
+            (self.buttons.acted, self.act),
+            (self.undo_buttons.acted, self.act),
+            (self.classes.edited, self.edit_classes),
+            (self.classes.wanted, self.type_selected),
+            (self.walk.stepped, self.step),
+            (self.walk.changed, self._walk.forget),
+            (self.gallery.move_wanted, self.type_cells),
+            (self.gallery.key_pressed, self._on_gallery_key),
+            (self.gallery.cell_chosen, self.go_to),
+            (self.journal.decided, self._on_decided),
+            (self.journal.name_changed, self._on_name),
+            (self.journal.merge_wanted, self.merge),
+            (self.journal.place_chosen, self._show_place),
         ):
             signal.connect(notifying(method))
 
     @property
-    def session(self) -> ReviewSession:
-        """The review of the chosen layer.
+    def session(self) -> CellsSession:
+        """Work on the chosen layer.
 
         Raises
         ------
@@ -93,20 +139,16 @@ class ReviewWidget(RestingWidget):
         return self._session
 
     def act(self, name: str) -> None:
-        """Do what a button says, or a key stands for."""
-        match name.lower():
-            case "undo":
+        """Do what a button says."""
+        match name:
+            case "Undo":
                 self.session.undo()
-            case "redo":
+            case "Redo":
                 self.session.redo()
-            case "next":
-                self.step(1)
-            case "back":
-                self.step(-1)
-            case "select none":
-                selection.select_cells(self._viewer, self.session.layer, [])
-            case "type selected":
-                self.type_selected(self.controls.classes.table.active)
+            case "Select none":
+                self.session.select([])
+            case "Type selected":
+                self.type_selected(self.classes.table.active)
 
     def edit_classes(self, verb: str, arguments: tuple[str, ...]) -> None:
         """Add, rename, recolour or delete a class: `verb` names the method of the session."""
@@ -114,9 +156,9 @@ class ReviewWidget(RestingWidget):
 
     def use_tool(self, tool: Tool) -> None:
         """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
-        self.controls.show_tool(tool)
-        self.hands.tools.use(tool, self.cells.layer)
-        self.controls.hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
+        self.buttons.show_tool(tool)
+        self.mouse.use(tool, self.cells.layer, self)
+        self.hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
 
     def type_cells(self, ids: Sequence[int], name: str) -> None:
         """Give cells a class."""
@@ -124,28 +166,40 @@ class ReviewWidget(RestingWidget):
 
     def type_selected(self, name: str) -> None:
         """Give the selected cells a class."""
-        selected = selection.selected_cells(self._viewer, self.session.layer)
-        if not len(selected):
-            raise InputError("No cell is selected. Point at one and press a key, or draw a box with 'Box to select'.")
-        self.session.type_cells(selected, name)
+        self._type(name, self.session.selected)
 
     def press(self, name: str) -> None:
-        """Do what the key of a class does: type the cell under the mouse, or all that are selected."""
-        selected = selection.selected_cells(self._viewer, self.session.layer)
-        if self.hands.hovered and self.hands.hovered not in selected:
-            self.session.type_cells([self.hands.hovered], name)
-        else:
-            self.type_selected(name)
+        """Do what the key of a class does: type the selected cells, else the one under the mouse."""
+        self._type(name, self.session.meant)
 
     def step(self, by: int) -> None:
         """Go to the next cell (1) or the one before (−1) in the chosen order."""
         self._walk.step(self.session, by)
-        self.hands.hovered = 0  # the mouse lies on another cell now; it counts again when it is moved
 
     def go_to(self, cell: int) -> None:
         """Centre the view on a cell and outline it."""
         self._walk.go_to(self.session, cell)
-        self.hands.hovered = 0
+
+    def merge(self, path: Path) -> None:
+        """Take over another person's corrections, and show where people differ."""
+        when_done(self.session.journal.compare(path), self._while_here(self._on_opinion))
+
+    def _type(self, name: str, ids: Any) -> None:
+        if not len(ids):
+            raise InputError("No cell is selected, and none is under the mouse. Point at one, or use 'Box to select'.")
+        if self._consent.is_given(self.session, f"Type {name}", ids):
+            self.session.type_cells(ids, name)
+
+    def _while_here(self, method: Callable[..., None]) -> Callable[..., None]:
+        """Return a function that calls a method as long as the dock is there and shows the same cells."""
+        find, dock, session = WeakMethod(method), ref(self), self._session
+
+        def call(*values: Any) -> None:
+            here, found = dock(), find()
+            if here is not None and found is not None and here._session is session:
+                notify_errors(partial(found, *values))
+
+        return call
 
     def _on_layer(self) -> None:
         """Turn to another layer."""
@@ -164,16 +218,19 @@ class ReviewWidget(RestingWidget):
         if self._awaited is not None and "cell_type" in self._awaited.features.columns:
             self._on_layer()
 
-    def _enter(self, layer: Any) -> None:
-        session = self._session = review_session(self._viewer, layer)
-        for name in ("typed", "undone", "redone"):
-            getattr(session.events, name).connect(self._on_step)
+    def _enter(self, layer: Labels) -> None:
+        session = self._session = cells_session(self._viewer, layer)
+        for name in ("done", "undone", "redone"):
+            getattr(session.events, name).connect(self._on_change)
         session.events.classes.connect(self._on_classes)
+        session.events.selection.connect(self._on_selection)
         layer.events.features.connect(self._on_features)
-        image = layers.image_layer_for(self._viewer, layer)
-        self.controls.gallery.use(layer, image)
-        self.desk.enter(session, image)
-        self.hands.take(self.session.layer, self.session.classes.keys())
+        self.gallery.use(layer, layers.image_layer_for(self._viewer, layer))
+        self.journal.clear()
+        self.journal.setEnabled(session.journal.has_image)
+        self.journal.name.setText(session.journal.annotator)
+        session.put_back_soon(self._while_here(self._on_found))
+        self._bind_keys()
         self._viewer.layers.selection.active = layer
 
     def _leave(self) -> None:
@@ -181,28 +238,42 @@ class ReviewWidget(RestingWidget):
         awaited, self._awaited = self._awaited, None
         if awaited is not None:
             awaited.events.features.disconnect(self._on_table)
-        self.hands.take(None, {})
         self._soon.stop()
-        self.desk.leave()
         if session is None:
             return
-        for name in ("typed", "undone", "redone"):
-            getattr(session.events, name).disconnect(self._on_step)
+        keys_of(session).release(self)
+        for name in ("done", "undone", "redone"):
+            getattr(session.events, name).disconnect(self._on_change)
         session.events.classes.disconnect(self._on_classes)
+        session.events.selection.disconnect(self._on_selection)
         session.layer.events.features.disconnect(self._on_features)
-        self.controls.gallery.use(None, None)
+        self.gallery.use(None, None)
 
-    def _on_step(self, event: Event) -> None:
-        verb = {"undone": "Undone: ", "redone": "Again: "}.get(event.type, "")
-        text = verb + event.value.what
-        self.controls.hint.setText(text[:1].upper() + text[1:])
-        self.controls.gallery.follow(event.value)
+    def _bind_keys(self) -> None:
+        session = self.session
+        actions: dict[str, Callable[[], object]] = {
+            key: partial(self._on_key, self.press, name) for key, name in session.classes.keys().items()
+        }
+        actions |= {".": partial(self._on_key, self.step, 1), ",": partial(self._on_key, self.step, -1)}
+        keys_of(session).bind(self, session, actions)
+
+    def _on_key(self, method: Callable[[Any], None], value: Any) -> None:
+        notify_errors(partial(method, value))
+
+    def _on_change(self, event: Event) -> None:
+        self.hint.setText(told_change(event))
+        if isinstance(event.value, TypeChange):
+            self.gallery.follow(event.value)
         self._show_state()
 
     def _on_classes(self, _event: Event) -> None:
         self._walk.forget()
-        self.hands.take(self.session.layer, self.session.classes.keys())
+        self._bind_keys()
         self._look_again()
+
+    def _on_selection(self, _event: Event) -> None:
+        told = told_selection(self.session)
+        self.hint.setText(f"{told}: press the key of their class." if told else IDLE)
 
     def _on_features(self, _event: Event) -> None:
         """Look again at a table that something else wrote."""
@@ -211,56 +282,95 @@ class ReviewWidget(RestingWidget):
 
     def _on_new_table(self) -> None:
         self._look_again()
-        self.desk.look_up()
+        self.session.put_back_soon(self._while_here(self._on_found))
+
+    def _on_found(self, found: Found, n_back: int) -> None:
+        self.journal.show_lost(found.lost)
+        if n_back:
+            show_info(told_of(found, n_back))
+            self._look_again()
+        self._show_state()
+
+    def _on_opinion(self, opinion: SecondOpinion) -> None:
+        self.session.take_over(opinion)
+        self.journal.add_opinion(opinion)
+        self._look_again()
 
     def _look_again(self) -> None:
         """Show classes, numbers and gallery as they are."""
         session = self._session
         if session is not None:
             classes = session.classes
-            self.controls.classes.show_classes(classes, classes.keys(), session.numbers())
-            self.controls.walk.show_classes(classes.names)
-            self.controls.gallery.show_classes(classes.names)
+            self.classes.show_classes(classes, classes.keys(), session.numbers())
+            self.walk.show_classes(classes.names)
+            self.gallery.show_classes(classes.names)
             self._walk.forget()
         self._show_state()
 
     def _show_state(self) -> None:
         session = self._session
-        self.controls.enable(
-            has_cells=session is not None,
-            can_undo=session is not None and bool(session.done),
-            can_redo=session is not None and bool(session.undone),
-        )
+        for buttons in (self.buttons, self.undo_buttons):
+            buttons.enable(
+                has_cells=session is not None,
+                can_undo=session is not None and bool(session.history.done),
+                can_redo=session is not None and bool(session.history.undone),
+            )
+        for widget in (self.classes, self.walk, self.gallery, self.journal.merge, *self.buttons.tools.values()):
+            widget.setEnabled(session is not None)
         if session is not None:
-            self.controls.classes.table.show_numbers(session.numbers())
+            self.classes.table.show_numbers(session.numbers())
+            self.journal.show_number(session.n_corrections)
 
     def _on_gallery_key(self, key: str) -> None:
-        name, marked = self.session.classes.keys().get(key), self.controls.gallery.gallery.marked_cells()
+        name, marked = self.session.classes.keys().get(key), self.gallery.gallery.marked_cells()
         if name is not None and marked:
             self.type_cells(marked, name)
 
     def _on_decided(self, cell: int, name: str) -> None:
         self.type_cells([cell], name)
 
+    def _on_name(self, name: str) -> None:
+        set_preference("review", "annotator", name)
+        if name:
+            self.session.journal.annotator = name
+
+    def _show_place(self, correction: Correction) -> None:
+        y0, x0, y1, x1 = correction.bbox
+        show_place(self._viewer, self.session.layer, correction.centroid, max(y1 - y0, x1 - x0))
+
     def _on_clicked(self, event: Event) -> None:
-        notify_errors(lambda: self.type_cells([event.value], self.controls.classes.table.active))
+        if self.mouse.is_of(self):
+            notify_errors(partial(self._type_at, event.value))
 
-    def _on_pressed(self, event: Event) -> None:
-        notify_errors(lambda: self.press(event.value))
+    def _on_boxed(self, event: Event) -> None:
+        if self.mouse.is_of(self):
+            notify_errors(partial(self._select_in, event.value))
 
-    def _on_acted(self, event: Event) -> None:
-        notify_errors(lambda: self.act(event.value))
+    def _on_tool(self, _event: Event) -> None:
+        if not self.mouse.is_of(self):
+            self.buttons.show_tool(Tool.MOVE)
 
-    def _on_selected(self, event: Event) -> None:
-        self.controls.hint.setText(f"{event.value:,} cells selected: press the key of their class.")
+    def _type_at(self, point: tuple[float, float]) -> None:
+        y, x = (round(v) for v in point)
+        cells = layers.full_resolution(self.session.layer)
+        if 0 <= y < cells.shape[-2] and 0 <= x < cells.shape[-1]:
+            cell = int(np.asarray(cells[(*self.session.plane, y, x)]))
+            if cell:
+                self.type_cells([cell], self.classes.table.active)
+
+    def _select_in(self, box: tuple[float, float, float, float]) -> None:
+        layer = self.session.layer
+        stack = layers.full_resolution(layer).shape[:-2]
+        plane = layers.plane_number(self.session.plane, stack) if stack else None
+        self.session.select(cells_in_box(layer.features, box, plane=plane))
 
     def on_wake(self) -> None:
         """Listen to mouse and keys."""
-        self.hands.attach()
+        self.mouse.attach(self)
         self._on_layer()
 
     def on_rest(self) -> None:
         """Leave mouse and keys alone."""
         self.use_tool(Tool.MOVE)
-        self.hands.detach()
+        self.mouse.detach(self)
         self._leave()

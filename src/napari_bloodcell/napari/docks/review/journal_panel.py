@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QFormLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
     QListWidget,
     QListWidgetItem,
@@ -23,27 +21,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_bloodcell.corrections.journal import Journal, default_journal_folder
-from napari_bloodcell.napari.docks.review.journal import ReviewJournal
-from napari_bloodcell.napari.docks.review.walk import show_place
-from napari_bloodcell.napari.notify import notify_errors
-from napari_bloodcell.napari.preferences import set_preference
+from napari_bloodcell.napari.docks.plain import PlainLabel
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
-    from napari.layers import Image
+    from collections.abc import Sequence
 
-    from napari_bloodcell.core.errors import BloodCellError
-    from napari_bloodcell.corrections.agreement import Merged
+    from napari_bloodcell.corrections.agreement import Dispute, Merged
     from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.napari.docks.review.journal import Found, SecondOpinion
-    from napari_bloodcell.napari.docks.review.session import ReviewSession
-
+    from napari_bloodcell.napari.session.journal import SecondOpinion
 
 ROLE = Qt.ItemDataRole.UserRole
 
 
-class OpinionsPanel(QWidget):
+class JournalPanel(QWidget):
     """Shows what the journal holds; the user decides where people differ."""
 
     name_changed = Signal(str)
@@ -56,13 +46,13 @@ class OpinionsPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._n_written = 0
+        self._disputes: list[tuple[int, Dispute]] = []
         self.name = QLineEdit()
         self.name.setToolTip("Who corrects: it is written beside each correction")
-        self._told = QLabel()
+        self._told = PlainLabel()
         self._told.setWordWrap(True)
         self._told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._lost_title = QLabel()
+        self._lost_title = PlainLabel()
         self._lost_title.setWordWrap(True)
         self.lost = QListWidget()
         self.lost.setAccessibleName("Corrections that could not be placed")
@@ -70,7 +60,7 @@ class OpinionsPanel(QWidget):
         self.lost.setMaximumHeight(110)
         self.merge = QPushButton("Merge another journal…")
         self.merge.setToolTip("Take over what another person corrected in this image, and see where you differ")
-        self._kappa = QLabel()
+        self._kappa = PlainLabel()
         self._kappa.setWordWrap(True)
         self.disputes = QTableWidget(0, 0)
         self.disputes.setAccessibleName("Cells on which people differ")
@@ -97,14 +87,27 @@ class OpinionsPanel(QWidget):
             wish.connect(lambda item: self.place_chosen.emit(item.data(ROLE)))
         self.disputes.itemSelectionChanged.connect(self._on_selected)
         self.decide.clicked.connect(self._on_decide)
-        self.show_found(None)
-        self.show_opinion(None)
+        self.clear()
 
-    def show_found(self, found: Found | None) -> None:
-        """Show what the journal knows of the image."""
-        lost = found.lost if found is not None else []
-        self._n_written = found.n_corrections if found is not None else 0
-        self.add_written(0)
+    def clear(self) -> None:
+        """Show that nothing is known yet."""
+        self.show_number(0)
+        self.show_lost([])
+        self._disputes = []
+        self._show_disputes()
+        self._kappa.clear()
+        self._kappa.hide()
+
+    def show_number(self, n: int) -> None:
+        """Show how many corrections of the image stand."""
+        self._told.setText(
+            f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image."
+            if n
+            else "Every correction is written to the journal at once, and comes back with the image."
+        )
+
+    def show_lost(self, lost: Sequence[Correction]) -> None:
+        """List the corrections whose cells are not there."""
         self._lost_title.setText(f"{len(lost):,} could not be placed: their cells are not here any more.")
         self.lost.clear()
         for correction in lost:
@@ -114,39 +117,33 @@ class OpinionsPanel(QWidget):
         for widget in (self._lost_title, self.lost):
             widget.setVisible(bool(lost))
 
-    def add_written(self, n_more: int) -> None:
-        """Show that the journal holds more corrections now."""
-        self._n_written += n_more
-        n = self._n_written
-        self._told.setText(
-            f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image."
-            if n
-            else "Every correction is written to the journal at once, and comes back with the image."
-        )
+    def add_opinion(self, opinion: SecondOpinion) -> None:
+        """Show where people differ, beside what is not decided yet."""
+        fresh = {d.corrections[0].key for _, d in opinion.disputes} | {cell for cell, _ in opinion.disputes if cell}
+        kept = [(cell, d) for cell, d in self._disputes if not {cell, d.corrections[0].key} & fresh]
+        self._disputes = [*kept, *opinion.disputes]
+        self._show_disputes()
+        self._kappa.setText(_agreement(opinion.merged, len(opinion.taken)))
+        self._kappa.show()
 
-    def show_opinion(self, opinion: SecondOpinion | None) -> None:
-        """Show where people differ."""
-        people = sorted({who for _, d in opinion.disputes for who in d.types}) if opinion is not None else []
+    def _show_disputes(self) -> None:
+        people = sorted({who for _, d in self._disputes for who in d.types})
         self.disputes.clear()
         self.disputes.setColumnCount(1 + len(people))
         self.disputes.setHorizontalHeaderLabels(["Cell", *people])
-        self.disputes.setRowCount(0)
+        self.disputes.setRowCount(len(self._disputes))
         header, vertical = self.disputes.horizontalHeader(), self.disputes.verticalHeader()
         if header is not None and vertical is not None:
             header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
             vertical.setVisible(False)
             vertical.setDefaultSectionSize(vertical.minimumSectionSize())
-        for cell, dispute in opinion.disputes if opinion is not None else []:
-            row = self.disputes.rowCount()
-            self.disputes.insertRow(row)
+        for row, (cell, dispute) in enumerate(self._disputes):
             self._put(row, 0, str(cell) if cell else "gone", (cell, "", dispute.corrections[0]))
             for column, who in enumerate(people, start=1):
                 name = dispute.types.get(who, "")
                 self._put(row, column, name, (cell, name, dispute.corrections[0]))
-        self._kappa.setText(_agreement(opinion.merged, opinion.n_taken) if opinion is not None else "")
         for widget in (self.disputes, self.decide):
-            widget.setVisible(bool(opinion is not None and opinion.disputes))
-        self._kappa.setVisible(opinion is not None)
+            widget.setVisible(bool(self._disputes))
         self._on_selected()
 
     def choices(self) -> dict[int, str]:
@@ -172,10 +169,8 @@ class OpinionsPanel(QWidget):
     def _on_decide(self) -> None:
         for cell, name in self.choices().items():
             self.decided.emit(cell, name)
-            for row in range(self.disputes.rowCount() - 1, -1, -1):
-                item = self.disputes.item(row, 0)
-                if item is not None and item.data(ROLE)[0] == cell:
-                    self.disputes.removeRow(row)
+            self._disputes = [(other, d) for other, d in self._disputes if other != cell]
+        self._show_disputes()
 
     def _on_merge(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "Another person's journal", "", "Journals (*.jsonl)")
@@ -200,75 +195,3 @@ def _described(correction: Correction) -> str:
     y, x = correction.centroid
     what = f"{correction.from_type or 'untyped'} → {correction.to_type}"
     return f"{what} at {y:.0f}, {x:.0f} by {correction.annotator}"
-
-
-class JournalDesk(QObject):
-    """Opens the journal of the layer that is reviewed, shows it, and brings corrections back."""
-
-    restored = Signal()
-    """Cells got types again that a person had given them."""
-
-    def __init__(self, panel: OpinionsPanel, viewer: ViewerModel) -> None:
-        super().__init__(panel)
-        self.journal: ReviewJournal | None = None
-        self._panel, self._viewer = panel, viewer
-        self._session: ReviewSession | None = None
-        panel.name_changed.connect(self._on_name)
-        panel.merge_wanted.connect(self.merge)
-        panel.place_chosen.connect(lambda correction: notify_errors(lambda: self._show_place(correction)))
-
-    def enter(self, session: ReviewSession, image_layer: Image | None) -> None:
-        """Open the journal of an image; without the image nothing can be kept."""
-        self._session = session
-        self._panel.show_found(None)
-        self._panel.show_opinion(None)
-        self._panel.setEnabled(image_layer is not None)
-        if image_layer is None:
-            show_error("The image of these cells is not in the viewer: corrections cannot be kept without it.")
-            return
-        journal = self.journal = ReviewJournal(session, image_layer, Journal(default_journal_folder()))
-        journal.found.connect(self._on_found)
-        journal.second_opinion.connect(self._on_opinion)
-        journal.written.connect(self._panel.add_written)
-        journal.failed.connect(self._on_failed)
-        self._panel.name.setText(journal.annotator)
-        journal.look_up()
-
-    def leave(self) -> None:
-        """Write what is left, and close the journal."""
-        if self.journal is not None:
-            self.journal.close()
-        self.journal = self._session = None
-
-    def look_up(self) -> None:
-        """Find the corrections again: the cells are others."""
-        if self.journal is not None:
-            self.journal.look_up()
-
-    def merge(self, path: Path) -> None:
-        """Take over another person's corrections, and show where people differ."""
-        if self.journal is not None:
-            self.journal.merge_with(path)
-
-    def _on_found(self, found: Found) -> None:
-        if self._session is not None and self.sender() is self.journal:
-            self._panel.show_found(found)
-            if self._session.restore(found.types):
-                self.restored.emit()
-
-    def _on_opinion(self, opinion: SecondOpinion) -> None:
-        if self.sender() is self.journal:
-            self._panel.show_opinion(opinion)
-
-    def _on_failed(self, error: BloodCellError) -> None:
-        show_error(str(error))
-
-    def _on_name(self, name: str) -> None:
-        set_preference("review", "annotator", name)
-        if self.journal is not None and name:
-            self.journal.annotator = name
-
-    def _show_place(self, correction: Correction) -> None:
-        if self._session is not None:
-            y0, x0, y1, x1 = correction.bbox
-            show_place(self._viewer, self._session.layer, correction.centroid, max(y1 - y0, x1 - x0))

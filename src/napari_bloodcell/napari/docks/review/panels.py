@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QInputDialog,
-    QLabel,
     QPushButton,
     QSizePolicy,
     QTableWidgetItem,
@@ -29,6 +28,7 @@ from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED
 from napari_bloodcell.napari.docks.base import NarrowTable, scrolled, swatch
 from napari_bloodcell.napari.docks.gallery import Gallery
 from napari_bloodcell.napari.docks.mouse import Tool
+from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 from napari_bloodcell.napari.docks.review.journal_panel import OpinionsPanel
 from napari_bloodcell.napari.docks.review.session import key_of
 from napari_bloodcell.napari.docks.review.walk import WalkControls
@@ -72,7 +72,7 @@ class ReviewControls(QWidget):
         super().__init__()
         self.classes, self.walk = ClassEditor(), WalkControls()
         self.gallery, self.opinions = GalleryPanel(), OpinionsPanel()
-        self.hint = QLabel(IDLE)
+        self.hint = PlainLabel(IDLE)
         self.hint.setWordWrap(True)
         self.tools: dict[Tool, QPushButton] = {}
         self.actions_by_name: dict[str, QPushButton] = {}
@@ -118,7 +118,7 @@ class ReviewControls(QWidget):
         for i, (tool, text, tip) in enumerate(TOOLS):
             button = self.tools[tool] = QPushButton(text)
             button.setCheckable(True)
-            button.setToolTip(tip)
+            button.setToolTip(plain(tip))
             button.clicked.connect(partial(self._on_tool, tool))
             grid.addWidget(button, 0, i)
         rows.addLayout(grid)
@@ -132,7 +132,7 @@ class ReviewControls(QWidget):
         grid = QGridLayout()
         for i, (name, tip) in enumerate(actions):
             button = self.actions_by_name[name] = QPushButton(name)
-            button.setToolTip(tip)
+            button.setToolTip(plain(tip))
             button.clicked.connect(partial(self._on_action, name))
             grid.addWidget(button, 0, i)
         return grid
@@ -167,7 +167,7 @@ class ClassTable(NarrowTable):
         self.setRowCount(len(classes.names))
         for row, name in enumerate(classes.names):
             first = QTableWidgetItem(name)
-            first.setToolTip(name)
+            first.setToolTip(plain(name))
             first.setIcon(swatch(classes.colours.get(name) or colour_of(name, classes.names)))
             self.setItem(row, 0, first)
             for column, text in enumerate((key_of(name, keys), f"{numbers.get(name, 0):,}"), start=1):
@@ -233,7 +233,7 @@ class ClassEditor(QWidget):
             ("Delete", "Delete the class; its cells become unidentified", self._on_delete),
         ):
             button = self.buttons[text] = QPushButton(text)
-            button.setToolTip(tip)
+            button.setToolTip(plain(tip))
             button.clicked.connect(partial(_call, slot))
             row.addWidget(button)
         layout.addLayout(row)
@@ -298,7 +298,7 @@ class GalleryPanel(QWidget):
         self._order.setToolTip("By the probability that the model gave; what was typed by hand counts as certain")
         self._target.setToolTip("Where the marked cells are moved")
         self.gallery = Gallery()
-        self._told = QLabel()
+        self._told = PlainLabel()
         self.move_marked = QPushButton("Move marked to")
         self.move_marked.setToolTip("Give the marked cells this class; in the grid the class's key does the same")
         self.move_marked.setEnabled(False)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers.cells import full_resolution
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
 from napari_bloodcell.napari.layers.look import describe_cell
-from napari_bloodcell.napari.layers.selection import select_cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from numpy.typing import NDArray
 
-    from napari_bloodcell.napari.docks.review.session import ReviewSession
+    from napari_bloodcell.napari.session.session import CellsSession
 
 
 EVERY: Final = "every class"
@@ -49,7 +49,7 @@ class WalkControls(QWidget):
         self.back.setToolTip("Go to the cell before; on the layers the key ,")
         self.next = QPushButton("Next ▶")
         self.next.setToolTip("Go to the next cell; on the layers the key .")
-        self.told = QLabel()
+        self.told = PlainLabel()
         self.told.setWordWrap(True)
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
@@ -108,7 +108,7 @@ class Walk:
         """Begin anew with the next step: cells, classes or the order are others."""
         self._tour.clear()
 
-    def step(self, session: ReviewSession, by: int) -> None:
+    def step(self, session: CellsSession, by: int) -> None:
         """Go to the next cell (1) or the one before (−1); cells that are gone are passed over."""
         controls, tour = self._controls, self._tour
         if not len(tour):
@@ -121,10 +121,10 @@ class Walk:
                 return
         controls.told.setText("There is no such cell left.")
 
-    def go_to(self, session: ReviewSession, cell: int) -> bool:
+    def go_to(self, session: CellsSession, cell: int) -> bool:
         """Centre the view on a cell, outline it, and say what it is; return whether it is there."""
         layer = session.layer
-        if not cell or not show_cell(session.viewer, layer, cell):
+        if not cell or not show_cell(session, cell):
             return False
         session.looked_at.add(cell)
         n, place = len(self._tour), ""
@@ -190,20 +190,6 @@ def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArr
     return np.lexsort((x, y // ROW_PX, plane))
 
 
-def cells_in_box(
-    features: pd.DataFrame, box: tuple[float, float, float, float], *, plane: int | None = None
-) -> NDArray[np.int64]:
-    """Return the ids of the cells whose centre lies in a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
-    if CENTROID[0] not in features.columns:
-        return np.empty(0, np.int64)
-    y, x = centroids_of(features).T
-    inside = (y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3])
-    if plane is not None and PLANE in features.columns:
-        inside &= features[PLANE].to_numpy() == plane
-    ids = features[INDEX].to_numpy(np.int64)
-    return np.asarray(ids[inside & (ids != 0)], np.int64)
-
-
 class Tour:
     """A way through the cells, forth and back, that begins again after the last one."""
 
@@ -236,7 +222,7 @@ READABLE_PX: Final = 72.0
 """It is then about this wide."""
 
 
-def show_cell(viewer: ViewerModel, cells_layer: Labels, cell: int) -> bool:
+def show_cell(session: CellsSession, cell: int) -> bool:
     """Centre the view on a cell and outline it; the zoom stays where the cell is large enough to be judged.
 
     Returns
@@ -244,13 +230,13 @@ def show_cell(viewer: ViewerModel, cells_layer: Labels, cell: int) -> bool:
     bool
         Whether the cell is there.
     """
-    stack = full_resolution(cells_layer).shape[:-2]
-    found = places_of(cells_layer.features, [cell], stack).get(cell)
+    layer = session.layer
+    found = places_of(layer.features, [cell], full_resolution(layer).shape[:-2]).get(cell)
     if found is None:
         return False
     (y0, x0, y1, x1), plane = found
-    show_place(viewer, cells_layer, ((y0 + y1) / 2 - 0.5, (x0 + x1) / 2 - 0.5), max(y1 - y0, x1 - x0), plane)
-    select_cells(viewer, cells_layer, [cell])
+    show_place(session.viewer, layer, ((y0 + y1) / 2 - 0.5, (x0 + x1) / 2 - 0.5), max(y1 - y0, x1 - x0), plane)
+    session.point_out(cell)
     return True
 
 

@@ -10,6 +10,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMessageBox, QToolButton, QWidget
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import expanded
+from napari_bloodcell.napari.docks.plain import plain
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.results.files import RECIPE, SLIDE
 from napari_bloodcell.results.store import read_result
@@ -66,7 +68,7 @@ class SlideFolder(QWidget):
     def path(self) -> Path | None:
         """The folder, or None."""
         text = self._text.text().strip()
-        return Path(text).expanduser() if text else None
+        return expanded(text) if text else None
 
     def set_path(self, path: str | Path) -> None:
         """Choose a folder."""
@@ -112,6 +114,6 @@ def may_write_into(parent: QWidget, folder: Path, layer: Image, recipe: Recipe) 
     answer = QMessageBox.question(
         parent,
         "Replace the result?",
-        f"{folder}\nholds a result of {found.image_name!r} that was found with other settings. Replace it?",
+        plain(f"{folder}\nholds a result of {found.image_name!r} that was found with other settings. Replace it?"),
     )
     return bool(answer == QMessageBox.StandardButton.Yes)

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.napari.docks.slide.folder import may_write_into
 from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
 from napari_bloodcell.napari.layers.cells import placement_of
 from napari_bloodcell.napari.layers.look import moved_placement
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.pyramids import MOST_PIXELS_HALVED
-from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
-from napari_bloodcell.napari.work.runs import Run
+from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator, postpone_collection
+from napari_bloodcell.napari.work.runs import scale_of
+from napari_bloodcell.napari.work.worker import Run
 from napari_bloodcell.slides.run import iter_analyse_slide
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.images.image import SlideImage
-    from napari_bloodcell.napari.docks.base import StageDock
-    from napari_bloodcell.napari.docks.slide.folder import SlideFolder
     from napari_bloodcell.napari.work.worker import Work
     from napari_bloodcell.results.result import Result
 
@@ -55,33 +52,30 @@ class AnalyseSlide(Run):
         classifier: CellClassifier | None = None,
     ) -> None:
         super().__init__(work)
+        postpone_collection()  # layers are added now
         self._viewer, self._image_layer, self._output = viewer, image_layer, output
+        self._done = self._total = 0
         slide = slide_of(image_layer)
         self._view = SlideView(viewer, image_layer, output)
-        self._done = self._total = 0
         job = partial(_iter_slide, slide, output, recipe, generator, classifier)
-        self._begin(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
+        self.stop_without(viewer, image_layer)
+        self.start(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
 
-    def _on_progressed(self, step: Progress) -> None:
-        if self._image_layer not in self._viewer.layers:
-            self._work.cut()
-            return
+    def on_step(self, step: Progress) -> None:
+        """Show the cells that are new on disk."""
         if step.what == "tiles and blocks":
             self._done, self._total = step.done, step.total
         self._view.show(step)
 
-    def _on_returned(self, result: Result | None) -> None:
+    def on_result(self, result: Result | None) -> None:
+        """Put the cells as they are in the end in the place of what was shown, and say how many there are."""
         if result is None:
-            self._on_lost()
+            self.lose(None)
             return
-        if self._image_layer not in self._viewer.layers:
-            show_info(f"The layer of the slide was deleted. Its result lies in {self._output}.")
-            self._on_lost()
-            return
-        self._result = self._view.finish(result)
-        self._viewer.layers.selection.active = self._result
+        layer = self.result = self._view.finish(result)
+        self._viewer.layers.selection.active = layer
         told = ", ".join(f"{n:,} {name}" for name, n in result.counts.items())
-        parts = [f"{len(self._result.features) - 1:,} cells in {self._took}: {told}.", f"In {self._output}."]
+        parts = [f"{len(layer.features) - 1:,} cells in {self.took}: {told}.", scale_of(layer), f"In {self._output}."]
         if result.failed_tiles:
             names = ", ".join(tile.name for tile in result.failed_tiles[:5])
             parts.append(f"{len(result.failed_tiles)} tiles failed ({names}): {result.failed_tiles[0].error}.")
@@ -91,7 +85,7 @@ class AnalyseSlide(Run):
         self.summary = " ".join(parts)
         self._viewer.status = parts[0]
 
-    def _on_lost(self, _error: object = None) -> None:
+    def on_lost(self) -> None:
         """Leave on screen what was found: it is on the disk."""
         if self._image_layer in self._viewer.layers:
             self._view.pause()
@@ -127,28 +121,6 @@ def _iter_slide(
             if should_stop():
                 return None
     return steps.result
-
-
-def start_on_disk(
-    dock: StageDock,
-    layer: Image,
-    folder: SlideFolder,
-    recipe: Recipe,
-    *,
-    generator: MaskGenerator | None,
-    classifier: CellClassifier | None,
-) -> AnalyseSlide | None:
-    """Begin to analyse a slide into the folder that a dock shows; None where there is none, or what is there stays.
-
-    Raises
-    ------
-    BloodCellError
-        If the folder holds what must not be replaced, or the slide cannot be read.
-    """
-    output = folder.ask()
-    if output is None or not may_write_into(dock, output, layer, recipe):
-        return None
-    return AnalyseSlide(dock.viewer, dock.panel.work, layer, output, recipe, generator=generator, classifier=classifier)
 
 
 def add_part(viewer: ViewerModel, image_layer: Image, box: Box) -> Image:

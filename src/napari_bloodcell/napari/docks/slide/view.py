@@ -11,10 +11,12 @@ from napari.layers import Labels
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.image import SlideImage
-from napari_bloodcell.images.open import open_slide
+from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
+from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
+from napari_bloodcell.napari.session.opening import open_cells, show_put_back
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
 
@@ -65,19 +67,17 @@ class SlideView:
         """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
         for layer in self._live:
             if layer in self._viewer.layers:
-                if layer.multiscale:
-                    layer._reset_thumbnail_level_data()
-                layer.refresh(extent=False)
+                read_again(layer)
 
     def finish(self, result: Result) -> Labels:
         """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
         self.close()
         data, about, _ = read_slide_result(cast("Path", result.folder))[-1]
         about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
-        cells = Labels(_levels(data), **{**about, "multiscale": len(data) > 1})
+        cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        layers.relink(self._viewer, cells)
+        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # a slide's hash is read from many places
         return cells
 
     def close(self) -> None:
@@ -132,11 +132,11 @@ def slide_of(layer: Image) -> SlideImage:
     size = pixel_size_um(layer)
     path = layer.source.path
     if path is not None and Path(path).exists():
-        slide = open_slide(path)
+        slide = open_image(path)
         if slide.shape == source.shape:
             return SlideImage(slide.levels, size or slide.pixel_size_um, layer.name, slide.source)
     data = list(layer.data) if layer.multiscale else layer.data
-    slide = open_slide(data)
+    slide = open_image(data)
     return SlideImage(slide.levels, size, layer.name, slide.source)
 
 

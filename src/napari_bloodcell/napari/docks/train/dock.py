@@ -3,62 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QPushButton, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTabWidget
 
-from napari_bloodcell.core.errors import BloodCellError, InputError, OutputError
+from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.learning.reports import Epoch
-from napari_bloodcell.napari.docks.base import scrolled
+from napari_bloodcell.napari.docks.base import Dock
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
 from napari_bloodcell.napari.docks.train.result import ResultView
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.notify import connect_for_life, notifying
+from napari_bloodcell.napari.notify import notifying
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.work.runs import TypeCells
-from napari_bloodcell.napari.work.worker import WorkPanel
+from napari_bloodcell.napari.work.worker import Run, WorkPanel
 
 if TYPE_CHECKING:
     import napari.viewer
-    from qtpy.QtGui import QCloseEvent, QShowEvent
 
     from napari_bloodcell.core.protocols import Progress
+    from napari_bloodcell.napari.docks.base import Watched
 
 UNSAVED: Final = "trained, not saved"
 
 
-class TrainWidget(QWidget):
+class TrainWidget(Dock):
     """Trains, shows how it goes and what came of it."""
 
+    panel: WorkPanel
+
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self._viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)  # not the proxy that plugins are given
+        super().__init__(napari_viewer)
         self._epochs: list[Epoch] = []
         self.trained: Trained | None = None
         self.saved_as: Path | None = None
-        self._typing: TypeCells | None = None
         self._build()
         for button, method in ((self.run, self.start), (self.use, self.use_it), (self.save, self._ask_and_save)):
             button.clicked.connect(notifying(method))
         work = self.panel.work
         work.started.connect(self._show_state)
         work.finished.connect(self._show_state)
-        connect_for_life(self._viewer.events.theme, self._on_theme)
-        self._on_theme()
         self._show_state()
+        self.wake()
 
     def _build(self) -> None:
         self.form = TrainForm(self._viewer)
         self.run = QPushButton("Train")
         self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
         self.panel = WorkPanel()
-        self.summary = QLabel()
+        self.summary = PlainLabel()
         self.summary.setWordWrap(True)
         self.summary.hide()
         self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()
@@ -75,17 +74,8 @@ class TrainWidget(QWidget):
         row = QHBoxLayout()
         row.addWidget(self.use)
         row.addWidget(self.cells, 1)
-        inside = QWidget()
-        rows = QVBoxLayout(inside)
-        for widget in (self.form, self.run, self.panel, self.summary):
-            rows.addWidget(widget)
-        rows.addLayout(row)
-        rows.addWidget(self.save)
-        rows.addWidget(self.tabs, 1)
-        area = scrolled(inside)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(area)
+        parts = (self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
+        self.lay_out(*parts, stretched=self.tabs)
 
     @property
     def is_running(self) -> bool:
@@ -116,7 +106,10 @@ class TrainWidget(QWidget):
         self.plot.show_epochs([])
         self.grid.clear_tries()
         self.tabs.setCurrentWidget(self.grid if is_grid else self.plot)
-        self._run(lambda should_stop: iter_training(task, should_stop))
+        run = Run(self.panel.work)
+        run.stepped.connect(self._on_progressed)
+        run.done.connect(notifying(self._on_trained))
+        run.start(lambda should_stop: iter_training(task, should_stop), keeps_done=True)
 
     def use_it(self) -> None:
         """Type the cells of the chosen layer with the model that was trained; a person's decisions stay.
@@ -132,8 +125,7 @@ class TrainWidget(QWidget):
             raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
         params = ClassifyParams(model=str(self.saved_as or UNSAVED))
         run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=trained.training.classifier)
-        self._typing = run
-        run.done.connect(self._on_typed)
+        run.done.connect(lambda _layer: self._tell(run.summary))
 
     def save_as(self, path: str | Path) -> None:
         """Write the model that was trained.
@@ -160,26 +152,6 @@ class TrainWidget(QWidget):
             raise InputError("There is no model yet: train one first.")
         return self.trained
 
-    def _run(self, job: Any) -> None:
-        """Run the training in the worker; its signals are only those of this one."""
-        work = self.panel.work
-        for signal, slot in ((work.progressed, self._on_progressed), (work.returned, self._on_returned)):
-            signal.connect(slot)
-        work.failed.connect(self._on_failed)
-        work.finished.connect(self._disconnect)
-        try:
-            work.start(job, keeps_done=True)
-        except BloodCellError:
-            self._disconnect()
-            raise
-
-    def _disconnect(self) -> None:
-        work = self.panel.work
-        work.progressed.disconnect(self._on_progressed)
-        work.returned.disconnect(self._on_returned)
-        work.failed.disconnect(self._on_failed)
-        work.finished.disconnect(self._disconnect)
-
     def _on_progressed(self, step: Progress) -> None:
         if isinstance(step.payload, Epoch):
             self._epochs.append(step.payload)
@@ -187,7 +159,10 @@ class TrainWidget(QWidget):
         elif isinstance(step.payload, dict):
             self.grid.add_try(step.payload)
 
-    def _on_returned(self, trained: Trained) -> None:
+    def _on_trained(self, trained: Trained | None) -> None:
+        if trained is None:
+            self._tell("Nothing was trained.")
+            return
         self.trained, self.saved_as = trained, None
         self.plot.show_epochs(trained.training.report.history)
         self.result.show_trained(trained)
@@ -198,14 +173,6 @@ class TrainWidget(QWidget):
         self._tell(("Stopped: the best so far is kept." if stopped else "Done.") + tries + kept)
         if not trained.parts:
             show_info("There were too few examples to set some aside: the model could not be judged.")
-
-    def _on_typed(self, _layer: object) -> None:
-        if self._typing is not None:
-            self._tell(self._typing.summary)
-        self._typing = None
-
-    def _on_failed(self, _error: object) -> None:
-        self._tell("Nothing was trained.")
 
     def _tell(self, text: str) -> None:
         self.summary.setText(text)
@@ -228,18 +195,11 @@ class TrainWidget(QWidget):
     def _on_theme(self, _event: object = None) -> None:
         self.plot.use_theme(self._viewer.theme)
 
-    def showEvent(self, event: QShowEvent | None) -> None:
+    def watched(self) -> Watched:
+        """Yield the theme, which the curves follow."""
+        yield self._viewer.events.theme, self._on_theme
+
+    def on_wake(self) -> None:
         """Show how many corrections there are to train on."""
-        super().showEvent(event)
+        self._on_theme()
         self.form.tell()
-
-    def closeEvent(self, event: QCloseEvent | None) -> None:
-        """End the work with the dock."""
-        self.panel.work.shut_down()
-        super().closeEvent(event)
-
-    def event(self, event: QEvent | None) -> bool:
-        """End the work when napari takes the widget out of a dock that was closed."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.panel.work.abandon()
-        return bool(super().event(event))

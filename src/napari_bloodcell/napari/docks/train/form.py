@@ -10,21 +10,23 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
-    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.grid_search import TABLE_1
 from napari_bloodcell.learning.training_list import LIST
+from napari_bloodcell.models.weights import CLASSIFIERS
+from napari_bloodcell.napari.docks.base import form_rows
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
+from napari_bloodcell.napari.docks.layer_choice import slim
+from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
 from napari_bloodcell.napari.layers.cells import is_cells
 
@@ -37,9 +39,9 @@ SCRATCH: Final = "from scratch"
 class Preset(StrEnum):
     """Which settings."""
 
-    PAPER = "Paper (Table 2)"
+    PAPER = "Paper"
     QUICK = "Quick"
-    GRID = "Grid search (Table 1)"
+    GRID = "Grid search"
 
 
 class TrainForm(QWidget):
@@ -52,10 +54,8 @@ class TrainForm(QWidget):
         self._viewer = viewer
         self._source, self._preset = QComboBox(), QComboBox()
         self._source.addItems([str(source) for source in Source])
-        for combo in (self._source, self._preset):  # a long entry must not make the dock wide
-            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-            combo.setMinimumContentsLength(10)
-            combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        slim(self._source)
+        slim(self._preset)
         self._source.setToolTip(
             "The cells that are learned from: those that were typed by hand in the open images and earlier ones, a "
             "training set, or pictures in one folder per class, as the paper's authors published theirs"
@@ -64,33 +64,23 @@ class TrainForm(QWidget):
         browse = QToolButton()
         browse.setText("…")
         browse.setToolTip("Choose a folder")
-        row = QWidget()
-        inside = QHBoxLayout(row)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addWidget(self._folder, 1)
-        inside.addWidget(browse)
-        self.told = QLabel()
+        folder = QHBoxLayout()
+        folder.addWidget(self._folder, 1)
+        folder.addWidget(browse)
+        self.told = PlainLabel()
         self.told.setWordWrap(True)
-        self._start = NameChoice(("embedded", "paper", SCRATCH), file_filter="Models (*.safetensors)")
-        self._start.setToolTip(
-            "Go on from the embedded classifier (transfer learning, paper §4.3), from the paper's, from a file of an "
-            "earlier training, or from nothing"
+        self._start = NameChoice((*CLASSIFIERS, SCRATCH), is_file=True)
+        self._start.tooltip = (
+            "Go on from the embedded classifier (transfer learning), from the paper's, from a file of an earlier "
+            "training, or from nothing"
         )
         self._preset.addItems([str(preset) for preset in Preset])
         self._preset.setToolTip(
-            "Paper: the settings of its Table 2. Quick: larger steps, early stop, several times faster. Grid search: "
-            "every combination of Table 1 is trained from scratch, which takes hours; the best is kept"
+            "Paper: the settings of its training. Quick: larger steps, early stop, several times faster. Grid search: "
+            "every combination of the paper's search is trained from scratch, which takes hours; the best is kept"
         )
-        rows = QFormLayout()
-        rows.setContentsMargins(0, 0, 0, 0)
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Examples", self._source)
-        rows.addRow("Folder", row)
-        rows.addRow("Start", self._start)
-        rows.addRow("Settings", self._preset)
-        self.settings_form = SettingsForm(
-            TrainParams, first=("epochs", "learning_rate"), without=("split",), rows=rows, values=self._usual()
-        )
+        rows = form_rows(Examples=self._source, Folder=folder, Start=self._start.native, Settings=self._preset)
+        self.settings_form = SettingsForm(TrainParams, first=("epochs", "learning_rate"), values=self._usual())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(rows)
@@ -98,7 +88,7 @@ class TrainForm(QWidget):
         layout.addWidget(self.told)
         browse.clicked.connect(self._on_browse)
         self._source.currentIndexChanged.connect(lambda _: self._on_source())
-        self._start.changed.connect(self._on_settings)
+        self._start.changed.connect(lambda _: self._on_settings())
         self._preset.currentIndexChanged.connect(lambda _: self._on_settings())
         self._folder.textChanged.connect(lambda _: self.changed.emit())
         self._on_source()
@@ -120,7 +110,7 @@ class TrainForm(QWidget):
         text = self._folder.text().strip()
         if not text:
             raise InputError("There is no folder of examples. Choose one with the button beside its field.")
-        return Path(text).expanduser()
+        return expanded(text)
 
     @property
     def start(self) -> str | None:
@@ -187,9 +177,9 @@ class TrainForm(QWidget):
 
     def _on_settings(self) -> None:
         is_grid = self.preset is Preset.GRID
-        self._start.setEnabled(not is_grid)
+        self._start.enabled = not is_grid
         for name in TABLE_1:  # a search goes through all of these
-            self.settings_form.field(name).setEnabled(not is_grid)
+            self.settings_form.field(name).enabled = not is_grid
         self.settings_form.set_values(self._usual())
         self.changed.emit()
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import platformdirs
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.learning.grid_search import GridSearch, iter_grid_search
@@ -21,6 +21,7 @@ from napari_bloodcell.learning.reports import PartFigures, figures_of
 from napari_bloodcell.learning.train import Training, iter_train, parts_of
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
+from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
 from napari_bloodcell.napari.layers.cells import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
@@ -29,6 +30,7 @@ from napari_bloodcell.napari.layers.results import SegmentedPlane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
     import pandas as pd
     from napari.components import ViewerModel
@@ -121,7 +123,7 @@ def default_training_set() -> Path:
     """Return where corrections are gathered: `FOLDER_VARIABLE`, or the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     return platformdirs.user_data_path("napari-bloodcell", appauthor=False) / "training set"
 
 
@@ -163,14 +165,14 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
     if task.source is Source.CORRECTIONS:
         yield from _iter_gather(task)
     preload_torch()
-    from napari_bloodcell.models.cnn.classifier import load_classifier
-
     start = None if task.start is None else load_classifier(task.start, task.params.device)
     parts = parts_of(_examples(task), task.params, start)
     grid: GridSearch | None = None
     if task.is_grid_search:
         folder = _folder_of_search(parts, task.params)
         grid = yield from iter_grid_search(parts, params=task.params, folder=folder, should_stop=should_stop)
+        if not grid.tries:
+            raise TrainingError("Stopped before the first settings were tried to the end: no model was made or kept.")
         training = grid.best
     else:
         training = yield from iter_train(parts, params=task.params, start=start, should_stop=should_stop)

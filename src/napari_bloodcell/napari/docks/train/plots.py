@@ -102,7 +102,6 @@ class TrainingPlot(FigureCanvasQTAgg):
 SHORT = {
     "learning_rate": ("Rate", "Learning rate"),
     "batch_size": ("Batch", "Cutouts in a step"),
-    "dense_units": ("Units", "Width of the dense layer"),
     "dropout": ("Drop", "Share of dense units dropped in training"),
     "epochs": ("Epochs", "Passes over the examples"),
     "val_loss": ("Loss", "On the validation part; the least one is kept"),

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.napari.docks.gallery import CELL_PX, SIDE_PX, icon_of
+from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ class ResultView(QWidget):
         self.confusion = _table("Confusion matrix: rows are the true classes, columns what the model says")
         self.confusion.setToolTip("Click a number to see its cells")
         self.by_class = _table("Figures by class")
-        self.told = QLabel("Click a number of the matrix to see its cells.")
+        self.told = PlainLabel("Click a number of the matrix to see its cells.")
         self.told.setWordWrap(True)
         self.pictures = QListWidget()
         self.pictures.setViewMode(QListView.ViewMode.IconMode)
@@ -97,7 +98,7 @@ class ResultView(QWidget):
         self.pictures.clear()
         for one in names[:MOST_PICTURES]:
             item = QListWidgetItem(icon_of(_close(cutouts[one])), "")
-            item.setToolTip(one)
+            item.setToolTip(plain(one))
             self.pictures.addItem(item)
         n = trained.figures[name].confusion[row][column]
         more = f", the surest {MOST_PICTURES}" if n > MOST_PICTURES else ""
@@ -115,7 +116,7 @@ class ResultView(QWidget):
         for i, row in enumerate(figures.confusion):
             for j, number in enumerate(row):
                 item = _item(f"{number:,}")
-                item.setToolTip(f"{number:,} {classes[i]} typed as {classes[j]}: click to see them")
+                item.setToolTip(plain(f"{number:,} {classes[i]} typed as {classes[j]}: click to see them"))
                 if number and i != j:
                     item.setForeground(QColor("#e5484d"))
                 self.confusion.setItem(i, j, item)
@@ -126,7 +127,7 @@ class ResultView(QWidget):
             for j, column in enumerate(columns):
                 text = _with_interval(getattr(one, column), getattr(one, f"{column}_interval"), one.n)
                 item = _item(text.replace(" (", "\n").replace(")", ""))
-                item.setToolTip(f"{name_of}, {one.n:,} cells; below it the 95 % interval")
+                item.setToolTip(plain(f"{name_of}, {one.n:,} cells; below it the 95 % interval"))
                 self.by_class.setItem(i, j, item)
         for table in (self.confusion, self.by_class):
             _fit(table)

@@ -1,4 +1,4 @@
-"""The review without a window: classes, order, undo, journal."""
+"""Work on cells without a window: types, classes, order, undo, journal."""
 
 from __future__ import annotations
 
@@ -14,34 +14,41 @@ from napari.components import ViewerModel
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.corrections.journal import Journal, default_journal_folder
-from napari_bloodcell.napari.docks.review.session import ClassList, ReviewSession, review_session
-from napari_bloodcell.napari.docks.review.walk import Order, Tour, cells_in_box, ordered_cells, show_cell
+from napari_bloodcell.corrections.journal import Correction, Journal, default_journal_folder, image_hash, standing
+from napari_bloodcell.napari.docks.review.walk import Order, Tour, ordered_cells, show_cell
 from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.selection import selected_cells
-from tests.fakes import disc_image
+from napari_bloodcell.napari.layers.features import boxes_in, cells_in_box
+from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
+from napari_bloodcell.napari.session.classes import ClassList
+from napari_bloodcell.napari.session.journal import Found
+from napari_bloodcell.napari.session.opening import cells_session
+from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 from tests.napari.smears import CENTRES, N_SIDE, SHAPE, TYPES, add_million_cells, add_smear, label_image, typed_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from napari_bloodcell.napari.session.session import CellsSession
 
-def new_session() -> tuple[ReviewSession, ViewerModel]:
+
+def new_session() -> tuple[CellsSession, ViewerModel]:
     viewer = ViewerModel()
-    return review_session(viewer, add_smear(viewer)), viewer
+    return cells_session(viewer, add_smear(viewer)), viewer
 
 
-def types_in(session: ReviewSession) -> list[str]:
+def types_in(session: CellsSession) -> list[str]:
     return layers.table_of(session.layer)["cell_type"].tolist()
 
 
-def shown_types(session: ReviewSession) -> NDArray[np.uint8]:
+def shown_types(session: CellsSession) -> NDArray[np.uint8]:
     typed = layers.types_layer_for(session.viewer, session.layer)
     assert typed is not None
     return np.asarray(typed.data[...])
 
 
-def assert_shown(session: ReviewSession) -> None:
+def assert_shown(session: CellsSession) -> None:
     """What is drawn of each cell is the code of its type in the table."""
     names, view, cells = layers.names_of(session.layer), shown_types(session), np.asarray(session.layer.data)
     typed = layers.types_layer_for(session.viewer, session.layer)
@@ -103,7 +110,7 @@ def test_there_is_no_limit_to_undo() -> None:
     for _ in range(1500):
         session.undo()
     assert types_in(session) == TYPES
-    with pytest.raises(InputError, match="no change of types left"):
+    with pytest.raises(InputError, match="nothing left to undo"):
         session.undo()
 
 
@@ -113,15 +120,18 @@ ACTIONS = st.one_of(
     st.tuples(st.just("rename"), st.sampled_from(["blast", "eosinophil"]), st.sampled_from(["lymphoblast", "Eo"])),
     st.tuples(st.just("recolour"), st.sampled_from(["RBC", "blast"]), st.sampled_from(["#123456", "#abcdef"])),
     st.tuples(st.just("delete"), st.sampled_from(["blast", "eosinophil", "Eo"])),
+    st.tuples(st.just("outline"), st.sampled_from(["delete", "merge"]), st.lists(st.integers(1, 6), min_size=1)),
 )
 
 
-def act(session: ReviewSession, action: Any) -> bool:
+def act(session: CellsSession, action: Any) -> bool:
     """Do it, where it is allowed."""
     name, *rest = action
     try:
         if name == "type":
             session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
+        elif name == "outline":
+            getattr(session, rest[0])(sorted(set(rest[1])))
         else:
             getattr(session, f"{name}_class")(*rest)
     except InputError:
@@ -136,7 +146,8 @@ def test_whatever_was_done_can_be_undone_and_done_again(actions: list[Any]) -> N
 
     def state() -> tuple[Any, ...]:
         table = layers.table_of(session.layer)
-        return session.classes, table[["cell_type", "probability", "type_source"]].to_dict(), shown_types(session)
+        shown = np.stack([shown_types(session), session.layer.data])
+        return session.classes, table[["cell_type", "probability", "type_source", "area_px"]].to_dict(), shown
 
     states = [state()]
     for action in actions:
@@ -244,19 +255,20 @@ def test_a_box_holds_the_cells_whose_centre_it_holds() -> None:
 
 def test_going_to_a_cell_centres_and_outlines_it() -> None:
     session, viewer = new_session()
-    assert show_cell(viewer, session.layer, 5)
+    assert show_cell(session, 5)
     assert np.allclose(viewer.scene.camera.center[-2:], (90, 80), atol=1)
-    assert selected_cells(viewer, session.layer).tolist() == [5]
-    assert not show_cell(viewer, session.layer, 77)
+    assert pointed_out(viewer, session.layer).tolist() == [5]
+    assert not len(selected_cells(viewer, session.layer))
+    assert not show_cell(session, 77)
 
 
 def test_a_small_cell_is_zoomed_to_and_a_large_one_is_not() -> None:
     session, viewer = new_session()
     viewer.scene.camera.zoom = 0.1
-    show_cell(viewer, session.layer, 5)
+    show_cell(session, 5)
     assert viewer.scene.camera.zoom * 25 == pytest.approx(72, rel=0.05)
     viewer.scene.camera.zoom = 4.0
-    show_cell(viewer, session.layer, 1)
+    show_cell(session, 1)
     assert viewer.scene.camera.zoom == 4.0
 
 
@@ -276,7 +288,7 @@ def test_typing_anew_keeps_what_was_corrected_while_it_ran() -> None:
 def test_restored_types_do_not_overwrite_a_newer_decision() -> None:
     session, _viewer = new_session()
     session.type_cells([1], "platelet")
-    assert session.restore({1: "WBC", 2: "blast"}) == 1
+    assert session._put_back(Found({1: "WBC", 2: "blast"}, [], 2)) == 1
     assert types_in(session)[:2] == ["platelet", "blast"]
     assert_shown(session)
 
@@ -288,7 +300,7 @@ def test_of_a_million_cells_one_is_drawn_anew_without_reading_the_rest(
 ) -> None:
     viewer = ViewerModel()
     layer = add_million_cells(viewer)
-    session = review_session(viewer, layer)
+    session = cells_session(viewer, layer)
     typed = layers.types_layer_for(viewer, layer)
     assert typed is not None
     typed._update_draw(
@@ -356,3 +368,155 @@ def test_corrections_of_each_plane_of_a_stack_come_back_to_it() -> None:
     nb.napari.restore_corrections(again, viewer=viewer)
     by_hand = layers.table_of(again).query("type_source == 'user'")["cell_type"]
     assert by_hand.to_dict() == {1: "WBC", 8: "platelet"}
+
+
+# --- one history -----------------------------------------------------------------------------------------------------
+
+
+def standing_types(viewer: ViewerModel) -> list[str]:
+    journal = Journal(default_journal_folder()).read(image_hash(viewer.layers["smear"].data))
+    return [c.to_type for c in standing(journal)]
+
+
+def test_undoing_a_stroke_does_not_touch_a_later_type_which_comes_first() -> None:
+    session, viewer = new_session()
+    session.layer.selected_label, session.layer.brush_size = 1, 5
+    session.layer.paint((30, 46), 1)
+    session.type_cells([1], "WBC")
+    session.undo()
+    assert types_in(session)[0] == "RBC"
+    assert session.layer.data[30, 46] == 1
+    session.redo()
+    session.flush()
+    assert types_in(session)[0] == "WBC"
+    assert standing_types(viewer) == ["WBC"]
+
+
+def test_undo_of_what_was_selected_selects_it_again() -> None:
+    session, _viewer = new_session()
+    session.select([1, 2])
+    session.type_cells([1, 2], "platelet")
+    assert not len(session.selected)
+    session.undo()
+    assert session.selected.tolist() == [1, 2]
+    session.delete(session.selected)
+    assert not len(session.selected)
+    session.undo()
+    assert session.selected.tolist() == [1, 2]
+
+
+def test_the_cell_that_is_pointed_out_counts_until_the_mouse_is_moved() -> None:
+    session, viewer = new_session()
+    viewer.cursor.position = CENTRES[0]
+    assert session.meant.tolist() == [1]
+    session.point_out(5)
+    assert session.meant.tolist() == [5]
+    assert not len(session.selected)
+    viewer.cursor.position = (60.0, 60.0)  # glass
+    assert not len(session.meant)
+
+
+def test_the_number_of_corrections_leaves_out_those_undone() -> None:
+    session, _viewer = new_session()
+    session.type_cells([1], "WBC")
+    session.type_cells([2, 3], "platelet")
+    assert session.n_corrections == 3
+    session.undo()
+    assert session.n_corrections == 1
+    session.flush()
+    found, n_back = session.put_back()
+    assert (found.n_corrections, session.n_corrections, n_back) == (1, 1, 0)
+
+
+def found_again(viewer: ViewerModel) -> Any:
+    return nb.napari.segment_layer(viewer.layers["smear"], viewer=viewer, generator=ThresholdGenerator())
+
+
+def test_finding_cells_again_keeps_those_made_by_hand_and_is_one_step_of_undo() -> None:
+    session, viewer = new_session()
+    layer = session.layer
+    session.split(1, line=((10.0, 33.0), (50.0, 33.0)))  # two halves, which no run finds
+    session.type_cells([7], "WBC")
+    before, table = layer.data.copy(), layers.table_of(layer)
+    assert found_again(viewer) is layer
+    by_hand = layers.table_of(layer).loc[[1, 7]]
+    assert by_hand["cell_type"].tolist() == ["RBC", "WBC"]
+    assert np.array_equal(layer.data == 7, before == 7)
+    assert len(layers.table_of(layer)) == 7  # the other five are there once
+    after = layer.data.copy()
+    session.undo()
+    assert np.array_equal(layer.data, before)
+    pd.testing.assert_frame_equal(layers.table_of(layer), table)
+    assert_shown(session)
+    session.undo()
+    session.undo()
+    assert types_in(session) == TYPES
+    for _ in range(3):
+        session.redo()
+    assert np.array_equal(layer.data, after)
+
+
+def test_cells_that_only_a_run_made_are_replaced() -> None:
+    session, viewer = new_session()
+    session.delete([2])
+    found_again(viewer)
+    assert len(layers.table_of(session.layer)) == 6
+
+
+def test_nothing_is_changed_while_cells_are_being_found() -> None:
+    session, _viewer = new_session()
+    session.type_cells([1], "WBC")
+    session.busy = "found"
+    with pytest.raises(InputError, match="being found"):
+        session.type_cells([2], "RBC")
+    with pytest.raises(InputError, match="being found"):
+        session.undo()
+    session.busy = "typed"
+    session.type_cells([2], "RBC")
+    with pytest.raises(InputError, match="being typed"):
+        session.delete([2])
+
+
+def test_corrections_of_another_day_are_there_when_a_picture_is_analysed() -> None:
+    viewer = ViewerModel()
+    nb.napari.correct_cells(add_smear(viewer), {1: "platelet"}, viewer=viewer)
+    image = viewer.layers["smear"]
+    viewer.layers.clear()
+    viewer.layers.append(image)
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    result = nb.napari.analyse_layer(image, viewer=viewer, **models)
+    cell = int(result.cells[30, 30])
+    assert (result.table.loc[cell, "cell_type"], result.table.loc[cell, "type_source"]) == ("platelet", "user")
+    assert result.counts["platelet"] == 1
+
+
+def test_a_second_persons_corrections_are_one_step_of_undo(tmp_path: Path) -> None:
+    session, viewer = new_session()
+    theirs = Journal(tmp_path / "theirs.jsonl")
+    sha256 = image_hash(viewer.layers["smear"].data)
+    for cell, name in ((3, "WBC"), (4, "platelet")):
+        box = boxes_in(session.layer.features, np.array([cell]))
+        assert box is not None
+        what = {"from_type": "RBC", "to_type": name, "annotator": "Grace", "image_sha256": sha256}
+        theirs.append(Correction.of_cell(session.layer.data, cell, tuple(box[0].tolist()), **what))
+    assert session.take_over(session.journal.compare(theirs.path).result()) == 2
+    session.flush()
+    assert types_in(session)[2:4] == ["WBC", "platelet"]
+    assert standing_types(viewer) == ["WBC", "platelet"]
+    session.undo()
+    session.flush()
+    assert types_in(session) == TYPES
+    assert standing_types(viewer) == []
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    session, _viewer = new_session()
+    (tmp_path / "notes.jsonl").write_text("no,journal\n1,2\n")
+    with pytest.raises(InputError, match="no journal of corrections"):
+        session.journal.compare(tmp_path / "notes.jsonl").result()
+
+
+def test_letters_that_edit_cells_are_no_keys_of_classes() -> None:
+    classes = ClassList(("RBC", "WBC", "platelet", "unidentified"), {}).add("drepanocyte").add("schistocyte")
+    assert not {"D", "S", "J"} & set(classes.keys())
+    assert "E" in classes.keys()  # the next letter of drepanocyte

@@ -1,0 +1,20 @@
+"""``napari-bloodcell completion``: commands and flags that a shell completes."""
+
+# Annotations are read when the command runs, so they are not postponed here.
+from typing import Literal
+
+from napari_bloodcell.cli.console import say
+from napari_bloodcell.cli.main import DONE, app
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print the script that completes commands and flags with the Tab key.
+
+    Parameters
+    ----------
+    shell
+        Which shell it is for. Put it where that looks, as ``napari-bloodcell completion bash >
+        ~/.local/share/bash-completion/completions/napari-bloodcell``.
+    """
+    say(app.generate_completion(shell=shell))
+    return DONE

@@ -1,0 +1,131 @@
+"""The table of a batch: a row for each image, whoever analysed it into this folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from napari_bloodcell.core.cells import RBC
+from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+SUMMARY: Final = "summary.csv"
+Status = Literal["done", "incomplete", "failed"]
+Row = dict[str, str]
+_FIRST, _LAST = ("image", "status", "folder"), ("seconds", "warnings", "error")
+
+
+@dataclass
+class Outcome:
+    """What became of an image.
+
+    Attributes
+    ----------
+    image : str
+        Its path as it was given, as it is printed.
+    status : {"done", "incomplete", "failed"}
+        Incomplete where tiles failed.
+    folder : str
+        Name of the folder of its result.
+    numbers : dict
+        Counts, by the column of the summary.
+    seconds : float
+        What it took.
+    warnings : tuple of str
+        What speaks against the result.
+    error : str
+        Why it is not done.
+    """
+
+    image: str
+    status: Status
+    folder: str = ""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells a row from others."""
+        return self.image, self.folder
+
+    def row(self) -> Row:
+        """Return the row of the summary."""
+        texts = {"image": self.image, "status": self.status, "folder": self.folder}
+        texts |= {name: str(number) for name, number in self.numbers.items()}
+        texts |= {"seconds": f"{self.seconds:.2f}", "warnings": " ".join(self.warnings), "error": self.error}
+        return {csv_text(name): csv_text(text) for name, text in texts.items()}
+
+
+def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of the summary from what ``counts.json`` says of a result."""
+    low, high = content["rbc_interval_95"] or ("", "")
+    return dict(content["counts"]) | {
+        f"{RBC}_uncorrected": content["uncorrected"].get(RBC, 0),
+        f"{RBC}_low": low,
+        f"{RBC}_high": high,
+        "failed_tiles": len(content["failed_tiles"]),
+    }
+
+
+class Summary:
+    """``summary.csv`` of an output folder; the rows of other runs stay, also of those that write at the same time.
+
+    Parameters
+    ----------
+    output : path
+        The folder.
+    images : collection of str
+        Those of this run: what an earlier run says of them goes.
+    """
+
+    def __init__(self, output: Path, images: Collection[str]) -> None:
+        self.path = output / SUMMARY
+        with locked(output / LOCK):
+            self._mine = {_key(row) for row in _read(self.path) if row["image"] in {csv_text(i) for i in images}}
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        """Write the rows of this run, and those of others before them.
+
+        Raises
+        ------
+        OutputError
+            If that is not possible.
+        """
+        mine = [outcome.row() for outcome in outcomes]
+        self._mine |= {_key(row) for row in mine}
+        with locked(self.path.with_name(LOCK)):
+            others = [row for row in _read(self.path) if _key(row) not in self._mine]
+            write_bytes(self.path, _to_csv([*others, *mine]).encode())
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["image"], row["folder"]
+
+
+def _read(path: Path) -> list[Row]:
+    """Return the rows of a summary; none of a file that is not there or no summary."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{str(k): v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [row for row in rows if row.keys() >= set(_FIRST)]
+
+
+def _to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV: a type that a result does not know has none of its cells there."""
+    types = dict.fromkeys(name for row in rows for name in row if name not in (*_FIRST, *_LAST))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_FIRST, *types, *_LAST], restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        missing = {name: "0" for name in types if not row.get(name)} if row["folder"] else {}
+        writer.writerow(row | missing)
+    return text.getvalue()

@@ -1,0 +1,127 @@
+"""When a slide's changed cells are written while a window is open: a little later, all at once, in a thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
+
+from napari_bloodcell.core.errors import BloodCellError, OutputError
+from napari_bloodcell.napari.event_loop import running_app
+from napari_bloodcell.napari.notify import logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LATER_MS: Final = 2000
+"""How long after the last change it is written."""
+
+
+class Changes(Protocol):
+    """What is not in the folder yet."""
+
+    def write(self) -> None:
+        """Put it there."""
+        ...
+
+
+class Keeper(Protocol):
+    """Knows what of a layer is not in its folder yet."""
+
+    folder: Path
+
+    def changes(self) -> Changes | None:
+        """Return it, or None where there is nothing."""
+        ...
+
+    def rest(self) -> None:
+        """Forget the layer: everything is in the folder."""
+        ...
+
+    def flush(self) -> None:
+        """Write it now."""
+        ...
+
+
+class KeeperClock(QObject):
+    """Writes what a keeper has changed, some time after the last change.
+
+    Parameters
+    ----------
+    keeper : Keeper
+        Whose changes.
+    """
+
+    saved = Signal()
+    """Everything that was changed is in the folder."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        super().__init__()
+        self._keeper = keeper
+        self._running: _Save | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(LATER_MS)
+        self._timer.timeout.connect(self._on_time)
+        running_app().aboutToQuit.connect(keeper.flush)
+
+    def start(self) -> None:
+        """Write some time from now, if nothing else is changed until then."""
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Write nothing later, and wait for what is being written."""
+        self._timer.stop()
+        pool = QThreadPool.globalInstance()
+        if self._running is not None and pool is not None:
+            pool.waitForDone()
+        self._running = None
+
+    def _on_time(self) -> None:
+        if self._running is not None:
+            self._timer.start()
+            return
+        changes = self._keeper.changes()
+        if changes is None:
+            self._keeper.rest()
+            return
+        self._running = _Save(changes)
+        self._running.signals.done.connect(self._on_saved)
+        pool = QThreadPool.globalInstance()
+        if pool is not None:
+            pool.start(self._running)
+
+    def _on_saved(self, error: object) -> None:
+        self._running = None
+        if error is not None:
+            show_error(f"What was changed in {self._keeper.folder} is not saved: {error}")
+        if not self._timer.isActive():
+            self._keeper.rest()
+
+
+class _Signals(QObject):
+    done = Signal(object)
+    """An error, or None."""
+
+
+class _Save(QRunnable):
+    """Writes changes in a thread."""
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__()
+        self.signals = _Signals()
+        self.setAutoDelete(False)
+        self._changes = changes
+
+    def run(self) -> None:
+        """Write them."""
+        error: BloodCellError | None = None
+        try:
+            self._changes.write()
+        except BloodCellError as problem:
+            error = problem
+        except Exception as problem:
+            logger.info("a slide could not be kept on disk", exc_info=True)
+            error = OutputError(f"{type(problem).__name__}: {problem}")
+        self.signals.done.emit(error)

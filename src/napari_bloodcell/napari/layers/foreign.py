@@ -1,0 +1,76 @@
+"""Labels of other programs: what must be mended before they can be cells of this one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from napari.utils.notifications import show_info
+from scipy import ndimage
+
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.napari.layers.images import is_large_plane
+from napari_bloodcell.napari.layers.links import full_resolution, has_table
+from napari_bloodcell.napari.layers.look import pyramid_of
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+    from numpy.typing import NDArray
+
+LARGEST_ID: Final = 2**24
+"""Larger ids are numbered anew: tables by id would not fit into memory."""
+
+
+def number_cells(layer: Labels) -> None:
+    """Give each cell of a foreign layer an id of its own, and say so, where planes share ids or these are very large.
+
+    Cellpose and StarDist, which look at one frame after the other, begin with 1 in each.
+
+    Raises
+    ------
+    InputError
+        If there is no cell.
+    """
+    cells: Any = full_resolution(layer)
+    if has_table(layer) or is_large_plane(cells.shape):
+        return
+    ids = [_ids_in(np.asarray(cells[index])) for index in np.ndindex(cells.shape[:-2])]
+    together = np.concatenate(ids)
+    if not len(together):
+        raise InputError(f"{layer.name!r} holds no cell: all its labels are 0.")
+    largest = int(together.max())
+    if largest <= LARGEST_ID and len(np.unique(together)) == len(together):
+        return
+    numbered, first = np.zeros(cells.shape, np.int32), 1
+    for index, own in zip(np.ndindex(cells.shape[:-2]), ids, strict=True):
+        plane = np.asarray(cells[index])
+        numbered[index] = np.where(plane > 0, np.searchsorted(own, plane) + first, 0)
+        first += len(own)
+    layer.data = pyramid_of(numbered, is_pyramid=layer.multiscale)
+    why = f"were as large as {largest:,}" if largest > LARGEST_ID else "began anew in each plane"
+    show_info(f"The ids of {layer.name!r} {why}: each cell has one of its own now, 1 to {first - 1:,}.")
+
+
+def pieces_of_mask(layer: Labels) -> NDArray[np.int32] | None:
+    """Return the connected pieces of a layer that is a mask, numbered 1..N, (…, Y, X); None where it is none.
+
+    A mask has one id only, and more than one piece.
+    """
+    cells: Any = full_resolution(layer)
+    if has_table(layer) or is_large_plane(cells.shape):
+        return None
+    mask = np.asarray(cells) != 0
+    if not mask.any() or np.ptp(np.asarray(cells)[mask]):
+        return None
+    flat = np.zeros((3,) * cells.ndim, bool)  # pieces do not go from one plane to the next
+    flat[(1,) * (cells.ndim - 2)] = True
+    pieces, n = ndimage.label(mask, flat)
+    return np.asarray(pieces, np.int32) if n > 1 else None
+
+
+def _ids_in(plane: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return the ids in a plane, rising, without the background."""
+    if plane.size and int(plane.min()) >= 0 and int(plane.max()) <= LARGEST_ID:
+        return np.flatnonzero(np.bincount(plane.ravel())[1:]) + 1
+    found = np.unique(plane)
+    return np.asarray(found[found > 0], np.int64)

@@ -1,0 +1,155 @@
+"""The classes of a cells layer: names, colours and keys; added, renamed, recoloured, deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, USER_COLOURS, type_names
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.napari.layers import cells as layers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+
+EDIT_KEYS: Final = {"D": "delete", "S": "split", "J": "merge"}
+"""Letters that edit cells: no class has them."""
+MOST_CLASSES: Final = 254
+"""The typed layer has one byte for a pixel; 0 is the background."""
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Names of all classes, code of a class = position plus 1, and the colours that the user chose.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The program's own first, then the user's, "unidentified" last.
+    colours : dict of str to str
+        "#rrggbb" by name; those that are not here have their usual colour.
+    """
+
+    names: tuple[str, ...]
+    colours: Mapping[str, str]
+
+    @classmethod
+    def of(cls, cells_layer: Labels) -> Self:
+        """Return the classes of a cells layer."""
+        return cls(tuple(layers.names_of(cells_layer)), dict(layers.colours_of(cells_layer)))
+
+    def add(self, name: str, colour: str | None = None) -> ClassList:
+        """Return the list with one class more.
+
+        Raises
+        ------
+        InputError
+            If the name is empty or taken, the colour is none, or there are too many classes.
+        """
+        name = self._checked(name)
+        if len(self.names) >= MOST_CLASSES:
+            raise InputError(f"There are {len(self.names)} classes; no more than {MOST_CLASSES} can be told apart.")
+        names = tuple(type_names([*self.names, name]))
+        used = set(self.colours.values())
+        fresh = next((c for c in USER_COLOURS if c not in used), USER_COLOURS[len(names) % len(USER_COLOURS)])
+        return ClassList(names, {**self.colours, name: _checked_colour(colour or fresh)})
+
+    def rename(self, old: str, new: str) -> ClassList:
+        """Return the list with another name for a class of the user; errors as for `add`, and of `check_is_own`."""
+        self.check_is_own(old, "renamed")
+        new = self._checked(new)
+        colours = {new if name == old else name: colour for name, colour in self.colours.items()}
+        return ClassList(tuple(new if name == old else name for name in self.names), colours)
+
+    def recolour(self, name: str, colour: str) -> ClassList:
+        """Return the list with another colour for a class."""
+        if name not in self.names:
+            raise InputError(f"There is no class {name!r}; there are {', '.join(self.names)}.")
+        return replace(self, colours={**self.colours, name: _checked_colour(colour)})
+
+    def delete(self, name: str) -> ClassList:
+        """Return the list without a class of the user."""
+        self.check_is_own(name, "deleted")
+        colours = {n: c for n, c in self.colours.items() if n != name}
+        return ClassList(tuple(n for n in self.names if n != name), colours)
+
+    def check_is_own(self, name: str, what: str) -> None:
+        """Raise `InputError` if a class is not one of the user's: counting needs the others by their names."""
+        if name in BUILTIN_TYPES or name == UNIDENTIFIED:
+            raise InputError(f"{name} is a class of the program, which counts by it: it cannot be {what}.")
+        if name not in self.names:
+            raise InputError(f"There is no class {name!r}; there are {', '.join(self.names)}.")
+
+    def _checked(self, name: str) -> str:
+        name = " ".join(name.split())
+        if not name or len(name) > 60 or any(c in '/\\:*?"<>|' for c in name) or name.startswith("."):
+            raise InputError(f'{name!r} is no name of a class: give up to 60 letters, without / \\ : * ? " < > |.')
+        if name.lower() in {known.lower() for known in self.names}:
+            raise InputError(f"There is a class {name!r} already; give another name.")
+        return name
+
+    def keys(self) -> dict[str, str]:
+        """Return which key stands for which class: 1–9 in their order, and first letters, else another letter."""
+        keys: dict[str, str] = {str(i): name for i, name in enumerate(self.names[:9], start=1)}
+        late = []
+        for name in self.names:
+            first = name[0].upper()
+            if first.isascii() and first.isalpha() and first not in keys and first not in EDIT_KEYS:
+                keys[first] = name
+            else:
+                late.append(name)
+        for name in late:
+            free = (c for c in name.upper() if c.isascii() and c.isalpha() and c not in {*keys, *EDIT_KEYS})
+            letter = next(free, None)
+            if letter is not None:
+                keys[letter] = name
+        return keys
+
+
+def with_classes_of_others(viewer: ViewerModel, cells_layer: Labels) -> ClassList:
+    """Return the classes of a cells layer with those that the user made in other images of the viewer."""
+    classes = ClassList.of(cells_layer)
+    for other in (layer for layer in viewer.layers if layers.is_cells(layer) and layer is not cells_layer):
+        theirs = ClassList.of(other)
+        for name in theirs.names:
+            if name.lower() not in {known.lower() for known in classes.names} and len(classes.names) < MOST_CLASSES:
+                classes = classes.add(name, theirs.colours.get(name))
+    return classes
+
+
+def show_classes(
+    viewer: ViewerModel, cells_layer: Labels, classes: ClassList, renamed: Mapping[str, str] | None = None
+) -> None:
+    """Give a cells layer these classes; cells keep theirs, also where a class has another code now.
+
+    `renamed` says under which new name an old class goes on. Cells of a class that is gone have no code any more.
+    """
+    old = layers.names_of(cells_layer)
+    info = layers.info_of(cells_layer)
+    info["names"], info["colours"] = list(classes.names), dict(classes.colours)
+    codes = {name: code for code, name in enumerate(classes.names, start=1)}
+    mapping = np.zeros(256, np.uint8)
+    for code, name in enumerate(old, start=1):
+        mapping[code] = codes.get((renamed or {}).get(name, name), 0)
+    lookup = layers.lookup_of(cells_layer)
+    if layers.types_layer_for(viewer, cells_layer) is not None:
+        layers.add_types(viewer, cells_layer)  # in the colours of these classes
+    if not np.array_equal(mapping[: len(old) + 1], np.arange(len(old) + 1)):
+        lookup.replace(mapping[lookup.codes[:-1]])
+
+
+def _checked_colour(colour: str) -> str:
+    if len(colour) != 7 or colour[0] != "#" or any(c not in "0123456789abcdefABCDEF" for c in colour[1:]):
+        raise InputError(f"{colour!r} is no colour; give one as #rrggbb.")
+    return colour.lower()
+
+
+def key_of(name: str, keys: Mapping[str, str]) -> str:
+    """Return the keys of a class, as people read them: "R or 1"."""
+    mine: Sequence[str] = sorted((k for k, n in keys.items() if n == name), key=str.isdigit)
+    return " or ".join(mine)

@@ -1,0 +1,284 @@
+"""The journal of a cells layer: each correction goes to the disk at once, and comes back with the image."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import ref
+
+import numpy as np
+
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections.journal import (
+    Correction,
+    Journal,
+    default_journal_folder,
+    image_hash,
+    merge,
+    place,
+    standing,
+)
+from napari_bloodcell.napari.layers.features import places_of
+from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
+from napari_bloodcell.napari.notify import tell_of
+from napari_bloodcell.napari.preferences import annotator_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+
+    from napari_bloodcell.corrections.agreement import Dispute, Merged
+    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
+    from napari_bloodcell.napari.session.changes import TypeChange
+
+    Box = tuple[int, int, int, int]
+
+T = TypeVar("T")
+
+_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="journal")  # all that is written or read, in its order
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a journal knows of the cells of a layer.
+
+    Attributes
+    ----------
+    types : dict of int to str
+        Type by id.
+    lost : list of Correction
+        Those whose cell is not there.
+    n_corrections : int
+        How many stand: those that were undone are not counted.
+    """
+
+    types: dict[int, str]
+    lost: list[Correction]
+    n_corrections: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """What came of reading another person's journal.
+
+    Attributes
+    ----------
+    merged : Merged
+        Agreement, with kappa.
+    disputes : list of (int, Dispute)
+        With the id of the cell, 0 where it is not there.
+    taken : list of Correction
+        What they said and I did not; not in my journal yet.
+    types : dict of int to str
+        Type by id, of those cells.
+    """
+
+    merged: Merged
+    disputes: list[tuple[int, Dispute]]
+    taken: list[Correction]
+    types: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a person said of a cell: where it lies, and the other fields of a `Correction`."""
+
+    cell: int
+    box: Box
+    plane: PlaneIndex
+    fields: dict[str, Any]
+
+
+def said_of(
+    cells_layer: Labels, change: TypeChange, annotator: str, model_said: dict[int, tuple[str, float | None]]
+) -> list[Said]:
+    """Return what a person said of cells by a change of their types.
+
+    `model_said` holds type and probability that the model gave to cells which a person typed since, and learns of more.
+    """
+    model = (info_of(cells_layer).get("models") or {}).get("classify") or {}
+    places = places_of(cells_layer.features, change.ids.tolist(), full_resolution(cells_layer).shape[:-2])
+    before, said = change.before, []
+    for row, cell in enumerate(change.ids.tolist()):
+        if cell not in places:
+            continue
+        if before.sources[row] != "user" and before.types[row]:
+            sure = float(before.probabilities[row])
+            model_said[cell] = str(before.types[row]), sure if np.isfinite(sure) else None
+        model_type, model_probability = model_said.get(cell, ("", None))
+        fields = {
+            "from_type": str(before.types[row]),
+            "to_type": str(change.after.types[row]),
+            "annotator": annotator,
+            "model": str(model.get("name", "")),
+            "model_sha256": str(model.get("sha256", "")),
+            "model_type": model_type,
+            "model_probability": model_probability,
+        }
+        said.append(Said(cell, *places[cell], fields))
+    return said
+
+
+class LayerJournal:
+    """Reads and writes the corrections of the image of a cells layer, in a thread, one thing after the other.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where both layers are.
+    cells_layer : Labels
+        Its cells.
+    """
+
+    def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
+        self._viewer, self._layer = ref(viewer), ref(cells_layer)
+        self._hashes: dict[PlaneIndex, str] = {}
+        self._hashed: Any = None  # the pixels whose hashes these are
+        self.annotator = annotator_name()
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the image is in the viewer: corrections are kept by its content."""
+        viewer = self._viewer()
+        return viewer is not None and image_layer_for(viewer, self._layer()) is not None
+
+    def write(self, corrections: list[Correction], said: Sequence[Said]) -> Future[None]:
+        """Write what was said of cells, and put it into `corrections`."""
+        cells, source = self._layers()
+        return _THREAD.submit(lambda: self._write(corrections, said, cells, source))
+
+    def take_back(self, corrections: list[Correction]) -> Future[None]:
+        """Write that corrections were undone, and put that into their place: taken back again, they stand."""
+        return _THREAD.submit(lambda: self._take_back(corrections))
+
+    def take_over(self, corrections: Iterable[Correction]) -> Future[None]:
+        """Write corrections of another person."""
+        return _THREAD.submit(lambda: self._take_over(corrections))
+
+    def look_up(self) -> Future[Found]:
+        """Find the corrections of this image, and their cells."""
+        cells, source = self._layers()
+        return _THREAD.submit(lambda: self._find(cells, source))
+
+    def compare(self, path: Path) -> Future[SecondOpinion]:
+        """Compare with another person's journal; nothing is written."""
+        cells, source = self._layers()
+        return _THREAD.submit(lambda: self._compare(path, cells, source))
+
+    def _layers(self) -> tuple[Any, ImageSource]:
+        viewer, layer = self._viewer(), self._layer()
+        image_layer = image_layer_for(viewer, layer) if viewer is not None else None
+        if layer is None or image_layer is None:
+            name = layer.name if layer is not None else "these cells"
+            raise InputError(f"The image of {name!r} is not in the viewer: corrections are kept with it.")
+        return full_resolution(layer), image_source(image_layer)
+
+    def _hash_of(self, source: ImageSource, plane: PlaneIndex) -> str:
+        if self._hashed is not source.data:
+            self._hashed, self._hashes = source.data, {}
+        if plane not in self._hashes:
+            self._hashes[plane] = image_hash(source.data[plane] if plane else source.data)
+        return self._hashes[plane]
+
+    def _write(self, corrections: list[Correction], said: Sequence[Said], cells: Any, source: ImageSource) -> None:
+        journal = Journal(default_journal_folder())
+        for one in said:
+            image = cells[one.plane] if one.plane else cells  # all of it is never read
+            sha256 = self._hash_of(source, one.plane)
+            correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields)
+            journal.append(correction)
+            corrections.append(correction)
+
+    def _take_back(self, corrections: list[Correction]) -> None:
+        journal = Journal(default_journal_folder())
+        for i, correction in enumerate(corrections):
+            corrections[i] = correction.undo()
+            journal.append(corrections[i])
+
+    def _take_over(self, corrections: Iterable[Correction]) -> None:
+        journal = Journal(default_journal_folder())
+        for correction in corrections:
+            journal.append(correction)
+
+    def _known(self, source: ImageSource) -> dict[PlaneIndex, list[Correction]]:
+        journal = Journal(default_journal_folder())
+        planes = source.plane_indices() if source.stack_shape else [()]
+        return {plane: journal.read(self._hash_of(source, plane)) for plane in planes}
+
+    def _find(self, cells: Any, source: ImageSource) -> Found:
+        if Journal(default_journal_folder()).is_empty:
+            return Found({}, [], 0)  # the image need not be read for its hash
+        types: dict[int, str] = {}
+        lost: list[Correction] = []
+        n_corrections = 0
+        for plane, corrections in self._known(source).items():
+            stand = standing(corrections)
+            placed = place(stand, cells[plane] if plane else cells)
+            types |= placed.found
+            lost += placed.lost
+            n_corrections += len(stand)
+        return Found(types, lost, n_corrections)
+
+    def _compare(self, path: Path, cells: Any, source: ImageSource) -> SecondOpinion:
+        mine = [c for corrections in self._known(source).values() for c in corrections]
+        planes = {sha256: plane for plane, sha256 in self._hashes.items()}
+        theirs = [c for c in Journal(path).read() if c.image_sha256 in planes]
+        if not theirs:
+            raise InputError(f"{path} holds no correction of this image: nothing was taken over.")
+
+        def place_in_plane(corrections: list[Correction]) -> dict[int, str]:
+            found: dict[int, str] = {}
+            for sha256, plane in planes.items():
+                here = [c for c in corrections if c.image_sha256 == sha256]
+                found |= place(here, cells[plane] if plane else cells).found if here else {}
+            return found
+
+        merged = merge([mine, theirs])
+        disputed = {c.key for dispute in merged.disputes for c in dispute.corrections}
+        known = {c.key for c in mine}
+        taken = [c for c in theirs if c.key not in known | disputed]
+        disputes = [(next(iter(place_in_plane([d.corrections[0]])), 0), d) for d in merged.disputes]
+        return SecondOpinion(merged, disputes, taken, place_in_plane(taken))
+
+
+def told_of(found: Found, n_back: int) -> str:
+    """Return what to tell of corrections that were put back; "" where there is nothing to tell."""
+    parts = []
+    if n_back:
+        parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day put back.")
+    if found.lost:
+        n = len(found.lost)
+        parts.append(f"{n:,} could not be: {'its cell is' if n == 1 else 'their cells are'} not there any more.")
+    return " ".join(parts)
+
+
+def when_done(future: Future[T], then: Callable[[T], object]) -> None:
+    """Call `then`, on the GUI thread, with what a job returned; without a window here and now. An error is shown."""
+
+    def finish(done: Future[T]) -> None:
+        error = done.exception()
+        if error is None:
+            then(done.result())
+        elif isinstance(error, Exception):
+            tell_of(error)
+
+    core = sys.modules.get("qtpy.QtCore")
+    if core is None or core.QCoreApplication.instance() is None:
+        finish(future)
+        return
+    from superqt.utils import ensure_main_thread
+
+    future.add_done_callback(ensure_main_thread(finish))
+
+
+def tell_if_failed(future: Future[Any]) -> None:
+    """Show the error of a job that nobody waits for."""
+    error = future.exception()
+    if isinstance(error, Exception):
+        tell_of(error)

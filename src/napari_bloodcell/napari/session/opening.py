@@ -1,0 +1,110 @@
+"""Opens the session of a cells layer, and puts corrections of another day back into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from napari.utils.notifications import show_info
+
+from napari_bloodcell.core.errors import BloodCellError, InputError
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.features import INDEX
+from napari_bloodcell.napari.session.classes import show_classes, with_classes_of_others
+from napari_bloodcell.napari.session.journal import told_of
+from napari_bloodcell.napari.session.session import CellsSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+
+    from napari_bloodcell.napari.session.journal import Found
+
+_SESSION: Final = "napari_bloodcell_session"
+
+
+def cells_session(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
+    """Return the session of a cells layer; it lives as long as the layer, and so does what can be undone.
+
+    As long as nothing was done in it, it takes over the classes that the user made in other images of the viewer.
+
+    Raises
+    ------
+    InputError
+        If this is not a layer of cells.
+    """
+    if not layers.is_cells(cells_layer):
+        raise InputError(f"The layer {getattr(cells_layer, 'name', None)!r} holds no cells. Segment the image first.")
+    session = cells_layer.metadata.get(_SESSION)
+    if not isinstance(session, CellsSession) or not session.is_of(viewer, cells_layer):
+        session = cells_layer.metadata[_SESSION] = CellsSession(viewer, cells_layer)
+        bind_undo(cells_layer, session)
+    if not session.history.done and not session.history.undone and "cell_type" in cells_layer.features.columns:
+        classes = with_classes_of_others(viewer, cells_layer)
+        if classes != session.classes:
+            show_classes(viewer, cells_layer, classes)
+    return session
+
+
+def open_cells(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
+    """Give a cells layer that was read, or comes from another program, its place in this viewer, and its session."""
+    layers.relink(viewer, cells_layer)
+    return cells_session(viewer, cells_layer)
+
+
+def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
+    """Put corrections of another day back into cells that were found or typed just now, and return what to tell."""
+    session = cells_session(viewer, cells_layer)
+    try:
+        return told_of(*session.put_back()) if session.journal.has_image else ""
+    except BloodCellError as error:
+        return str(error)
+
+
+def show_put_back(found: Found, n_back: int) -> None:
+    """Tell that corrections of another day were put back."""
+    if n_back:
+        show_info(told_of(found, n_back))
+
+
+def open_soon(viewer: ViewerModel) -> None:
+    """Open the cells layers of results that are being read, once napari has made their layers."""
+
+    def open_all() -> None:
+        for layer in [one for one in viewer.layers if layers.is_cells(one)]:
+            session = open_cells(viewer, layer)
+            if INDEX in layer.features.columns:
+                session.put_back_soon(show_put_back)
+
+    from qtpy.QtCore import QTimer
+
+    QTimer.singleShot(0, open_all)
+
+
+def bind_undo(layer: Labels, session: CellsSession) -> None:
+    """Let Ctrl+Z and Ctrl+Shift+Z on a layer undo, and do again, what was done with the cells of a session."""
+    find = ref(session)
+
+    def undo(_layer: Any) -> None:
+        """Undo the last change of cells."""
+        undo_by_key(find, "undo")
+
+    def redo(_layer: Any) -> None:
+        """Do the last undone change of cells again."""
+        undo_by_key(find, "redo")
+
+    layer.bind_key("Control-Z", undo, overwrite=True)
+    layer.bind_key("Control-Shift-Z", redo, overwrite=True)
+
+
+def undo_by_key(find: Callable[[], CellsSession | None], name: str) -> None:
+    """Undo or redo in a session that may be gone; that there is nothing to undo is no error."""
+    session = find()
+    if session is None:
+        return
+    try:
+        getattr(session, name)()
+    except BloodCellError as error:
+        show_info(str(error))

@@ -1,0 +1,599 @@
+"""What people do with the cells of one layer: types, classes, outlines and runs, in one history, without a window."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
+
+import numpy as np
+from napari.utils.events import EmitterGroup
+from napari.utils.notifications import show_warning
+
+from napari_bloodcell.core.cells import UNIDENTIFIED
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections import edits
+from napari_bloodcell.corrections.history import History
+from napari_bloodcell.corrections.journal import standing
+from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers.features import (
+    FEW,
+    INDEX,
+    PLANE,
+    cells_near,
+    cells_outside,
+    rows_of,
+    to_features,
+    to_table,
+)
+from napari_bloodcell.napari.layers.images import plane_number, visible_box
+from napari_bloodcell.napari.layers.keeper import keeper_of
+from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.layers.selection import point_out, pointed_out, select_cells, selected_cells
+from napari_bloodcell.napari.session.changes import (
+    NONE,
+    CellTypes,
+    OutlineChange,
+    RunChange,
+    Snapshot,
+    TypeChange,
+    types_of,
+)
+from napari_bloodcell.napari.session.classes import ClassList, show_classes
+from napari_bloodcell.napari.session.journal import LayerJournal, said_of, tell_if_failed, when_done
+from napari_bloodcell.napari.session.strokes import strokes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from concurrent.futures import Future
+
+    import pandas as pd
+    from napari.components import ViewerModel
+    from napari.layers import Labels
+    from napari.utils.events import Event
+    from numpy.typing import NDArray
+
+    from napari_bloodcell.core.protocols import CellMask
+    from napari_bloodcell.corrections.edits import Edit, Point
+    from napari_bloodcell.napari.session.changes import Change
+    from napari_bloodcell.napari.session.journal import Found, SecondOpinion
+
+    Ids = Sequence[int] | NDArray[np.integer[Any]]
+    Box = tuple[int, int, int, int]
+
+
+class CellsSession:
+    """Changes the cells of a layer, and takes it back.
+
+    `events.done`, `events.undone` and `events.redone` are emitted after each change, value the change; `events.classes`
+    when the classes are others, `events.selection` when other cells are selected or pointed out. Neither layer nor
+    viewer are kept alive.
+    """
+
+    def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
+        self._viewer, self._layer = ref(viewer), ref(cells_layer)
+        self.history: History[Change] = History()
+        self.journal = LayerJournal(viewer, cells_layer)
+        self.n_corrections = 0
+        """Corrections of this image that stand, as far as the journal was read."""
+        self.by_hand: frozenset[int] = frozenset()
+        """Ids of cells whose outlines a person made."""
+        self.looked_at: set[int] = set()
+        self.is_changing = False
+        """True while the session itself writes to the table."""
+        self.busy = ""
+        """"found" or "typed" while a run does that with the cells: nobody else may then change them, or outlines."""
+        self._model_said: dict[int, tuple[str, float | None]] = {}
+        self._mouse_was: tuple[float, ...] = ()
+        self._writing: list[Future[Any]] = []
+        self.events = EmitterGroup(source=self, done=None, undone=None, redone=None, classes=None, selection=None)
+        cells_layer.events.paint.connect(self._on_paint)
+
+    def is_of(self, viewer: ViewerModel, cells_layer: Labels) -> bool:
+        """Return whether this is work on that layer in that viewer."""
+        return self._layer() is cells_layer and self._viewer() is viewer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return this one: a layer that was duplicated gets its own session when it is worked on."""
+        return self
+
+    @property
+    def layer(self) -> Labels:
+        """The cells layer."""
+        layer = self._layer()
+        if layer is None:
+            raise InputError("The layer of these cells is gone.")
+        return layer
+
+    @property
+    def viewer(self) -> ViewerModel:
+        """The viewer."""
+        viewer = self._viewer()
+        if viewer is None:
+            raise InputError("The window of these cells is closed.")
+        return viewer
+
+    @property
+    def classes(self) -> ClassList:
+        """The classes as they are now."""
+        return ClassList.of(self.layer)
+
+    @property
+    def plane(self) -> tuple[int, ...]:
+        """The plane that the sliders show."""
+        return layers.current_plane(self.viewer, self.layer)
+
+    @property
+    def next_id(self) -> int:
+        """An id that no cell has."""
+        return int(self.layer.features[INDEX].max()) + 1 if INDEX in self.layer.features.columns else 1
+
+    def numbers(self) -> dict[str, int]:
+        """Return how many cells each class has: 2 ms for a million."""
+        numbers = np.bincount(layers.lookup_of(self.layer).codes, minlength=256)
+        return {name: int(numbers[code]) for code, name in enumerate(self.classes.names, start=1)}
+
+    # --- which cells are meant --------------------------------------------------------------------------------------
+
+    @property
+    def selected(self) -> NDArray[np.int64]:
+        """Ids of the selected cells, rising."""
+        return selected_cells(self.viewer, self.layer)
+
+    def select(self, ids: Ids) -> None:
+        """Select these cells and no others."""
+        select_cells(self.viewer, self.layer, ids)
+        self.events.selection()
+
+    def toggle(self, cell: int) -> None:
+        """Add a cell to the selection, or take it out."""
+        self.select(np.setxor1d(self.selected, [cell]))
+
+    def point_out(self, cell: int) -> None:
+        """Outline a cell; the mouse counts again when it is moved."""
+        point_out(self.viewer, self.layer, [cell])
+        self._mouse_was = tuple(self.viewer.cursor.position)
+        self.events.selection()
+
+    @property
+    def meant(self) -> NDArray[np.int64]:
+        """Ids of the cells that a key means: the selected ones, else the one under the mouse.
+
+        Until the mouse is moved again, that is the one that was pointed out last.
+        """
+        selected = self.selected
+        if len(selected):
+            return selected
+        position = tuple(self.viewer.cursor.position)
+        if self._mouse_was and position == self._mouse_was:
+            return pointed_out(self.viewer, self.layer)
+        cell = cell_at(self.layer, position)
+        return np.array([cell], np.int64) if cell else NONE
+
+    def out_of_view(self, ids: Ids) -> NDArray[np.int64]:
+        """Return those of some cells that the window does not show."""
+        layer = self.layer
+        box = visible_box(layer)
+        hidden = cells_outside(layer.features, ids, box) if box is not None else NONE
+        stack = self._cells.shape[:-2]
+        if stack and PLANE in layer.features.columns:
+            rows = rows_of(layer.features, ids)
+            elsewhere = layer.features[PLANE].to_numpy()[rows] != plane_number(self.plane, stack)
+            hidden = np.union1d(hidden, layer.features[INDEX].to_numpy(np.int64)[rows[elsewhere]])
+        return hidden
+
+    # --- types and classes -------------------------------------------------------------------------------------------
+
+    def type_cells(self, ids: Ids, cell_type: str, *, annotator: str | None = None) -> int:
+        """Say of what type cells are, as a person; return how many that are.
+
+        Cells that have the type already are confirmed: they are a person's decision from then on.
+        """
+        wanted = self._known(ids)
+        if cell_type not in self.classes.names:
+            raise InputError(f"There is no class {cell_type!r}; there are {', '.join(self.classes.names)}.")
+        n = len(wanted)
+        if not n:
+            return 0
+        after = CellTypes(np.full(n, cell_type, object), np.ones(n), np.full(n, "user", object))
+        one = f"cell {wanted[0]}" if n == 1 else f"{n:,} cells"
+        before = types_of(self.layer.features, wanted)
+        change = TypeChange(f"{one}: {cell_type}", wanted, before, after, selected=self._used(wanted))
+        self._do(change, before_told=lambda: self._note(change, annotator or self.journal.annotator))
+        return n
+
+    def add_class(self, name: str, colour: str | None = None) -> None:
+        """Add a class; see `ClassList.add`, also for what it raises."""
+        self._change_classes(f"new class {name}", self.classes.add(name, colour))
+
+    def rename_class(self, old: str, new: str) -> None:
+        """Rename a class of the user, its cells with it."""
+        classes = self.classes.rename(old, new)
+        name = next(n for n in classes.names if n not in self.classes.names)
+        self._change_classes(f"class {old} is {name}", classes, of_class=old, to=name, renamed={old: name})
+
+    def recolour_class(self, name: str, colour: str) -> None:
+        """Give a class another colour."""
+        self._change_classes(f"colour of {name}", self.classes.recolour(name, colour))
+
+    def delete_class(self, name: str, *, into: str = UNIDENTIFIED) -> None:
+        """Delete a class of the user; its cells go into another one."""
+        classes = self.classes.delete(name)
+        if into not in classes.names:
+            raise InputError(f"There is no class {into!r} for the cells of {name!r}.")
+        self._change_classes(f"class {name} deleted", classes, of_class=name, to=into)
+
+    # --- outlines ----------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        mask: CellMask,
+        *,
+        plane: tuple[int, ...] | None = None,
+        may_replace: Collection[int] | None = None,
+        **values: object,
+    ) -> int:
+        """Add a cell and return its id; see `edits.add_cell`, also for what it raises."""
+        plane = self.plane if plane is None else plane
+        stack = self._cells.shape[:-2]
+        near = cells_near(self.layer.features, mask.bbox, plane=plane_number(plane, stack) if stack else None)
+        rows = self._rows_of(near)
+        edit = edits.add_cell(self._cells, rows, mask, plane=plane, values=values, may_replace=may_replace)
+        self._do(OutlineChange(edit, self.by_hand))
+        return int(edit.added.index.max())
+
+    def delete(self, ids: Ids) -> None:
+        """Delete cells; see `edits.delete_cells`."""
+        wanted = [int(i) for i in ids]
+        edit = edits.delete_cells(self._cells, self._rows_of(wanted), wanted, plane=self.plane)
+        self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
+
+    def split(self, cell: int, *, line: tuple[Point, Point] | None = None) -> None:
+        """Split a cell at its waist, or along a line in pixels of the layer; see `edits.split_cell`."""
+        edit = edits.split_cell(self._cells, self._rows_of([cell]), cell, line=line, plane=self._plane_of([cell]))
+        self._do(OutlineChange(edit, self.by_hand, self._used([cell])))
+
+    def merge(self, ids: Ids) -> None:
+        """Make several cells one; see `edits.merge_cells`."""
+        wanted = [int(i) for i in ids]
+        edit = edits.merge_cells(self._cells, self._rows_of(wanted), wanted, plane=self._plane_of(wanted))
+        self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
+
+    def take_stroke(
+        self, before: NDArray[np.int32], after: NDArray[np.int32], corner: tuple[int, int], plane: tuple[int, ...] = ()
+    ) -> None:
+        """Take a patch (h, w) at `corner` (y, x) of a plane that was painted into cells, table and history."""
+        box = (*corner, corner[0] + before.shape[0], corner[1] + before.shape[1])
+        self._cells[edits.window_of(plane, box)] = after
+        changed = before != after
+        ids = [int(i) for i in np.union1d(before[changed], after[changed])]
+        edit = edits.repaint(self._cells, self._rows_of(ids), before, corner, plane=plane)
+        change = OutlineChange(edit, self.by_hand)
+        self._show(edit)
+        self._remember(change)
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, *, with_cells: bool) -> Snapshot:
+        """Return what the layer holds now."""
+        layer = self.layer
+        cells = np.array(self._cells, np.int32) if with_cells else None
+        return Snapshot(cells, layer.features.copy(), deepcopy(layers.info_of(layer)), self.by_hand)
+
+    def remember_run(self, what: str, before: Snapshot, kept: Collection[int] = ()) -> None:
+        """Remember a run that has changed the layer, as one step of undo; `kept` are cells that it left alone."""
+        self.by_hand &= frozenset(kept)
+        self._remember(RunChange(what, before))
+
+    # --- undo --------------------------------------------------------------------------------------------------------
+
+    def undo(self) -> Change:
+        """Take the last change back and return it; see `History.undo`, also for what it raises."""
+        self._check_may(self.history.done[-1] if self.history.done else None)
+        change = self.history.undo(self._take_back)
+        if len(change.selected):
+            self.select(change.selected)
+        self.events.undone(value=change)
+        return change
+
+    def redo(self) -> Change:
+        """Do again what was undone last, and return it; see `History.redo`, also for what it raises."""
+        self._check_may(self.history.undone[-1] if self.history.undone else None)
+        change = self.history.redo(self._do_again)
+        if len(change.selected):
+            self.select(NONE)
+        self.events.redone(value=change)
+        return change
+
+    def _do(self, change: TypeChange | OutlineChange, before_told: Callable[[], None] = lambda: None) -> None:
+        self._check_may(change)
+        self._apply(change)
+        before_told()
+        self._remember(change)
+
+    def _remember(self, change: Change) -> None:
+        self.history.add(change)
+        if len(change.selected):  # a use ends the selection
+            self.select(NONE)
+        self.events.done(value=change)
+
+    def _apply(self, change: TypeChange | OutlineChange) -> None:
+        if isinstance(change, OutlineChange):
+            change.edit.apply(self._cells, self._rows_of([]))
+            self._show(change.edit)
+            return
+        if change.classes is not None:
+            self._show_classes(change.classes[1], change.renamed)
+        self._put(change.ids, change.after)
+
+    def _do_again(self, change: Change) -> None:
+        if isinstance(change, RunChange):
+            self._swap(change)
+            return
+        self._apply(change)
+        self._take_back_in_journal(change, 1)
+
+    def _take_back(self, change: Change) -> None:
+        if isinstance(change, RunChange):
+            self._swap(change)
+        elif isinstance(change, OutlineChange):
+            edit = change.edit.reversed()
+            edit.apply(self._cells, self._rows_of([]))
+            self._show(edit)
+            self.by_hand = change.by_hand
+        else:
+            if change.classes is not None:
+                self._show_classes(change.classes[0], {new: old for old, new in (change.renamed or {}).items()})
+            self._put(change.ids, change.before)
+            self._take_back_in_journal(change, -1)
+
+    def _check_may(self, change: Change | None) -> None:
+        """Raise `InputError` if a run is at work with what a change changes."""
+        if self.busy == "found" or (self.busy and not isinstance(change, TypeChange)):
+            raise InputError(f"The cells of this image are being {self.busy}: wait for that, or press Cancel.")
+
+    def _used(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the selection, if all of it is about to be used."""
+        selected = self.selected
+        return selected if np.isin(selected, ids).all() else NONE
+
+    def _swap(self, run: RunChange) -> None:
+        """Exchange all that the layer holds for what a run keeps of it."""
+        layer, other = self.layer, run.other
+        if other.cells is not None and other.cells.shape != self._cells.shape:
+            raise InputError(f"The layer has another shape since: {run.what!r} cannot be undone or done again.")
+        run.other = self.snapshot(with_cells=other.cells is not None)
+        if other.cells is not None:
+            self._cells[...] = other.cells
+        info = layers.info_of(layer)
+        info.clear()
+        info.update(other.info)
+        self.by_hand = other.by_hand
+        layers.set_features(layer, other.features)
+        show_classes(self.viewer, layer, self.classes)
+        layers.refresh_cells(layer)
+        self.events.classes()
+
+    # --- the journal -------------------------------------------------------------------------------------------------
+
+    def correct(self, types: Mapping[int, str], *, annotator: str | None = None) -> int:
+        """Say of what type cells are, adding classes that are not there; return of how many. It is on the disk then."""
+        if not self.journal.has_image:
+            raise InputError(f"The image of {self.layer.name!r} is not in the viewer: corrections are kept with it.")
+        ids: dict[str, list[int]] = {}
+        for cell, name in types.items():
+            ids.setdefault(name, []).append(int(cell))
+        for name in ids:
+            if name not in self.classes.names:
+                self.add_class(name)
+        n = sum(self.type_cells(cells, name, annotator=annotator) for name, cells in ids.items())
+        self.flush()
+        return n
+
+    def put_back(self) -> tuple[Found, int]:
+        """Put corrections of another day back, and return what was found and to how many cells."""
+        found = self.journal.look_up().result()
+        return found, self._put_back(found)
+
+    def put_back_soon(self, told: Callable[[Found, int], object]) -> None:
+        """Put corrections of another day back when the journal was read, and call `told` as `put_back` returns."""
+        find = ref(self)
+
+        def finish(found: Found) -> None:
+            session = find()
+            with suppress(InputError):  # the layer may be gone
+                if session is not None:
+                    told(found, session._put_back(found))
+
+        if self.journal.has_image:
+            when_done(self.journal.look_up(), finish)
+
+    def take_over(self, opinion: SecondOpinion) -> int:
+        """Take over what another person said of cells and nobody here did; return of how many, as one step of undo."""
+        self._check_may(None)
+        stand = standing(opinion.taken)
+        if not stand:
+            return 0
+        ids = self._known(list(opinion.types))
+        ids = ids[types_of(self.layer.features, ids).sources != "user"]
+        self._have_classes([opinion.types[int(i)] for i in ids])
+        types = np.array([opinion.types[int(i)] for i in ids], object)
+        after = CellTypes(types, np.ones(len(ids)), np.full(len(ids), "user", object))
+        n = len(stand)
+        change = TypeChange(
+            f"{n:,} correction{'' if n == 1 else 's'} taken over", ids, types_of(self.layer.features, ids), after
+        )
+        change.written.extend(stand)
+        change.n_said = n
+        self.n_corrections += n
+        self._write(self.journal.take_over(opinion.taken))
+        self._do(change)
+        return n
+
+    def flush(self) -> None:
+        """Return when everything is on the disk; `OutputError` if it could not be written."""
+        writing, self._writing = self._writing, []
+        for future in writing:
+            future.result()
+        keeper = keeper_of(self.layer)
+        if keeper is not None:
+            keeper.flush()
+
+    def _put_back(self, found: Found) -> int:
+        """Give cells of which a person said something the types that they said, where nothing newer was said."""
+        self.n_corrections = found.n_corrections
+        ids = self._known(list(found.types))
+        ids = ids[types_of(self.layer.features, ids).sources != "user"]
+        wanted = [found.types[int(i)] for i in ids]
+        if len(ids):
+            self._have_classes(wanted)
+            self._write_types(ids, wanted)
+        return len(ids)
+
+    def _have_classes(self, names: Sequence[str]) -> None:
+        """Add the classes that are not there."""
+        classes = self.classes
+        for name in dict.fromkeys(names):
+            if name not in classes.names:
+                classes = classes.add(name)
+        if classes != self.classes:
+            self._show_classes(classes)
+
+    def _note(self, change: TypeChange, annotator: str) -> None:
+        """Write what a person said of cells."""
+        layer = self.layer
+        if not self.journal.has_image:
+            show_warning("The image of these cells is not in the viewer: corrections cannot be kept without it.")
+            return
+        said = said_of(layer, change, annotator, self._model_said)
+        change.n_said = len(said)
+        self.n_corrections += len(said)
+        self._write(self.journal.write(change.written, said))
+
+    def _take_back_in_journal(self, change: Change, sign: int) -> None:
+        if isinstance(change, TypeChange) and change.n_said:
+            self.n_corrections += sign * change.n_said
+            self._write(self.journal.take_back(change.written))
+
+    def _write(self, future: Future[Any]) -> None:
+        future.add_done_callback(tell_if_failed)
+        self._writing = [one for one in self._writing if not one.done() or one.exception()]
+        self._writing.append(future)
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _cells(self) -> NDArray[np.int32]:
+        return layers.full_resolution(self.layer)
+
+    def _change_classes(
+        self,
+        what: str,
+        classes: ClassList,
+        *,
+        of_class: str | None = None,
+        to: str = "",
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take other classes; cells of one class go into another."""
+        features = self.layer.features
+        ids = NONE
+        if of_class is not None and "cell_type" in features.columns:
+            ids = features[INDEX].to_numpy(np.int64)[(features["cell_type"] == of_class).to_numpy(bool)]
+        before = types_of(self.layer.features, ids)
+        after = CellTypes(np.full(len(ids), to, object), before.probabilities, before.sources)
+        change = TypeChange(what, ids, before, after, (self.classes, classes), renamed)
+        self._do(change, before_told=lambda: self._note_persons(change))
+
+    def _note_persons(self, change: TypeChange) -> None:
+        """Write of cells that a person typed that they are of another class now."""
+        mine = change.after.sources == "user"
+        if mine.any():
+            before, after = (
+                CellTypes(c.types[mine], c.probabilities[mine], c.sources[mine]) for c in (change.before, change.after)
+            )
+            part = TypeChange(change.what, change.ids[mine], before, after, written=change.written)
+            self._note(part, self.journal.annotator)
+            change.n_said = part.n_said
+
+    def _show_classes(self, classes: ClassList, renamed: Mapping[str, str] | None = None) -> None:
+        show_classes(self.viewer, self.layer, classes, renamed)
+        self.events.classes()
+
+    def _put(self, ids: NDArray[np.int64], cells: CellTypes) -> None:
+        """Write types; cells that were deleted since are passed over, types of classes deleted since are none."""
+        self.looked_at.update(ids.tolist())
+        known = {*self.classes.names, ""}
+        types = [t if t in known else "" for t in cells.types]
+        self._write_types(ids, types, probability=cells.probabilities, source=cells.sources)
+
+    def _write_types(self, ids: NDArray[np.int64], types: Sequence[str], **values: Any) -> None:
+        """Write types; of a few napari's list of layers, which would be drawn anew at each event, hears nothing."""
+        self.is_changing = True
+        try:
+            with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():
+                layers.set_types(self.layer, ids, types, **values)
+        finally:
+            self.is_changing = False
+
+    def _show(self, edit: Edit) -> None:
+        """Bring coarser levels, features, types and selection up to date with an edit that the pixels hold already."""
+        layer = self.layer
+        if layer.multiscale:
+            for level in layer.data[1:]:
+                for patch in edit.patches:
+                    patch.write_level(level, self._cells)
+        old, new = edit.removed, edit.added
+        self._put_rows(old, new)
+        gone = old.index.difference(new.index)
+        selected = self.selected
+        if np.isin(selected, gone).any():
+            self.select(np.setdiff1d(selected, gone))
+        if np.isin(pointed_out(self.viewer, layer), gone).any():
+            point_out(self.viewer, layer, [])
+        self.by_hand = (self.by_hand - frozenset(gone.tolist())) | frozenset(new.index.tolist())
+        keeper = keeper_of(layer)
+        if keeper is not None:
+            for patch in edit.patches:
+                keeper.touch(patch.box)
+        layers.refresh_cells(layer)
+
+    def _put_rows(self, old: pd.DataFrame, new: pd.DataFrame) -> None:
+        """Exchange rows of the features, and the types of their cells."""
+        layer = self.layer
+        features = layer.features.set_index(INDEX, drop=False)
+        rows = (to_features(rows).set_index(INDEX, drop=False).drop(index=0) for rows in (old, new))
+        layer.features = edits.replace_rows(features, *rows).reset_index(drop=True)
+        lookup, names = layers.lookup_of(layer), layers.names_of(layer)
+        lookup.change(old.index.difference(new.index).to_numpy(), 0)
+        for name, ids in new.groupby("cell_type").groups.items():
+            lookup.change(ids.to_numpy(), names.index(str(name)) + 1 if name in names else 0)
+
+    def _known(self, ids: Ids) -> NDArray[np.int64]:
+        """Return the ids that are in the table."""
+        features = self.layer.features
+        if INDEX not in features.columns:
+            raise InputError(f"The layer {self.layer.name!r} has no table of cells. Segment the image first.")
+        wanted = np.unique(np.asarray(ids, np.int64))
+        return np.asarray(features[INDEX].to_numpy(np.int64)[rows_of(features, wanted)], np.int64)
+
+    def _rows_of(self, ids: Ids) -> pd.DataFrame:
+        """Return the table of these cells, and of the last one, whose id new ids follow."""
+        features = self.layer.features
+        if INDEX not in features.columns:
+            raise InputError(f"The layer {self.layer.name!r} has no table of cells. Segment the image first.")
+        rows = np.union1d(rows_of(features, ids) if len(ids) else [], [len(features) - 1]).astype(np.intp)
+        return to_table(features.iloc[rows])
+
+    def _plane_of(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return the plane that the first of these cells is in: that of its row, else the one shown."""
+        rows = self._rows_of(ids[:1])
+        return edits.plane_of(rows, ids[0] if ids else 0, self._cells.shape[:-2], self.plane)
+
+    def _on_paint(self, event: Event) -> None:
+        """Take what was painted with napari's own tools into table and history."""
+        if INDEX not in self.layer.features.columns or self.busy:
+            return
+        for stroke in strokes_of(self._cells, event.value):
+            self.take_stroke(stroke.before, stroke.after, stroke.corner, stroke.plane)

@@ -1,0 +1,173 @@
+"""What of a picture is no smear: the black around a round field, gaps of a mosaic, a viewer's window."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Box = tuple[int, int, int, int]
+
+OVERVIEW_PX = 320
+"""Longest side of the small picture in which surroundings are looked for."""
+BAND_PX = 1024
+"""Rows of a smear that are read at once to make that small picture."""
+DARK_SHARE, DARK_MOST = 0.18, 36.0
+"""Darker than this share of the brightest tenth, and than this, is black; nuclei are brighter."""
+LEAST_SHARE = 0.008
+"""Black is no surroundings where it is less of the picture than this."""
+FLAT_RANGE = 4
+"""A screen's colours vary by no more than this from pixel to pixel; a camera's do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a smear of `shape` (Y, X), pixels, is not: a coarse picture (y, x) bool, True outside."""
+
+    shape: tuple[int, int]
+    outside: NDArray[np.bool_]
+
+    @property
+    def share(self) -> float:
+        """Share of the picture that is no smear."""
+        return float(self.outside.mean())
+
+    def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.bool_]:
+        """Return a part, as an array (Y, X) of bool is sliced, in pixels."""
+        (y0, y1, _), (x0, x1, _) = (one.indices(n) for one, n in zip(key, self.shape, strict=True))
+        return self.within((y0, x0, y1, x1))
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.bool_]:
+        """Return all of it, (Y, X) bool."""
+        return self.within((0, 0, *self.shape))
+
+    def within(self, box: Box) -> NDArray[np.bool_]:
+        """Return where a box (y0, x0, y1, x1), pixels, is no smear; the same for any tile."""
+        y0, x0, y1, x1 = box
+        rows, columns = (
+            np.clip(np.arange(a, b) * n // size, 0, n - 1)
+            for a, b, n, size in zip((y0, x0), (y1, x1), self.outside.shape, self.shape, strict=True)
+        )
+        return self.outside[np.ix_(rows, columns)]
+
+    def touch(self, boxes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Return which boxes (N, 4), half-open (y0, x0, y1, x1), pixels, reach the surroundings or lie beside them."""
+        total = np.pad(self.outside.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        scale = np.array(self.outside.shape) / np.array(self.shape)
+        low = np.clip(np.floor(boxes[:, :2] * scale - 0.5).astype(int), 0, self.outside.shape)
+        high = np.clip(np.ceil(boxes[:, 2:] * scale + 0.5).astype(int), low, self.outside.shape)
+        (y0, x0), (y1, x1) = low.T, high.T
+        return np.asarray(total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0] > 0, np.bool_)
+
+    def to_text(self) -> str:
+        """Return this as a short text: "" where all of the picture is smear."""
+        if not self.outside.any():
+            return ""
+        packed = base64.b64encode(zlib.compress(np.packbits(self.outside).tobytes(), 9)).decode("ascii")
+        return " ".join([*map(str, (*self.shape, *self.outside.shape)), packed])
+
+
+@cache
+def surroundings_from(text: str) -> Surroundings | None:
+    """Return the surroundings that `Surroundings.to_text` wrote, or None for "".
+
+    Raises
+    ------
+    ValueError
+        If the text is none.
+    """
+    if not text:
+        return None
+    *sizes, packed = text.split(" ")
+    height, width, rows, columns = map(int, sizes)
+    if not (0 < rows <= OVERVIEW_PX and 0 < columns <= OVERVIEW_PX and rows <= height and columns <= width):
+        raise ValueError("the surroundings have an impossible size")
+    unpack = zlib.decompressobj()
+    bits = np.frombuffer(unpack.decompress(base64.b64decode(packed), OVERVIEW_PX**2), np.uint8)
+    outside = np.unpackbits(bits, count=rows * columns).astype(bool).reshape(rows, columns)
+    return Surroundings((height, width), outside)
+
+
+def overview_of(pixels: Any) -> NDArray[np.uint8]:
+    """Return every n-th pixel of a (Y, X, 3) smear, at most `OVERVIEW_PX` a side; a lazy one is read band by band."""
+    height, width = pixels.shape[:2]
+    step = max(1, -(-max(height, width) // OVERVIEW_PX))
+    half = step // 2 if min(height, width) > step else 0
+    if isinstance(pixels, np.ndarray):
+        return np.asarray(pixels[half::step, half::step])
+    rows = max(1, BAND_PX // step) * step
+    bands = [np.asarray(pixels[y : y + rows])[half::step, half::step] for y in range(0, height, rows)]
+    return np.concatenate(bands)
+
+
+def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Surroundings | None:
+    """Return what of a smear of `shape` (Y, X) is no smear, by a small picture (y, x, 3) of it; None where all is.
+
+    Notes
+    -----
+    Black counts where it hangs together and is wider than a line. A screen's flat colours count where they reach along
+    a whole side of the picture and leave a rectangle: so does the window of a viewer, and glass between cells does not.
+    """
+    value = overview.max(-1)
+    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3))), np.bool_)  # a rim is not sharp
+    if not outside.any():
+        outside = _window(overview)
+    return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None
+
+
+def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the large black parts of a picture's brightness (y, x)."""
+    bright = float(np.percentile(value, 90)) if value.size else 0.0
+    lit = value[value > DARK_MOST]
+    if lit.size > 0.02 * value.size:
+        bright = float(np.percentile(lit, 90))
+    dark = value < min(DARK_MOST, DARK_SHARE * bright)
+    if not dark.any():
+        return dark
+    wide = np.asarray(ndimage.binary_opening(np.pad(dark, 3, mode="edge"), np.ones((5, 5)))[3:-3, 3:-3], np.bool_)
+    parts, n_parts = ndimage.label(wide, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
+    rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 2 * LEAST_SHARE) * value.size
+    is_large[0] = False
+    return np.asarray(is_large[parts], np.bool_)
+
+
+def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return what lies around the picture that a viewer's window or a page shows; nothing where there is no such."""
+    nothing = np.zeros(overview.shape[:2], bool)
+    sides = (overview[0], overview[-1], overview[:, 0], overview[:, -1])
+    if min(nothing.shape) < 32 or not any(_is_flat(side) for side in sides):
+        return nothing
+    spread = ndimage.maximum_filter(overview, (3, 3, 1)).astype(int) - ndimage.minimum_filter(overview, (3, 3, 1))
+    flat = spread.max(-1) <= FLAT_RANGE
+    parts, _ = ndimage.label(flat)
+    rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    around = np.asarray(ndimage.binary_dilation(np.isin(parts, rim[rim > 0]), np.ones((3, 3))), np.bool_)
+    side = max(3, round(0.03 * max(nothing.shape))) | 1
+    solid, n_solid = ndimage.label(ndimage.binary_opening(~around, np.ones((side, side))))
+    if not n_solid:
+        return nothing
+    sizes = np.bincount(solid.ravel())
+    sizes[0] = 0
+    (rows, columns), largest = ndimage.find_objects(solid)[sizes.argmax() - 1], sizes.max()
+    area = (rows.stop - rows.start) * (columns.stop - columns.start)
+    if largest < 0.12 * nothing.size or largest < 0.97 * area or largest < 0.6 * (~around).sum():
+        return nothing
+    outside = ~nothing
+    outside[rows, columns] = False
+    return outside
+
+
+def _is_flat(line: NDArray[np.uint8]) -> bool:
+    """Return whether a line (N, 3) of pixels hardly varies from one to the next."""
+    steps = np.abs(np.diff(line.astype(int), axis=0)).max(-1)
+    return bool((steps <= FLAT_RANGE).mean() >= 0.9)

@@ -1,0 +1,151 @@
+"""Pictures that are no plain field of a smear: frames around one, uneven light, and other things than blood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Picture = NDArray[np.uint8]
+
+
+def _distance(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Distance from the middle, 1 in the middle of the sides."""
+    (height, width), (y, x) = shape[:2], np.mgrid[: shape[0], : shape[1]]
+    return np.asarray(np.hypot((y - height / 2) / (height / 2), (x - width / 2) / (width / 2)))
+
+
+def round_field(smear: Picture) -> Picture:
+    """What an eyepiece shows: a soft-edged disc on black with a camera's noise."""
+    inside = np.clip((0.97 - _distance(smear.shape)) * 60, 0, 1)[..., None]
+    noise = np.random.default_rng(1).normal(3, 1.5, smear.shape)
+    return np.clip(smear * inside + noise * (1 - inside), 0, 255).astype(np.uint8)
+
+
+def mosaic_on_black(smear: Picture) -> Picture:
+    """Fields side by side on black, two of nine missing."""
+    height, width = smear.shape[:2]
+    canvas = np.zeros((height + 120, width + 160, 3), np.uint8)
+    canvas[60 : 60 + height, 80 : 80 + width] = smear
+    canvas[60 : 60 + height // 3, 80 : 80 + width // 3] = 0
+    canvas[60 + 2 * height // 3 : 60 + height, 80 + 2 * width // 3 : 80 + width] = 0
+    return canvas
+
+
+def viewer_window(smear: Picture, colour: tuple[int, int, int] = (38, 41, 48)) -> Picture:
+    """A screenshot: a title bar, and beside the picture a panel with buttons and letters."""
+    height, width = smear.shape[:2]
+    window = np.full((height + 160, width + 300, 3), colour, np.uint8)
+    window[:44] = (90, 95, 105)
+    window[80 : 80 + height, 40 : 40 + width] = smear
+    for y in range(90, height + 40, 45):
+        window[y : y + 22, width + 90 : width + 240] = (120, 125, 140)
+        for x in range(width + 100, width + 220, 14):
+            window[y + 6 : y + 16, x : x + 6] = (235, 235, 240) if colour[0] < 128 else (30, 30, 30)
+    return window
+
+
+def eyepiece_grid(smear: Picture) -> Picture:
+    """Dark lines of a graticule across the field."""
+    lined, step = smear.astype(float), max(smear.shape[:2]) // 7
+    for at in range(step // 2, max(smear.shape[:2]), step):
+        lined[at : at + 3] *= 0.25
+        lined[:, at : at + 3] *= 0.25
+    return lined.astype(np.uint8)
+
+
+def light_from_one_side(smear: Picture, least: float = 0.35) -> Picture:
+    """The left side gets a share of the light only."""
+    light = least + (1 - least) * np.arange(smear.shape[1]) / smear.shape[1]
+    return np.rint(smear * light[None, :, None]).astype(np.uint8)
+
+
+def vignetted(smear: Picture) -> Picture:
+    """The corners get a third of the light."""
+    return np.rint(smear * (1 - 0.33 * _distance(smear.shape) ** 2)[..., None]).astype(np.uint8)
+
+
+def noise(shape: tuple[int, int] = (420, 560)) -> Picture:
+    """What a sensor gives without a lens."""
+    return np.clip(np.random.default_rng(2).normal(128, 30, (*shape, 3)), 0, 255).astype(np.uint8)
+
+
+def _glass(shape: tuple[int, int], colour: tuple[float, float, float] = (225, 222, 220)) -> NDArray[np.float64]:
+    return np.array(colour) + np.random.default_rng(3).normal(0, 2.5, (*shape, 3))
+
+
+def _put(
+    image: NDArray[np.float64],
+    place: tuple[float, float],
+    radii: tuple[float, float],
+    angle: float,
+    colour: tuple[float, float, float],
+    alpha: float,
+) -> None:
+    """Lay an ellipse over an image."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]] - np.array(place)[:, None, None]
+    along, across = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
+    depth = 1 - np.hypot(along / radii[0], across / radii[1])
+    cover = alpha * np.clip(depth * min(radii) + 0.5, 0, 1)[..., None]
+    image[:] = image * (1 - cover) + np.array(colour) * cover
+
+
+def _scattered(
+    shape: tuple[int, int], n: int, draw: Callable[[np.random.Generator, tuple[float, float]], None]
+) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(n):
+        draw(rng, (rng.uniform(0, shape[0]), rng.uniform(0, shape[1])))
+
+
+def dust(shape: tuple[int, int] = (420, 560)) -> Picture:
+    """Specks of many sizes on empty glass."""
+    image = _glass(shape)
+    _scattered(
+        shape,
+        40,
+        lambda rng, place: _put(
+            image,
+            place,
+            (3 * np.exp(rng.normal(0, 0.6)), 2.4 * np.exp(rng.normal(0, 0.6))),
+            rng.uniform(0, 3),
+            (70, 65, 60),
+            0.8,
+        ),
+    )
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def hemocytometer(shape: tuple[int, int] = (500, 600), step: int = 66) -> Picture:
+    """The squares of a counting chamber."""
+    image = _glass(shape, (210, 212, 208))
+    for at in range(8, max(shape), step):
+        image[at : at + 3] *= 0.7
+        image[:, at : at + 3] *= 0.7
+    return np.clip(ndimage.gaussian_filter(image, (0.8, 0.8, 0)), 0, 255).astype(np.uint8)
+
+
+def bird_blood(shape: tuple[int, int] = (420, 560), n: int = 90) -> Picture:
+    """Oval red cells, each with a nucleus."""
+    image = _glass(shape)
+
+    def draw(rng: np.random.Generator, place: tuple[float, float]) -> None:
+        angle = rng.uniform(0, 3)
+        _put(image, place, (27, 18), angle, (205, 140, 150), 0.75)
+        _put(image, place, (11, 7.5), angle, (90, 50, 110), 0.85)
+
+    _scattered(shape, n, draw)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def fluorescence(shape: tuple[int, int] = (420, 560)) -> Picture:
+    """Bright green blobs in the dark."""
+    image = np.abs(np.random.default_rng(5).normal(6, 3, (*shape, 1))) * np.ones(3)
+    _scattered(shape, 60, lambda rng, place: _put(image, place, (20, 17), rng.uniform(0, 3), (10, 220, 15), 0.9))
+    return np.clip(image, 0, 255).astype(np.uint8)

@@ -1,0 +1,127 @@
+"""What of a picture is no smear is found, and stays without cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import napari_bloodcell as nb
+from napari_bloodcell.stages.surroundings import Surroundings, find_surroundings, overview_of, surroundings_from
+from napari_bloodcell.synthetic import load_shipped
+from tests.examples import pictures
+from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CENTRES = [(y, x) for y in range(150, 480, 60) for x in range(170, 560, 60)]
+
+
+@pytest.fixture(scope="module")
+def smear() -> np.ndarray:
+    return load_shipped()[0][:600, :800]
+
+
+def around(image: np.ndarray) -> Surroundings | None:
+    return find_surroundings(overview_of(image), image.shape[:2])
+
+
+def framed() -> np.ndarray:
+    """Discs in a wide black frame."""
+    image = disc_image(CENTRES, (620, 700))
+    image[:60] = image[-60:] = image[:, :70] = image[:, -70:] = 0
+    return image
+
+
+@pytest.mark.parametrize("frame", [pictures.round_field, pictures.mosaic_on_black, pictures.viewer_window])
+def test_what_is_no_smear_is_found(smear: np.ndarray, frame: Callable[[np.ndarray], np.ndarray]) -> None:
+    picture = frame(smear)
+    found = around(picture)
+    truth = np.abs(picture.astype(int) - frame(np.full_like(smear, 250))).max(-1) < 9  # the same without the smear
+    assert found is not None
+    outside = np.asarray(found)
+    assert (outside & truth).sum() > 0.99 * truth.sum()
+    assert (outside & ~truth).sum() < 0.05 * (~truth).sum()
+
+
+def test_a_white_page_around_a_picture_is_no_smear(smear: np.ndarray) -> None:
+    page = pictures.viewer_window(smear, (255, 255, 255))
+    found = around(page)
+    assert found is not None
+    assert found.share == pytest.approx(1 - smear.size / page.size, abs=0.02)
+
+
+def test_an_ordinary_smear_has_no_surroundings(smear: np.ndarray) -> None:
+    assert around(smear) is None
+
+
+def test_cells_on_overexposed_glass_have_no_surroundings() -> None:
+    image = disc_image([(100, 100), (160, 300), (250, 60), (330, 240)], (400, 400), radius=40)
+    image[image[..., 0] == 230] = 255
+    assert around(image) is None
+
+
+@pytest.mark.parametrize("level", [0, 137, 255])
+def test_a_picture_of_one_colour_has_no_surroundings(level: int) -> None:
+    assert around(np.full((300, 400, 3), level, np.uint8)) is None
+
+
+def test_surroundings_are_read_back_from_their_text(smear: np.ndarray) -> None:
+    found = around(pictures.round_field(smear))
+    assert found is not None
+    again = surroundings_from(found.to_text())
+    assert again is not None
+    assert again.shape == found.shape
+    assert np.array_equal(again.outside, found.outside)
+
+
+@pytest.mark.parametrize("text", ["1 2", "10 10 400 400 abc", "nonsense", "10 10 20 20 eJw="])
+def test_a_damaged_text_is_no_surroundings(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        surroundings_from(text)
+
+
+def test_boxes_at_the_rim_touch_the_surroundings() -> None:
+    outside = np.zeros((10, 10), bool)
+    outside[:, :2] = True
+    found = Surroundings((100, 100), outside)
+    assert found.touch(np.array([[40, 15, 60, 45], [40, 22, 60, 45], [40, 40, 60, 60]])).tolist() == [True, True, False]
+
+
+def test_a_lazy_smear_has_the_overview_of_an_array(smear: np.ndarray) -> None:
+    lazy = nb.open_slide(smear).pixels
+    assert np.array_equal(overview_of(lazy), overview_of(smear))
+
+
+def test_no_cell_lies_in_the_black_around_a_field() -> None:
+    result = nb.segment(framed(), generator=ThresholdGenerator())
+    assert len(result.table) == len(CENTRES)
+    assert result.calibration.rbc_diameter_px == pytest.approx(24, rel=0.15)
+
+
+def test_cells_that_the_rim_cuts_touch_an_edge() -> None:
+    image = framed()
+    image[200:230, 70:90] = 120
+    table = nb.segment(image, generator=ThresholdGenerator()).table
+    assert table["touches_edge"].sum() == 1
+
+
+@pytest.mark.parametrize("tile_size", [128, 512])
+def test_a_slide_with_surroundings_has_the_cells_of_memory(tile_size: int, tmp_path: Path) -> None:
+    recipe = nb.Recipe(segment=nb.SegmentParams(tile_size=tile_size))
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    whole = nb.segment(framed(), generator=ThresholdGenerator())
+    work = nb.iter_analyse(nb.open_slide(framed()), recipe=recipe, output=tmp_path, **models)
+    assert np.array_equal(np.asarray(nb.drain(work).cells) > 0, whole.cells > 0)
+
+
+def test_only_the_field_counts_for_densities() -> None:
+    recipe = nb.Recipe(segment=nb.SegmentParams(pixel_size_um=0.3))
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    result = nb.drain(nb.iter_analyse(framed(), recipe=recipe, **models))
+    field_mm2 = 500 * 560 * 0.3**2 * 1e-6
+    assert result.counting.per_mm2 is not None
+    assert result.counting.per_mm2["RBC"] == pytest.approx(result.counts["RBC"] / field_mm2, rel=0.04)
