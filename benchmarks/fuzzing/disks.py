@@ -17,8 +17,7 @@ from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core.cells import box_of
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.corrections.journal import Correction, Journal
-from napari_bloodcell.results.result import open_slide_result
-from napari_bloodcell.results.store import read_result
+from napari_bloodcell.results.store import open_slide_result, read_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 

@@ -9,7 +9,7 @@ import re
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +22,12 @@ from napari_bloodcell.learning.training_list import TypedCell
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.pipeline import analyse
 from napari_bloodcell.results.recipes import read_recipe
-from napari_bloodcell.results.result import SmearResult, open_slide_result
-from napari_bloodcell.results.store import read_result, write_result
+from napari_bloodcell.results.store import open_slide_result, read_result, write_result
 from napari_bloodcell.results.table import read_parquet
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
+
+if TYPE_CHECKING:
+    from napari_bloodcell.results.result import Result
 
 PATHS = (
     *(
@@ -43,7 +45,7 @@ IMAGE = "ab" * 32
 
 
 @cache
-def small_result() -> tuple[Any, SmearResult]:
+def small_result() -> tuple[Any, Result]:
     """Return a small image and its result, made once."""
     image = disc_image([(20, 20), (20, 60), (60, 20), (60, 60), (60, 75)], (90, 100), radius=10)
     recipe = Recipe(segment=SegmentParams(rbc_diameter_px=24.0))

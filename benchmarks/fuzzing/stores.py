@@ -17,8 +17,7 @@ from benchmarks.fuzzing.records import small_result, write_small_result
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.images.open import open_slide, read_plane
 from napari_bloodcell.napari.reader import read_layers
-from napari_bloodcell.results.result import open_slide_result
-from napari_bloodcell.results.store import read_result
+from napari_bloodcell.results.store import open_slide_result, read_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.learning.training_set import TrainingSet
     from napari_bloodcell.pipeline import analyse, iter_analyse
     from napari_bloodcell.results.recipes import read_recipe
-    from napari_bloodcell.results.result import SlideResult, SmearResult, open_slide_result
-    from napari_bloodcell.results.store import StoredResult, read_result, write_result
+    from napari_bloodcell.results.result import Result, SlideResult, SmearResult, StoredResult
+    from napari_bloodcell.results.store import open_slide_result, read_result, write_result
     from napari_bloodcell.stages.classify import Classification, classify, iter_classify
     from napari_bloodcell.stages.counting import Counting, count, iter_count
     from napari_bloodcell.stages.segment import Segmentation, iter_segment, segment
@@ -78,6 +78,7 @@ __all__ = [
     "Plane",
     "Progress",
     "Recipe",
+    "Result",
     "ResultWarning",
     "SamTraining",
     "SegmentParams",
@@ -136,8 +137,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "learning.training_set": ("TrainingSet",),
     "pipeline": ("analyse", "iter_analyse"),
     "results.recipes": ("read_recipe",),
-    "results.result": ("SlideResult", "SmearResult", "open_slide_result"),
-    "results.store": ("StoredResult", "read_result", "write_result"),
+    "results.result": ("Result", "SlideResult", "SmearResult", "StoredResult"),
+    "results.store": ("open_slide_result", "read_result", "write_result"),
     "stages.classify": ("Classification", "classify", "iter_classify"),
     "stages.counting": ("Counting", "count", "iter_count"),
     "stages.segment": ("Segmentation", "iter_segment", "segment"),

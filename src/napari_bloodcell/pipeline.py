@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.models.load import load_classifier
-from napari_bloodcell.results.result import SmearResult
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2
@@ -24,29 +24,8 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import SlideResult
 
 
-@overload
-def analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: None = None,
-) -> SmearResult: ...
-@overload
-def analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: str | Path,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> SmearResult | SlideResult: ...
 def analyse(
     image: object,
     *,
@@ -56,7 +35,7 @@ def analyse(
     output: str | Path | None = None,
     workers: int = 1,
     scheduler: str | None = None,
-) -> SmearResult | SlideResult:
+) -> Result:
     """Segment, type and count the cells of a smear.
 
     Parameters
@@ -77,8 +56,8 @@ def analyse(
 
     Returns
     -------
-    SmearResult or SlideResult
-        The second where the work was done on disk: it has the same attributes, with Zarr arrays for pixels.
+    Result
+        Its pixels are Zarr arrays where the work was done on disk.
 
     Raises
     ------
@@ -108,26 +87,6 @@ def analyse(
     return result
 
 
-@overload
-def iter_analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: None = None,
-) -> Generator[Progress, None, SmearResult]: ...
-@overload
-def iter_analyse(
-    image: object,
-    *,
-    recipe: Recipe | None = None,
-    generator: MaskGenerator | None = None,
-    classifier: CellClassifier | None = None,
-    output: str | Path | None,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> Generator[Progress, None, SmearResult | SlideResult]: ...
 def iter_analyse(
     image: object,
     *,
@@ -137,7 +96,7 @@ def iter_analyse(
     output: str | Path | None = None,
     workers: int = 1,
     scheduler: str | None = None,
-) -> Generator[Progress, None, SmearResult | SlideResult]:
+) -> Generator[Progress, None, Result]:
     """Do as `analyse`, yielding the progress of each stage in turn."""
     if output is None:
         if workers != 1 or scheduler is not None:
@@ -163,7 +122,7 @@ def iter_analyse(
 
 def _iter_in_memory(
     plane: Plane, recipe: Recipe | None, generator: MaskGenerator | None, classifier: CellClassifier | None
-) -> Generator[Progress, None, SmearResult]:
+) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
     classifier = (
@@ -177,14 +136,11 @@ def _iter_in_memory(
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
         area_mm2=seen_area_mm2(segmentation.cells.shape, pixel_size_um, segmentation.calibration),
     )
-    table = typed.table.copy()
-    table["cells_in_region"] = counting.cells_in_region
-    return SmearResult(
+    return Result(
         cells=segmentation.cells,
         types=typed.types,
-        table=table,
-        counts=counting.counts,
-        counting=counting,
+        rows=typed.table.assign(cells_in_region=counting.cells_in_region),
+        known_counting=counting,
         names=typed.names,
         calibration=segmentation.calibration,
         recipe=recipe,
@@ -196,4 +152,5 @@ def _iter_in_memory(
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
         warnings=segmentation.warnings,
+        pixel_size_um=pixel_size_um,
     )

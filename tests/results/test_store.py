@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +23,15 @@ from napari_bloodcell.core.cells import BOX, CENTROID, COLUMNS, cell_table, meas
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import Recipe
-from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results import store
-from napari_bloodcell.results.store import FILES, read_result, write_result
+from napari_bloodcell.results.files import FILES
+from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.store import read_result, write_result
 from napari_bloodcell.results.table import read_csv, read_parquet, write_csv
-from napari_bloodcell.stages.counting import Counting, count
-
-
-@dataclass
-class FailedTile:
-    name: str
-    box: tuple[int, int, int, int]
-    error: str
-
-
-@dataclass
-class Result:
-    cells: np.ndarray
-    types: np.ndarray
-    table: pd.DataFrame
-    counts: dict[str, int]
-    counting: Counting
-    names: list[str]
-    calibration: Calibration
-    recipe: Recipe = field(default_factory=Recipe)
-    models: dict[str, dict[str, str]] = field(
-        default_factory=lambda: {"segment": {"name": "embedded", "sha256": "a" * 64}}
-    )
-    image_name: str = "field 1"
-    device: str = "cpu"
-    failed_tiles: list[FailedTile] = field(default_factory=list)
-    warnings: tuple[str, ...] = ()
 
 
 def a_result(
@@ -70,9 +45,19 @@ def a_result(
     table["cell_type"] = pd.Series([types[i % len(types)] for i in range(n)], index=table.index, dtype=object)
     table["probability"] = np.linspace(1 / 7, 1, n)
     names = type_names(types)
-    counting = count(table)
     calibration = Calibration(36.25, (230.0, 220.5, 214.0), 181.5, "estimated")
-    return Result(cells, type_lut(table, names, n)[cells], table, counting.counts, counting, names, calibration)
+    return Result(
+        cells,
+        type_lut(table, names, n)[cells],
+        table,
+        names,
+        calibration,
+        Recipe(),
+        {"segment": {"name": "embedded", "sha256": "a" * 64}},
+        "field 1",
+        "cpu",
+        failed_tiles=[],
+    )
 
 
 def an_image(shape: tuple[int, int] = (60, 90)) -> np.ndarray:
@@ -170,8 +155,8 @@ def test_the_tiffs_have_few_enough_bits_for_imagej_and_the_colours_of_the_types(
 
 def test_more_cells_than_sixteen_bits_hold_are_kept(tmp_path: Path) -> None:
     result = a_result()
-    result.cells = np.where(result.cells == 6, 70_000, result.cells).astype(np.int32)
-    result.table = result.table.rename(index={6: 70_000})
+    cells = np.where(result.cells == 6, 70_000, result.cells).astype(np.int32)
+    result = replace(result, cells=cells, rows=result.table.rename(index={6: 70_000}))
     write_result(result, tmp_path, image=an_image(), label_format="tiff")
     np.testing.assert_array_equal(read_result(tmp_path).cells, result.cells)
 

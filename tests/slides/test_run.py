@@ -93,10 +93,21 @@ def test_a_large_image_with_a_folder_goes_to_disk_and_a_small_one_is_written_the
     lazy = nb.analyse(
         dask.array.from_array(image, chunks=(100, 100, 3)), recipe=settings(), output=tmp_path / "lazy", **models
     )
-    assert isinstance(small, nb.SmearResult)
-    assert isinstance(lazy, nb.SlideResult)
+    assert isinstance(small.cells, np.ndarray)
+    assert isinstance(lazy.cells, zarr.Array)
     assert np.array_equal(lazy.cells[...], small.cells)
     assert nb.read_result(tmp_path / "small").counts == lazy.counts
-    assert nb.open_slide_result(tmp_path / "lazy").counts == lazy.counts
-    with pytest.raises(nb.InputError, match="use open_slide_result"):
-        nb.read_result(tmp_path / "lazy")
+    assert nb.read_result(tmp_path / "lazy").counts == lazy.counts
+
+
+def test_the_same_image_has_the_same_hash_whichever_way_it_was_analysed(tmp_path: Path) -> None:
+    image = random_discs((300, 320), 30)
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    nb.analyse(image, recipe=settings(), output=tmp_path / "memory", **models)
+    drain(iter_analyse_slide(image, tmp_path / "disk", recipe=settings(), **models))
+    for name in ("cells.csv", "counts.json"):
+        assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes()
+    memory, disk = (nb.read_result(tmp_path / name) for name in ("memory", "disk"))
+    assert memory.image_sha256 == disk.image_sha256 != ""
+    pd.testing.assert_frame_equal(memory.table, disk.table)
+    assert memory.counting.interval == disk.counting.interval

@@ -34,21 +34,10 @@ from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.pipeline import iter_analyse
+from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.recipes import read_record
-from napari_bloodcell.results.store import (
-    CELLS_TIFF,
-    COUNTS,
-    FILES,
-    GEOJSON,
-    KDE,
-    OVERLAY,
-    RECIPE,
-    TYPES_TIFF,
-    ZARR,
-    LabelFormat,
-    write_result,
-)
+from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.work import WORK
 from napari_bloodcell.slides.workers import InOrder, end_with_parent, team_of_processes
@@ -60,7 +49,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.params import Recipe
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import SlideResult, SmearResult
+    from napari_bloodcell.results.result import Result
 
 
 @dataclass(frozen=True)
@@ -331,7 +320,7 @@ def analyse_into(
     models: Models,
     options: Options,
     on_progress: Callable[[Progress], object] | None = None,
-) -> SmearResult:
+) -> Result:
     """Analyse one image and write its result with its pictures."""
     work = iter_analyse(plane, recipe=recipe, generator=models.generator, classifier=models.classifier)
     result = drain(work, on_progress)
@@ -358,7 +347,7 @@ def _analyse_slide(
     if options.label_format == "tiff":
         raise SettingsError("A whole slide is written as OME-Zarr; leave out --format tiff.")
 
-    def begun(folder: Path) -> Generator[Progress, None, SlideResult]:
+    def begun(folder: Path) -> Generator[Progress, None, Result]:
         return iter_analyse_slide(
             image.path.resolve(),
             folder,

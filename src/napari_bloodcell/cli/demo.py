@@ -12,7 +12,8 @@ from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.core.files import make_folder
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.images.plane import Plane
-from napari_bloodcell.results.store import KDE, OVERLAY, LabelFormat
+from napari_bloodcell.results.files import KDE, OVERLAY
+from napari_bloodcell.results.store import LabelFormat
 from napari_bloodcell.synthetic import load_shipped
 
 

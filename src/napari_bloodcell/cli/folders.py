@@ -11,8 +11,8 @@ from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import expanded, legal_name
 from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
+from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
-from napari_bloodcell.results.store import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, TYPES_TIFF
 from napari_bloodcell.slides.work import source_of_work
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from napari_bloodcell.core.progress import Steps, drain
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.recipes import explain
-from napari_bloodcell.results.store import RECIPE, ZARR, read_result
+from napari_bloodcell.results.store import read_result
 from napari_bloodcell.stages.calibration import background_colour, mean_brightness
 from napari_bloodcell.stages.segment import calibrate
 from napari_bloodcell.synthetic import STAINS, draw_smear
@@ -155,8 +156,8 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
     for result in sorted({p.parent for p in (folder / RECIPE, *folder.glob(f"*/{RECIPE}")) if p.is_file()}):
         if (result / ZARR).is_dir():
             stored = read_result(result)
-            calibration = Calibration(**stored.record.calibration.model_dump())
-            fields.append(MaskedField(result.name, read_plane(str(result / ZARR)).data, stored.cells, calibration))
+            image = read_plane(str(result / ZARR)).data
+            fields.append(MaskedField(result.name, image, np.asarray(stored.cells), stored.calibration))
     pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
     for picture in pictures:
         labels = [p for p in pictures if p.stem in {picture.stem + ending for ending in LABEL_ENDINGS}]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.results.result import SlideResult, SmearResult
+    from napari_bloodcell.results.result import Result
     from napari_bloodcell.stages.counting import Counting
 
     Box = tuple[int, int, int, int]
@@ -237,7 +237,7 @@ def analyse_layer(
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
     on_progress: Callable[[Progress], object] | None = None,
-) -> SmearResult:
+) -> Result:
     """Segment, type and count an image layer: its cells and their types become layers.
 
     Parameters
@@ -255,7 +255,7 @@ def analyse_layer(
 
     Returns
     -------
-    SmearResult
+    Result
         As `napari_bloodcell.analyse` returns it for the same pixels.
 
     Raises
@@ -324,7 +324,7 @@ def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = Non
     return found.lost
 
 
-def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> SmearResult:
+def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> Result:
     """Return a typed cells layer, or one plane of a stack, as a result that `write_result` takes."""
     from napari_bloodcell.napari.layers import results as layer_results
 
@@ -411,7 +411,7 @@ def analyse_slide(
     workers: int = 1,
     scheduler: str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
-) -> SlideResult:
+) -> Result:
     """Segment, type and count a slide of any size into a folder; its cells become layers that are read from there.
 
     Parameters
@@ -433,7 +433,7 @@ def analyse_slide(
 
     Returns
     -------
-    SlideResult
+    Result
         As `napari_bloodcell.analyse` returns it.
 
     Raises

@@ -10,15 +10,13 @@ import numpy as np
 from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
+from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
-from napari_bloodcell.results.recipes import read_record
-from napari_bloodcell.results.result import open_slide_result
-from napari_bloodcell.results.store import PARQUET, RECIPE, ZARR
-from napari_bloodcell.results.table import read_parquet
+from napari_bloodcell.results.store import read_result, record_of
 
 if TYPE_CHECKING:
     from napari_bloodcell.images.image import Level, SlideImage
-    from napari_bloodcell.results.result import SlideResult
+    from napari_bloodcell.results.result import Result
 
     LayerData = tuple[Any, dict[str, Any], str]
 
@@ -62,7 +60,7 @@ def _read_planes(stack: Stack) -> LayerData:
 def read_slide_result(folder: str | Path) -> list[LayerData]:
     """Read the result of a slide as layers: the image, and the cells as a pyramid on disk with their table.
 
-    The typed layer follows from the cells by a lookup table; `widgets._layers.relink` makes it.
+    The typed layer follows from the cells by a lookup table; `layers.cells.relink` makes it.
 
     Raises
     ------
@@ -70,24 +68,16 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         If the folder holds none, or a damaged one.
     """
     folder = Path(folder)
-    result = open_slide_result(folder)
-    record = read_record(folder / RECIPE)
+    result = read_result(folder)
     info = {
         "kind": "cells",
         "image": result.image_name,
         "names": result.names,
-        "recipe": record.recipe.model_dump(mode="json"),
-        "models": {stage: model.model_dump() for stage, model in record.models.items()},
-        "calibration": record.calibration.model_dump(),
-        "image_sha256": record.image.sha256,
-        "device": record.device,
-        "versions": record.packages,
-        "failed_tiles": [{"name": t.name, "box": list(t.box), "error": t.error} for t in result.failed_tiles],
-        "warnings": list(result.warnings),
+        **info_of_result(result),
         "folder": str(folder.resolve()),
     }
     slide = _image_of(result)
-    place = {} if record.image.pixel_size_um is None else _scale(record.image.pixel_size_um)
+    place = {} if result.pixel_size_um is None else _scale(result.pixel_size_um)
     layers: list[LayerData] = []
     if slide is not None:
         about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
@@ -96,13 +86,28 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
     is_pyramid = len(levels) > 1  # napari refuses labels of a single level
     cells = {
         "name": f"{result.image_name} cells",
-        "features": to_features(read_parquet(folder / PARQUET)),
+        "features": to_features(result.table),
         "multiscale": is_pyramid,
         "opacity": 0.6,
         "metadata": {"napari_bloodcell": info},
         **place,
     }
     return [*layers, (levels if is_pyramid else levels[0], cells, "labels")]
+
+
+def info_of_result(result: Result) -> dict[str, Any]:
+    """Return what a cells layer notes of how the result that it was read from was made."""
+    record = record_of(result) if result.record is None else result.record
+    return {
+        "recipe": record.recipe.model_dump(mode="json"),
+        "models": {stage: model.model_dump() for stage, model in record.models.items()},
+        "calibration": record.calibration.model_dump(),
+        "image_sha256": record.image.sha256,
+        "device": record.device,
+        "versions": record.packages,
+        "failed_tiles": [{"name": t.name, "box": list(t.box), "error": t.error} for t in result.failed_tiles],
+        "warnings": list(result.warnings),
+    }
 
 
 def levels_to_show(slide: SlideImage) -> list[Any]:
@@ -135,8 +140,10 @@ class _EveryNth:
         return self._level[tuple(places)]
 
 
-def _image_of(result: SlideResult) -> SlideImage | None:
+def _image_of(result: Result) -> SlideImage | None:
     """Return the image of a result: its copy, or where it came from if that is still there."""
+    if result.folder is None or result.plan is None:
+        return None
     if result.plan.copies_image:
         return open_image(result.folder / ZARR)
     source = result.plan.source

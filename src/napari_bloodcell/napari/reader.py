@@ -9,9 +9,10 @@ import numpy as np
 
 from napari_bloodcell.core.cells import measure_cells, type_names
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
-from napari_bloodcell.napari.pyramids import is_slide_path, read_slide, read_slide_result
+from napari_bloodcell.napari.pyramids import info_of_result, is_slide_path, read_slide, read_slide_result
+from napari_bloodcell.results.files import COUNTS, RECIPE, SLIDE, ZARR
 from napari_bloodcell.results.ome_zarr import read_labels
-from napari_bloodcell.results.store import COUNTS, RECIPE, SLIDE, ZARR, StoredResult, read_result
+from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_bloodcell.napari.pyramids import LayerData
-    from napari_bloodcell.results.recipes import RecipeRecord
+    from napari_bloodcell.results.result import Result
 
 
 MOST_BYTES_READ: Final = 256 * 1024**2
@@ -63,17 +64,17 @@ def read_layers(path: str | Path) -> list[LayerData]:
         return read_slide_result(folder)
     if folder is not None:
         result = read_result(folder)
-        record = result.record
-        size = record.recipe.segment.pixel_size_um or record.image.pixel_size_um
         image = _read_image(folder / ZARR) if (folder / ZARR).is_dir() else None
-        return _as_layers(image, result.cells, result.table, result.names, record.image.name, size, record, result)
+        return _as_layers(
+            image, result.cells, result.table, result.names, result.image_name, result.pixel_size_um, result
+        )
     if zarr is None:
         raise InputError(f"{path} holds no result of the program: neither {RECIPE} nor an OME-Zarr with labels/cells.")
     cells, types = read_labels(zarr)
     names = _names_in(zarr)
     table = _table_from_types(cells, types, names)
     image = _read_image(zarr)
-    return _as_layers(image, cells, table, names, _stem(zarr), _pixel_size_in(zarr), None, None)
+    return _as_layers(image, cells, table, names, _stem(zarr), _pixel_size_in(zarr), None)
 
 
 def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
@@ -118,8 +119,7 @@ def _as_layers(
     names: list[str],
     name: str,
     pixel_size_um: float | None,
-    record: RecipeRecord | None,
-    result: StoredResult | None,
+    result: Result | None,
 ) -> list[LayerData]:
     from napari_bloodcell.napari.layers.cells import as_layer_data
 
@@ -127,17 +127,8 @@ def _as_layers(
     if pixel_size_um is not None:
         place = {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}
     info: dict[str, Any] = {"kind": "cells", "image": name, "names": names}
-    if record is not None:
-        info |= {
-            "recipe": record.recipe.model_dump(mode="json"),
-            "models": {stage: model.model_dump() for stage, model in record.models.items()},
-            "calibration": record.calibration.model_dump(),
-            "image_sha256": record.image.sha256,
-            "device": record.device,
-            "versions": record.packages,
-            "failed_tiles": list(result.numbers.get("failed_tiles", [])) if result is not None else [],
-            "warnings": list(result.warnings) if result is not None else [],
-        }
+    if result is not None:
+        info |= info_of_result(result)
     layers: list[LayerData] = []
     if image is not None:
         is_pyramid = isinstance(image, list)

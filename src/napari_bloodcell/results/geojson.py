@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from napari_bloodcell.core.cells import type_colour
+from napari_bloodcell.core.cells import boxes_of, type_colour
 from napari_bloodcell.results.ome_zarr import rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -32,59 +32,56 @@ Ring = list[tuple[int, int]]
 
 
 def to_geojson(
-    cells: NDArray[np.integer[Any]], table: pd.DataFrame, names: Sequence[str], *, image_id: str = ""
+    cells: Any, table: pd.DataFrame, names: Sequence[str], *, image_id: str = "", part_px: int | None = None
 ) -> Iterator[str]:
     """Yield the text of a FeatureCollection, one detection per cell, piece by piece.
 
     Parameters
     ----------
-    cells : ndarray of int, shape (Y, X)
-        Ids; those without a row in the table are left out.
+    cells : array of int, shape (Y, X)
+        Ids, in memory or on disk; those without a row in the table are left out.
     table : DataFrame
         The cell table, index = id.
     names : sequence of str
         Names of all types, for their colours.
     image_id : str
         What makes the ids of the objects differ from those of other images.
+    part_px : int, optional
+        Cells that begin in the same square of this side are read together; all of them where it is not given.
 
     Notes
     -----
     Coordinates are (x, y) in pixels; (0, 0) is the outer corner of the first pixel. Outlines run along the edges of the
     pixels, so that their area is the cell's.
     """
-    boxes = {i: box for i, box in enumerate(ndimage.find_objects(cells), start=1) if box is not None}
-    yield from feature_collection(features_of(cells, table, names, boxes, image_id=image_id))
-
-
-def feature_collection(features: Iterable[str]) -> Iterator[str]:
-    """Yield the text of a FeatureCollection of features, piece by piece."""
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    for feature in features:
-        yield separator + feature
-        separator = ",\n"
+    boxes = boxes_of(table)
+    side = part_px or max(cells.shape)
+    home = boxes[:, 0] // side * -(-cells.shape[1] // side) + boxes[:, 1] // side
+    order = np.argsort(home, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
+        if not len(rows):
+            continue
+        (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
+        part = np.asarray(cells[y0:y1, x0:x1])
+        for feature in _features(part, table.iloc[rows], names, (y0, x0), image_id):
+            yield separator + feature
+            separator = ",\n"
     yield "\n]}\n"
 
 
-def features_of(
-    cells: NDArray[np.integer[Any]],
-    table: pd.DataFrame,
-    names: Sequence[str],
-    boxes: Mapping[int, tuple[slice, ...]],
-    *,
-    corner: tuple[int, int] = (0, 0),
-    image_id: str = "",
+def _features(
+    cells: NDArray[np.integer[Any]], table: pd.DataFrame, names: Sequence[str], corner: tuple[int, int], image_id: str
 ) -> Iterator[str]:
-    """Yield the feature of each row of a table that has a box, for a part (Y, X) of a smear that begins at `corner`.
-
-    `boxes` says by id where the cells lie in the part.
-    """
+    """Yield the feature of each row of a table, for a part (Y, X) of an image that begins at `corner`."""
     colours = {name: rgb(type_colour(name, names)) for name in names}
     columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
     types = table["cell_type"].tolist()
-    for row, label in enumerate(int(i) for i in table.index):
-        box = boxes.get(label)
-        if box is None:
+    boxes = boxes_of(table) - np.tile(corner, 2)
+    for row, (label, (y0, x0, y1, x1)) in enumerate(zip(table.index.tolist(), boxes.tolist(), strict=True)):
+        mask = cells[y0:y1, x0:x1] == label
+        if not mask.any():
             continue
         properties: dict[str, Any] = {"objectType": "detection", "name": str(label)}
         if types[row]:
@@ -95,7 +92,7 @@ def features_of(
         feature = {
             "type": "Feature",
             "id": str(uuid.uuid5(_NAMESPACE, f"{image_id}/{label}")),
-            "geometry": _geometry(cells[box] == label, box[1].start + corner[1], box[0].start + corner[0]),
+            "geometry": _geometry(mask, x0 + corner[1], y0 + corner[0]),
             "properties": properties,
         }
         yield json.dumps(feature, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

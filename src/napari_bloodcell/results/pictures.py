@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.files import staged
-from napari_bloodcell.results.store import KDE, OVERLAY
+from napari_bloodcell.results.files import KDE, OVERLAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import SlideResult, SmearResult
+    from napari_bloodcell.results.result import Result
 
 
 def pictures_of_smear(
-    result: SmearResult, plane: Plane, *, overlay: bool = True, kde: bool = True
+    result: Result, plane: Plane, *, overlay: bool = True, kde: bool = True
 ) -> dict[str, Callable[[Path], object]]:
     """Return what draws each picture, by file name, as `store.write_result` takes them."""
 
@@ -29,8 +29,7 @@ def pictures_of_smear(
     def draw_kde(path: Path) -> None:
         from napari_bloodcell.results.plot import save_kde_png
 
-        pixel_size_um = result.recipe.segment.pixel_size_um or plane.pixel_size_um
-        save_kde_png(path, result.counting, pixel_size_um=pixel_size_um)
+        save_kde_png(path, result.counting, pixel_size_um=result.pixel_size_um)
 
     pictures: dict[str, Callable[[Path], object]] = {}
     if overlay:
@@ -40,7 +39,7 @@ def pictures_of_smear(
     return pictures
 
 
-def write_pictures_of_slide(result: SlideResult, *, overlay: bool = True, kde: bool = True) -> None:
+def write_pictures_of_slide(result: Result, *, overlay: bool = True, kde: bool = True) -> None:
     """Draw the overlay, at the coarsest level of the pyramids, and the RBC areas, whole or not at all.
 
     Raises
@@ -50,11 +49,12 @@ def write_pictures_of_slide(result: SlideResult, *, overlay: bool = True, kde: b
     """
     from napari_bloodcell.results.plot import save_kde_png, save_overlay_png
 
-    plan, counting = result.plan, result.counting
+    counting = result.counting
+    if result.folder is None:
+        raise ValueError("a result in memory has no folder")
     with staged(result.folder, last=KDE) as stage:
         if overlay:
             counts, interval = result.counts, counting.interval
             save_overlay_png(stage / OVERLAY, *result.overview(), result.names, counts=counts, interval=interval)
         if kde:
-            pixel_size_um = plan.recipe.segment.pixel_size_um or plan.pixel_size_um
-            save_kde_png(stage / KDE, counting, pixel_size_um=pixel_size_um)
+            save_kde_png(stage / KDE, counting, pixel_size_um=result.pixel_size_um)

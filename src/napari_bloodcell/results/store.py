@@ -1,22 +1,38 @@
-"""Writes the result of a smear into a folder, and reads it back."""
+"""Writes results into folders, and opens them again."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.core.files import staged
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.plane import Plane
+from napari_bloodcell.results.files import (
+    CELLS,
+    CELLS_TIFF,
+    COUNTS,
+    FILES,
+    GEOJSON,
+    KDE,
+    OVERLAY,
+    PARQUET,
+    RECIPE,
+    SLIDE,
+    TYPES_TIFF,
+    ZARR,
+)
 from napari_bloodcell.results.geojson import to_geojson
 from napari_bloodcell.results.ome_zarr import read_labels, rgb, write_ome_zarr
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.recipes import (
     CalibrationRecord,
     ImageRecord,
@@ -25,102 +41,18 @@ from napari_bloodcell.results.recipes import (
     read_record,
     to_json,
 )
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    import pandas as pd
     from numpy.typing import NDArray
 
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import Calibration
-    from napari_bloodcell.stages.counting import Counting
 
 LabelFormat = Literal["ome-zarr", "tiff"]
-COUNTS, CELLS, RECIPE, GEOJSON = "counts.json", "cells.csv", "recipe.json", "cells.geojson"
-ZARR, CELLS_TIFF, TYPES_TIFF = "smear.ome.zarr", "cells.tif", "types.tif"
-OVERLAY, KDE = "overlay.png", "kde.png"
-SLIDE, PARQUET = "slide.json", "cells.parquet"
-FILES: tuple[str, ...] = (
-    *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
-    *(PARQUET, SLIDE),  # the second of a whole slide only
-)
-"""Every name that a result may have in its folder; nothing else there is ever touched."""
 
 _DAMAGED: tuple[type[Exception], ...] = (SettingsError, *READ_ERRORS)
-
-
-class Result(Protocol):
-    """What is written of a result; `pipeline.SmearResult` has it."""
-
-    @property
-    def cells(self) -> NDArray[np.int32]: ...  # noqa: D102
-    @property
-    def types(self) -> NDArray[np.uint8]: ...  # noqa: D102
-    @property
-    def table(self) -> pd.DataFrame: ...  # noqa: D102
-    @property
-    def counts(self) -> dict[str, int]: ...  # noqa: D102
-    @property
-    def counting(self) -> Counting: ...  # noqa: D102
-    @property
-    def names(self) -> list[str]: ...  # noqa: D102
-    @property
-    def calibration(self) -> Calibration: ...  # noqa: D102
-    @property
-    def recipe(self) -> Recipe: ...  # noqa: D102
-    @property
-    def models(self) -> Mapping[str, Mapping[str, str]]: ...  # noqa: D102
-    @property
-    def image_name(self) -> str: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def failed_tiles(self) -> Sequence[Any]: ...  # noqa: D102
-    @property
-    def warnings(self) -> tuple[str, ...]: ...  # noqa: D102
-
-
-@dataclass(frozen=True, eq=False)
-class StoredResult:
-    """A result that was read from its folder.
-
-    Attributes
-    ----------
-    cells : ndarray of int32, shape (Y, X)
-        Label image, ids 1..N.
-    types : ndarray of uint8, shape (Y, X)
-        1 + the position of the cell's type in `names`.
-    table : DataFrame
-        The cell table, index = id.
-    counts : dict of str to int
-        Cells per type, corrected for overlap.
-    names : list of str
-        Names of all types.
-    numbers : dict
-        The whole of ``counts.json``.
-    record : RecipeRecord
-        The whole of ``recipe.json``.
-    """
-
-    cells: NDArray[np.int32]
-    types: NDArray[np.uint8]
-    table: pd.DataFrame
-    counts: dict[str, int]
-    names: list[str]
-    numbers: dict[str, Any]
-    record: RecipeRecord
-
-    @property
-    def recipe(self) -> Recipe:
-        """Settings of every stage."""
-        return self.record.recipe
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Why the numbers are not to be trusted as they are; () where nothing is said against them."""
-        return tuple(map(str, self.numbers.get("warnings") or ()))
 
 
 def write_result(
@@ -136,7 +68,7 @@ def write_result(
 
     Parameters
     ----------
-    result : SmearResult
+    result : Result
         What `analyse` returned.
     folder : path
         Made if it is missing. An earlier result in it is replaced; other files are left alone.
@@ -160,10 +92,11 @@ def write_result(
         If something cannot be written; an earlier result is then still there.
     """
     plane = image if isinstance(image, Plane) else Plane(image)
-    record = record_of(result, plane)
+    size = result.recipe.segment.pixel_size_um or plane.pixel_size_um
+    result = replace(result, image_sha256=image_hash(plane.data), pixel_size_um=size)
     with staged(Path(folder), last=RECIPE, stale=FILES) as stage:
         if label_format == "tiff":
-            _write_tiffs(stage, result, record.image.pixel_size_um)
+            _write_tiffs(stage, result)
         else:
             write_ome_zarr(
                 stage / ZARR,
@@ -172,22 +105,57 @@ def write_result(
                 types=result.types,
                 names=result.names,
                 name=result.image_name,
-                pixel_size_um=record.image.pixel_size_um,
+                pixel_size_um=size,
             )
-        write_csv(stage / CELLS, result.table, pixel_size_um=record.image.pixel_size_um)
-        write_parquet(stage / PARQUET, result.table, pixel_size_um=record.image.pixel_size_um)
-        (stage / COUNTS).write_bytes(json_text(numbers_of(result, record)).encode())
-        if geojson:
-            with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(to_geojson(result.cells, result.table, result.names, image_id=record.image.sha256))
+        _write_numbers(stage, result, geojson=geojson)
         for name, draw in (pictures or {}).items():
             draw(stage / name)
-        (stage / RECIPE).write_bytes(to_json(record).encode())
     return Path(folder)
 
 
-def read_result(folder: str | Path) -> StoredResult:
-    """Read what `write_result` wrote.
+def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
+    """Write what a slide has beside its pixels into its folder, whole or not at all, and return it as it lies there.
+
+    Raises
+    ------
+    OutputError
+        If something cannot be written.
+    """
+    if result.folder is None:
+        raise ValueError("a result in memory has no folder")
+    counting = result.counting
+    rows = result.table.assign(cells_in_region=counting.cells_in_region)
+    stale = (GEOJSON, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE)
+    with staged(result.folder, last=RECIPE, stale=stale) as stage:
+        _write_numbers(stage, replace(result, rows=rows, known_counting=counting), geojson=geojson)
+    return replace(result, rows=result.folder / PARQUET, known_counting=counting)
+
+
+def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
+    """Write table, counts, outlines and recipe; of a slide the plan of its run, too."""
+    write_csv(stage / CELLS, result.table, pixel_size_um=result.pixel_size_um)
+    write_parquet(stage / PARQUET, result.table, pixel_size_um=result.pixel_size_um)
+    (stage / COUNTS).write_bytes(json_text(numbers_of(result)).encode())
+    if geojson:
+        part_px = result.plan.block_px if result.plan is not None else None
+        outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256, part_px=part_px)
+        with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(outlines)
+    if result.plan is not None:
+        about = {
+            "plan": json.loads(result.plan.to_json()),
+            "image_sha256": result.image_sha256,
+            "failed_tiles": [asdict(tile) for tile in result.failed_tiles],
+            "warnings": list(result.warnings),
+            "names": list(result.names),
+            "is_corrected": result.is_corrected,
+        }
+        (stage / SLIDE).write_bytes(json_text(about).encode())
+    (stage / RECIPE).write_bytes(to_json(record_of(result)).encode())
+
+
+def read_result(folder: str | Path) -> Result:
+    """Open a result; of a slide the pixels stay on disk, and its table is read when it is first asked for.
 
     Raises
     ------
@@ -197,50 +165,79 @@ def read_result(folder: str | Path) -> StoredResult:
     folder = Path(folder)
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} holds no result: {RECIPE} is missing. Give the folder of one image.")
-    if (folder / SLIDE).is_file():
-        raise InputError(f"{folder} holds a whole slide, which is not read at once; use open_slide_result.")
     try:
         record = read_record(folder / RECIPE)
         numbers = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
-        counts = {str(name): int(n) for name, n in numbers["counts"].items()}
-        names = [str(entry["name"]) for entry in numbers["types"]]
-        table = read_csv(folder / CELLS)
+        numbers["counts"] = {str(name): int(n) for name, n in numbers["counts"].items()}
+        what: dict[str, Any] = {
+            "names": [str(entry["name"]) for entry in numbers["types"]],
+            "failed_tiles": [FailedTile(**{**t, "box": tuple(t["box"])}) for t in numbers.get("failed_tiles") or ()],
+            "warnings": tuple(map(str, numbers.get("warnings") or ())),
+            "image_sha256": record.image.sha256,
+            "pixel_size_um": record.image.pixel_size_um,
+            "numbers": numbers,
+            "record": record,
+        }
+        result = _open_slide(folder, what) if (folder / SLIDE).is_file() else _read_whole(folder, record, what)
     except _DAMAGED as error:
         raise InputError(f"The result in {folder} is damaged: {reason_of(error)}.") from error
-    cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
-    if cells.shape != (record.image.height, record.image.width) or types.shape != cells.shape:
+    shape = (record.image.height, record.image.width)
+    if result.cells.shape != shape or result.types.shape != shape:
         raise InputError(
-            f"The result in {folder} is damaged: its label images have the shapes {cells.shape} and {types.shape}, "
-            f"its image {(record.image.height, record.image.width)}."
+            f"The result in {folder} is damaged: its label images have the shapes {result.cells.shape} and "
+            f"{result.types.shape}, its image {shape}."
         )
-    return StoredResult(cells, types, table, counts, names, numbers, record)
+    return result
 
 
-def record_of(result: Result, plane: Plane) -> RecipeRecord:
+open_slide_result = read_result
+
+
+def _open_slide(folder: Path, what: dict[str, Any]) -> Result:
+    about = json.loads((folder / SLIDE).read_text(encoding="utf-8"))
+    plan, is_corrected = Plan.from_json(json.dumps(about["plan"])), bool(about.get("is_corrected", False))
+    return Result.of_plan(folder, plan, folder / PARQUET, is_corrected=is_corrected, **what)
+
+
+def _read_whole(folder: Path, record: RecipeRecord, what: dict[str, Any]) -> Result:
+    cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
+    return Result(
+        cells,
+        types,
+        read_csv(folder / CELLS),
+        calibration=Calibration(**record.calibration.model_dump()),
+        recipe=record.recipe,
+        models={stage: model.model_dump() for stage, model in record.models.items()},
+        image_name=record.image.name,
+        device=record.device,
+        **what,
+    )
+
+
+def record_of(result: Result) -> RecipeRecord:
     """Return what ``recipe.json`` says of a result."""
-    height, width = plane.data.shape[:2]
-    pixel_size = result.recipe.segment.pixel_size_um or plane.pixel_size_um
+    height, width = result.cells.shape
     return make_record(
         result.recipe,
         models=result.models,
         image=ImageRecord(
             name=result.image_name,
-            sha256=image_hash(plane.data),
+            sha256=result.image_sha256,
             height=height,
             width=width,
-            pixel_size_um=pixel_size,
+            pixel_size_um=result.pixel_size_um,
         ),
         calibration=CalibrationRecord.model_validate(asdict(result.calibration)),
         device=str(result.device),
     )
 
 
-def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
+def numbers_of(result: Result) -> dict[str, Any]:
     """Return what ``counts.json`` says of a result; areas are in pixels²."""
     counting = result.counting
     return {
         "image": result.image_name,
-        "counts": dict(result.counts),
+        "counts": dict(counting.counts),
         "uncorrected": dict(counting.uncorrected),
         "rbc_interval_95": None if counting.interval is None else list(counting.interval),
         "rbc_mean": counting.posterior.mean,
@@ -252,7 +249,7 @@ def numbers_of(result: Result, record: RecipeRecord) -> dict[str, Any]:
         "differential_percent": dict(counting.differential),
         "per_mm2": counting.per_mm2,
         "rbc_diameter_px": result.calibration.rbc_diameter_px,
-        "pixel_size_um": record.image.pixel_size_um,
+        "pixel_size_um": result.pixel_size_um,
         "types": [
             {"code": i + 1, "name": name, "colour": type_colour(name, result.names)}
             for i, name in enumerate(result.names)
@@ -277,13 +274,16 @@ def json_text(content: Any) -> str:
     return json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write_tiffs(folder: Path, result: Result, pixel_size_um: float | None) -> None:
+def _write_tiffs(folder: Path, result: Result) -> None:
     """Write ``cells.tif`` (16 bits where the ids fit, as ImageJ reads them) and ``types.tif`` (with its colours)."""
     import tifffile
 
     options: dict[str, Any] = {"compression": "zlib", "software": "napari-bloodcell", "metadata": None}
-    if pixel_size_um:
-        options |= {"resolution": (1e4 / pixel_size_um, 1e4 / pixel_size_um), "resolutionunit": "CENTIMETER"}
+    if result.pixel_size_um:
+        options |= {
+            "resolution": (1e4 / result.pixel_size_um, 1e4 / result.pixel_size_um),
+            "resolutionunit": "CENTIMETER",
+        }
     dtype = np.uint16 if result.cells.max(initial=0) < 2**16 else np.uint32
     tifffile.imwrite(folder / CELLS_TIFF, result.cells.astype(dtype), photometric="minisblack", **options)
     colours = np.zeros((3, 256), np.uint16)

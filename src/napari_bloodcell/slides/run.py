@@ -20,18 +20,18 @@ from napari_bloodcell.core.protocols import FailedTile, Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_classifier, load_generator
-from napari_bloodcell.results.finish import write_numbers_of_slide
+from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
-from napari_bloodcell.results.result import SlideResult, area_mm2, open_slide_result
-from napari_bloodcell.results.store import RECIPE, ZARR
+from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.store import read_result, write_slide_result
 from napari_bloodcell.slides.joined import join_slide
 from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
 from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
-from napari_bloodcell.stages.calibration import doubts_of
+from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
@@ -62,7 +62,7 @@ def iter_analyse_slide(
     geojson: bool = False,
     name: str | None = None,
     live: bool = False,
-) -> Generator[Progress, None, SlideResult]:
+) -> Generator[Progress, None, Result]:
     """Segment, type and count the cells of a slide of any size into a folder.
 
     Parameters
@@ -97,7 +97,7 @@ def iter_analyse_slide(
 
     Returns
     -------
-    SlideResult
+    Result
 
     Raises
     ------
@@ -159,12 +159,21 @@ def iter_analyse_slide(
             cells,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
-            area_mm2=area_mm2(plan),
+            area_mm2=seen_area_mm2(plan.shape, recipe.segment.pixel_size_um or plan.pixel_size_um, plan.calibration),
         )
-        cells["cells_in_region"] = counting.cells_in_region
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
-        result = SlideResult(output, plan, _hash_of(slide, work, plan), lost, counting, warnings=warnings)
-        write_numbers_of_slide(result, cells, geojson=geojson)
+        result = write_slide_result(
+            Result.of_plan(
+                output,
+                plan,
+                cells,
+                failed_tiles=lost,
+                warnings=warnings,
+                image_sha256=_hash_of(slide, work, plan),
+                known_counting=counting,
+            ),
+            geojson=geojson,
+        )
         if not lost:
             work.discard()
         return result
@@ -239,18 +248,20 @@ def _digest(slide: SlideImage) -> str:
 
 def _plan_of_result(output: Path) -> Plan | None:
     try:
-        return open_slide_result(output).plan
+        return read_result(output).plan
     except InputError:
         return None
 
 
-def _finished(output: Path, plan: Plan) -> SlideResult | None:
+def _finished(output: Path, plan: Plan) -> Result | None:
     """Return the result that is there already, if it is what this run would come to."""
     if not (output / RECIPE).is_file():
         return None
     try:
-        found = open_slide_result(output)
+        found = read_result(output)
     except InputError:
+        return None
+    if found.plan is None:
         return None
     same = found.plan.block_hash == plan.block_hash and found.plan.recipe == plan.recipe
     is_whole = not found.failed_tiles and found.plan.copies_image == plan.copies_image
@@ -260,7 +271,7 @@ def _finished(output: Path, plan: Plan) -> SlideResult | None:
 def _keep_corrections(output: Path) -> None:
     """Refuse to begin anew where people corrected what was found."""
     try:
-        is_corrected = open_slide_result(output).is_corrected
+        is_corrected = read_result(output).is_corrected
     except InputError:
         return
     if is_corrected:

@@ -9,16 +9,15 @@ import numpy as np
 import zarr
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
-from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
 from napari_bloodcell.corrections.journal import image_hash
-from napari_bloodcell.results.finish import write_numbers_of_slide
+from napari_bloodcell.results.files import GEOJSON, RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
-from napari_bloodcell.results.result import SlideResult, area_mm2, open_slide_result
-from napari_bloodcell.results.store import GEOJSON, RECIPE, ZARR
-from napari_bloodcell.stages.counting import count
+from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.store import read_result, write_slide_result
 from napari_bloodcell.stages.parts import PART_PX
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def write_corrected(
     *,
     typed_with: ClassifyParams | None = None,
     classifier: dict[str, str] | None = None,
-) -> SlideResult:
+) -> Result:
     """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result.
 
     Parameters
@@ -93,25 +92,27 @@ def write_corrected(
     BloodCellError
         If there is no result, or it cannot be written to.
     """
-    before = open_slide_result(folder)
+    before = read_result(folder)
     plan = before.plan
+    if plan is None:
+        raise InputError(f"{folder} holds no result of a slide.")
     if typed_with is not None and classifier is not None:
         recipe = plan.recipe.model_copy(update={"classify": typed_with})
         plan = replace(plan, recipe=recipe, models={**plan.models, "classify": classifier})
-    counting = count(
-        cells,
-        params=plan.recipe.count,
-        rbc_diameter_px=plan.calibration.rbc_diameter_px,
-        area_mm2=area_mm2(plan),
-    )
-    cells = cells.assign(cells_in_region=counting.cells_in_region)
-    known = () if list(names) == before.names and not before.known_names else tuple(names)
-    result = replace(before, plan=plan, known_counting=counting, known_names=known, is_corrected=True)
-    if known:
+    if list(names) != before.names:
         root: Any = zarr.open_group(folder / ZARR / TYPES, mode="r+")
         root.attrs["ome"] = {**root.attrs["ome"], "image-label": type_metadata(names)}
-    write_numbers_of_slide(result, cells, geojson=(folder / GEOJSON).is_file())
-    return result
+    result = Result.of_plan(
+        folder,
+        plan,
+        cells,
+        names=list(names),
+        failed_tiles=before.failed_tiles,
+        warnings=before.warnings,
+        image_sha256=before.image_sha256,
+        is_corrected=True,
+    )
+    return write_slide_result(result, geojson=(folder / GEOJSON).is_file())
 
 
 def write_slide(
@@ -127,7 +128,7 @@ def write_slide(
     device: str = "auto",
     failed_tiles: Sequence[FailedTile] = (),
     warnings: Sequence[str] = (),
-) -> SlideResult:
+) -> Result:
     """Write an image of any size with cells that lie somewhere else as the result of a slide.
 
     Parameters
@@ -178,23 +179,14 @@ def write_slide(
             pyramids.write_block(TYPES, np.take(codes, labels, mode="clip"), box)
         for group in (IMAGE, CELLS, TYPES):
             pyramids.fill_coarse_levels(group)
-    counting = count(
-        table,
-        params=recipe.count,
-        rbc_diameter_px=calibration.rbc_diameter_px,
-        area_mm2=area_mm2(plan),
-    )
-    table = table.assign(cells_in_region=counting.cells_in_region)
-    known = tuple(names)
-    result = SlideResult(
+    result = Result.of_plan(
         folder,
         plan,
-        image_hash(image.pixels),
-        list(failed_tiles),
-        counting,
-        known,
-        is_corrected=True,
+        table,
+        names=list(names),
+        failed_tiles=list(failed_tiles),
         warnings=tuple(warnings),
+        image_sha256=image_hash(image.pixels),
+        is_corrected=True,
     )
-    write_numbers_of_slide(result, table)
-    return result
+    return write_slide_result(result)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from napari_bloodcell.core.errors import InputWarning
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.pyramid import Pyramids
-from napari_bloodcell.results.store import ZARR
 from napari_bloodcell.slides.neighbours import NearbyMasks
 from napari_bloodcell.slides.work import WorkFolder
 

@@ -19,7 +19,7 @@ from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
-from napari_bloodcell.results.result import open_slide_result
+from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +154,7 @@ def source_of_work(folder: Path) -> str | None:
     plan = WorkFolder(folder).read_plan()
     if plan is None:
         try:
-            plan = open_slide_result(folder).plan
+            plan = read_result(folder).plan
         except InputError:
             return None
-    return plan.source
+    return plan.source if plan is not None else None

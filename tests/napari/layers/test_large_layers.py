@@ -121,7 +121,7 @@ def test_a_large_result_is_saved_part_by_part_with_what_was_corrected(
     nb.napari.correct_cells(cells, {3: "WBC", 4: "target cell"})
     largest_read[0] = 0
     nb.napari.save_result(cells, tmp_path / "saved")
-    assert largest_read[0] <= 400 * 405
+    assert largest_read[0] <= 256 * 810  # a band of the image, for its hash
     saved, corrected = nb.open_slide_result(tmp_path / "saved"), nb.open_slide_result(result.folder)
     pd.testing.assert_frame_equal(saved.table, corrected.table)
     assert saved.table["cell_type"].loc[[3, 4]].tolist() == ["WBC", "target cell"]

@@ -15,7 +15,7 @@ from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
-from napari_bloodcell.results.result import open_slide_result
+from napari_bloodcell.results.store import read_result
 from napari_bloodcell.slides.save import repaint_types, write_corrected
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def keep_on_disk(cells_layer: Labels, lookup: TypeLookup) -> None:
     is_lazy = not isinstance(full_resolution(cells_layer), np.ndarray)
     if keeper_of(cells_layer) is None and is_lazy and folder is not None and Path(folder).is_dir():
         with suppress(InputError):
-            open_slide_result(folder)
+            read_result(folder)
             cells_layer.metadata[_KEEPER] = SlideKeeper(cells_layer, lookup, Path(folder))
 
 

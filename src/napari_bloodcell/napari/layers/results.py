@@ -15,7 +15,7 @@ from napari_bloodcell.core.protocols import FailedTile
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers.features import PLANE, full_table
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
-from napari_bloodcell.results.result import SmearResult
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
@@ -57,7 +57,7 @@ def count_cells(
     return count(table, params=params or recipe_of(cells_layer).count, rbc_diameter_px=diameter, area_mm2=area_mm2)
 
 
-def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
+def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> Result:
     """Return a cells layer, or one plane of it, as the result that `napari_bloodcell.analyse` would return.
 
     Raises
@@ -83,12 +83,11 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
     size = pixel_size_um(cells_layer)
     if size is not None and recipe.segment.pixel_size_um is None:
         recipe = recipe.model_copy(update={"segment": recipe.segment.model_copy(update={"pixel_size_um": size})})
-    return SmearResult(
+    return Result(
         cells=cells,
         types=type_lut(table, names, int(cells.max(initial=0)))[cells],
-        table=table,
-        counts=counting.counts,
-        counting=counting,
+        rows=table,
+        known_counting=counting,
         names=names,
         calibration=layers.calibration_of(cells_layer),
         recipe=recipe,
@@ -97,6 +96,7 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> SmearResult:
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
         warnings=layers.warnings_of(cells_layer),
+        pixel_size_um=size or recipe.segment.pixel_size_um,
     )
 
 

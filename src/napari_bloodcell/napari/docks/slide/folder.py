@@ -13,8 +13,8 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.napari.docks.plain import plain
 from napari_bloodcell.napari.layers.images import image_source
-from napari_bloodcell.results.result import open_slide_result
-from napari_bloodcell.results.store import RECIPE, SLIDE
+from napari_bloodcell.results.files import RECIPE, SLIDE
+from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -104,8 +104,8 @@ def may_write_into(parent: QWidget, folder: Path, layer: Image, recipe: Recipe) 
         return True
     if not (folder / SLIDE).is_file():
         raise InputError(f"{folder} holds the result of another image. Choose another folder.")
-    found = open_slide_result(folder)
-    if found.plan.recipe == recipe and found.plan.shape == image_source(layer).shape:
+    found = read_result(folder)
+    if found.recipe == recipe and found.cells.shape == image_source(layer).shape:
         return True
     if found.is_corrected:
         raise InputError(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
     from napari_bloodcell.images.image import SlideImage
     from napari_bloodcell.napari.work.worker import Work
-    from napari_bloodcell.results.result import SlideResult
+    from napari_bloodcell.results.result import Result
 
     Box = tuple[int, int, int, int]
 
@@ -67,7 +67,7 @@ class AnalyseSlide(Run):
             self._done, self._total = step.done, step.total
         self._view.show(step)
 
-    def on_result(self, result: SlideResult | None) -> None:
+    def on_result(self, result: Result | None) -> None:
         """Put the cells as they are in the end in the place of what was shown, and say how many there are."""
         if result is None:
             self.lose(None)
@@ -105,7 +105,7 @@ def _iter_slide(
     classifier: CellClassifier | None,
     *,
     should_stop: Callable[[], bool],
-) -> Generator[Progress, None, SlideResult | None]:
+) -> Generator[Progress, None, Result | None]:
     """Analyse a slide until it is done, or until it should stop: then None, with what is done on the disk."""
     if generator is None:
         if not (yield from iter_fetch(recipe.segment.model, should_stop)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from napari.layers import Labels
 
@@ -17,15 +17,15 @@ from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
 from napari_bloodcell.napari.session.opening import open_cells, show_put_back
+from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
-from napari_bloodcell.results.store import ZARR
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
     from napari_bloodcell.core.protocols import Progress
-    from napari_bloodcell.results.result import SlideResult
+    from napari_bloodcell.results.result import Result
 
 
 REFRESH_EVERY_S: Final = 0.3
@@ -69,10 +69,10 @@ class SlideView:
             if layer in self._viewer.layers:
                 read_again(layer)
 
-    def finish(self, result: SlideResult) -> Labels:
+    def finish(self, result: Result) -> Labels:
         """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
         self.close()
-        data, about, _ = read_slide_result(result.folder)[-1]
+        data, about, _ = read_slide_result(cast("Path", result.folder))[-1]
         about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
