@@ -136,7 +136,7 @@ def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
     parts, n_parts = ndimage.label(wide, np.ones((3, 3), bool))
     sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 2 * LEAST_SHARE) * value.size
+    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * value.size
     is_large[0] = False
     return np.asarray(is_large[parts], np.bool_)
 
