@@ -117,8 +117,6 @@ class FindCells(Run):
     def on_lost(self) -> None:
         """Leave the cells as they were before."""
         self._writer.lock(is_on=False)
-        if self._writer.is_gone:
-            show_info("A layer that was worked on was deleted, so the work was stopped.")
         self._writer.undo()
         super().on_lost()
 
