@@ -31,18 +31,10 @@ from napari_bloodcell.core.progress import Steps, drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
+from napari_bloodcell.models import weights
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.pipeline import iter_analyse
-from napari_bloodcell.results.files import (
-    CELLS_TIFF,
-    COUNTS,
-    FILES,
-    GEOJSON,
-    KDE,
-    OVERLAY,
-    RECIPE,
-    TYPES_TIFF,
-    ZARR,
-)
+from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.store import LabelFormat, write_result
@@ -114,16 +106,14 @@ def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
     ModelError
         If one does not exist, is damaged or cannot be fetched.
     """
-    from napari_bloodcell.models import weights
-    from napari_bloodcell.models.load import load_generator
-    from napari_bloodcell.stages.classify import load_classifier
-
     name = recipe.segment.model
-    if name in weights.OFFICIAL and not weights.find(name).is_present:
+    if weights.needs_download(name):
         bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         weights.download(name, bar)
         bar.clear()
-    return Models(load_generator(name, recipe.segment.device), load_classifier(recipe.classify))
+    return Models(
+        load_generator(name, recipe.segment.device), load_classifier(recipe.classify.model, recipe.classify.device)
+    )
 
 
 def run(
@@ -389,7 +379,7 @@ def _analyse_slide(
 def in_words(numbers: Mapping[str, Any]) -> str:
     """Return the counts of a row in one line."""
     low, high, plain = (numbers[f"{RBC}_{what}"] for what in ("low", "high", "uncorrected"))
-    more = f" ({plain} uncorrected, 95 %: {low} to {high})"
+    more = f" ({plain} uncorrected{f', 95 %: {low} to {high}' if low != '' else ''})"
     counts = itertools.takewhile(lambda item: item[0] != f"{RBC}_uncorrected", numbers.items())
     return ", ".join(f"{name} {n}{more if name == RBC else ''}" for name, n in counts)
 
