@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class Steps(Generic[S, R]):
@@ -66,3 +68,14 @@ def drain(
     finally:
         work.close()
     return steps.result
+
+
+def drained(iter_work: Callable[P, Generator[Progress, None, R]]) -> Callable[P, R]:
+    """Return the function that runs long work to its end: ``segment = drained(iter_segment)``."""
+
+    @wraps(iter_work)
+    def work(*args: P.args, **kwargs: P.kwargs) -> R:
+        return drain(iter_work(*args, **kwargs))
+
+    work.__name__ = work.__qualname__ = iter_work.__name__.removeprefix("iter_")
+    return work

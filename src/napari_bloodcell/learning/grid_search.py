@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_bloodcell.core.errors import ModelError, TrainingError, reason_of
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import TrainParams
-from napari_bloodcell.core.progress import Steps, drain
+from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.reports import TrainingReport
 from napari_bloodcell.learning.train import Training, iter_train, never, parts_of
@@ -60,7 +60,37 @@ def iter_grid_search(
     folder: str | Path | None = None,
     should_stop: Callable[[], bool] = never,
 ) -> Generator[Progress, None, GridSearch]:
-    """Try the grid's settings one by one; see `grid_search`. The payload is the last finished try, or None."""
+    """Train with every combination of settings and keep the one of the least validation loss (paper, Table 1).
+
+    Parameters
+    ----------
+    dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
+        As for `train`; split once, by the seed of `params`.
+    params : TrainParams
+        Settings that the grid does not name.
+    grid : mapping of str to sequence
+        Values by name of setting.
+    folder : path, optional
+        Where finished tries and the best classifier are kept. A search that finds tries there, of the same data and
+        settings, goes on after them.
+    should_stop : callable, optional
+        Asked after every step; once it says True, what is finished is returned.
+
+    Yields
+    ------
+    Progress
+        After each step; payload = the last finished try, or None.
+
+    Returns
+    -------
+    GridSearch
+
+    Raises
+    ------
+    TrainingError
+        As `train`, or if the grid is empty or names an unknown setting, there is no validation part, or the folder
+        holds a search of other data or settings.
+    """
     unknown = set(grid) - set(TrainParams.model_fields)
     if unknown or not grid or not all(grid.values()):
         raise TrainingError(
@@ -92,42 +122,8 @@ def iter_grid_search(
     return GridSearch(log.in_order(combinations), best)
 
 
-def grid_search(
-    dataset_or_folder: Data,
-    *,
-    params: TrainParams = TrainParams(),  # noqa: B008 - frozen
-    grid: Mapping[str, Sequence[Any]] = TABLE_1,
-    folder: str | Path | None = None,
-    should_stop: Callable[[], bool] = never,
-) -> GridSearch:
-    """Train with every combination of settings and keep the one of the least validation loss (paper, Table 1).
-
-    Parameters
-    ----------
-    dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
-        As for `train`; split once, by the seed of `params`.
-    params : TrainParams
-        Settings that the grid does not name.
-    grid : mapping of str to sequence
-        Values by name of setting.
-    folder : path, optional
-        Where finished tries and the best classifier are kept. A search that finds tries there, of the same data and
-        settings, goes on after them.
-    should_stop : callable, optional
-        Asked after every step; once it says True, what is finished is returned.
-
-    Returns
-    -------
-    GridSearch
-
-    Raises
-    ------
-    TrainingError
-        As `train`, or if the grid is empty or names an unknown setting, there is no validation part, or the folder
-        holds a search of other data or settings.
-    """
-    work = iter_grid_search(dataset_or_folder, params=params, grid=grid, folder=folder, should_stop=should_stop)
-    return drain(work)
+grid_search = drained(iter_grid_search)
+"""`iter_grid_search`, run to its end."""
 
 
 class _Log:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
-from napari_bloodcell.core.progress import Steps, drain
+from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.dataset import (
     LabelledCutouts,
@@ -58,7 +58,49 @@ def iter_train(
     start: str | Path | CnnClassifier | None = None,
     should_stop: Callable[[], bool] = never,
 ) -> Generator[Progress, None, Training]:
-    """Train epoch by epoch; see `train`. The payload is an `Epoch` after each epoch, None in between."""
+    """Train the paper's CNN, or fine-tune a classifier.
+
+    Parameters
+    ----------
+    dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
+        What to learn from. The folder of a training set; or one that holds a sub-folder of pictures per class, or such
+        folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left
+        out there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
+    params : TrainParams
+        Settings. The defaults are the paper's (Table 2); `TrainParams.quick` takes larger steps in larger batches,
+        which is several times quicker.
+    start : str, path or CnnClassifier, optional
+        "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are its own; classes
+        that it knows and that are not in the data stay, those that are new are added.
+    should_stop : callable, optional
+        Asked after every step; once it says True, the best until then is kept and returned.
+
+    Yields
+    ------
+    Progress
+        After each epoch with an `Epoch` as payload, and in between with None.
+
+    Returns
+    -------
+    Training
+        `classifier`, with `save`, and `report`.
+
+    Raises
+    ------
+    TrainingError
+        If there is only one class, a class is empty or too small, the data have no class that `start` knows or were cut
+        for another classifier, or the loss diverges.
+    ModelError
+        If `start` is no classifier.
+
+    Notes
+    -----
+    Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
+    (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
+    the epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does
+    not make: cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning holds on to what the weights
+    know (`fine_tune`).
+    """
     begin = time.monotonic()
     from napari_bloodcell.models.cnn import training as cnn_training
     from napari_bloodcell.models.cnn import tuning as cnn_tuning
@@ -115,53 +157,8 @@ def iter_train(
     return Training(CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
 
 
-def train(
-    dataset_or_folder: Data,
-    *,
-    params: TrainParams = TrainParams(),  # noqa: B008 - frozen
-    start: str | Path | CnnClassifier | None = None,
-    should_stop: Callable[[], bool] = never,
-) -> Training:
-    """Train the paper's CNN, or fine-tune a classifier.
-
-    Parameters
-    ----------
-    dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
-        What to learn from. The folder of a training set; or one that holds a sub-folder of pictures per class, or such
-        folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left
-        out there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
-    params : TrainParams
-        Settings. The defaults are the paper's (Table 2); `TrainParams.quick` takes larger steps in larger batches,
-        which is several times quicker.
-    start : str, path or CnnClassifier, optional
-        "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are its own; classes
-        that it knows and that are not in the data stay, those that are new are added.
-    should_stop : callable, optional
-        Asked after every step; once it says True, the best until then is kept and returned.
-
-    Returns
-    -------
-    Training
-        `classifier`, with `save`, and `report`.
-
-    Raises
-    ------
-    TrainingError
-        If there is only one class, a class is empty or too small, the data have no class that `start` knows or were cut
-        for another classifier, or the loss diverges.
-    ModelError
-        If `start` is no classifier.
-
-    Notes
-    -----
-    Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
-    (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
-    the epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does
-    not make: cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning holds on to what the weights
-    know (`fine_tune`).
-    """
-    work = iter_train(dataset_or_folder, params=params, start=start, should_stop=should_stop)
-    return drain(work)
+train = drained(iter_train)
+"""`iter_train`, run to its end."""
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:

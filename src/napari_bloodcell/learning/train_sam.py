@@ -13,7 +13,7 @@ from scipy import ndimage
 from napari_bloodcell.core.errors import OutputError, SettingsError, TrainingError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import SegmentParams, TrainSamParams
-from napari_bloodcell.core.progress import Steps, drain
+from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_generator
@@ -65,7 +65,50 @@ def iter_train_sam(
     should_stop: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> Generator[Progress, None, SamTraining]:
-    """Fine-tune step by step; see `train_sam`. The payload is (loss, IoU on the kept cells) after each step."""
+    """Fine-tune the embedded SAM's decoder on corrected masks, and write the weights.
+
+    Parameters
+    ----------
+    folder : path
+        Results of the program with their image (OME-Zarr), in it or in folders in it; or pictures with a label image
+        each, named as the picture with one of `LABEL_ENDINGS` added: ``a.png`` and ``a_cells.tif``.
+    output : path
+        The weights to write (.safetensors).
+    start : str or path
+        "embedded", or weights that were fine-tuned before.
+    params : TrainSamParams
+        Settings.
+    should_stop : callable
+        Asked after every step; once it says True, the best until then is written.
+    **settings
+        Single settings in place of those of `params`, such as ``steps=50``.
+
+    Yields
+    ------
+    Progress
+        After each step; payload = (loss, IoU on the kept cells).
+
+    Returns
+    -------
+    SamTraining
+
+    Raises
+    ------
+    TrainingError
+        If there are no masks, too few, or masks that do not fit their image; or the loss diverges.
+    ModelError
+        If `start` is not of the embedded SAM's kind.
+    SettingsError
+        If there is no such setting, or a value is not allowed.
+    OutputError
+        If the weights cannot be written.
+
+    Notes
+    -----
+    The encoder, which says where cells are, stays as it was; SAM's prompt encoder and mask decoder learn their
+    outlines. A fifth of the cells is kept from training; the weights are those that do best on it, the old ones at
+    worst.
+    """
     output = Path(output)
     if output.suffix != ".safetensors" or output.is_dir():
         raise OutputError(f"The weights must be a file that ends with .safetensors; {output} was given.")
@@ -91,55 +134,8 @@ def iter_train_sam(
     return SamTraining(output, tuned.iou_before, tuned.iou_after, tuned.n_train, tuned.n_val, tuned.steps)
 
 
-def train_sam(
-    folder: str | Path,
-    output: str | Path,
-    *,
-    start: str | Path = "embedded",
-    params: TrainSamParams = TrainSamParams(),  # noqa: B008 - frozen
-    should_stop: Callable[[], bool] = lambda: False,
-    **settings: Any,
-) -> SamTraining:
-    """Fine-tune the embedded SAM's decoder on corrected masks, and write the weights.
-
-    Parameters
-    ----------
-    folder : path
-        Results of the program with their image (OME-Zarr), in it or in folders in it; or pictures with a label image
-        each, named as the picture with one of `LABEL_ENDINGS` added: ``a.png`` and ``a_cells.tif``.
-    output : path
-        The weights to write (.safetensors).
-    start : str or path
-        "embedded", or weights that were fine-tuned before.
-    params : TrainSamParams
-        Settings.
-    should_stop : callable
-        Asked after every step; once it says True, the best until then is written.
-    **settings
-        Single settings in place of those of `params`, such as ``steps=50``.
-
-    Returns
-    -------
-    SamTraining
-
-    Raises
-    ------
-    TrainingError
-        If there are no masks, too few, or masks that do not fit their image; or the loss diverges.
-    ModelError
-        If `start` is not of the embedded SAM's kind.
-    SettingsError
-        If there is no such setting, or a value is not allowed.
-    OutputError
-        If the weights cannot be written.
-
-    Notes
-    -----
-    The encoder, which says where cells are, stays as it was; SAM's prompt encoder and mask decoder learn their
-    outlines. A fifth of the cells is kept from training; the weights are those that do best on it, the old ones at
-    worst.
-    """
-    return drain(iter_train_sam(folder, output, start=start, params=params, should_stop=should_stop, **settings))
+train_sam = drained(iter_train_sam)
+"""`iter_train_sam`, run to its end."""
 
 
 def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:

@@ -10,7 +10,7 @@ import numpy as np
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
-from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.load import load_classifier
@@ -81,7 +81,43 @@ def iter_classify(
     params: ClassifyParams = ClassifyParams(),  # noqa: B008 - frozen
     classifier: CellClassifier | None = None,
 ) -> Generator[Progress, None, Classification]:
-    """Type the cells batch by batch; see `classify`. Yields after each batch, payload = ids typed, shape (B,)."""
+    """Type every cell of a segmented smear.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (Y, X, 3), or anything that can be read as one
+        The smear that was segmented.
+    segmentation : Segmentation
+        Its cells, cell table and calibration. Nothing of it is changed.
+    params : ClassifyParams
+        Which classifier, from which probability on, in which batches.
+    classifier : CellClassifier, optional
+        Used instead of the one that `params` names.
+
+    Yields
+    ------
+    Progress
+        After each batch; payload = ids typed, shape (B,).
+
+    Returns
+    -------
+    Classification
+        Typed image, table and names. Cells that a user typed (`type_source` "user") keep type and probability.
+        `probability` is that of the most probable class, also where the cell is "unidentified".
+
+    Raises
+    ------
+    InputError
+        If the image is none, or has another size than the segmentation.
+    ModelError
+        If the classifier is unknown or damaged, or answers in the wrong shape.
+
+    Notes
+    -----
+    Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
+    it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
+    the colour of the glass is taken out. The preset "paper" does neither.
+    """
     cells = segmentation.cells
     plane = _plane(image)
     if plane.shape[:2] != cells.shape:
@@ -104,46 +140,8 @@ def iter_classify(
     return Classification(types=lut[cells], table=table, names=names)
 
 
-def classify(
-    image: Any,
-    segmentation: SegmentedSmear,
-    *,
-    params: ClassifyParams = ClassifyParams(),  # noqa: B008 - frozen
-    classifier: CellClassifier | None = None,
-) -> Classification:
-    """Type every cell of a segmented smear.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3), or anything that can be read as one
-        The smear that was segmented.
-    segmentation : Segmentation
-        Its cells, cell table and calibration. Nothing of it is changed.
-    params : ClassifyParams
-        Which classifier, from which probability on, in which batches.
-    classifier : CellClassifier, optional
-        Used instead of the one that `params` names.
-
-    Returns
-    -------
-    Classification
-        Typed image, table and names. Cells that a user typed (`type_source` "user") keep type and probability.
-        `probability` is that of the most probable class, also where the cell is "unidentified".
-
-    Raises
-    ------
-    InputError
-        If the image is none, or has another size than the segmentation.
-    ModelError
-        If the classifier is unknown or damaged, or answers in the wrong shape.
-
-    Notes
-    -----
-    Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
-    it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
-    the colour of the glass is taken out. The preset "paper" does neither.
-    """
-    return drain(iter_classify(image, segmentation, params=params, classifier=classifier))
+classify = drained(iter_classify)
+"""`iter_classify`, run to its end."""
 
 
 def cutout_settings(

@@ -11,7 +11,7 @@ import pandas as pd
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.stages.overlap import (
     DEBRIS,
@@ -117,7 +117,7 @@ class Counting:
         return self.counts
 
 
-def count(
+def iter_count(
     table: pd.DataFrame,
     *,
     params: CountParams | None = None,
@@ -125,7 +125,7 @@ def count(
     area_mm2: float | None = None,
     thresholds: Sequence[float] | None = None,
     wbc_classes: Sequence[str] | None = None,
-) -> Counting:
+) -> Generator[Progress, None, Counting]:
     """Count the cells of a table: white cells and platelets one by one, red cells corrected for overlap.
 
     Parameters
@@ -143,6 +143,11 @@ def count(
         as k + 1).
     wbc_classes : sequence of str, optional
         User classes that make up the differential. None: those of `LEUKOCYTES`.
+
+    Yields
+    ------
+    Progress
+        After each step.
 
     Returns
     -------
@@ -166,28 +171,6 @@ def count(
     and overlapping cells takes the place of midpoints; doubles are taken to be rare unless a second mode near twice
     the single area is there and is not as round as single cells. See `napari_bloodcell.stages.overlap`.
     """
-    return drain(
-        iter_count(
-            table,
-            params=params,
-            rbc_diameter_px=rbc_diameter_px,
-            area_mm2=area_mm2,
-            thresholds=thresholds,
-            wbc_classes=wbc_classes,
-        )
-    )
-
-
-def iter_count(
-    table: pd.DataFrame,
-    *,
-    params: CountParams | None = None,
-    rbc_diameter_px: float | None = None,
-    area_mm2: float | None = None,
-    thresholds: Sequence[float] | None = None,
-    wbc_classes: Sequence[str] | None = None,
-) -> Generator[Progress, None, Counting]:
-    """Count as `count` does, yielding progress; arguments, result and errors are those of `count`."""
     params = params or CountParams()
     _check_positive(rbc_diameter_px=rbc_diameter_px, area_mm2=area_mm2)
     uncorrected, is_rbc = _count_types(table)
@@ -235,6 +218,10 @@ def iter_count(
         differential=_differential(counts, wbc_classes),
         per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
     )
+
+
+count = drained(iter_count)
+"""`iter_count`, run to its end."""
 
 
 def _check_positive(**values: float | None) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
 from napari_bloodcell.core.params import SegmentParams
-from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
@@ -91,9 +91,14 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
 
 
-def segment(
-    image: object, *, params: SegmentParams | None = None, generator: MaskGenerator | None = None
-) -> Segmentation:
+def iter_segment(
+    image: object,
+    *,
+    params: SegmentParams | None = None,
+    generator: MaskGenerator | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Generator[Progress, None, Segmentation]:
     """Find the cells of a smear.
 
     Parameters
@@ -104,6 +109,17 @@ def segment(
         Settings; the defaults where it is not given.
     generator : MaskGenerator, optional
         Finds the cells of a tile; the one named by `params.model` where it is not given.
+    region : tuple of int, optional
+        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
+        What is measured of the smear is still measured on all of it.
+    should_stop : callable, optional
+        Asked after each tile, or after those that the model looks at together; when it returns True the cells found so
+        far are the result, and the tiles that were not reached are listed in `failed_tiles`.
+
+    Yields
+    ------
+    Progress
+        After each tile; payload = the tile with its masks.
 
     Returns
     -------
@@ -115,30 +131,6 @@ def segment(
         If the image cannot be read as a plane.
     ModelError
         If the model cannot be loaded.
-    """
-    return drain(iter_segment(image, params=params, generator=generator))
-
-
-def iter_segment(
-    image: object,
-    *,
-    params: SegmentParams | None = None,
-    generator: MaskGenerator | None = None,
-    region: tuple[int, int, int, int] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Generator[Progress, None, Segmentation]:
-    """Do as `segment`, yielding progress after each tile; the payload is the tile with its masks.
-
-    Parameters
-    ----------
-    image, params, generator : optional
-        As for `segment`.
-    region : tuple of int, optional
-        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
-        What is measured of the smear is still measured on all of it.
-    should_stop : callable, optional
-        Asked after each tile, or after those that the model looks at together; when it returns True the cells found so
-        far are the result, and the tiles that were not reached are listed in `failed_tiles`.
     """
     params = params or SegmentParams()
     plane = read_plane(image)
@@ -175,6 +167,10 @@ def iter_segment(
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
     warnings = (*plane.warnings, *doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um))
     return Segmentation(cells, table, calibration, model, failed, device, warnings)
+
+
+segment = drained(iter_segment)
+"""`iter_segment`, run to its end."""
 
 
 def calibrate(
