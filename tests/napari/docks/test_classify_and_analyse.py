@@ -146,7 +146,7 @@ def test_cells_deleted_while_they_are_typed_are_told(
 
 
 def test_cells_of_another_image_are_refused(viewer: Viewer, field: np.ndarray, notifications: list[str]) -> None:
-    viewer.add_labels(np.zeros((9, 9), np.uint8), name="labels")
+    viewer.add_labels(np.repeat(np.arange(1, 4, dtype=np.uint8), 27).reshape(9, 9), name="labels")
     viewer.add_image(field, name="smear", rgb=True)
     dock_of(viewer, "Classify").run.click()
     assert "do not belong together" in notifications[0]
