@@ -122,7 +122,7 @@ def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterabl
         folder = output / candidate
         if candidate.casefold() in others or folder.is_file():
             return False
-        if (folder / SLIDE).exists():
+        if (folder / SLIDE).exists():  # another kind of result, which people may have corrected
             return False
         if not (folder / RECIPE).exists():
             return source_of_work(folder) in (None, escaped(image.resolve()))
