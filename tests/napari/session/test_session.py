@@ -122,11 +122,11 @@ ACTIONS = st.one_of(
 
 
 def act(session: CellsSession, action: Any) -> bool:
-    """Do it, where it is allowed."""
+    """Do it, where it is allowed; say whether there was something to do."""
     name, *rest = action
     try:
         if name == "type":
-            session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
+            return 0 < session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
         elif name == "outline":
             getattr(session, rest[0])(sorted(set(rest[1])))
         else:
