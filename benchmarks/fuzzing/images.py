@@ -135,7 +135,7 @@ def analyse_array(rng: np.random.Generator, _folder: Path) -> object:
         recipe = Recipe()
     else:
         generator, classifier = ThresholdGenerator(threshold=int(rng.integers(1, 256))), BrightnessClassifier()
-        recipe = Recipe(segment=SegmentParams(rbc_diameter_px=float(pick(rng, (2, 10, 24, 400))), tile_size=64))
+        recipe = Recipe(segment=SegmentParams(rbc_diameter_px=float(pick(rng, (5, 10, 24, 400))), tile_size=64))
     result = analyse(array, recipe=recipe, generator=generator, classifier=classifier)
     check_result(result)
     return result

@@ -46,7 +46,7 @@ RECIPES = st.builds(
     segment=st.builds(
         SegmentParams,
         tile_size=st.integers(64, 8192),
-        rbc_diameter_px=st.none() | st.floats(0.1, 1e4),
+        rbc_diameter_px=st.none() | st.floats(5, 2000),
         overlap_max=st.floats(0.01, 1),
     ),
     count=st.builds(CountParams, bandwidth=st.none() | st.floats(1e-3, 1e6)),

@@ -404,9 +404,9 @@ def test_a_click_takes_the_place_of_the_cell_that_was_clicked_and_of_no_other(
     session: CellsSession, point: tuple[float, float], expected: list[int]
 ) -> None:
     queue = PromptQueue(session.viewer, Work())
-    queue._layer = session.layer
     mask = replace(mask_of(30, 30), mask=np.ones((61, 61), bool), bbox=(0, 0, 61, 61))  # all of cell 1 lies in it
-    queue._add(PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, layers.calibration_of(session.layer)))
+    found = PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, layers.calibration_of(session.layer))
+    queue._add(session.layer, found)
     assert list(layers.table_of(session.layer).index) == expected
 
 
