@@ -101,7 +101,8 @@ def test_names_that_no_file_can_have_are_refused(name: str, tmp_path: Path) -> N
     for load in (load_generator, load_classifier):
         with pytest.raises(ModelError):
             load(str(tmp_path / f"{name}.safetensors"))
-    assert folders.collect([name]) == ([], [name])
+    images, refused = folders.collect([name])
+    assert (images, list(refused)) == ([], [name])
 
 
 def test_a_checkpoint_that_is_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
