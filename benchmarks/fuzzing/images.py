@@ -124,7 +124,7 @@ def models() -> tuple[Any, Any]:
     from napari_bloodcell.core.params import ClassifyParams
     from napari_bloodcell.models.load import load_classifier, load_generator
 
-    return load_generator("embedded", "cpu"), load_classifier(ClassifyParams(device="cpu"))
+    return load_generator("embedded", "cpu"), load_classifier("embedded", "cpu")
 
 
 def analyse_array(rng: np.random.Generator, _folder: Path) -> object:
