@@ -163,11 +163,10 @@ def show_edit(studio: Studio) -> None:
     before = camera.center, camera.zoom
     camera.center, camera.zoom = (0, 620, 900), 3.2
     dock.use_tool(Tool.SELECT)
-    for cell in touching_pair(cells.data, np.s_[540:700, 820:980]):
-        dock.tools.events.selected(value=cell)
+    dock.session.select(touching_pair(cells.data, np.s_[540:700, 820:980]))
     studio.shoot("edit")
     studio.shoot_dock("edit_cells")
-    dock.select_none()
+    dock.act("Select none")
     camera.center, camera.zoom = before
 
 

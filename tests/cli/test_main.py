@@ -192,7 +192,7 @@ def test_each_image_of_a_batch_is_decoded_once(tmp_path: Path, monkeypatch: pyte
     )
     for name in ("a.tif", "b.tif"):
         tifffile.imwrite(tmp_path / name, smear(), photometric="rgb", compression="zlib")
-    assert all(batch._is_ordinary(tmp_path / name) for name in ("a.tif", "b.tif"))
+    assert all(batch.Image(0, tmp_path / name, name).is_ordinary for name in ("a.tif", "b.tif"))
     assert decoded == []  # as the process asks that hands images out to others
     assert run("analyse", tmp_path, "-o", tmp_path / "out", "-q") == cli.DONE
     assert len(decoded) == 2

@@ -19,7 +19,8 @@ from napari_bloodcell.cli import main as cli
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.summary import Outcome, Summary
 from napari_bloodcell.core.errors import OutputError
-from napari_bloodcell.images.plane import image_sha256, read_plane
+from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.results.store import read_result
 from tests.cli.test_main import rows, run, save
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -55,7 +56,7 @@ for line in sys.stdin:
 def test_two_batches_into_one_folder_at_the_same_second_lose_nothing(tmp_path: Path) -> None:
     places = [tmp_path / job / f"{name}.png" for job in "AB" for name in "xy"]
     images = [save(place, seed=seed) for seed, place in enumerate(places)]
-    of_image = {image_sha256(read_plane(image).data): image for image in images}
+    of_image = {image_hash(read_plane(image).data): image for image in images}
     pipes: dict[str, Any] = {"stdin": -1, "stdout": subprocess.DEVNULL, "stderr": -1, "text": True, "bufsize": 1}
     jobs = [
         subprocess.Popen([sys.executable, "-c", _JOB, str(tmp_path / job)], cwd=Path(__file__).parents[2], **pipes)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("one_torch_thread")]
 
-QUICK = TrainParams.quick(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=8, wbc_augmentation=2, device="cpu")
+# With 8 dense units two seeds of five died out (every ReLU at 0); with 32 none did.
+QUICK = TrainParams.quick(epochs=3, batch_size=16, learning_rate=3e-3, dense_units=32, wbc_augmentation=2, device="cpu")
 
 
 def pink_and_violet(n_rbc=24, n_wbc=12, seed=0, names=("RBC", "WBC"), **kind) -> LabelledCutouts:

@@ -13,7 +13,8 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, MaskGenerator
 from napari_bloodcell.models.embedded.network import WindowSam
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
-from napari_bloodcell.models.load import WEIGHTS, load_generator
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.models.weights import SHIPPED_FOLDER
 from napari_bloodcell.stages.segment import segment
 from tests.examples import scenes
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.network
 
-SHIPPED = WEIGHTS / "sam_embedded.safetensors"
+SHIPPED = SHIPPED_FOLDER / "sam_embedded.safetensors"
 
 
 @pytest.fixture(scope="module")

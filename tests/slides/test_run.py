@@ -12,6 +12,7 @@ import zarr
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.table import read_csv
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
@@ -36,6 +37,16 @@ def test_in_parts_comes_to_the_same_as_in_memory(overlap: int | None, tmp_path: 
     pd.testing.assert_frame_equal(parts.table, whole.table)
     assert parts.counts == whole.counts
     assert parts.counting.interval == whole.counting.interval
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("copies_image", [True, False])
+def test_an_image_has_one_hash_in_memory_and_on_disk(copies_image: bool, tmp_path: Path) -> None:
+    image = random_discs((300, 311), 40)
+    nb.analyse(image, output=tmp_path / "memory", recipe=settings(), **MODELS)
+    work = iter_analyse_slide(image, tmp_path / "disk", recipe=settings(), copies_image=copies_image, **MODELS)
+    stored = nb.read_result(tmp_path / "memory").record.image.sha256
+    assert stored == drain(work).image_sha256 == image_hash(image)
 
 
 @pytest.fixture

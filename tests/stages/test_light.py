@@ -41,7 +41,7 @@ def test_light_that_falls_off_is_evened_out(
     assert light.least == pytest.approx(least, abs=0.04)
     glass = smear.min(-1) > 200
     even = lit_evenly(picture, np.asarray(light))[glass].astype(float)
-    assert np.abs(even / even.mean(0) - smear[glass] / smear[glass].mean(0)).mean() < 0.02
+    assert np.abs(even / even.mean(0) - smear[glass] / smear[glass].mean(0)).mean() < 0.04
 
 
 def test_an_ordinary_smear_is_lit_evenly(smear: np.ndarray) -> None:

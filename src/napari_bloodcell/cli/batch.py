@@ -138,12 +138,12 @@ def run(
     with locked(options.output / LOCK):
         sweep_files(options.output)
     sweep_folders(options.output)
-    outcomes = {-n: Outcome(escaped(name), "failed", error=why) for n, (name, why) in enumerate(missing.items(), 1)}
+    absent = [Outcome(escaped(name), "failed", error=why) for name, why in missing.items()]
+    outcomes = dict(enumerate(absent, start=-len(absent)))
     summary = Summary(options.output, [escaped(name) for name in (*images, *missing)])
     names, no_summary = folder_names(images), ""
-    for number, outcome in itertools.chain(
-        list(outcomes.items()), _iter_outcomes(images, names, recipe, models, options)
-    ):
+    analysed = _iter_outcomes(images, names, recipe, models, options)
+    for number, outcome in itertools.chain(list(outcomes.items()), analysed):
         _tell(outcome)
         outcomes[number] = outcome
         if number < 0:

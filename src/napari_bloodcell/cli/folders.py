@@ -11,7 +11,7 @@ from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import expanded, legal_name
 from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
-from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, TYPES_TIFF
+from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, SLIDE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
 
@@ -121,6 +121,8 @@ def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterabl
     def is_free(candidate: str) -> bool:
         folder = output / candidate
         if candidate.casefold() in others or folder.is_file():
+            return False
+        if (folder / SLIDE).exists():  # another kind of result, which people may have corrected
             return False
         if not (folder / RECIPE).exists():
             return source_of_work(folder) in (None, escaped(image.resolve()))

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.models import weights
-from napari_bloodcell.models.embedded.sam import EmbeddedSam
-from napari_bloodcell.models.official.sam import OfficialSam
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -73,7 +71,8 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
 
 @lru_cache(maxsize=2)
 def _load_generator(model: str, file: Path | None, device: str, _changed_ns: int) -> MaskGenerator:
-    from napari_bloodcell.models.embedded.sam import is_embedded_sam
+    from napari_bloodcell.models.embedded.sam import EmbeddedSam, is_embedded_sam
+    from napari_bloodcell.models.official.sam import OfficialSam
 
     if file is not None and is_embedded_sam(file):
         return EmbeddedSam(file, device)

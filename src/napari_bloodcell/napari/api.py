@@ -178,8 +178,8 @@ def classify_layer(
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
-    number_cells(cells_layer)
     layers.adopt(cells_layer, image_layer)
+    number_cells(cells_layer)
     typed = drain(
         iter_type_cells(
             image_source(image_layer),

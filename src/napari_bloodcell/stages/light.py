@@ -109,7 +109,7 @@ def measure_light(
     measured, weight = np.array(glass), np.ones(len(glass))
     for _ in range(15):
         root = np.sqrt(weight)
-        fit = np.linalg.lstsq(terms * root[:, None], measured * root, rcond=None)[0]
+        fit = np.asarray(np.linalg.lstsq(terms * root[:, None], measured * root, rcond=None)[0], np.float64)
         left = measured - terms @ fit
         weight = np.where(left > 0, 1.0, np.exp(-0.5 * (left / 0.04) ** 2) + 0.02)
     field = terms @ fit

@@ -117,7 +117,7 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     a whole side of the picture and leave a rectangle: so does the window of a viewer, and glass between cells does not.
     """
     value = overview.max(-1)
-    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3))), np.bool_)  # a rim is not sharp
+    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # a rim is not sharp
     if not outside.any():
         outside = _window(overview)
     return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None
@@ -132,11 +132,11 @@ def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
     dark = value < min(DARK_MOST, DARK_SHARE * bright)
     if not dark.any():
         return dark
-    wide = np.asarray(ndimage.binary_opening(np.pad(dark, 3, mode="edge"), np.ones((5, 5)))[3:-3, 3:-3], np.bool_)
-    parts, n_parts = ndimage.label(wide, np.ones((3, 3)))
+    wide = np.asarray(ndimage.binary_opening(np.pad(dark, 3, mode="edge"), np.ones((5, 5), bool))[3:-3, 3:-3], np.bool_)
+    parts, n_parts = ndimage.label(wide, np.ones((3, 3), bool))
     sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 2 * LEAST_SHARE) * value.size
+    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * value.size
     is_large[0] = False
     return np.asarray(is_large[parts], np.bool_)
 
@@ -151,9 +151,9 @@ def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
     flat = spread.max(-1) <= FLAT_RANGE
     parts, _ = ndimage.label(flat)
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    around = np.asarray(ndimage.binary_dilation(np.isin(parts, rim[rim > 0]), np.ones((3, 3))), np.bool_)
+    around = np.asarray(ndimage.binary_dilation(np.isin(parts, rim[rim > 0]), np.ones((3, 3), bool)), np.bool_)
     side = max(3, round(0.03 * max(nothing.shape))) | 1
-    solid, n_solid = ndimage.label(ndimage.binary_opening(~around, np.ones((side, side))))
+    solid, n_solid = ndimage.label(ndimage.binary_opening(~around, np.ones((side, side), bool)))
     if not n_solid:
         return nothing
     sizes = np.bincount(solid.ravel())

@@ -199,8 +199,8 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
     with qtbot.waitSignal(keeper.clock.saved, timeout=20_000):
         pass
     assert_true_to_its_pixels(result)
-    dock.undo()
-    dock.undo()
+    dock.act("Undo")
+    dock.act("Undo")
     assert np.array_equal(np.asarray(cells.data[0][...]), before)
     assert np.array_equal(patch.layer.data, before[patch.box[0] : patch.box[2], patch.box[1] : patch.box[3]])
     dock.paint_button.click()

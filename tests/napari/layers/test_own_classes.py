@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +51,7 @@ def analysed(viewer: Viewer, seed: int) -> tuple[Labels, dict[int, str]]:
 
 def type_by_key(dock: ReviewWidget, layer: Labels, cell: int, name: str) -> None:
     y, x = np.argwhere(layers.full_resolution(layer) == cell)[0]
-    dock.hands._on_hover(None, SimpleNamespace(position=layer.data_to_world((y, x))))
+    dock._viewer.cursor.position = tuple(layer.data_to_world((y, x)))
     press(layer, next(key for key, other in dock.session.classes.keys().items() if other == name))
 
 
@@ -66,7 +65,7 @@ def test_own_classes_are_added_trained_used_and_known_to_the_command_line(
         review.cells.choose(layer)
         for name in KINDS if number == 0 else ():  # the others take them over
             monkeypatch.setattr(QInputDialog, "getText", lambda *_args, name=name, **_options: (name, True))
-            review.controls.classes.buttons["Add…"].click()
+            review.classes.buttons["Add…"].click()
         assert set(KINDS) <= set(review.session.classes.names)
         n_typed = 3 * len(true) // 4
         for cell, name in list(true.items())[:n_typed]:

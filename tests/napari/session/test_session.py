@@ -51,12 +51,9 @@ def shown_types(session: CellsSession) -> NDArray[np.uint8]:
 def assert_shown(session: CellsSession) -> None:
     """What is drawn of each cell is the code of its type in the table."""
     names, view, cells = layers.names_of(session.layer), shown_types(session), np.asarray(session.layer.data)
-    typed = layers.types_layer_for(session.viewer, session.layer)
-    assert typed is not None
     for cell, name in layers.table_of(session.layer)["cell_type"].items():
         code = names.index(name) + 1 if name else 0
         assert set(view[cells == cell].tolist()) == {code}
-        assert set(np.asarray(typed._slice.image.raw)[cells == cell].tolist()) == {code}
 
 
 def test_a_corrected_cell_is_a_persons_decision() -> None:
@@ -125,11 +122,11 @@ ACTIONS = st.one_of(
 
 
 def act(session: CellsSession, action: Any) -> bool:
-    """Do it, where it is allowed."""
+    """Do it, where it is allowed; say whether there was something to do."""
     name, *rest = action
     try:
         if name == "type":
-            session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
+            return 0 < session.type_cells(rest[0], session.classes.names[rest[1] % len(session.classes.names)])
         elif name == "outline":
             getattr(session, rest[0])(sorted(set(rest[1])))
         else:

@@ -64,7 +64,7 @@ class FindCells(Run):
         postpone_collection()  # layers are added now
         self._viewer = viewer
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
-        self._writer.lock(is_on=True)  # the layer is made before the worker starts: the two would hold each other up
+        _ = self._writer.layer  # made before the worker starts: the two would hold each other up
         source = image_source(image_layer)
         hint = told_of_colours(source)
         if hint:
@@ -81,6 +81,7 @@ class FindCells(Run):
         )
         self.stop_without(viewer, image_layer, self._writer.layer)
         self.start(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
+        self._writer.lock(is_on=True)
 
     def on_step(self, step: Progress) -> None:
         """Show the masks of a tile, or all cells of a plane."""
@@ -117,8 +118,6 @@ class FindCells(Run):
     def on_lost(self) -> None:
         """Leave the cells as they were before."""
         self._writer.lock(is_on=False)
-        if self._writer.is_gone:
-            show_info("A layer that was worked on was deleted, so the work was stopped.")
         self._writer.undo()
         super().on_lost()
 
@@ -141,10 +140,9 @@ class TypeCells(Run):
         postpone_collection()  # layers are added now
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
         self._is_one_step = is_one_step
-        number_cells(cells_layer)
         layers.adopt(cells_layer, image_layer)
+        number_cells(cells_layer)
         self._session = open_cells(viewer, cells_layer)
-        self._session.busy = "typed"
         source, cells = image_source(image_layer), layers.full_resolution(cells_layer)
         features = cells_layer.features.copy() if layers.has_table(cells_layer) else None
         names, calibration = layers.names_of(cells_layer), layers.known_calibration_of(cells_layer)
@@ -157,6 +155,7 @@ class TypeCells(Run):
 
         self.stop_without(viewer, image_layer, cells_layer)
         self.start(job)
+        self._session.busy = "typed"
 
     def on_lost(self) -> None:
         """Leave the types as they were before."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import finalize
 
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
-from napari.utils.notifications import show_warning
+from napari.utils.notifications import show_info, show_warning
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
@@ -324,7 +324,9 @@ class Run(QObject):
             self._removing = None
 
     def _on_removing(self, event: Event) -> None:
-        if event.source[event.index] in self._needed:
+        layer = event.source[event.index]
+        if layer in self._needed and not self._is_cut:
+            show_info(f"The layer {layer.name!r} was deleted meanwhile, so the work was stopped.")
             self.cut()
 
 
