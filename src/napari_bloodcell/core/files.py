@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 """Name of the file that is locked while a folder is written to. It stays: removing it could let two in at once."""
+IN_USE = ".in-use"
+"""The same in a temporary folder, where a program that writes may lock `LOCK` itself."""
 _TEMPORARY = ".writing-"
 """Prefix of temporary files and folders."""
 _HALF_A_CHUNK = re.compile(r".*\.[0-9a-f]{32}\.partial")  # as zarr names what it is writing
@@ -119,7 +121,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     path = _temporary(folder)
     path.mkdir()
     try:
-        with locked(path / LOCK):
+        with locked(path / IN_USE):
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -150,15 +152,15 @@ def sweep_folders(folder: Path) -> None:
     """Remove the temporary folders of killed processes right in a folder, while others may write there."""
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if path.name.startswith(_TEMPORARY)]:
-            if path.is_dir() and ((path / LOCK).exists() or time.time() - path.stat().st_mtime > _MADE_S):
+            if path.is_dir() and ((path / IN_USE).exists() or time.time() - path.stat().st_mtime > _MADE_S):
                 _remove_unused(path)
 
 
 def _remove_unused(folder: Path) -> None:
     """Remove a temporary folder unless a process is at it."""
     with suppress(OutputError):
-        if (folder / LOCK).exists():
-            with locked(folder / LOCK, wait=False):
+        if (folder / IN_USE).exists():
+            with locked(folder / IN_USE, wait=False):
                 pass
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -224,7 +226,8 @@ def move_in(stage: Path, folder: Path, *, last: str, stale: Collection[str] = ()
     OSError
         If something cannot be moved.
     """
-    names = sorted((item.name for item in stage.iterdir() if item.name != LOCK), key=lambda name: (name == last, name))
+    found = (item.name for item in stage.iterdir() if item.name not in (LOCK, IN_USE))
+    names = sorted(found, key=lambda name: (name == last, name))
     going = [name for name in dict.fromkeys((last, *names, *stale)) if name in names or name in stale]
     aside = _temporary(stage)
     aside.mkdir()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
@@ -123,25 +123,92 @@ def iter_classify(
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
     classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
-    classes = list(classifier.classes)
-    table = segmentation.table.copy()
-    todo = table[table["type_source"] != "user"]
-    probabilities = np.zeros((len(todo), len(classes)), np.float32)
-    done = 0
-    yield Progress(0, len(todo), "cells typed")
-    batches = iter_probabilities(plane, cells, todo, classifier, segmentation.calibration, params.batch_size)
-    for ids, found in batches:
-        probabilities[done : done + len(ids)] = found
-        done += len(ids)
-        yield Progress(done, len(todo), "cells typed", ids)
-    decide_types(table, todo.index, probabilities, classes, params=params)
-    names = type_names([*classes, *(t for t in table["cell_type"].unique() if t)])
+    table = yield from iter_type_rows(
+        plane, cells, segmentation.table, segmentation.calibration, params=params, classifier=classifier
+    )
+    names = type_names([*classifier.classes, *(t for t in table["cell_type"].unique() if t)])
     lut = type_lut(table, names, int(cells.max(initial=0)))
     return Classification(types=lut[cells], table=table, names=names)
 
 
 classify = drained(iter_classify)
 """`iter_classify`, run to its end."""
+
+
+def iter_type_rows(
+    image: Any,
+    cells: Any,
+    table: pd.DataFrame,
+    calibration: Calibration,
+    *,
+    params: ClassifyParams,
+    classifier: CellClassifier,
+    part_px: int | None = None,
+) -> Generator[Progress, None, pd.DataFrame]:
+    """Type the cells of an image of any size.
+
+    Parameters
+    ----------
+    image : array-like of uint8, shape (Y, X, 3)
+        The smear; sliced part by part.
+    cells : array-like of int, shape (Y, X)
+        Ids.
+    table : DataFrame
+        Their cell table, index = id. Cells that a user typed stay as they are.
+    calibration : Calibration
+        What was measured of the smear.
+    params : ClassifyParams
+        Settings.
+    classifier : CellClassifier
+        The model.
+    part_px : int, optional
+        Cells that begin in the same square of this side are looked at together; all of them where it is not given.
+
+    Yields
+    ------
+    Progress
+        After each batch; payload = ids typed.
+
+    Returns
+    -------
+    DataFrame
+        The table with types.
+    """
+    table = table.copy()
+    todo = table[table["type_source"] != "user"]
+    probabilities = np.zeros((len(todo), len(classifier.classes)), np.float32)
+    done = 0
+    yield Progress(0, len(todo), "cells typed")
+    for rows, (y0, x0, y1, x1) in _iter_parts(todo, cells.shape, part_px):
+        here = todo.iloc[rows]
+        if y0 or x0:
+            here = here.assign(**dict(zip(BOX, (boxes_of(here) - [y0, x0, y0, x0]).T, strict=True)))
+        pixels, labels = np.asarray(image[y0:y1, x0:x1]), np.asarray(cells[y0:y1, x0:x1])
+        at = 0
+        batches = iter_probabilities(pixels, labels, here, classifier, calibration, params.batch_size, corner=(y0, x0))
+        for ids, found in batches:
+            probabilities[rows[at : at + len(ids)]] = found
+            at += len(ids)
+            yield Progress(done + at, len(todo), "cells typed", ids)
+        done += at
+    decide_types(table, todo.index, probabilities, list(classifier.classes), params=params)
+    return table
+
+
+def _iter_parts(
+    table: pd.DataFrame, shape: tuple[int, int], part_px: int | None
+) -> Iterator[tuple[NDArray[np.intp], tuple[int, int, int, int]]]:
+    """Yield the rows of cells that are looked at together, and the box that holds them."""
+    if part_px is None:
+        yield np.arange(len(table)), (0, 0, *shape)
+        return
+    boxes = boxes_of(table)
+    home = boxes[:, 0] // part_px * (shape[1] // part_px + 1) + boxes[:, 1] // part_px
+    order = np.argsort(home, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
+        if len(rows):
+            (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
+            yield rows, (y0, x0, y1, x1)
 
 
 def cutout_settings(

@@ -185,6 +185,27 @@ def calibrate(
 
     `overview` is a small picture of it where there is one already, as the coarse level of a slide.
     """
+    sample, seen = _measure_smear(pixels, overview)
+    diameter, source = _first_diameter(sample, params, pixel_size_um)
+    measured = generator.calibrate(sample, replace(seen, rbc_diameter_px=diameter, source=source))
+    if source == "pixel size" and is_possible(params.pixel_size_um, measured):
+        return replace(measured, rbc_diameter_px=diameter)
+    return measured
+
+
+def calibrate_cells(pixels: Any, table: pd.DataFrame) -> Calibration:
+    """Measure a smear (Y, X, 3) whose cells come from elsewhere; the typical cell tells its width if nothing does."""
+    sample, seen = _measure_smear(pixels)
+    diameter = estimate_rbc_diameter(sample)
+    if diameter is None and len(table):
+        diameter = float(2 * np.sqrt(table["area_px"].median() / np.pi))
+    return replace(seen, rbc_diameter_px=diameter, source="estimated") if diameter else seen
+
+
+def _measure_smear(
+    pixels: NDArray[np.uint8], overview: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], Calibration]:
+    """Return a sample of a smear without its surroundings, and what is measured of it but the width of a red cell."""
     sample = sample_of(pixels)
     small, shape = overview_of(pixels if overview is None else overview), (int(pixels.shape[0]), int(pixels.shape[1]))
     around = find_surroundings(small, shape)
@@ -197,19 +218,15 @@ def calibrate(
     red, green, blue = background_colour(smear).tolist()
     if outside is not None:
         sample = np.where(outside[..., None], np.rint((red, green, blue)), sample).astype(np.uint8)
-    diameter, source = _first_diameter(sample, params, pixel_size_um)
-    first = Calibration(
-        diameter,
+    seen = Calibration(
+        DEFAULT_DIAMETER_PX,
         (red, green, blue),
         mean_brightness(smear),
-        source,
+        "default",
         outside="" if around is None else around.to_text(),
         light=() if light is None else light.numbers,
     )
-    measured = generator.calibrate(sample, first)
-    if source == "pixel size" and is_possible(params.pixel_size_um, measured):
-        return replace(measured, rbc_diameter_px=diameter)
-    return measured
+    return sample, seen
 
 
 def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size_um: float | None) -> tuple[float, str]:

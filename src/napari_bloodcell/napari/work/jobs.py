@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,10 @@ from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.napari.layers.features import PLANE, to_table
 from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
-from napari_bloodcell.stages.calibration import (
-    DEFAULT_DIAMETER_PX,
-    background_colour,
-    estimate_rbc_diameter,
-    mean_brightness,
-)
-from napari_bloodcell.stages.classify import iter_classify
-from napari_bloodcell.stages.parts import iter_classify_parts, iter_measure
+from napari_bloodcell.stages.classify import iter_classify, iter_type_rows
+from napari_bloodcell.stages.parts import PART_PX, iter_measure
 from napari_bloodcell.stages.regions import replace_cells
-from napari_bloodcell.stages.segment import Segmentation, iter_segment, sample_of
+from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Sequence
@@ -300,7 +294,7 @@ def _iter_type_planes(
             continue
         plane = source.plane(index)
         if calibration is None:
-            calibration = calibrate_for(plane.data, rows)
+            calibration = calibrate_cells(plane.data, rows)
         segmented = _SegmentedPlane(labels.astype(np.int32, copy=False), rows, calibration)
         steps = Steps(iter_classify(plane.data, segmented, params=params, classifier=classifier))
         done_before = done
@@ -328,8 +322,12 @@ def _iter_type_large(
     if table is not None:
         same = (table["area_px"].reindex(now.index) == now["area_px"]).to_numpy()
         now = pd.concat([table.loc[now.index[same]], _with_known(now[~same], table)]).sort_index()
-    calibration = calibration or calibrate_for(pixels, now)
-    return (yield from iter_classify_parts(pixels, cells, now, calibration, params=params, classifier=classifier))
+    calibration = calibration or calibrate_cells(pixels, now)
+    return (
+        yield from iter_type_rows(
+            pixels, cells, now, calibration, params=params, classifier=classifier, part_px=PART_PX
+        )
+    )
 
 
 def measured(cells: NDArray[np.integer], table: pd.DataFrame | None) -> pd.DataFrame:
@@ -353,21 +351,6 @@ def _with_known(fresh: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
         old = table[column].reindex(fresh.index)
         fresh[column] = old.where(old.notna(), fresh[column]).astype(fresh[column].dtype)
     return fresh
-
-
-def calibrate_for(pixels: Any, table: pd.DataFrame) -> Calibration:
-    """Measure a smear (Y, X, 3) whose cells come from elsewhere; the typical cell tells its width if nothing does."""
-    sample = sample_of(pixels)
-    glass = background_colour(sample)
-    diameter = estimate_rbc_diameter(sample)
-    if diameter is None and len(table):
-        diameter = float(2 * np.sqrt(table["area_px"].median() / np.pi))
-    return Calibration(
-        diameter or DEFAULT_DIAMETER_PX,
-        (float(glass[0]), float(glass[1]), float(glass[2])),
-        mean_brightness(sample),
-        "estimated" if diameter else "default",
-    )
 
 
 def _rows_of_plane(table: pd.DataFrame | None, index: PlaneIndex, stack_shape: tuple[int, ...]) -> pd.DataFrame | None:
