@@ -121,7 +121,6 @@ def use_array(rng: np.random.Generator, _folder: Path) -> object:
 @cache
 def models() -> tuple[Any, Any]:
     """Return the program's own models, loaded once."""
-    from napari_bloodcell.core.params import ClassifyParams
     from napari_bloodcell.models.load import load_classifier, load_generator
 
     return load_generator("embedded", "cpu"), load_classifier("embedded", "cpu")

@@ -131,7 +131,8 @@ def test_the_writer_saves_what_the_command_line_saves(analysed: Any, tmp_path: P
     target = str(tmp_path / "out.bloodcell")
     assert writer.write_result_layers(target, [one.as_layer_data_tuple() for one in viewer.layers]) == [target]
     found = {path.name for path in (tmp_path / "out.bloodcell").iterdir()}
-    assert found == {"cells.csv", "counts.json", "kde.png", "overlay.png", "recipe.json", "smear.ome.zarr"}
+    tables = {"cells.csv", "cells.parquet"}
+    assert found == {*tables, "counts.json", "kde.png", "overlay.png", "recipe.json", "smear.ome.zarr"}
     counts = json.loads((tmp_path / "out.bloodcell" / "counts.json").read_text())
     assert counts["counts"] == {"RBC": 8, "WBC": 2, "platelet": 0}
 

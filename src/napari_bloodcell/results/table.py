@@ -52,7 +52,7 @@ def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
     for name in table.columns[[dtype.kind == "O" for dtype in table.dtypes]]:
         changed = {text: change(text) for text in table[name].unique() if isinstance(text, str)}
         if any(old != new for old, new in changed.items()):
-            table[name] = table[name].map(changed, na_action="ignore")
+            table[name] = table[name].map(changed, na_action="ignore").astype(table[name].dtype)
     return table
 
 

@@ -56,7 +56,7 @@ def test_a_key_types_the_cell_under_the_mouse_and_everything_follows(viewer: Vie
     assert dock.classes.table.item(1, 2).text() == "2"
     typed = layers.types_layer_for(viewer, layer)
     assert typed is not None
-    assert typed._slice.image.raw[30, 130] == 2
+    assert typed.data[30, 130] == 2
     press(typed, "3")  # digits, too, and on the typed layer
     assert types_in(layer)[2] == "platelet"
     press(layer, "Ctrl+Z")
