@@ -31,7 +31,7 @@ def test_an_untouched_form_gives_the_defaults(qtbot: QtBot, model: type[Params])
 @given(
     tile_size=st.integers(64, 8192),
     tile_overlap=st.none() | st.integers(0, 1024),
-    pixel_size_um=st.none() | st.integers(1, 20_000).map(lambda n: n / 10_000),
+    pixel_size_um=st.none() | st.integers(50, 20_000).map(lambda n: n / 10_000),
     brighten=st.booleans(),
     prompts=st.sampled_from(["cells", "grid"]),
     score_min=st.integers(0, 100).map(lambda n: n / 100),

@@ -275,14 +275,14 @@ def test_our_part_of_each_step_is_short(
     viewer.add_image(shipped[0], name="smear", rgb=True)
     widget = dock_of(viewer, tile_size=512)
     took = []
-    usual = FindCells._on_progressed
+    usual = FindCells.take_step
 
     def timed(self: FindCells, step: Any) -> None:
         start = time.perf_counter()
         usual(self, step)
         took.append(time.perf_counter() - start)
 
-    monkeypatch.setattr(FindCells, "_on_progressed", timed)
+    monkeypatch.setattr(FindCells, "take_step", timed)
     run(widget, qtbot)
     assert len(took) > 20
     assert np.median(took) < 0.2

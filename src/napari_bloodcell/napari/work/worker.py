@@ -309,6 +309,7 @@ class Run(QObject):
     def lose(self, error: BloodCellError | None) -> None:
         """Tell that there is no result, because of an error or because it was cut off."""
         self.result, self.error = None, error
+        self.leave()  # what is put back may remove layers of its own
         notify_errors(self.on_lost)
 
     def finish(self) -> None:
