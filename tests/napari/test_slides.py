@@ -41,7 +41,7 @@ def image() -> NDArray[np.uint8]:
 def slide(image: NDArray[np.uint8], tmp_path: Path) -> Path:
     options: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256)}
     with tifffile.TiffWriter(tmp_path / "slide.tif") as tiff:
-        tiff.write(image, subifds=1, resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **options)
+        tiff.write(image, subifds=1, resolution=(4e4, 4e4), resolutionunit="CENTIMETER", **options)
         tiff.write(image[::2, ::2], subfiletype=1, **options)
     return tmp_path / "slide.tif"
 
@@ -53,7 +53,7 @@ def test_a_slide_opens_as_one_rgb_pyramid_with_its_units(slide: Path, image: NDA
     ((data, about, kind),) = read(str(slide))
     layer = viewer.add_image(data, **about)
     assert (kind, layer.multiscale, layer.rgb, len(layer.data)) == ("image", True, True, 2)
-    assert layer.scale.tolist() == [0.5, 0.5]
+    assert layer.scale.tolist() == [0.25, 0.25]
     assert np.array_equal(np.asarray(layer.data[0][100:200, 50:70]), image[100:200, 50:70])
 
 
