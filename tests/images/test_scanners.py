@@ -67,7 +67,7 @@ def test_a_small_scan_is_analysed_in_memory_and_in_a_batch_and_never_its_thumbna
     assert in_memory.counting.per_mm2 is not None  # by its µm per pixel
     found, missing = collect([str(slides)])
     assert [path.name for path in found] == ["a.mrxs", "a.ndpi", "a.svs"]
-    assert missing == []
+    assert not missing
     assert nb.read_plane(slides / "a.mrxs").data.shape == (*SHAPE, 3)
 
 

@@ -116,8 +116,9 @@ def type_metadata(names: Sequence[str]) -> dict[str, Any]:
     """Return the ``image-label`` metadata of typed labels: colours and names; the format has no empty lists of them."""
     colours = [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)]
     properties = [{"label-value": i + 1, "name": n} for i, n in enumerate(names)]
-    known = {"colors": colours, "properties": properties} if names else {}
-    return {**known, "source": {"image": "../../"}}
+    known = {"properties": properties} if names else {}
+    background = [{"label-value": 0, "rgba": [0, 0, 0, 0]}]  # some readers want a list, and the format no empty one
+    return {"colors": colours or background, **known, "source": {"image": "../../"}}
 
 
 def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:
