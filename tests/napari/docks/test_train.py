@@ -139,15 +139,15 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
     cells = [add_smear(viewer, name=f"smear {i}", brightness=20 * i) for i in range(3)]
     for layer in cells:
         session = cells_session(viewer, layer)
-        session.type_cells([1, 3, 4, 6], "WBC")
+        session.type_cells([1, 4, 6] if layer is cells[0] else [1, 3, 4, 6], "WBC")
         session.type_cells([2, 5], "RBC")
     dock = open_train(viewer)
     dock.form.choose(source=Source.CORRECTIONS, start="embedded")
     dock.form.tell()
-    assert "18 corrected cells" in dock.form.told.text()
+    assert "17 corrected cells" in dock.form.told.text()
     cells_session(viewer, cells[0]).type_cells([1], "unidentified")
     dock.form.tell()
-    assert "17 corrected cells" in dock.form.told.text()
+    assert "16 corrected cells" in dock.form.told.text()
     cells_session(viewer, cells[0]).undo()
     dock.form.settings_form.set_values({"epochs": 1, "device": "cpu", "wbc_augmentation": 1})
     dock.run.click()
@@ -157,10 +157,9 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
     kept = load_classifier(dock.trained.kept, "cpu")
     assert kept.to_bytes() == dock.trained.training.classifier.to_bytes()
     known = TrainingSet(default_training_set())
-    assert len(known) == 18
+    assert len(known) == 17
     assert set(dock.trained.parts) <= set(dock.trained.training.report.before)
     assert "the model before" in dock.result.summary.text()
-    layers.set_types(cells[0], [3], "", source="model")
     dock.cells.choose(cells[0])
     dock.use.click()
     wait_for_the_end(dock, qtbot)
