@@ -103,22 +103,23 @@ def create_smear(
         }
     labels = root.create_group("labels")
     labels.attrs["ome"] = {"version": _VERSION, "labels": ["cells", "types"]}
-    source = {"image": "../../"}
     group = labels.create_group("cells")
     pyramid = _create_pyramid(group, shape, np.int32, "cells", pixel_size_um, is_label=True)
-    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": {"source": source}}
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": label_metadata()}
     group = labels.create_group("types")
     pyramid = _create_pyramid(group, shape, np.uint8, "types", pixel_size_um, is_label=True)
-    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": type_metadata(names)}
+    group.attrs["ome"] = {"version": _VERSION, "multiscales": pyramid, "image-label": label_metadata(names)}
 
 
-def type_metadata(names: Sequence[str]) -> dict[str, Any]:
-    """Return the ``image-label`` metadata of typed labels: colours and names; the format has no empty lists of them."""
+def label_metadata(names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the ``image-label`` metadata of labels: colours and names of types, where the labels are types.
+
+    The format has no empty list of colours, and some readers fail where there is none: cells name their background's.
+    """
     colours = [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)]
     properties = [{"label-value": i + 1, "name": n} for i, n in enumerate(names)]
     known = {"properties": properties} if names else {}
-    background = [{"label-value": 0, "rgba": [0, 0, 0, 0]}]  # some readers want a list, and the format no empty one
-    return {"colors": colours or background, **known, "source": {"image": "../../"}}
+    return {"colors": colours or [{"label-value": 0, "rgba": [0, 0, 0, 0]}], **known, "source": {"image": "../../"}}
 
 
 def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:

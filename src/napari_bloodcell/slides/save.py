@@ -13,7 +13,7 @@ from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.files import GEOJSON, RECIPE, ZARR
-from napari_bloodcell.results.ome_zarr import create_smear, open_levels, type_metadata
+from napari_bloodcell.results.ome_zarr import create_smear, label_metadata, open_levels
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import Result
@@ -101,7 +101,7 @@ def write_corrected(
         plan = replace(plan, recipe=recipe, models={**plan.models, "classify": classifier})
     if list(names) != before.names:
         root: Any = zarr.open_group(folder / ZARR / TYPES, mode="r+")
-        root.attrs["ome"] = {**root.attrs["ome"], "image-label": type_metadata(names)}
+        root.attrs["ome"] = {**root.attrs["ome"], "image-label": label_metadata(names)}
     result = Result.of_plan(
         folder,
         plan,
