@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from napari_bloodcell.cli.folders import folder_names
 from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.core.files import (
+    IN_USE,
     LOCK,
     LONGEST_BYTES,
     legal_name,
@@ -75,7 +76,7 @@ def test_what_killed_processes_left_is_swept_and_what_is_in_use_stays(tmp_path):
     for name in (".writing-old", ".writing-locked"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".writing-old", (0, 0))
-    (tmp_path / ".writing-locked" / LOCK).touch()
+    (tmp_path / ".writing-locked" / IN_USE).touch()
     (tmp_path / ".writing-file").touch()
     with temporary_folder(tmp_path) as ours:
         sweep_folders(tmp_path)
