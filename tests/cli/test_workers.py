@@ -17,7 +17,9 @@ from PIL import Image
 
 from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
+from napari_bloodcell.cli.console import ProgressLine
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.slides.workers import Team
 from napari_bloodcell.synthetic import load_shipped
 
 if TYPE_CHECKING:
@@ -104,12 +106,12 @@ class Dying(Executor):
     def submit(self, call: Any, /, *args: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
         self._futures.append(future)
-        if args[0].stem == self._deadly:
+        if args[0].path.stem == self._deadly:
             for one in self._futures:
                 if not one.done():
                     one.set_exception(BrokenExecutor("it died"))
-        elif len(self._futures) == 1 or args[0].stem > self._deadly:
-            future.set_result(batch.Outcome(str(args[0]), "done"))
+        elif len(self._futures) == 1 or args[0].path.stem > self._deadly:
+            future.set_result(batch.Outcome(str(args[0].path), "done"))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -119,14 +121,15 @@ class Dying(Executor):
 def test_an_image_that_kills_its_process_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Dying] = []
 
-    def start(*_arguments: object) -> Dying:
+    def start() -> Dying:
         started.append(Dying("c"))
         return started[-1]
 
-    monkeypatch.setattr(batch, "_start", start)
-    images = {i: tmp_path / f"{name}.png" for i, name in enumerate("abcde")}
+    monkeypatch.setattr(batch, "team_of_processes", lambda n, call, *_: Team(start, call, lambda: n))
+    images = [batch.Image(i, tmp_path / f"{name}.png", name) for i, name in enumerate("abcde")]
     options = batch.Options(tmp_path, workers=2)
-    found = dict(batch.iter_outcomes(images, list("abcde"), recipe=Recipe(), options=options))
+    bar = ProgressLine("5 images", is_quiet=True)
+    found = dict(batch._iter_in_processes(images, list("abcde"), Recipe(), options, bar))
     assert {n: outcome.status for n, outcome in found.items()} == {i: "failed" if i == 2 else "done" for i in range(5)}
     assert "died 3 times" in found[2].error
     assert len(started) >= 3

@@ -33,7 +33,9 @@ def test_a_tip_draws_no_html_and_an_ordinary_one_stays_as_it_is():
 @pytest.mark.parametrize("dock", ["Review", "Count", "Edit"])
 def test_no_dock_draws_the_name_of_a_class_as_html(viewer, qtbot, dock):
     layer = add_smear(viewer)
-    layers.set_types(layer, [1, 2], HOSTILE)
+    table = layers.table_of(layer)
+    table.loc[[1, 2], "cell_type"] = HOSTILE  # as from a result of another program: no dock takes such a name
+    layers.set_table(layer, table)
     widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", dock)[1]
     qtbot.wait(300)
     texts = [label.text() for label in widget.findChildren(QLabel) if label.textFormat() != Qt.TextFormat.PlainText]

@@ -87,6 +87,7 @@ class CellsSession:
         self._model_said: dict[int, tuple[str, float | None]] = {}
         self._mouse_was: tuple[float, ...] = ()
         self._writing: list[Future[Any]] = []
+        self._n_written = 0
         self.events = EmitterGroup(source=self, done=None, undone=None, redone=None, classes=None, selection=None)
         cells_layer.events.paint.connect(self._on_paint)
 
@@ -398,13 +399,15 @@ class CellsSession:
 
     def put_back_soon(self, told: Callable[[Found, int], object]) -> None:
         """Put corrections of another day back when the journal was read, and call `told` as `put_back` returns."""
-        find = ref(self)
+        find, n_written = ref(self), self._n_written
 
         def finish(found: Found) -> None:
             session = find()
             with suppress(InputError):  # the layer may be gone
-                if session is not None:
+                if session is not None and session._n_written == n_written:
                     told(found, session._put_back(found))
+                elif session is not None:  # `found` is stale: a correction made or undone meanwhile may be in it
+                    session.put_back_soon(told)
 
         if self.journal.has_image:
             when_done(self.journal.look_up(), finish)
@@ -462,11 +465,10 @@ class CellsSession:
 
     def _note(self, change: TypeChange, annotator: str) -> None:
         """Write what a person said of cells."""
-        layer = self.layer
         if not self.journal.has_image:
             show_warning("The image of these cells is not in the viewer: corrections cannot be kept without it.")
             return
-        said = said_of(layer, change, annotator, self._model_said)
+        said = said_of(self.layer, change, annotator, self._model_said)
         change.n_said = len(said)
         self.n_corrections += len(said)
         self._write(self.journal.write(change.written, said))
@@ -480,6 +482,7 @@ class CellsSession:
         future.add_done_callback(tell_if_failed)
         self._writing = [one for one in self._writing if not one.done() or one.exception()]
         self._writing.append(future)
+        self._n_written += 1
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
