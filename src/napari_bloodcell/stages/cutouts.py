@@ -23,7 +23,7 @@ GLASS_LEVEL = 235.0
 """Level to which the empty glass is brought where a classifier asks for it, 0 to 255."""
 RED_LEVEL = (202.0, 166.0, 183.0)
 """Colour to which the typical red cell of a smear is brought where a classifier asks for it, glass at `GLASS_LEVEL`."""
-GAINS = (0.2, 4.0)
+GAINS = (0.1, 4.0)
 """Factors between which optical densities are multiplied for that: more would draw the noise of a pale smear."""
 
 RGB = tuple[float, float, float]
