@@ -186,15 +186,6 @@ def writing(path: Path) -> Iterator[None]:
 def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[Path]:
     """Give a folder to write into; what it holds at the end replaces what `folder` holds under the same names.
 
-    Parameters
-    ----------
-    folder : path
-        Where the files go; made if it is missing.
-    last : str
-        Name of the file that is put down last, as the mark that the others are complete.
-    stale : collection of str
-        Names that are removed from `folder` in the end if they were not written.
-
     Raises
     ------
     OutputError
@@ -211,15 +202,6 @@ def move_in(stage: Path, folder: Path, *, last: str, stale: Collection[str] = ()
 
     The old file `last` is the first to go and the new one the last to come: wherever this is killed, a folder that has
     it holds nothing old beside something new. Where a move fails, all that was there is put back.
-
-    Parameters
-    ----------
-    stage, folder : path
-        In the same file system.
-    last : str
-        Name of the file that marks the others as complete.
-    stale : collection of str
-        Names that are removed from `folder` if the stage does not have them.
 
     Raises
     ------
@@ -258,22 +240,7 @@ _DEVICES: Final = frozenset(
 
 
 def legal_name(text: str, *, instead: str = "unnamed") -> str:
-    """Return a text as the name of one file or folder, the text itself where every system takes it.
-
-    Parameters
-    ----------
-    text : str
-        Such as the name of an image, a layer or a class; may hold anything.
-    instead : str
-        The name where nothing of the text is left.
-
-    Returns
-    -------
-    str
-        In composed Unicode (NFC), as macOS takes both forms for the same name; at most `LONGEST_BYTES` long. What
-        systems forbid became ``_``; dots and blanks at the ends are gone; a name that Windows keeps for a device got a
-        ``_`` before it; a name that was too long ends with a part of its SHA-256.
-    """
+    """Return a text as the name of one file or folder, the text itself where every system takes it."""
     composed = unicodedata.normalize("NFC", text)
     allowed = "".join(
         "_" if c in _FORBIDDEN or unicodedata.category(c) in _NO_CHARACTERS else c for c in composed

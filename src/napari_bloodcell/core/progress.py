@@ -19,11 +19,6 @@ class Steps(Generic[S, R]):
     """The steps of long work in a for loop, and its result after them.
 
     A loop that is left early closes the work, so that it can clean up.
-
-    Parameters
-    ----------
-    work : generator
-        What an ``iter_`` function returns.
     """
 
     result: R

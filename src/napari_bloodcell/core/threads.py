@@ -30,15 +30,6 @@ class Threads:
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: Threads | None) -> Iterator[Result]:
     """Yield ``work(item)`` for each item in their order.
 
-    Parameters
-    ----------
-    work : callable
-        Called from as many threads at once as there are.
-    items : iterable
-        Asked by the caller's thread, one item more than there are threads ahead of what is yielded.
-    threads : Threads, optional
-        None: the caller does the work, when it asks for the next.
-
     Notes
     -----
     What `work` or `items` raise is raised where the result would have come. When the caller stops, what has not begun

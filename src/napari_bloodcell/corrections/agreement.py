@@ -41,10 +41,6 @@ class Merged:
 
     Attributes
     ----------
-    agreed : list of Correction
-        The last correction of each cell that one person corrected, or several alike.
-    disputes : list of Dispute
-        Cells on which they differ.
     kappas : dict of (str, str) to float
         Cohen's kappa of each two people over the cells that both looked at.
     n_shared : dict of (str, str) to int
@@ -58,17 +54,7 @@ class Merged:
 
 
 def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
-    """Merge journals of one or more people.
-
-    Parameters
-    ----------
-    journals : iterable of Journal or of corrections
-        Of any images. A correction that is in several journals counts once; people are told apart by `annotator`.
-
-    Returns
-    -------
-    Merged
-    """
+    """Merge journals of one or more people."""
     every: dict[str, Correction] = {}
     for journal in journals:
         for correction in journal.read() if isinstance(journal, Readable) else journal:
@@ -99,16 +85,6 @@ def cohens_kappa(
     ----------
     a, b : sequence or mapping of str
         Types by one and the other, of the same cells in the same order, or by cell: those that both have count.
-
-    Returns
-    -------
-    float
-        1 where they always agree; NaN where there is no cell.
-
-    Raises
-    ------
-    InputError
-        If the sequences differ in length.
     """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         a, b = [a[cell] for cell in a if cell in b], [b[cell] for cell in a if cell in b]

@@ -91,17 +91,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """One change of a label image (…, Y, X) and of its table, with all that is needed to take it back.
-
-    Attributes
-    ----------
-    what : str
-        What was done, for people: "cell 5 split".
-    patches : tuple of Patch
-        Pixels; no two change the same one.
-    removed, added : DataFrame
-        Rows of the changed cells before and after.
-    """
+    """One change of a label image (…, Y, X) and of its table, with all that is needed to take it back."""
 
     what: str
     patches: tuple[Patch, ...]
@@ -118,13 +108,7 @@ class Edit:
         return Edit(self.what, tuple(patch.reversed() for patch in self.patches), self.added, self.removed)
 
     def apply(self, cells: Any, table: pd.DataFrame) -> pd.DataFrame:
-        """Write the pixels into `cells` and return the table with the new rows.
-
-        Raises
-        ------
-        InputError
-            If the pixels were changed by something else since; nothing is written then.
-        """
+        """Write the pixels into `cells` and return the table with the new rows."""
         if not all(patch.fits(cells) for patch in self.patches):
             raise InputError(f"The cells changed in another way since: {self.what!r} cannot be undone or done again.")
         for patch in self.patches:
@@ -147,21 +131,12 @@ def add_cell(
     ----------
     cells : array of int, shape (…, Y, X)
         Label image (numpy or zarr), 0 background. Not changed.
-    table : DataFrame
-        Its cell table, index = id. Not changed.
     mask : CellMask
         The new cell, its box in pixels of the plane; what lies outside is cut off. Its id becomes the largest plus 1.
     plane : tuple of int
         Position in the axes before the last two.
-    values : mapping of str to object, optional
-        More of the new row, such as `cell_type`. Columns that the table does not have are left out.
     may_replace : collection of int, optional
         Cells whose place the new one may take. None: any.
-
-    Raises
-    ------
-    InputError
-        If the mask is empty, lies outside, or is a cell already.
 
     Notes
     -----
@@ -206,11 +181,6 @@ def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: 
     """Return the edit that deletes cells, wherever they lie; arguments as in `add_cell`.
 
     `plane` is that of cells whose row does not say it.
-
-    Raises
-    ------
-    InputError
-        If one of the ids is not there, or none is given.
     """
     ids = list(dict.fromkeys(int(i) for i in ids))
     if not ids or 0 in ids:
@@ -226,13 +196,7 @@ def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: 
 
 
 def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
-    """Return the edit that makes several cells one, with id and type of the largest; arguments as in `add_cell`.
-
-    Raises
-    ------
-    InputError
-        If fewer than two ids are given, one is not in this plane, or they lie far apart.
-    """
+    """Return the edit that makes several cells one, with id and type of the largest; arguments as in `add_cell`."""
     ids = list(dict.fromkeys(int(i) for i in ids))
     if len(ids) < 2:
         raise InputError(f"{len(ids)} cell(s) are selected; select two or more to merge them (Shift-click).")
@@ -257,18 +221,9 @@ def split_cell(
 
     Parameters
     ----------
-    cells, table, plane
-        As in `add_cell`.
-    cell : int
-        Its id. The largest part keeps it, the others get the largest id plus 1, 2, …; all keep the type.
     line : pair of (y, x), optional
         The cell is cut along the straight line through these two points, pixels of the plane. None: where it is
         narrow, by the watershed of its distance transform.
-
-    Raises
-    ------
-    InputError
-        If there is no such cell, it has no waist, or the line does not cross it.
     """
     if not cell:
         raise InputError(NO_CELL)
@@ -322,13 +277,7 @@ def repaint(
 
 
 def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...] = ()) -> Box:
-    """Return the box (y0, x0, y1, x1) of a cell: the table's where that is right, else found by looking everywhere.
-
-    Raises
-    ------
-    InputError
-        If the cell is not in this plane.
-    """
+    """Return the box (y0, x0, y1, x1) of a cell: the table's where that is right, else found by looking everywhere."""
     box = box_of(table, cell) if cell in table.index else None
     if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table["area_px"].loc[cell]):
         return box

@@ -45,13 +45,7 @@ class History(Generic[C]):
             n_bytes -= self.done.pop(0).n_bytes
 
     def undo(self, take_back: Callable[[C], None]) -> C:
-        """Take the last change back by `take_back`, and return it.
-
-        Raises
-        ------
-        InputError
-            If there is none, or what `take_back` raises: that change is then forgotten.
-        """
+        """Take the last change back by `take_back`, and return it."""
         if not self.done:
             raise InputError("There is nothing left to undo.")
         change = self.done.pop()

@@ -177,8 +177,6 @@ class Placed:
     ----------
     found : dict of int to str
         Type of each corrected cell, by its id.
-    lost : list of Correction
-        Those whose cell is not there any more, the last one of each cell.
     by_cell : dict of int to Correction
         The correction that decided, by id.
     """
@@ -193,16 +191,8 @@ def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = S
 
     Parameters
     ----------
-    corrections : iterable of Correction
-        As `Journal.read` gives them; those taken back are passed over. The last one of a cell decides.
     cells : array of int, shape (Y, X)
         The segmentation, numpy or lazy; read only around the corrected cells.
-    iou_above : float
-        A cell is the corrected one if intersection over union is more than this.
-
-    Returns
-    -------
-    Placed
     """
     by_cell: dict[int, Correction] = {}
     lost: list[Correction] = []

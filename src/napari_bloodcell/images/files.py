@@ -69,12 +69,6 @@ class ImageFile:
         One lower-case letter per axis ("yx", "cyx", "yxs", …); None where the file does not say.
     pixel_size_um : float or None
         Micrometres per pixel, where the file gives a sensible value.
-    flips : str
-        Of "y" and "x" those that are stored from their end.
-    has_alpha : bool
-        Whether a fourth channel is transparency; it is left out otherwise.
-    channels : sequence of str
-        Names of the channels along "c", where the file gives some.
     """
 
     levels: Sequence[Any]

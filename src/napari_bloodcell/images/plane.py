@@ -50,10 +50,6 @@ class Layout:
         Positions of the axes Y, X and, where there is one, channel.
     further : dict of int to int
         Positions of all other axes, and which element of each the plane has.
-    n_channels : int
-        1 (grey), 3 (RGB) or 4 (RGBA): so many from the first are read.
-    flips : str
-        Of "y" and "x" those that are stored from their end.
     """
 
     axes: tuple[int, ...]
@@ -105,11 +101,6 @@ def layout_of(
     Axes are named by letters, "y" and "x" among them, or guessed where they are None. Colours lie along "s" (samples
     of a pixel) or "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x"
     that are stored from their end, `plane` is the position along each of `further_axes`.
-
-    Raises
-    ------
-    InputError
-        If there is no plane, are several to choose from, or other channels than grey, RGB and RGBA.
     """
     shape = tuple(int(n) for n in shape)
     if len(shape) < 2:

@@ -179,13 +179,7 @@ def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
 
 
 def _needs_pillow(page: tifffile.TiffPage, path: Path) -> bool:
-    """Return whether Pillow must read a page: for its colours, or for a compression where imagecodecs is not there.
-
-    Raises
-    ------
-    InputError
-        If neither tifffile nor Pillow reads it rightly.
-    """
+    """Return whether Pillow must read a page: for its colours, or for a compression where imagecodecs is not there."""
     photometric, n_samples, bits = page.photometric, page.samplesperpixel, page.bitspersample
     is_grey = photometric in (0, 1)
     if n_samples > 2 and is_grey:

@@ -24,10 +24,6 @@ class Conversion:
 
     Attributes
     ----------
-    scale : float
-        The value that becomes 255.
-    use_alpha : bool
-        Whether a fourth channel is composited on white; it is ignored otherwise.
     missing : tuple of float or None
         What stands for pixels that are NaN or infinite, 0 to 255 per channel; None where there are none.
     """
@@ -41,11 +37,6 @@ def conversion_of(image: NDArray[Any], parts: Iterable[NDArray[Any]], what: str)
     """Return the conversion for an image whose values are looked through in parts, all (y, x, channel).
 
     `image` is the image or a small picture of it, for the colour of the glass where pixels are missing.
-
-    Raises
-    ------
-    InputError
-        If its dtype or its values are none of an image.
     """
     if image.dtype.kind not in "buif":
         raise InputError(

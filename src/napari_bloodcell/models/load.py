@@ -19,21 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
-    """Return a mask generator; the same one again while it is among the last two and its file has not changed.
-
-    Parameters
-    ----------
-    model : str
-        One of `weights.GENERATORS` (official ones are downloaded on first use), or the path of a checkpoint: an
-        official SAM's (.pth) or one of the embedded SAM (.safetensors).
-    device : str
-        As in `SegmentParams.device`.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model, or the file is not a model that the program knows.
-    """
+    """Return a mask generator; the same one again while it is among the last two and its file has not changed."""
     if model in weights.OFFICIAL:
         return _load_generator(model, None, device, 0)
     file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
@@ -56,8 +42,6 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
     ------
     ModelError
         If there is no such model, or the file is no classifier of this program.
-    DeviceError
-        If this machine has no such device.
     """
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 

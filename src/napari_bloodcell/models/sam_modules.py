@@ -4,13 +4,6 @@ The package's `__init__` imports torchvision for its predictor and its automatic
 not use; the torchvision of the package index does not load beside a CPU-only torch. `modeling` and `build_sam` need
 torch alone and import each other relatively, so they are imported here under an alias of the package: a package
 module of our own with the same search path, whose `__init__` is never run.
-
-Attributes
-----------
-modeling, build_sam : module
-    `segment_anything.modeling` and `segment_anything.build_sam`.
-ImageEncoderViT, LayerNorm2d, MaskDecoder, MLP, MLPBlock, PromptEncoder, Sam, TwoWayTransformer : type
-    Their classes, for short.
 """
 
 from __future__ import annotations

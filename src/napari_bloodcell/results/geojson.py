@@ -40,14 +40,6 @@ def to_geojson(
     ----------
     cells : array of int, shape (Y, X)
         Ids, in memory or on disk; those without a row in the table are left out.
-    table : DataFrame
-        The cell table, index = id.
-    names : sequence of str
-        Names of all types, for their colours.
-    image_id : str
-        What makes the ids of the objects differ from those of other images.
-    part_px : int, optional
-        Cells that begin in the same square of this side are read together; all of them where it is not given.
 
     Notes
     -----

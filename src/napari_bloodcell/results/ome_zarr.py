@@ -38,18 +38,12 @@ def write_ome_zarr(
 
     Parameters
     ----------
-    path : path
-        A folder that does not exist yet.
     image : ndarray of uint8, shape (Y, X, 3)
         RGB; stored with its channels first, as the format wants it.
     cells : ndarray of int, shape (Y, X)
         Ids 1..N.
     types : ndarray of uint8, shape (Y, X)
         1 + the position of the type in `names`.
-    names : sequence of str
-        Names of the types; stored with their colours.
-    name : str
-        The image's name.
     pixel_size_um : float, optional
         Micrometres per pixel.
     """
@@ -76,14 +70,10 @@ def create_smear(
 
     Parameters
     ----------
-    path : path
-        A folder that does not exist yet.
     shape : tuple of int
         (Y, X), pixels.
     names, name, pixel_size_um : optional
         As in `write_ome_zarr`.
-    with_image : bool
-        Whether there is an image beside the labels.
     """
     import zarr
 
@@ -131,13 +121,7 @@ def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Return cells (Y, X) int32 and types (Y, X) uint8 of what `write_ome_zarr` wrote.
-
-    Raises
-    ------
-    InputError
-        If they are not there, or damaged.
-    """
+    """Return cells (Y, X) int32 and types (Y, X) uint8 of what `write_ome_zarr` wrote."""
     import zarr
 
     try:

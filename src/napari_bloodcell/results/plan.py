@@ -36,30 +36,10 @@ class Plan:
         (Y, X) of the slide, pixels.
     overlap : int
         Pixels read around a tile; 0: cells cut by a tile border are joined.
-    calibration : Calibration
-        What was measured once for the whole slide.
-    recipe : Recipe
-        Settings of every stage.
-    classes : tuple of str
-        What the classifier tells apart.
-    models : dict
-        Stage → {"name", "sha256"}.
-    image_digest : str
-        By which the slide is known again.
-    name : str
-        Of the image.
-    source : str or None
-        Its path.
     pixel_size_um : float or None
         Micrometres per pixel.
-    copies_image : bool
-        Whether the OME-Zarr gets a copy of the image.
     block_px : int
         Side of a block, pixels.
-    device : str
-        What the generator of the process that began the run ran on.
-    tiles_across : int
-        Tiles of the settings that are looked at together, in each direction: they are one tile of the run.
     """
 
     shape: tuple[int, int]
@@ -157,13 +137,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan that `to_json` wrote.
-
-        Raises
-        ------
-        errors.READ_ERRORS
-            If it is none.
-        """
+        """Return the plan that `to_json` wrote."""
         content: dict[str, Any] = json.loads(text)
         if content.pop("format") != FORMAT:
             raise ValueError("it is of another version")

@@ -36,17 +36,8 @@ def draw_kde(counting: Counting, ax: Axes, *, pixel_size_um: float | None = None
 
     Parameters
     ----------
-    counting : Counting
-        What `count` returned.
-    ax : Axes
-        Where to draw; its colours of text are kept, so that it fits any theme.
     pixel_size_um : float, optional
         Micrometres per pixel; adds an axis in µm².
-
-    Returns
-    -------
-    list of Line2D
-        The lines of the thresholds that are in view, for those who want to move them.
     """
     ink = ax.xaxis.label.get_color()
     ax.set_xlabel("Area of a red-cell region (px²)")
@@ -182,20 +173,11 @@ def draw_overlay(
         Label image, 0 background.
     types : ndarray of uint8, shape (Y, X)
         1 + the position of the cell's type in `names`; cells with 0 are grey.
-    names : sequence of str
-        Names of all types.
-    thickness : int, optional
-        Pixels of an outline, drawn inside of the cell. None: 1 to 3, by the size of each cell.
 
     Returns
     -------
     ndarray of uint8, shape (Y, X, 3)
         A new image.
-
-    Raises
-    ------
-    InputError
-        The three images differ in size.
     """
     if not image.shape[:2] == cells.shape == types.shape:
         raise InputError(
@@ -251,8 +233,6 @@ def save_overlay_png(
 
     Parameters
     ----------
-    path : path
-        PNG to write.
     image, cells, types, names
         As for `draw_overlay`. Beyond 8192 px a side every second, third, … pixel is drawn.
     counts : mapping of str to int

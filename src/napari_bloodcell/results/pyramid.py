@@ -27,13 +27,7 @@ IMAGE, CELLS, TYPES = "", "labels/cells", "labels/types"
 
 
 class Pyramids:
-    """The pyramids of an OME-Zarr, opened once.
-
-    Parameters
-    ----------
-    folder : path
-        The OME-Zarr; its arrays are there already.
-    """
+    """The pyramids of an OME-Zarr, opened once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,11 +43,6 @@ class Pyramids:
         """Write a block (…, Y, X) into the levels that blocks write, and wait until it is on the disk.
 
         A block holds whole chunks of them, so that several processes can write blocks at once.
-
-        Raises
-        ------
-        OutputError
-            If that is not possible, as on a full disk.
         """
         levels = self.levels(group)[:BLOCK_LEVELS]
         for k, part in enumerate(halvings(data, len(levels), is_label=group != IMAGE)):
@@ -71,13 +60,7 @@ class Pyramids:
                     self._write(group, k, list(halvings(finer, 2, is_label=group != IMAGE))[1], y, x)
 
     def fill_coarse_levels_at(self, group: str, box: Box) -> None:
-        """Write a block of a label image into the levels that blocks do not write, for a first look; one process only.
-
-        Raises
-        ------
-        OutputError
-            If that is not possible.
-        """
+        """Write a block of a label image into the levels that blocks do not write, for a first look; one process only."""
         levels = self.levels(group)
         for k in range(BLOCK_LEVELS, len(levels)):
             y0, x0, y1, x1 = (-(-side // 2**k) for side in box)

@@ -114,13 +114,7 @@ def write_result(
 
 
 def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
-    """Write what a slide has beside its pixels into its folder, whole or not at all, and return it as it lies there.
-
-    Raises
-    ------
-    OutputError
-        If something cannot be written.
-    """
+    """Write what a slide has beside its pixels into its folder, whole or not at all, and return it as it lies there."""
     if result.folder is None:
         raise ValueError("a result in memory has no folder")
     counting = result.counting

@@ -57,13 +57,7 @@ def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
 
 
 def read_csv(file: Path | TextIO) -> pd.DataFrame:
-    """Return the cell table that `write_csv` wrote, index = id; columns that the program does not know are texts.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else.
-    """
+    """Return the cell table that `write_csv` wrote, index = id; columns that the program does not know are texts."""
     missing = {name: [""] for name, dtype in COLUMNS.items() if dtype == "float64"}
     dtypes = defaultdict(lambda: "object", COLUMNS, id="int64")
     table: pd.DataFrame = pd.read_csv(
@@ -102,13 +96,7 @@ def write_parquet(path: Path, table: pd.DataFrame, *, pixel_size_um: float | Non
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """Return the cell table that `write_parquet` wrote, index = id.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
-    """
+    """Return the cell table that `write_parquet` wrote, index = id."""
     import pyarrow
     import pyarrow.parquet
 

@@ -47,22 +47,8 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
 
     Parameters
     ----------
-    site : Site
-        Slide, models, folder.
-    number : int
-        Of the block.
     failed : frozenset of int
         Tiles that have no masks because they failed.
-
-    Returns
-    -------
-    int
-        How many cells the block owns.
-
-    Raises
-    ------
-    TileNotDone
-        If tiles that the block needs are not done.
     """
     plan = site.plan
     site.without(failed)

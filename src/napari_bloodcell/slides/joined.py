@@ -52,13 +52,7 @@ class Joined:
 
     @classmethod
     def read(cls, work: WorkFolder, plan: Plan) -> Joined:
-        """Return what `join_slide` found.
-
-        Raises
-        ------
-        TileNotDone
-            If it has not been done yet.
-        """
+        """Return what `join_slide` found."""
         path = _path(work)
         if not path.exists():
             raise TileNotDone("The cells cut by tile borders are not joined yet.")

@@ -47,10 +47,6 @@ class NearbyMasks:
 
     Parameters
     ----------
-    work : WorkFolder
-        Where the masks lie.
-    plan : Plan
-        The run.
     failed : collection of int
         Tiles that have no masks because they failed.
     """
@@ -61,13 +57,7 @@ class NearbyMasks:
         self._n_masks = 0
 
     def within(self, box: Box) -> list[KeyedMask]:
-        """Return the masks whose box shares pixels with `box` (y0, x0, y1, x1), by rising key.
-
-        Raises
-        ------
-        TileNotDone
-            If a tile that may have such masks is not done.
-        """
+        """Return the masks whose box shares pixels with `box` (y0, x0, y1, x1), by rising key."""
         y0, x0, y1, x1 = box
         found = []
         for number in self._plan.tiles_reading(box):

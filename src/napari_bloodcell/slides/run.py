@@ -67,44 +67,18 @@ def iter_analyse_slide(
 
     Parameters
     ----------
-    image : path, array-like, sequence of levels, Zarr group or SlideImage
-        Whatever `open_image` opens.
-    output : path
-        The folder of the result. Work that an earlier run with the same image, settings and weights left there is gone
-        on with; a result that is complete is opened.
-    recipe : Recipe, optional
-        Settings of every stage.
-    generator, classifier : optional
-        Models to use instead of those the recipe names; where others work, they must be picklable.
     workers : int
         Processes on this machine, each with the models and its share of the cores.
-    scheduler : str, optional
-        Address of a dask.distributed scheduler whose workers do it, such as "tcp://10.0.0.1:8786". They must reach the
-        image and the output folder by the same paths.
-    copies_image : bool
-        Whether the OME-Zarr gets a lossless copy of the image with a pyramid.
-    geojson : bool
-        Write ``cells.geojson`` for QuPath.
-    name : str, optional
-        Of the image, instead of its file's.
-    live : bool
-        Write what a block brings into the coarsest levels of the labels at once, too, for those who watch.
 
     Yields
     ------
     Progress
         After each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the OME-Zarr, or None.
 
-    Returns
-    -------
-    Result
-
     Raises
     ------
     InputError
         If the image cannot be opened.
-    ModelError
-        If a model cannot be loaded.
     OutputError
         If the folder cannot be written to, is full, or another run is at it. What is done stays, and the same call goes
         on with it.

@@ -37,17 +37,10 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
 
     Parameters
     ----------
-    folder : path
-        Of the result.
     codes : ndarray of uint8, shape (≥ N + 1,)
         Code of the type by id, 0 for none; ids beyond its end have none.
     boxes : ndarray of int, shape (M, 4)
         (y0, x0, y1, x1), pixels of the finest level. Whole chunks around them are written.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
     """
     lut = np.append(codes, np.uint8(0))
     try:
@@ -74,24 +67,7 @@ def write_corrected(
     typed_with: ClassifyParams | None = None,
     classifier: dict[str, str] | None = None,
 ) -> Result:
-    """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result.
-
-    Parameters
-    ----------
-    folder : path
-        Of the result; its label images are changed already.
-    cells : DataFrame
-        The cell table, index = id.
-    names : sequence of str
-        Names of all types.
-    typed_with, classifier : optional
-        Settings of another typing since, and name and hash of its model, for the record.
-
-    Raises
-    ------
-    BloodCellError
-        If there is no result, or it cannot be written to.
-    """
+    """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result."""
     before = read_result(folder)
     plan = before.plan
     if plan is None:
@@ -133,23 +109,8 @@ def write_slide(
 
     Parameters
     ----------
-    folder : path
-        Where it goes; not the folder that the cells are read from.
-    image : SlideImage
-        The smear.
     cells : array-like of int, shape (Y, X)
         Ids; those without a row have no type.
-    table : DataFrame
-        Their cell table, index = id.
-    names : sequence of str
-        Names of all types.
-    recipe, models, calibration, device, failed_tiles, warnings
-        What made them, for the record.
-
-    Raises
-    ------
-    BloodCellError
-        If a part cannot be read, or the folder cannot be written to.
     """
     pixel_size_um = recipe.segment.pixel_size_um or image.pixel_size_um
     plan = Plan(

@@ -23,21 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A run as another process is told of it; can be pickled.
-
-    Attributes
-    ----------
-    output : str
-        The folder of the result, which every process must reach by this path.
-    source : str
-        The slide's path, or that of its copy in the result.
-    plan : Plan
-        The run.
-    n_levels : int
-        Levels of the slide that can be read.
-    generator, classifier : optional
-        Models to use instead of those that the plan's recipe names.
-    """
+    """A run as another process is told of it; can be pickled."""
 
     output: str
     source: str
@@ -68,23 +54,7 @@ class Job:
 
 @dataclass
 class Site:
-    """What the tasks of a run work with, in one process.
-
-    Attributes
-    ----------
-    work : WorkFolder
-        Where they put what they found.
-    plan : Plan
-        The run.
-    slide : SlideImage
-        The image.
-    generator, classifier : optional
-        The models.
-    nearby : NearbyMasks
-        Masks of tiles that are done, by place.
-    pyramids : Pyramids
-        Of the OME-Zarr of the result.
-    """
+    """What the tasks of a run work with, in one process."""
 
     work: WorkFolder
     plan: Plan

@@ -26,13 +26,6 @@ def find_tile(site: Site, number: int) -> int:
 
     Where tiles overlap, the masks that the tile owns are kept as they are. Where they do not, they are painted, and
     the labels of the tile are kept, with the mask behind each.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    Exception
-        Whatever the generator raises.
     """
     plan, params = site.plan, site.plan.recipe.segment
     tile = plan.tile(number)

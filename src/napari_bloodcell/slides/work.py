@@ -34,13 +34,7 @@ _DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, *READ_ERRORS)
 
 
 class WorkFolder:
-    """The unfinished work of a run.
-
-    Parameters
-    ----------
-    output : path
-        The folder of the result.
-    """
+    """The unfinished work of a run."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -79,13 +73,7 @@ class WorkFolder:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str) -> None:
-    """Write arrays into one file, whole or not at all, with the hash of what they were made with.
-
-    Raises
-    ------
-    OutputError
-        If that is not possible, as on a full disk.
-    """
+    """Write arrays into one file, whole or not at all, with the hash of what they were made with."""
     content = io.BytesIO()
     everything: dict[str, Any] = {"made_with": np.array(made_with), **arrays}
     np.savez(content, **everything)

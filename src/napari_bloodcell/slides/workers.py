@@ -82,13 +82,7 @@ class Crew(Protocol[T]):
 
 
 class Alone(Generic[T]):
-    """Does every task in this process.
-
-    Parameters
-    ----------
-    call : callable
-        Does a task.
-    """
+    """Does every task in this process."""
 
     def __init__(self, call: Callable[[T], Any]) -> None:
         self._call = call
@@ -109,19 +103,7 @@ class Alone(Generic[T]):
 
 
 class Team(Generic[T]):
-    """Hands tasks to an executor that does them elsewhere.
-
-    Parameters
-    ----------
-    start, end : callable
-        Return a new executor, and end it for good.
-    call : callable
-        Does a task there: ``submit(call, *first, task)``. Tasks are hashable.
-    n_at_once : callable
-        Says how many tasks may be under way.
-    first : tuple
-        What `call` is given before the task.
-    """
+    """Hands tasks to an executor that does them elsewhere."""
 
     def __init__(
         self,
@@ -225,13 +207,7 @@ def team_of_processes(
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
-    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks.
-
-    Raises
-    ------
-    SettingsError
-        If they end at once.
-    """
+    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks."""
     try:
         with _ignored_interrupts():
             tasks = [pool.submit(os.getpid) for _ in range(n_workers)]
@@ -259,13 +235,7 @@ def _ignored_interrupts() -> Iterator[None]:
 
 
 def cluster(job: Job, address: str) -> Team[Task]:
-    """Return a team of the workers of a dask.distributed scheduler, for a slide.
-
-    Raises
-    ------
-    SettingsError
-        If the extra is missing, or nothing answers at the address.
-    """
+    """Return a team of the workers of a dask.distributed scheduler, for a slide."""
     try:
         import distributed
     except ImportError as error:
@@ -352,8 +322,6 @@ class TilesThenBlocks:
 
     Parameters
     ----------
-    plan : Plan
-        The run.
     tiles, blocks : iterable of int
         Which are left to do, rising.
     failed : dict of int to str, optional

@@ -43,8 +43,6 @@ def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> t
 
     Parameters
     ----------
-    calibration : Calibration
-        What was measured.
     pixel_size_um : float, optional
         Micrometres per pixel, given or read from the file.
     """
@@ -105,8 +103,6 @@ def smear_in(part: NDArray[np.uint8], corner: tuple[int, int], calibration: Cali
         As it was taken; returned as it is where there is nothing to be done, which is so for nearly all smears.
     corner : tuple of int
         (y, x) of its first pixel in the smear.
-    calibration : Calibration
-        What was measured of the whole smear.
     """
     (y, x), (height, width) = corner, part.shape[:2]
     box = (y, x, y + height, x + width)
@@ -193,9 +189,6 @@ def brighten(image: NDArray[np.uint8], target: float = TARGET, *, mean: float | 
         RGB; never changed.
     target : float
         Mean of V wanted, 0 to 255.
-    mean : float, optional
-        Mean V to reckon with instead of the image's own: that of the smear of which it is a tile, so that all tiles are
-        brightened alike.
 
     Notes
     -----

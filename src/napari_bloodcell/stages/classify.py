@@ -153,26 +153,6 @@ def iter_type_rows(
         The smear; sliced part by part.
     cells : array-like of int, shape (Y, X)
         Ids.
-    table : DataFrame
-        Their cell table, index = id. Cells that a user typed stay as they are.
-    calibration : Calibration
-        What was measured of the smear.
-    params : ClassifyParams
-        Settings.
-    classifier : CellClassifier
-        The model.
-    part_px : int, optional
-        Cells that begin in the same square of this side are looked at together; all of them where it is not given.
-
-    Yields
-    ------
-    Progress
-        After each batch; payload = ids typed.
-
-    Returns
-    -------
-    DataFrame
-        The table with types.
     """
     table = table.copy()
     todo = table[table["type_source"] != "user"]
@@ -233,16 +213,8 @@ def decide_types(
 
     Parameters
     ----------
-    table : DataFrame
-        Changed in place.
-    ids : Index
-        Its rows that are typed.
     probabilities : ndarray of float32, shape (N, K)
         What the classifier says of them.
-    classes : sequence of str
-        Its K classes.
-    params : ClassifyParams
-        Whether the context is weighed in, and what is unidentified.
     """
     classes = list(classes)
     if params.use_context:

@@ -47,24 +47,14 @@ def cut_out(
         The cells to cut: a cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
     size : int
         Side of a cutout, pixels.
-    scale : float
-        Factor by which cells are resampled first, so that a red cell has the width that a classifier knows. A cell
-        that is larger than `size` afterwards is shrunk until it fits.
     background_rgb : sequence of 3 floats, optional
         Colour of the empty glass, 0 to 255. Given, each channel is multiplied so that glass becomes `glass_level`,
         which takes the tint out; cell pixels are then at least 1, so that the cell's shape stays readable.
-    glass_level : float
-        See `background_rgb`.
 
     Returns
     -------
     ndarray of uint8, shape (N, size, size, 3)
         In the order of the table's rows, or of the ids.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit each other, an id is not in `cells`, or a parameter is out of its range.
 
     Notes
     -----

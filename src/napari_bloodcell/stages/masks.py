@@ -94,8 +94,6 @@ def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_
 
     Parameters
     ----------
-    masks : sequence of CellMask
-        As `clean_masks` leaves them.
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
     overlap_max : float

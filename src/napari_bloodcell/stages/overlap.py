@@ -53,10 +53,6 @@ class OverlapModel:
     ----------
     single_area : float
         Area of a typical single cell, pixels².
-    spread : float
-        Spread of the logarithm of the areas of single cells.
-    added_area : float
-        What each further cell adds, areas of a single cell.
     has_doubles : bool
         A second mode, near twice the single area, was really there.
     probabilities : ndarray of float32, shape (G, K)
@@ -91,8 +87,6 @@ class Posterior:
     ----------
     regions : ndarray of float32, shape (N, K)
         Probability of 1, 2, … K cells in each RBC region, in the order of the areas.
-    mean : float
-        Expected number of red cells in all regions.
     low, high : int
         Ends of the central 95 % interval of that number.
     """
@@ -141,10 +135,6 @@ def fit_overlap(
         Areas of the regions that do not touch the edge of the image, pixels².
     single_area : float
         Area of a typical single cell, pixels².
-    max_cells : int
-        K, most cells in one region.
-    doubles_are_round : bool
-        The regions of about twice the single area are as round as the single ones: they are large cells.
 
     Returns
     -------
@@ -300,9 +290,6 @@ def scott_bandwidth(values: NDArray[np.floating], *, robust: bool = True) -> flo
     ----------
     values : ndarray of float, shape (N,)
         At least one value.
-    robust : bool
-        True: the spread is the smaller of the standard deviation and the interquartile range / 1.349, so that a few
-        huge areas do not smear the peaks. False: the standard deviation, as `scipy.stats.gaussian_kde` has it.
 
     Returns
     -------
@@ -332,12 +319,6 @@ def binned_kde(
     ----------
     values : ndarray of float, shape (N,)
         Values outside of `low` to `high` count in N but are not seen.
-    bandwidth : float
-        Standard deviation of the kernel, in units of the values.
-    low, high : float
-        Ends of the grid.
-    points : int
-        Points of the grid that is returned; the one inside is finer where the bandwidth asks for it.
 
     Returns
     -------
@@ -381,10 +362,6 @@ def density_peaks(
     ----------
     grid, density : ndarray of float64, shape (points,)
         A KDE.
-    n : int
-        Values that went into it.
-    bandwidth : float
-        Its bandwidth.
     significance : float
         0: every local maximum (the paper's). Above: a peak must rise above its saddle by that many standard errors
         of the KDE and by 1 % of the highest peak.

@@ -27,16 +27,6 @@ def iter_measure(cells: Any) -> Generator[Progress, None, pd.DataFrame]:
     ----------
     cells : array-like of int, shape (Y, X)
         Ids, 0 background; sliced part by part.
-
-    Yields
-    ------
-    Progress
-        After each part.
-
-    Returns
-    -------
-    DataFrame
-        Their cell table, index = id, rising.
     """
     parts = [tile.core for tile in iter_tiles(cells.shape, PART_PX)]
     found: list[pd.DataFrame] = []

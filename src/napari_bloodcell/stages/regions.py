@@ -39,23 +39,15 @@ def replace_cells(
     ----------
     cells, new_cells : ndarray of int32, shape (Y, X)
         Label images, 0 background. Not changed.
-    table, new_table : DataFrame
-        Their cell tables, index = id. Not changed.
     within : tuple of int, optional
         (y0, x0, y1, x1), half-open, pixels: earlier cells whose centroid lies there go. None: everywhere.
-    except_in : sequence of tuple
-        Boxes in which earlier cells stay: tiles that failed or were not reached.
     keep : collection of int
         Earlier cells that stay wherever they lie.
-    first_id : int, optional
-        Smallest id of the new cells. None: 1 where no earlier cell stays, else what follows the largest.
 
     Returns
     -------
     cells : ndarray of int32, shape (Y, X)
         Earlier cells that stay keep their ids; new ones are numbered after them.
-    table : DataFrame
-        Their table. A new cell takes over the type that a user gave to the cell in its place.
     """
     goes = _is_replaced(table, within, except_in) & ~table.index.isin(list(keep))
     carried = _types_by_hand(cells, table[goes & (table["type_source"] == "user")], new_cells)

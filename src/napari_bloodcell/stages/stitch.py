@@ -57,11 +57,6 @@ def join_tiles(
     new_id : ndarray of int64, shape (total number of ids in all tiles,)
         Id in `cells` of every part: the ids of the first tile, then those of the second, …; 0 for an id without pixels.
 
-    Raises
-    ------
-    ValueError
-        If a tile does not lie within the plane.
-
     Notes
     -----
     Two parts are one cell if each is the other's best match on the border, their extents there agree (or the smaller

@@ -77,13 +77,7 @@ class Surroundings:
 
 @cache
 def surroundings_from(text: str) -> Surroundings | None:
-    """Return the surroundings that `Surroundings.to_text` wrote, or None for "".
-
-    Raises
-    ------
-    ValueError
-        If the text is none.
-    """
+    """Return the surroundings that `Surroundings.to_text` wrote, or None for ""."""
     if not text:
         return None
     *sizes, packed = text.split(" ")

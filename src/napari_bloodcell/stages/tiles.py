@@ -15,8 +15,6 @@ class Tile:
 
     Attributes
     ----------
-    row, column : int
-        Place in the grid of tiles.
     core : tuple of int
         The tile itself; the cores of all tiles cover the plane without overlap.
     read : tuple of int
@@ -43,13 +41,6 @@ def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -
         (Y, X), pixels.
     tile_size : int
         Side of a tile, pixels.
-    overlap : int
-        Pixels read around a tile.
-
-    Raises
-    ------
-    ValueError
-        If `tile_size` is not positive or `overlap` is negative.
     """
     if tile_size < 1 or overlap < 0:
         raise ValueError(f"A tile needs a size ≥ 1 and an overlap ≥ 0; given {tile_size} and {overlap}.")

@@ -75,31 +75,13 @@ def draw_smear(
     ----------
     shape : tuple of int
         (Y, X), pixels.
-    seed : int
-        The same seed and settings give the same smear.
     n_rbc, n_wbc, n_platelets : int, optional
         Cells to draw; fewer where there is no room left. By default as dense as a good field: red cells over four
         tenths of the glass, one white cell per 80 and one platelet per 16 of them.
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
-    anisocytosis : float
-        Standard deviation of red cells' diameters, relative.
     pair_share, clump_share : float
         Shares of the red cells that lie in overlapping pairs, and in clumps of three to six.
-    stain : Stain
-        Colours of cells and glass.
-    optics : Optics, optional
-        Light, focus and noise.
-
-    Returns
-    -------
-    SyntheticSmear
-        The picture and the truth.
-
-    Raises
-    ------
-    SettingsError
-        If a size, a number or a share is not possible.
     """
     if min(shape) < 1 or rbc_diameter_px < 6:
         raise SettingsError(f"shape={shape}, rbc_diameter_px={rbc_diameter_px}: give at least 1×1 pixels and 6 px.")

@@ -30,8 +30,6 @@ class Stain:
         Densities of the cytoplasm of each white cell.
     rim : tuple of float
         Density that refraction adds at the rim of a red cell.
-    halo : float
-        Density that the bright line around a red cell takes away.
     pallor : tuple of float
         Lowest and highest depth of the pale centre of red cells.
     slit_share : float
@@ -119,10 +117,6 @@ class Optics:
         Relative difference of light between two opposite sides.
     blur_px : float
         Standard deviation of the blur where the smear is in focus, pixels; red is blurred a little more than blue.
-    defocus_px : float
-        The same where it is farthest out of focus.
-    noise : float
-        Standard deviation of the camera's noise on empty glass, grey levels.
     """
 
     vignetting: float = 0.1

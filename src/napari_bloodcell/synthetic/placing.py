@@ -30,12 +30,8 @@ class Crowd:
 
     Attributes
     ----------
-    n_rbc, n_wbc, n_platelets : int
-        Cells wanted; fewer where there is no room left.
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
-    anisocytosis : float
-        Standard deviation of red cells' diameters, relative.
     pair_share, clump_share : float
         Shares of the red cells that lie in overlapping pairs, and in clumps of three to six.
     pallor : tuple of float

@@ -47,8 +47,6 @@ class CellSpec:
 
     Attributes
     ----------
-    subtype : str
-        What it is; a key of `TYPE_OF`.
     y, x : float
         Centre, pixels.
     diameter_px : float
@@ -57,14 +55,8 @@ class CellSpec:
         Long axis over short axis, at least 1.
     angle : float
         Direction of the long axis and of the nucleus, radians.
-    roughness : float
-        Relative deviation of the outline from an ellipse.
     pallor : float
         Depth of a red cell's pale centre, 0 to 1.
-    density : float
-        Factor of all optical densities of the cell.
-    seed : int
-        Seed of what is irregular in this cell.
     """
 
     subtype: Subtype
@@ -90,8 +82,6 @@ class PlacedCell:
 
     Attributes
     ----------
-    spec : CellSpec
-        The cell.
     origin : tuple of int
         (y, x) of the mask's first pixel; may be negative.
     mask : ndarray of bool, shape (h, w)

@@ -137,8 +137,6 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
     ----------
     sample : ndarray of uint8, shape (Y, X, 3)
         Part of the smear.
-    first : Calibration
-        Where to start.
     look : callable
         (part, calibration) → what the network proposes there, and what it sees.
     """
