@@ -9,9 +9,11 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from napari_bloodcell.cli.console import ProgressLine, describe_fault, say, warn, writes_json
 from napari_bloodcell.cli.folders import folder_for, folder_for_slide, folder_names
@@ -27,29 +29,23 @@ from napari_bloodcell.core.errors import (
     escaped,
 )
 from napari_bloodcell.core.files import LOCK, locked, move_in, sweep_files, sweep_folders, temporary_folder, writing
+from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps, drain
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.recipes import read_record
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.work import WORK
 from napari_bloodcell.slides.workers import InOrder, end_with_parent, team_of_processes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import Result
 
 
 @dataclass(frozen=True)

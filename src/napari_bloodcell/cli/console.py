@@ -12,18 +12,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TextIO
 
 from cyclopts import Parameter
 
 from napari_bloodcell.core.errors import in_one_line, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import TextIO
-
-    from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Progress
 
 TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
 """Environment variable with which faults are shown with their traceback."""

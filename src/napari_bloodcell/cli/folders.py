@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
@@ -14,10 +14,6 @@ from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_nam
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, SLIDE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
 
 OWN_PICTURES = (OVERLAY, KDE, CELLS_TIFF, TYPES_TIFF)
 """What the program draws beside a result: no smears."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
 import napari_bloodcell
 from napari_bloodcell.cli import console
 from napari_bloodcell.core.errors import BloodCellError, DownloadError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some images (or a download) failed; wrong use, nothing was done; stopped by the user."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, default_name_transform
@@ -13,9 +15,6 @@ from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, Se
 from napari_bloodcell.results.recipes import explain, read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from pydantic import BaseModel
 
 _STAGES: dict[str, type[BaseModel]] = {"segment": SegmentParams, "classify": ClassifyParams, "count": CountParams}

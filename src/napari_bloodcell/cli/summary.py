@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
 SUMMARY: Final = "summary.csv"
 Status = Literal["done", "incomplete", "failed"]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 RBC, WBC, PLATELET, UNIDENTIFIED = "RBC", "WBC", "platelet", "unidentified"
 BUILTIN_TYPES: tuple[str, ...] = (RBC, WBC, PLATELET)

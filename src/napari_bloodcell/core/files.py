@@ -9,16 +9,14 @@ import shutil
 import time
 import unicodedata
 import uuid
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import OutputError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
 
 LOCK = ".lock"
 """Name of the file that is locked while a folder is written to. It stays: removing it could let two in at once."""

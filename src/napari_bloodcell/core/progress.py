@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-
-    from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Progress
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -5,17 +5,14 @@ Arrays are (Y, X) or (Y, X, 3) with the origin at the top left; boxes are half-o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.params import SegmentParams
 
 
 @dataclass(frozen=True, slots=True, eq=False)

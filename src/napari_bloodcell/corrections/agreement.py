@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.correction import Correction, group_by_cell, standing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 @runtime_checkable

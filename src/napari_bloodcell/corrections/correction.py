@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 SAME_FROM = 0.5
 """Two outlines whose IoU is more than this are one cell; no cell can then be two others."""

@@ -5,25 +5,21 @@ An `Edit` holds small windows of the label image before and after, and the rows 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, CENTROID, box_of, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import CellMask
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-
-    Box = tuple[int, int, int, int]
-    Point = tuple[float, float]
+Box = tuple[int, int, int, int]
+Point = tuple[float, float]
 
 REPLACED_FROM = 0.6
 """A new cell that covers more than this share of an old one takes its place."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MOST_BYTES = 2**29
 """Memory that undo may take; when it takes more, the oldest changes are forgotten."""

@@ -7,8 +7,10 @@ import hashlib
 import itertools
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -17,10 +19,6 @@ from napari_bloodcell.core.errors import InputError, InputWarning, OutputError
 from napari_bloodcell.core.files import expanded, locked
 from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa, merge
 from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 __all__ = [
     "Correction",

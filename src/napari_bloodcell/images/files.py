@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -14,16 +15,14 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, escaped, reason_of, warn_of_input
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     import PIL.Image
     import zarr
-    from numpy.typing import NDArray
 
 _COMMON = "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
 _SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"

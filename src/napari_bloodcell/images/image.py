@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, BloodCellError, InputError, reason_of, warn_of_input
 from napari_bloodcell.images.plane import Layout
 from napari_bloodcell.images.values import Conversion, conversion_of, to_rgb
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import DTypeLike, NDArray
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 SCAN_SIDE_PX = 2048
 """Values of an image that is not 8-bit are looked through in parts of this side."""

@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
 from napari_bloodcell.images.files import (
@@ -29,10 +31,7 @@ from napari_bloodcell.images.files import (
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import tifffile
-    from numpy.typing import NDArray
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file, our errors say
 

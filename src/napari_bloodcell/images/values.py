@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError, warn_of_input
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
 
 _BAND = 256  # rows converted at once, so that memory follows the result, not its float copy
 _TOLERANCE = 0.05  # by which interpolation may overshoot a range of values

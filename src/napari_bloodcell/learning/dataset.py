@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
 
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""

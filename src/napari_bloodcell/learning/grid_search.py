@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_bloodcell.core.errors import ModelError, TrainingError, reason_of
 from napari_bloodcell.core.files import make_folder, write_bytes
@@ -14,13 +15,8 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.reports import TrainingReport
-from napari_bloodcell.learning.train import Training, iter_train, never, parts_of
+from napari_bloodcell.learning.train import Data, Training, iter_train, never, parts_of
 from napari_bloodcell.models.load import load_classifier
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from napari_bloodcell.learning.train import Data
 
 TABLE_1: dict[str, tuple[Any, ...]] = {
     "batch_size": (2, 4, 8),

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from napari_bloodcell.core.errors import TrainingError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellClassifier
-    from napari_bloodcell.learning.dataset import LabelledCutouts
+from napari_bloodcell.core.protocols import CellClassifier
+from napari_bloodcell.learning.dataset import LabelledCutouts
 
 Interval = tuple[float, float]
 

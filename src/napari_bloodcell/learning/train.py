@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
@@ -27,10 +30,7 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     import numpy as np
-    from numpy.typing import NDArray
 
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage
 
@@ -14,7 +16,7 @@ from napari_bloodcell.core.errors import OutputError, SettingsError, TrainingErr
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import SegmentParams, TrainSamParams
 from napari_bloodcell.core.progress import Steps, drained
-from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.core.protocols import Calibration, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
@@ -25,11 +27,6 @@ from napari_bloodcell.stages.segment import calibrate
 from napari_bloodcell.synthetic import STAINS, draw_smear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import MaskGenerator
     from napari_bloodcell.models.embedded.views import MaskedField
 
 LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
@@ -19,13 +22,6 @@ from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
 from napari_bloodcell.results.table import unguard_formulas
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
 
 BY_IMAGE, BY_CLASS = "image", "class"
 """A cell is in its part because its image is, or because its class was split."""

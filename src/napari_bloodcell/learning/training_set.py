@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
@@ -35,14 +36,8 @@ from napari_bloodcell.learning.training_list import (
     typed,
 )
 from napari_bloodcell.results.table import guard_formulas
+from napari_bloodcell.stages.classify import SegmentedSmear
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.classify import SegmentedSmear
 
 
 @dataclass(frozen=True, slots=True)

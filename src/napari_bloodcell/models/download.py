@@ -7,18 +7,17 @@ import re
 import shutil
 import time
 import urllib.request
+from collections.abc import Generator
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from napari_bloodcell.core.protocols import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from http.client import HTTPMessage, HTTPResponse
-    from pathlib import Path
-    from typing import IO
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30.0

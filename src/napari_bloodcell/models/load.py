@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.protocols import MaskGenerator, Progress
 from napari_bloodcell.models import weights
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from napari_bloodcell.core.protocols import MaskGenerator, Progress
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
 

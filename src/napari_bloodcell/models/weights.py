@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -22,9 +23,6 @@ from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.models.download import TransferError, iter_receive
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
 
 CACHE_VARIABLE: Final = "NAPARI_BLOODCELL_CACHE"
 """Environment variable that names the folder of downloaded weights."""

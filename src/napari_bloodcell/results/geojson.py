@@ -6,19 +6,16 @@ import itertools
 import json
 import math
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import boxes_of, type_colour
 from napari_bloodcell.results.ome_zarr import rgb
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
 
 _MEASUREMENTS: dict[str, str] = {
     "area_px": "Area px^2",

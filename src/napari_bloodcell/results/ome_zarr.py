@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     import zarr
-    from numpy.typing import DTypeLike, NDArray
     from zarr.storage import LocalStore
 
 CHUNK = 512

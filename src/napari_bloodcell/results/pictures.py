@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from napari_bloodcell.core.files import staged
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results.files import KDE, OVERLAY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.result import Result
 
 
 def pictures_of_smear(

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from napari_bloodcell.core.params import Recipe  # noqa: TC001 - pydantic reads the types of the fields
-from napari_bloodcell.core.protocols import Calibration  # noqa: TC001
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import (
+    Calibration,
+    CellClassifier,
+    MaskGenerator,
+)
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 
 FORMAT = 2

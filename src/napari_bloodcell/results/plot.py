@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +12,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, TYPE_COLOURS, UNIDENTIFIED, type_colour
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.stages.counting import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.counting import Counting
 
 LARGEST_OVERLAY_PX = 8192
 """A picture of a larger smear is drawn from every second, third, … pixel."""

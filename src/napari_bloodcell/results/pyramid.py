@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from napari_bloodcell.core.files import writing
@@ -14,10 +16,7 @@ from napari_bloodcell.results.ome_zarr import CHUNK, halvings, open_levels
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import zarr
-    from numpy.typing import NDArray
     from zarr.core.buffer import Buffer
 
     Box = tuple[int, int, int, int]
@@ -60,7 +59,7 @@ class Pyramids:
                     self._write(group, k, list(halvings(finer, 2, is_label=group != IMAGE))[1], y, x)
 
     def fill_coarse_levels_at(self, group: str, box: Box) -> None:
-        """Write a block of a label image into the levels that blocks do not write, for a first look; one process only."""
+        """Write a block of a label image into the coarser levels at once, for those who watch; in one process only."""
         levels = self.levels(group)
         for k in range(BLOCK_LEVELS, len(levels)):
             y0, x0, y1, x1 = (-(-side // 2**k) for side in box)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
@@ -18,8 +19,6 @@ from napari_bloodcell.core.errors import SettingsError, reason_of
 from napari_bloodcell.core.params import Params, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from pydantic_core import ErrorDetails
 
 PACKAGES: tuple[str, ...] = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
@@ -43,12 +45,6 @@ from napari_bloodcell.results.recipes import (
 )
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
 
 LabelFormat = Literal["ome-zarr", "tiff"]
 

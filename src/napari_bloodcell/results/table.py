@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
 
 import pandas as pd
 
 from napari_bloodcell.core.cells import COLUMNS, cell_table
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.core.files import csv_text, text_of_csv
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 ROWS_AT_ONCE = 50_000
 """Rows that are turned into text, or written, at once."""

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
 from napari_bloodcell.slides.joined import Joined
 from napari_bloodcell.slides.neighbours import masks_to_paint
+from napari_bloodcell.slides.site import Site
 from napari_bloodcell.slides.work import Arrays, write_arrays
 from napari_bloodcell.stages.classify import iter_probabilities
 from napari_bloodcell.stages.masks import paint
 from napari_bloodcell.stages.segment import moved
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Site
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 
 class Painted(NamedTuple):

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.results.plan import grown
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan, grown
 from napari_bloodcell.slides.neighbours import TileNotDone
-from napari_bloodcell.slides.work import pack_masks, read_arrays, unpack_masks, write_arrays
+from napari_bloodcell.slides.work import WorkFolder, pack_masks, read_arrays, unpack_masks, write_arrays
 from napari_bloodcell.stages.stitch import number_cells, parts_of_one_cell
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.work import WorkFolder
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 _PIXEL = np.ones((1, 1), bool)
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_bloodcell.core.errors import BloodCellError
-from napari_bloodcell.results.plan import grown
-from napari_bloodcell.slides.work import read_arrays, unpack_masks
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan, grown
+from napari_bloodcell.slides.work import WorkFolder, read_arrays, unpack_masks
 from napari_bloodcell.stages.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.work import WorkFolder
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 MOST_MASKS_KEPT = 20_000
 """Masks of tiles that were read lately and are kept in memory (about 2 kB each)."""

@@ -5,27 +5,21 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, table_of_measured, type_lut, type_names
 from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, TYPES
 from napari_bloodcell.slides.blocks import block_labels
-from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
+from napari_bloodcell.slides.site import Site
+from napari_bloodcell.slides.work import Arrays, WorkFolder, read_arrays, write_arrays
 from napari_bloodcell.stages.calibration import note_rim
 from napari_bloodcell.stages.classify import decide_types
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Site
-    from napari_bloodcell.slides.work import WorkFolder
 
 _KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities")
 

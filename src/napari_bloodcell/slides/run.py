@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import FailedTile, Progress
+from napari_bloodcell.core.protocols import CellClassifier, FailedTile, MaskGenerator, Progress
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
@@ -36,13 +38,7 @@ from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.images.image import SlideImage
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

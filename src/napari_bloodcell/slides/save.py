@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
+from napari_bloodcell.core.params import ClassifyParams, Recipe
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.results.files import GEOJSON, RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear, label_metadata, open_levels
 from napari_bloodcell.results.plan import Plan
@@ -19,17 +26,6 @@ from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_slide_result
 from napari_bloodcell.stages.parts import PART_PX
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import ClassifyParams, Recipe
-    from napari_bloodcell.core.protocols import Calibration, FailedTile
-    from napari_bloodcell.images.image import SlideImage
 
 
 def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.integer[Any]]) -> None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import InputWarning
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.files import ZARR
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import Pyramids
 from napari_bloodcell.slides.neighbours import NearbyMasks
 from napari_bloodcell.slides.work import WorkFolder
-
-if TYPE_CHECKING:
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.images.image import SlideImage
-    from napari_bloodcell.results.plan import Plan
 
 
 @dataclass(frozen=True)

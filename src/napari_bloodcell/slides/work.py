@@ -11,21 +11,18 @@ import io
 import itertools
 import shutil
 import zipfile
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.store import read_result
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 WORK = "work"
 """Name of unfinished work in the folder of a result."""

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -19,20 +20,15 @@ from concurrent.futures import (
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import BloodCellError, ModelError, OutputError, SettingsError, in_one_line
-from napari_bloodcell.results.plan import grown
+from napari_bloodcell.results.plan import Plan, grown
 from napari_bloodcell.slides.blocks import settle_block
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.numbering import paint_block
+from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.tiles import find_tile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Job, Site
 
 T = TypeVar("T")
 MOST_LOSSES = 3

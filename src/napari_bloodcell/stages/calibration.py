@@ -6,23 +6,17 @@ scale.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
 from napari_bloodcell.core.cells import boxes_of
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.stages.light import light_from, lit_evenly
 from napari_bloodcell.stages.surroundings import surroundings_from
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
-
 
 RBC_DIAMETER_UM = 7.5
 """Width of a red cell, micrometres."""

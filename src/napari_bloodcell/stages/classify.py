@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, Progress
 from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration, CellClassifier
-
 
 BATCH_STEP = 128
 """Batches are multiples of this, so that cells go through the network in the same company however many threads."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
@@ -25,11 +26,6 @@ from napari_bloodcell.stages.overlap import (
     sum_up,
     typical_area,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
-    from numpy.typing import NDArray
 
 FEWEST_TO_FIT = 20
 """With fewer whole red cells than this the robust rule counts each region once."""

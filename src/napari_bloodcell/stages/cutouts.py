@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""

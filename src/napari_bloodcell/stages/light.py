@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 N_PARTS = 10
 """A picture is looked at in so many parts along each side."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from napari_bloodcell.core.protocols import CellMask
 
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-
-    _Window = tuple[slice, slice]
+_Window = tuple[slice, slice]
 
 BACKGROUND_AREAS = 14.0
 """A mask larger than this many red cells is background or a clump, never a cell."""

@@ -8,15 +8,11 @@ than 1. The model is fitted by expectation maximisation on a histogram, so its t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 STEP = 0.01
 """Width of a bin, areas of a single cell."""

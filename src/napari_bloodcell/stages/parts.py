@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from napari_bloodcell.core.cells import join_measured, measure, table_of_measured
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.stages.tiles import BLOCK_PX, iter_tiles
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    import pandas as pd
-
 
 PART_PX = BLOCK_PX
 """Side of what is in memory at once, pixels; a cell that reaches out of it is read whole."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, CENTROID, boxes_of, centroids_of, measure_cells
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 SAME_FROM = 0.5
 """A new cell of which an earlier one, that stays, covers more than this share is that cell."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
+from napari_bloodcell.core.protocols import Calibration, CellMask, FailedTile, MaskGenerator, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import iter_load_generator
@@ -35,14 +37,7 @@ from napari_bloodcell.stages.stitch import join_tiles
 from napari_bloodcell.stages.surroundings import find_surroundings, overview_of, surroundings_from
 from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask, MaskGenerator
-
-    _TileResult = tuple[Tile, list[CellMask], Exception | None]
+_TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 
 logger = logging.getLogger(__name__)

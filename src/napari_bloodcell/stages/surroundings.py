@@ -6,15 +6,13 @@ import base64
 import zlib
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 OVERVIEW_PX = 320
 """Longest side of the small picture in which surroundings are looked for."""

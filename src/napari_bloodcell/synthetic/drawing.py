@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, CENTROID
 from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.synthetic.optics import GIEMSA, Optics, Stain, expose
 from napari_bloodcell.synthetic.placing import Crowd, scatter
 from napari_bloodcell.synthetic.shapes import HALO_PX, CellSpec, PlacedCell, optical_density, place
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.synthetic.optics import smooth_field
 from napari_bloodcell.synthetic.shapes import DIAMETER_IN_RBC, CellSpec, PlacedCell, Subtype, largest_part, place
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 WBC_SHARES: dict[Subtype, float] = {"neutrophil": 0.6, "lymphocyte": 0.28, "monocyte": 0.07, "eosinophil": 0.05}
 """How often each white cell is drawn, about a healthy differential."""

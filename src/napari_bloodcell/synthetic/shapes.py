@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import PLATELET, RBC, WBC
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.synthetic.optics import Stain
+from napari_bloodcell.synthetic.optics import Stain
 
 Subtype = Literal["erythrocyte", "neutrophil", "lymphocyte", "monocyte", "eosinophil", "platelet"]
 TYPE_OF: dict[Subtype, str] = {

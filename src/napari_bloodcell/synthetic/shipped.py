@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypedDict
+from importlib.resources.abc import Traversable
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES
 from napari_bloodcell.synthetic.drawing import SyntheticSmear, draw_smear
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from numpy.typing import NDArray
 
 SHIPPED_SHAPE = (1600, 2304)
 SHIPPED_SEED = 11

@@ -7,16 +7,13 @@ channels of one place, never over an area), so what is found does not depend on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_bloodcell.models.sam_modules import modeling
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 STRIDE = 8
 """Pixels per token of the embedding."""

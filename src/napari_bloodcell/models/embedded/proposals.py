@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
-
-    Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
+Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
 
 
 GLASS = 235.0

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask
-from napari_bloodcell.core.threads import in_threads
+from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.device import autocast, cpu_threads, fast_bf16, pick_device
 from napari_bloodcell.models.embedded.network import (
     CLASSES,
@@ -39,14 +41,6 @@ from napari_bloodcell.models.embedded.proposals import (
     propose,
 )
 from napari_bloodcell.models.embedded.resample import resample
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import SegmentParams
-    from napari_bloodcell.core.threads import Threads
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 

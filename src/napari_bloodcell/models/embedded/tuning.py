@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_bloodcell.core.errors import ModelError, TrainingError
+from napari_bloodcell.core.params import TrainSamParams
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.embedded.network import LARGE_WINDOW, SMALL_BOX_PX, SMALL_WINDOW, WindowSam
 from napari_bloodcell.models.embedded.sam import FORMAT, EmbeddedSam
 from napari_bloodcell.models.embedded.views import labels_around, see_all, see_proposed, split_seen
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import TrainSamParams
-    from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.models.embedded.views import MaskedField, SeenField
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.embedded.network import LARGE_WINDOW, RBC_DIAMETER_PX, STRIDE
 from napari_bloodcell.models.embedded.proposals import propose
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.models.embedded.sam import Canvas, EmbeddedSam
 
 _SMALLEST_PX = 4.0

@@ -9,7 +9,8 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,9 +20,6 @@ from torch import Tensor, nn
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.params import OFFICIAL_SAMS
 from napari_bloodcell.models.sam_modules import modeling
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _DECODER_HEADS = 8

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.protocols import CellMask
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 STABILITY_OFFSET = 1.0
 """A mask's stability is the IoU of its logits cut at plus and at minus this (SamAutomaticMaskGenerator's default)."""

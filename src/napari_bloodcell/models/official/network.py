@@ -5,17 +5,15 @@ They take `segment_anything`'s modules with their weights; the tests compare the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_bloodcell.models.sam_modules import modeling
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.core.protocols import Calibration
 
 _LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 20.0
 """Bounds of the threshold, Lab units: a tile without cells has only noise to split, one full of cells only shades."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
@@ -26,14 +31,8 @@ from napari_bloodcell.models.official.network import (
 from napari_bloodcell.models.official.prompts import points_on_cells, regular_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_bloodcell.core.params import SegmentParams
-    from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
     from napari_bloodcell.models.official.masks import Candidate
 
 BOX_NMS_IOU = 0.7
