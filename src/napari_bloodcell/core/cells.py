@@ -39,7 +39,6 @@ COLUMNS: dict[str, str] = {
 """Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
 `type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted. `proposed_type` and
 `proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
-_UNTYPED: dict[str, object] = {"cell_type": "", "type_source": "model", "proposed_type": "", "cells_in_region": 1}
 BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "proposed_type": ""}
 """What an untyped cell has in the columns of texts."""
 _NUMBERS: dict[str, float] = {"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0), "touches_edge": False}

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
-
-Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box, shared_box
 
 SAME_FROM = 0.5
 """Two outlines whose IoU is more than this are one cell; no cell can then be two others."""
@@ -130,9 +129,8 @@ class Correction:
 
     def most_iou(self, other: Correction) -> float:
         """Return what the two cells' intersection over union can be at most, by their boxes and areas."""
-        a, b, areas = self.bbox, other.bbox, (self.area, other.area)
-        shared = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-        both = min(shared, *areas)
+        areas, box = (self.area, other.area), shared_box(self.bbox, other.bbox)
+        both = 0 if box is None else min((box[2] - box[0]) * (box[3] - box[1]), *areas)
         return both / max(sum(areas) - both, 1)
 
     def iou(self, other: Correction) -> float:
@@ -140,8 +138,7 @@ class Correction:
         if self.image_sha256 != other.image_sha256:
             return 0.0
         a, b = self.bbox, other.bbox
-        y0, x0, y1, x1 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
-        if y0 >= y1 or x0 >= x1:
+        if shared_box(a, b) is None:
             return 0.0
         if (a, self.runs) == (b, other.runs):
             return 1.0

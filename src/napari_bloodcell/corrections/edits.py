@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, CENTROID, box_of, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box, largest_part, union_of
 from napari_bloodcell.core.protocols import CellMask
 
-Box = tuple[int, int, int, int]
 Point = tuple[float, float]
 
 REPLACED_FROM = 0.6
@@ -166,7 +166,7 @@ def add_cell(
     top, left = max(y0, 0) - box[0], max(x0, 0) - box[1]
     whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     new_id = int(max(table.index.max() if len(table) else 0, before.max(initial=0))) + 1
-    after[_largest_part(whole & (after == 0))] = new_id
+    after[largest_part(whole & (after == 0))] = new_id
     row = {"predicted_iou": mask.predicted_iou, "stability_score": mask.stability_score, "type_source": "model"}
     row |= {"cell_type": mask.cell_type or ""} | dict(values or {})
     instead = f" in place of {', '.join(map(str, replaced))}" if replaced else ""
@@ -295,15 +295,6 @@ def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.asarray(watershed(-distance, markers, mask=own), np.int32)
 
 
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    parts, n_parts = ndimage.label(mask, np.ones((3, 3)))
-    if n_parts < 2:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(parts == sizes.argmax(), bool)
-
-
 def _named(ids: Sequence[int]) -> str:
     return f"cell{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids))}" if len(ids) < 9 else f"{len(ids):,} cells"
 
@@ -400,9 +391,3 @@ def window_of(plane: tuple[int, ...], box: tuple[int, ...]) -> tuple[int | slice
 def plane_shape(cells: Any) -> tuple[int, int]:
     """Return (Y, X) of a label image (…, Y, X)."""
     return int(cells.shape[-2]), int(cells.shape[-1])
-
-
-def union_of(boxes: Sequence[Box]) -> Box:
-    """Return the smallest box around all of these."""
-    y0, x0, y1, x1 = zip(*boxes, strict=True)
-    return min(y0), min(x0), max(y1), max(x1)

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, BloodCellError, InputError, reason_of, warn_of_input
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.images.plane import Layout
 from napari_bloodcell.images.values import Conversion, conversion_of, to_rgb
-
-Box = tuple[int, int, int, int]
 
 SCAN_SIDE_PX = 2048
 """Values of an image that is not 8-bit are looked through in parts of this side."""

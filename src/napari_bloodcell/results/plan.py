@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from napari_bloodcell.core.geometry import Box, grown
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import (
     Calibration,
@@ -18,9 +18,6 @@ from napari_bloodcell.core.protocols import (
     MaskGenerator,
 )
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
-
-Box = tuple[int, int, int, int]
-
 
 FORMAT = 2
 """Raised when unfinished work of an older version can no longer be used."""
@@ -156,12 +153,6 @@ def models_of(generator: MaskGenerator, classifier: CellClassifier) -> dict[str,
     }
 
 
-def grown(box: Box, margin: int, shape: tuple[int, int]) -> Box:
-    """Return a box with a margin around it, within a plane."""
-    y0, x0, y1, x1 = box
-    return max(y0 - margin, 0), max(x0 - margin, 0), min(y1 + margin, shape[0]), min(x1 + margin, shape[1])
-
-
 def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -179,9 +170,5 @@ def _numbers(box: Box, side: int, n_columns: int) -> list[int]:
     y0, x0, y1, x1 = box
     if y1 <= y0 or x1 <= x0:
         return []
-
-    def rows() -> Iterator[int]:
-        for row in range(y0 // side, (y1 - 1) // side + 1):
-            yield from (row * n_columns + column for column in range(x0 // side, (x1 - 1) // side + 1))
-
-    return list(rows())
+    rows, columns = range(y0 // side, (y1 - 1) // side + 1), range(x0 // side, (x1 - 1) // side + 1)
+    return [row * n_columns + column for row in rows for column in columns]

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from napari_bloodcell.core.files import writing
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.results.ome_zarr import CHUNK, halvings, open_levels
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS
 
 if TYPE_CHECKING:
     import zarr
     from zarr.core.buffer import Buffer
-
-    Box = tuple[int, int, int, int]
 
 IMAGE, CELLS, TYPES = "", "labels/cells", "labels/types"
 """Groups of the OME-Zarr that have a pyramid."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
@@ -22,8 +23,6 @@ from napari_bloodcell.slides.work import Arrays, write_arrays
 from napari_bloodcell.stages.classify import iter_probabilities
 from napari_bloodcell.stages.masks import paint
 from napari_bloodcell.stages.segment import moved
-
-Box = tuple[int, int, int, int]
 
 
 class Painted(NamedTuple):
@@ -54,8 +53,7 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     measured = _measure_owned(painted, box)
     owned = measured.index.to_numpy() - 1
     probabilities = _look_at(site, image, painted, measured)
-    y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
-    inner = (slice(y0, y0 + box[2] - box[0]), slice(x0, x0 + box[3] - box[1]))
+    inner = slices_of(box, painted.region[:2])
     labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
     masks = [painted.origins[i] for i in owned]
     names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
@@ -94,15 +92,12 @@ def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
     except InputError:
         if not failed:
             raise
-    y0, x0, y1, x1 = region
-    image = np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
+    image = np.full((region[2] - region[0], region[3] - region[1], 3), 255, np.uint8)
     for number in site.plan.tiles_reading(region):
-        top, left, bottom, right = site.plan.tile(number).core
-        a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
-        if a >= c or b >= d:
-            continue
-        with suppress(InputError) if number in failed else nullcontext():
-            image[a - y0 : c - y0, b - x0 : d - x0] = site.slide.read((a, b, c, d))
+        part = shared_box(site.plan.tile(number).core, region)
+        if part is not None:
+            with suppress(InputError) if number in failed else nullcontext():
+                image[slices_of(part, region[:2])] = site.slide.read(part)
     return image
 
 
@@ -149,18 +144,12 @@ def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
 def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame) -> NDArray[np.float32]:
     """Return the classifier's probabilities (N, K) of cells that were measured."""
     params, calibration = site.plan.recipe.classify, site.plan.calibration
-    probabilities = np.zeros((len(measured), len(site.plan.classes)), np.float32)
-    here = measured.copy()
-    here[list(BOX)] -= np.tile(painted.region[:2], 2)
-    done = 0
-    corner = painted.region[:2]
+    here, corner = measured.copy(), painted.region[:2]
+    here[list(BOX)] -= np.tile(corner, 2)
     looks = iter_probabilities(
         image, painted.labels, here, site.classifier, calibration, params.batch_size, corner=corner
     )
-    for ids, found in looks:
-        probabilities[done : done + len(ids)] = found
-        done += len(ids)
-    return probabilities
+    return np.concatenate([np.zeros((0, len(site.plan.classes)), np.float32), *(found for _, found in looks)])
 
 
 def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:

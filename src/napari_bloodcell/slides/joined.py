@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_bloodcell.core.geometry import Box, grown, shared_box, slices_of, union_of
 from napari_bloodcell.core.protocols import CellMask
-from napari_bloodcell.results.plan import Plan, grown
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.work import WorkFolder, pack_masks, read_arrays, unpack_masks, write_arrays
 from napari_bloodcell.stages.stitch import number_cells, parts_of_one_cell
-
-Box = tuple[int, int, int, int]
 
 _PIXEL = np.ones((1, 1), bool)
 
@@ -56,22 +55,17 @@ class Joined:
         y0, x0, y1, x1 = box
         b = self.bbox
         hit = b[(b[:, 0] < y1) & (b[:, 2] > y0) & (b[:, 1] < x1) & (b[:, 3] > x0)]
-        low = np.minimum(hit[:, :2].min(0, initial=2**62), [y0, x0]).tolist()
-        high = np.maximum(hit[:, 2:].max(0, initial=0), [y1, x1]).tolist()
-        return grown((low[0], low[1], high[0], high[1]), 0, shape)
+        return grown(union_of([box, *hit.tolist()]), 0, shape)
 
     def paint(self, work: WorkFolder, plan: Plan, box: Box) -> NDArray[np.int64]:
         """Return the ids of the cells in each pixel of a box, (Y, X)."""
-        y0, x0, y1, x1 = box
-        ids = np.zeros((y1 - y0, x1 - x0), np.int64)
+        ids = np.zeros((box[2] - box[0], box[3] - box[1]), np.int64)
         for number in plan.tiles_reading(box):
-            labels = _labels(work, plan, number)
-            if labels is None:
-                continue
-            top, left, bottom, right = plan.tile(number).core
-            lut = np.concatenate([[0], self.new_id[self.offset[number] : self.offset[number + 1]]])
-            a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
-            ids[a - y0 : c - y0, b - x0 : d - x0] = lut[labels[a - top : c - top, b - left : d - left]]
+            core = plan.tile(number).core
+            labels, part = _labels(work, plan, number), shared_box(core, box)
+            if labels is not None and part is not None:
+                lut = np.concatenate([[0], self.new_id[self.offset[number] : self.offset[number + 1]]])
+                ids[slices_of(part, box[:2])] = lut[labels[slices_of(part, core[:2])]]
         return ids
 
     def masks_behind(self, ids: NDArray[np.int64]) -> list[CellMask]:

@@ -12,12 +12,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.geometry import Box, grown, union_of
 from napari_bloodcell.core.protocols import CellMask
-from napari_bloodcell.results.plan import Plan, grown
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.work import WorkFolder, read_arrays, unpack_masks
 from napari_bloodcell.stages.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
-
-Box = tuple[int, int, int, int]
 
 MOST_MASKS_KEPT = 20_000
 """Masks of tiles that were read lately and are kept in memory (about 2 kB each)."""
@@ -106,9 +105,7 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
 
 def _around(masks: Sequence[KeyedMask], box: Box, shape: tuple[int, int]) -> Box:
     """Return the smallest box that holds `box` and all masks."""
-    boxes = np.array([box, *(m.mask.bbox for m in masks)])
-    low, high = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
-    return grown((low[0], low[1], high[0], high[1]), 0, shape)
+    return grown(union_of([box, *(m.mask.bbox for m in masks)]), 0, shape)
 
 
 def _depend_on_others(

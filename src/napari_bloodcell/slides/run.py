@@ -38,8 +38,6 @@ from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
-Box = tuple[int, int, int, int]
-
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 COPY = "copy.npz"

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.slides.site import Site
 from napari_bloodcell.slides.work import pack_masks, write_arrays
 from napari_bloodcell.stages.masks import drop_repeated, paint
 from napari_bloodcell.stages.segment import moved, segment_tile
-
-Box = tuple[int, int, int, int]
 
 
 def find_tile(site: Site, number: int) -> int:

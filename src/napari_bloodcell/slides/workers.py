@@ -23,7 +23,8 @@ from multiprocessing import get_context, parent_process
 from typing import Any, Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import BloodCellError, ModelError, OutputError, SettingsError, in_one_line
-from napari_bloodcell.results.plan import Plan, grown
+from napari_bloodcell.core.geometry import grown
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.blocks import settle_block
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.numbering import paint_block

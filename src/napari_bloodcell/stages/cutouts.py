@@ -12,13 +12,12 @@ from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box, box_of_mask, slices_of
 
 CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""
 GLASS_LEVEL = 235.0
 """Level to which the empty glass is brought where a classifier asks for it, 0 to 255."""
-
-Box = tuple[int, int, int, int]
 
 
 def cut_out(
@@ -87,11 +86,8 @@ def centre_cutout(
 
 def tight(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (H, W, 3) without the black around it; (0, 0, 3) if it is all black."""
-    mask = np.any(cutout, axis=-1)
-    rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
-    if not rows.size:
-        return cutout[:0, :0]
-    return cutout[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    box = box_of_mask(np.any(cutout, axis=-1))
+    return cutout[:0, :0] if box is None else cutout[slices_of(box)]
 
 
 def resample(

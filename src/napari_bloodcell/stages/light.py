@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 N_PARTS = 10
 """A picture is looked at in so many parts along each side."""

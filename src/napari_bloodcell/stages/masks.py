@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_bloodcell.core.geometry import CROSS, box_of_mask, largest_part, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
 
 _Window = tuple[slice, slice]
@@ -17,10 +18,6 @@ BACKGROUND_AREAS = 14.0
 """A mask larger than this many red cells is background or a clump, never a cell."""
 DEBRIS_AREAS = 0.02
 """A mask smaller than this many red cells is noise."""
-
-
-CROSS, SQUARE = ndimage.generate_binary_structure(2, 1), ndimage.generate_binary_structure(2, 2)
-"""Which neighbours of a pixel are joined with it: those beside it, and those at its corners as well."""
 
 
 def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -44,13 +41,10 @@ def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDA
 
 def intersection_area(a: CellMask, b: CellMask) -> int:
     """Return how many pixels two masks share."""
-    y0, x0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
-    y1, x1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
-    if y0 >= y1 or x0 >= x1:
+    box = shared_box(a.bbox, b.bbox)
+    if box is None:
         return 0
-    part_a = a.mask[y0 - a.bbox[0] : y1 - a.bbox[0], x0 - a.bbox[1] : x1 - a.bbox[1]]
-    part_b = b.mask[y0 - b.bbox[0] : y1 - b.bbox[0], x0 - b.bbox[1] : x1 - b.bbox[1]]
-    return int(np.count_nonzero(part_a & part_b))
+    return int(np.count_nonzero(a.mask[slices_of(box, a.bbox[:2])] & b.mask[slices_of(box, b.bbox[:2])]))
 
 
 def fill_holes(mask: CellMask) -> CellMask:
@@ -62,20 +56,17 @@ def fill_holes(mask: CellMask) -> CellMask:
     return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
 
 
-def largest_part(mask: CellMask) -> CellMask:
-    """Return the mask without pixels that do not hang together with most of it: a cell is one piece."""
-    own = _largest_part(mask.mask)
-    if own is mask.mask:
-        return mask
-    (rows, columns), (y0, x0) = ndimage.find_objects(own.view(np.uint8))[0], mask.bbox[:2]
-    box = (y0 + rows.start, x0 + columns.start, y0 + rows.stop, x0 + columns.stop)
-    return replace(mask, bbox=box, mask=own[rows, columns])
+def in_one_piece(mask: CellMask) -> CellMask:
+    """Return the largest connected part of the mask: a cell is one piece."""
+    own = largest_part(mask.mask)
+    box = None if own is mask.mask else box_of_mask(own, mask.bbox[:2])
+    return mask if box is None else replace(mask, bbox=box, mask=own[slices_of(box, mask.bbox[:2])])
 
 
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
     """Return the masks in one piece without holes, less those that are background or noise; each is judged alone."""
     typical = np.pi / 4 * rbc_diameter_px**2
-    filled = [fill_holes(largest_part(m)) for m in masks if m.area]
+    filled = [fill_holes(in_one_piece(m)) for m in masks if m.area]
     return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
 
 
@@ -215,7 +206,7 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         here = windows[label - 1][0]
         won = cells[here] == label
         present[label - 1] = won.any()
-        cells[here][won & ~_largest_part(won)] = 0
+        cells[here][won & ~largest_part(won)] = 0
     if present.all():
         return cells, order
     renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
@@ -240,13 +231,3 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(mask.shape, np.inf, np.float32)
     rows, columns = (y - (in_row @ y) / area) ** 2, (x - (in_column @ x) / area) ** 2
     return np.asarray((rows[:, None] + columns[None, :]) / area, np.float32)
-
-
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask: the mask itself where it is all there is."""
-    parts, n_parts = ndimage.label(mask, SQUARE)
-    if n_parts <= 1:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(parts == sizes.argmax(), np.bool_)

@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, CENTROID, boxes_of, centroids_of, measure_cells
-
-Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 SAME_FROM = 0.5
 """A new cell of which an earlier one, that stays, covers more than this share is that cell."""

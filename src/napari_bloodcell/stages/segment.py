@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
+from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Calibration, CellMask, FailedTile, MaskGenerator, ModelInfo, Progress
@@ -262,9 +263,9 @@ def _tiles_of(
         raise InputError(f"The region {region} lies outside of the image, which is {height} × {width} pixels.")
     tiles = []
     for tile in iter_tiles((bottom - top, right - left), tile_size):
-        y0, x0, y1, x1 = (a + b for a, b in zip(tile.core, (top, left, top, left), strict=True))
-        read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
-        tiles.append(Tile(tile.row, tile.column, (y0, x0, y1, x1), read))
+        y0, x0, y1, x1 = tile.core
+        core = (y0 + top, x0 + left, y1 + top, x1 + left)
+        tiles.append(Tile(tile.row, tile.column, core, grown(core, overlap, shape)))
     return tiles
 
 

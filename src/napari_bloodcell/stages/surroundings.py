@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 OVERVIEW_PX = 320
 """Longest side of the small picture in which surroundings are looked for."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from napari_bloodcell.core.geometry import grown, union_of
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -44,9 +46,8 @@ def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -
     height, width = shape[:2]
     for row, y0 in enumerate(range(0, height, tile_size)):
         for column, x0 in enumerate(range(0, width, tile_size)):
-            y1, x1 = min(y0 + tile_size, height), min(x0 + tile_size, width)
-            read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
-            yield Tile(row, column, (y0, x0, y1, x1), read)
+            core = (y0, x0, min(y0 + tile_size, height), min(x0 + tile_size, width))
+            yield Tile(row, column, core, grown(core, overlap, shape))
 
 
 def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
@@ -59,12 +60,7 @@ def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
 
 def hull(tiles: Sequence[Tile]) -> Tile:
     """Return neighbouring tiles as one, in the place of the first."""
-    return Tile(tiles[0].row, tiles[0].column, _around([t.core for t in tiles]), _around([t.read for t in tiles]))
-
-
-def _around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
-    y0, x0, y1, x1 = zip(*boxes, strict=True)
-    return min(y0), min(x0), max(y1), max(x1)
+    return Tile(tiles[0].row, tiles[0].column, union_of(t.core for t in tiles), union_of(t.read for t in tiles))
 
 
 BLOCK_PX = 2048

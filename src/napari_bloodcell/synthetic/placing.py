@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_bloodcell.core.geometry import CROSS, largest_part
 from napari_bloodcell.synthetic.optics import smooth_field
-from napari_bloodcell.synthetic.shapes import DIAMETER_IN_RBC, CellSpec, PlacedCell, Subtype, largest_part, place
+from napari_bloodcell.synthetic.shapes import DIAMETER_IN_RBC, CellSpec, PlacedCell, Subtype, place
 
 WBC_SHARES: dict[Subtype, float] = {"neutrophil": 0.6, "lymphocyte": 0.28, "monocyte": 0.07, "eosinophil": 0.05}
 """How often each white cell is drawn, about a healthy differential."""
@@ -86,7 +87,7 @@ class _Plane:
             others &= window != number
         if not (others & cell.mask).any():
             return cell
-        mask = largest_part(cell.mask & ~ndimage.binary_dilation(others))
+        mask = largest_part(cell.mask & ~ndimage.binary_dilation(others), CROSS)
         if mask.sum() < (1 - _MOST_CLIPPED) * cell.mask.sum():
             return None
         return replace(cell, mask=mask)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import PLATELET, RBC, WBC
+from napari_bloodcell.core.geometry import CROSS, box_of_mask, largest_part, slices_of
 from napari_bloodcell.synthetic.optics import Stain
 
 Subtype = Literal["erythrocyte", "neutrophil", "lymphocyte", "monocyte", "eosinophil", "platelet"]
@@ -103,15 +104,11 @@ def place(spec: CellSpec) -> PlacedCell:
         amplitude = spec.roughness * rng.normal() * 2 / order
         radius *= 1 + amplitude * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
     mask = np.hypot(yy * stretch, xx / stretch) < radius
-    return _trimmed(PlacedCell(spec, (y0, x0), largest_part(mask)))
-
-
-def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask."""
-    labels, n = ndimage.label(mask)
-    if n <= 1:
-        return mask
-    return np.asarray(labels == np.bincount(labels.ravel())[1:].argmax() + 1, np.bool_)
+    mask = largest_part(mask, CROSS)
+    box = box_of_mask(mask)
+    if box is None:
+        raise ValueError(f"A cell {spec.diameter_px} px wide has no pixel.")
+    return PlacedCell(spec, (y0 + box[0], x0 + box[1]), mask[slices_of(box)].copy())
 
 
 def optical_density(cell: PlacedCell, stain: Stain) -> NDArray[np.float32]:
@@ -139,14 +136,6 @@ def _local_grid(
     dy, dx = yy + 0.5 - spec.y, xx + 0.5 - spec.x
     cos, sin = np.cos(spec.angle), np.sin(spec.angle)
     return dy * cos - dx * sin, dx * cos + dy * sin
-
-
-def _trimmed(cell: PlacedCell) -> PlacedCell:
-    """Crop the mask to its pixels."""
-    rows, columns = np.flatnonzero(cell.mask.any(1)), np.flatnonzero(cell.mask.any(0))
-    origin = (cell.origin[0] + int(rows[0]), cell.origin[1] + int(columns[0]))
-    mask = cell.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
-    return PlacedCell(cell.spec, origin, mask)
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

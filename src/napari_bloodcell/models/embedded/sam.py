@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.geometry import box_of_mask, slices_of
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask
 from napari_bloodcell.core.threads import Threads, in_threads
@@ -310,16 +311,14 @@ def _to_cells(
         y0, x0 = first[k] - np.array(origin)
         top, left = max(0, -y0), max(0, -x0)
         mask = masks[k, top : max(top, min(n_native, shape[0] - y0)), left : max(left, min(n_native, shape[1] - x0))]
-        filled_rows, filled_columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
-        if not filled_rows.size:
+        corner_of_mask = (int(y0 + top), int(x0 + left))
+        box = box_of_mask(mask, corner_of_mask)
+        if box is None:
             continue
-        r0, r1 = int(filled_rows[0]), int(filled_rows[-1]) + 1
-        c0, c1 = int(filled_columns[0]), int(filled_columns[-1]) + 1
-        y, x = y0 + top + r0, x0 + left + c0
         cells.append(
             CellMask(
-                bbox=(int(y), int(x), int(y) + r1 - r0, int(x) + c1 - c0),
-                mask=mask[r0:r1, c0:c1].copy(),
+                bbox=box,
+                mask=mask[slices_of(box, corner_of_mask)].copy(),
                 predicted_iou=quality[k],
                 stability_score=stability[k],
                 score=scores[k],

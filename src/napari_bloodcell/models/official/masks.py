@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import box_of_mask, slices_of
 from napari_bloodcell.core.protocols import CellMask
 
 STABILITY_OFFSET = 1.0
@@ -31,16 +32,14 @@ class UpSampling:
         if y.start >= y.stop or x.start >= x.stop:
             return None
         full = self.rows[y, y_low] @ logits[y_low, x_low] @ self.columns[x, x_low].T
-        mask = full > 0
-        if not mask.any():
+        mask, corner = full > 0, (y.start, x.start)
+        box = box_of_mask(mask, corner)
+        if box is None:
             return None
         stability = np.count_nonzero(full > STABILITY_OFFSET) / np.count_nonzero(full > -STABILITY_OFFSET)
-        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        cropped = mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-        top, left = y.start + int(ys[0]), x.start + int(xs[0])
         return Candidate(
-            bbox=(top, left, top + cropped.shape[0], left + cropped.shape[1]),
-            changes=np.flatnonzero(np.diff(cropped.ravel(), prepend=False)).astype(np.int32),
+            bbox=box,
+            changes=np.flatnonzero(np.diff(mask[slices_of(box, corner)].ravel(), prepend=False)).astype(np.int32),
             predicted_iou=iou,
             stability_score=float(stability),
             point=point,
