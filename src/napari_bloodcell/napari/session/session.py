@@ -75,10 +75,8 @@ class CellsSession:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self.history: History[Change] = History()
         self.journal = LayerJournal(viewer, cells_layer)
-        self.n_corrections = 0
-        """Corrections of this image that stand, as far as the journal was read."""
-        self.by_hand: frozenset[int] = frozenset()
-        """Ids of cells whose outlines a person made."""
+        self.n_corrections = 0  # that stand of this image, as far as the journal was read
+        self.by_hand: frozenset[int] = frozenset()  # ids of cells whose outlines a person made
         self.looked_at: set[int] = set()
         self.is_changing = False
         """True while the session itself writes to the table."""
@@ -399,15 +397,15 @@ class CellsSession:
 
     def put_back_soon(self, told: Callable[[Found, int], object]) -> None:
         """Put corrections of another day back when the journal was read, and call `told` as `put_back` returns."""
-        find, n_written = ref(self), self._n_written
+        me, n_written = ref(self), self._n_written
 
         def finish(found: Found) -> None:
-            session = find()
-            with suppress(InputError):  # the layer may be gone
-                if session is not None and session._n_written == n_written:
+            session = me()
+            if session is not None and session._n_written != n_written:
+                session.put_back_soon(told)  # a correction made since may be in `found`, though it is undone now
+            elif session is not None:
+                with suppress(InputError):  # the layer may be gone
                     told(found, session._put_back(found))
-                elif session is not None:  # `found` is stale: a correction made or undone meanwhile may be in it
-                    session.put_back_soon(told)
 
         if self.journal.has_image:
             when_done(self.journal.look_up(), finish)
