@@ -27,7 +27,7 @@ from napari_bloodcell.stages.segment import calibrate
 from napari_bloodcell.synthetic import STAINS, draw_smear
 
 if TYPE_CHECKING:
-    from napari_bloodcell.models.embedded.views import MaskedField
+    from napari_bloodcell.models.embedded.tuning import MaskedField
 
 LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
 """What the name of a label image adds to that of its image."""
@@ -140,7 +140,7 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
 
     Their scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
     """
-    from napari_bloodcell.models.embedded.views import MaskedField
+    from napari_bloodcell.models.embedded.tuning import MaskedField
 
     folder = Path(folder)
     if not folder.is_dir():

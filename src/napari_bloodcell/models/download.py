@@ -8,16 +8,13 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Generator
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from napari_bloodcell.core.protocols import Progress
-
-if TYPE_CHECKING:
-    from http.client import HTTPMessage, HTTPResponse
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30.0

@@ -7,21 +7,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.threads import Threads
 from napari_bloodcell.models.cnn.network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.models.device import autocast, cpu_threads, pick_device
 from napari_bloodcell.models.safetensors_file import to_safetensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT = "napari-bloodcell-cnn/1"
 _MAX_FILE_BYTES = 2**30

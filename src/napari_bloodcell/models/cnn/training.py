@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
@@ -22,9 +22,6 @@ from napari_bloodcell.models.cnn.classifier import (
 )
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn
 from napari_bloodcell.models.device import autocast, pick_device
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Arrays = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
 """Cutouts (N, 128, 128, 3) and labels (N,)."""

@@ -5,26 +5,20 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
-from napari_bloodcell.models.cnn.classifier import CnnClassifier, to_tensor
-from napari_bloodcell.models.cnn.training import Fitted, evaluate, initial_network, predicted
+from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier, to_tensor
+from napari_bloodcell.models.cnn.network import CellCnn
+from napari_bloodcell.models.cnn.training import Arrays, EpochFigures, Fitted, evaluate, initial_network, predicted
 from napari_bloodcell.models.device import pick_device
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_bloodcell.models.cnn.classifier import ClassifierInfo
-    from napari_bloodcell.models.cnn.network import CellCnn
-    from napari_bloodcell.models.cnn.training import Arrays, EpochFigures
 
 COPIES = 8
 """Every cell is seen in this many variants, itself first."""

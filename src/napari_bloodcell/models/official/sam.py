@@ -6,21 +6,24 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.filters import threshold_otsu
+from torch import Tensor
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.geometry import box_of_mask, slices_of
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
 from napari_bloodcell.models.official.checkpoint import load_network
-from napari_bloodcell.models.official.masks import UpSampling, empty_mask
 from napari_bloodcell.models.official.network import (
     SharedDecoder,
     encode,
@@ -28,12 +31,6 @@ from napari_bloodcell.models.official.network import (
     normalise_and_pad,
     resize_longest_side,
 )
-from napari_bloodcell.models.official.prompts import points_on_cells, regular_grid
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_bloodcell.models.official.masks import Candidate
 
 BOX_NMS_IOU = 0.7
 """Of two masks whose boxes have a larger IoU the one with the lower predicted IoU goes (SAM's default)."""
@@ -251,3 +248,144 @@ def _check_prompts(
             return given
     where = f"within the image of {shape[0]}×{shape[1]} pixels"
     raise InputError(f"{what} must be (N, {n}) as {order}, finite and {where}; given were {given.shape}.")
+
+
+# --- from logits to masks --------------------------------------------------------------------------------------------
+
+
+STABILITY_OFFSET = 1.0
+"""A mask's stability is the IoU of its logits cut at plus and at minus this (SamAutomaticMaskGenerator's default)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpSampling:
+    """SAM's linear up-sampling of logits (h, w) to an image (Y, X): `rows` (Y, h) and `columns` (X, w), float32."""
+
+    rows: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+    def candidate(self, logits: NDArray[np.float32], iou: float, point: tuple[float, float]) -> Candidate | None:
+        """Return the mask of logits (h, w) in the image's pixels, or None where it is empty.
+
+        Only the box in which a logit exceeds the lower of the two cuts of the stability score is up-sampled.
+        """
+        inside = logits > -STABILITY_OFFSET
+        y, y_low = _reach(inside, 1, self.rows)
+        x, x_low = _reach(inside, 0, self.columns)
+        if y.start >= y.stop or x.start >= x.stop:
+            return None
+        full = self.rows[y, y_low] @ logits[y_low, x_low] @ self.columns[x, x_low].T
+        mask, corner = full > 0, (y.start, x.start)
+        box = box_of_mask(mask, corner)
+        if box is None:
+            return None
+        stability = np.count_nonzero(full > STABILITY_OFFSET) / np.count_nonzero(full > -STABILITY_OFFSET)
+        return Candidate(
+            bbox=box,
+            changes=np.flatnonzero(np.diff(mask[slices_of(box, corner)].ravel(), prepend=False)).astype(np.int32),
+            predicted_iou=iou,
+            stability_score=float(stability),
+            point=point,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A mask before suppression, as run lengths: hundreds of whole-tile masks would fill the memory."""
+
+    bbox: tuple[int, int, int, int]
+    changes: NDArray[np.int32]  # where the flattened mask changes, beginning with False
+    predicted_iou: float  # as the network says it, also above 1
+    stability_score: float
+    point: tuple[float, float]
+
+    def mask(self) -> CellMask:
+        """Return the mask itself."""
+        y0, x0, y1, x1 = self.bbox
+        flips = np.zeros((y1 - y0) * (x1 - x0), bool)
+        flips[self.changes] = True
+        iou = min(max(self.predicted_iou, 0.0), 1.0)
+        return CellMask(
+            bbox=self.bbox,
+            mask=np.logical_xor.accumulate(flips).reshape(y1 - y0, x1 - x0),
+            predicted_iou=iou,
+            stability_score=self.stability_score,
+            score=iou * self.stability_score,
+            point=self.point,
+        )
+
+
+def empty_mask(point: tuple[float, float]) -> CellMask:
+    """Return a mask of one pixel that is not set."""
+    y, x = int(point[0]), int(point[1])
+    return CellMask((y, x, y + 1, x + 1), np.zeros((1, 1), np.bool_), 0.0, 0.0, 0.0, point)
+
+
+def _reach(inside_2d: NDArray[np.bool_], across: int, matrix: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Return the pixels that the low-resolution places `inside` reach, and the places that those pixels need."""
+    inside = np.asarray(inside_2d.any(axis=across), np.bool_)
+    pixels = np.flatnonzero(matrix[:, inside].any(1))
+    if not pixels.size:
+        return slice(0, 0), slice(0, 0)
+    reached = slice(int(pixels[0]), int(pixels[-1]) + 1)
+    needed = np.flatnonzero(matrix[reached].any(0))
+    return reached, slice(int(needed[0]), int(needed[-1]) + 1)
+
+
+# --- where cells are -------------------------------------------------------------------------------------------------
+
+
+_LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 20.0
+"""Bounds of the threshold, Lab units: a tile without cells has only noise to split, one full of cells only shades."""
+
+
+def find_foreground(image: NDArray[np.uint8], background_rgb: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """Return where a (Y, X, 3) uint8 image differs from the empty glass, (Y, X) bool, holes filled.
+
+    Distance in Lab from the smear's background colour, above Otsu's threshold of the distances clipped at their 80th
+    percentile: unclipped, one white cell that dominates the tile hides the red ones.
+    """
+    glass = rgb2lab(np.asarray(background_rgb, np.float64).reshape(1, 1, 3) / 255).reshape(3)
+    distance = np.linalg.norm(rgb2lab(image) - glass, axis=-1)
+    clipped = np.minimum(distance, np.percentile(distance, 80))
+    threshold = float(threshold_otsu(clipped)) if np.ptp(clipped) > 0 else _LEAST_CONTRAST  # type: ignore[no-untyped-call]
+    above = distance > np.clip(threshold, _LEAST_CONTRAST, _MOST_CONTRAST)
+    return np.asarray(ndimage.binary_fill_holes(above), np.bool_)
+
+
+def regular_grid(shape: tuple[int, int], points_per_side: int) -> NDArray[np.float64]:
+    """Return SAM's regular grid of points (N, 2) as (y, x), row by row, in the middle of equal boxes."""
+    steps = (np.arange(points_per_side) + 0.5) / points_per_side
+    y, x = np.meshgrid(steps * shape[0], steps * shape[1], indexing="ij")
+    return np.stack([y.ravel(), x.ravel()], 1)
+
+
+def points_on_cells(
+    image: NDArray[np.uint8], calibration: Calibration, *, origin: tuple[int, int] = (0, 0)
+) -> NDArray[np.float64]:
+    """Return points (N, 2) float64 as (y, x) on the cells of an image (Y, X, 3) uint8, the most central ones first.
+
+    They are the maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a
+    red cell, aligned to the smear (`origin` is (y, x) of the image in it), without what a maximum makes needless.
+    """
+    diameter = calibration.rbc_diameter_px
+    found = find_foreground(image, calibration.background_rgb)
+    # The border of the image is no border of a cell; without any glass there is nothing to measure a distance to.
+    distance = np.full(found.shape, diameter / 2) if found.all() else ndimage.distance_transform_edt(found)
+    smooth = ndimage.gaussian_filter(distance, max(1.0, diameter / 34))
+    window = max(3, round(diameter / 4) | 1)
+    is_peak = (smooth == ndimage.maximum_filter(smooth, size=window)) & (distance > max(1.0, 0.08 * diameter))
+    labels, n = ndimage.label(is_peak, structure=np.ones((3, 3)))  # a plateau is one maximum
+    peaks = np.array(ndimage.center_of_mass(is_peak, labels, range(1, n + 1)), np.float64).reshape(-1, 2)
+
+    spacing = max(2.0, 0.5 * diameter)
+    axes = [np.arange((spacing / 2 - o) % spacing, n, spacing) for n, o in zip(image.shape, origin, strict=False)]
+    grid = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], 1)
+    rows, columns = grid.astype(np.intp).T
+    grid = grid[distance[rows, columns] > max(1.0, 0.08 * diameter)]
+    if len(peaks) and len(grid):
+        from_peak = np.ones(image.shape[:2], bool)
+        from_peak[tuple(np.rint(peaks).astype(np.intp).T)] = False
+        rows, columns = grid.astype(np.intp).T
+        grid = grid[ndimage.distance_transform_edt(from_peak)[rows, columns] > spacing / 2]
+    return np.concatenate([peaks, grid])
