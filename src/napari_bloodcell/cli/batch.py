@@ -35,8 +35,7 @@ from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progr
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.images.plane import Plane
-from napari_bloodcell.models import weights
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.models import load, weights
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
@@ -45,7 +44,7 @@ from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.work import WORK
-from napari_bloodcell.slides.workers import InOrder, end_with_parent, team_of_processes
+from napari_bloodcell.slides.workers import InOrder, end_with_parent, process_pool
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,7 @@ def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
         bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         weights.download(name, bar)
         bar.clear()
-    return Models(
-        load_generator(name, recipe.segment.device), load_classifier(recipe.classify.model, recipe.classify.device)
-    )
+    return Models(*load.load_models(recipe))
 
 
 def run(
@@ -212,14 +209,14 @@ def _iter_in_processes(
     """Analyse images in processes that load the models once each and share the cores."""
     schedule, n_workers = _Images(images), min(options.workers, len(images))
     arguments = (names, recipe, replace(options, workers=1, quiet=True))
-    team = team_of_processes(n_workers, _analyse, _begin, arguments)
+    pool = process_pool(n_workers, _analyse, _begin, arguments)
     try:
-        for done, (image, outcome) in enumerate(team.work(schedule), start=1):
+        for done, (image, outcome) in enumerate(pool.work(schedule), start=1):
             bar(Progress(done, len(images), "images"))
             bar.clear()
             yield image.number, outcome or Outcome(escaped(image.path), "failed", error=schedule.deaths[image])
     finally:
-        team.close()
+        pool.close()
 
 
 def _give_memory_back() -> None:

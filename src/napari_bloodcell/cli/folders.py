@@ -112,12 +112,8 @@ def _free(name: str, is_free: Callable[[str], bool]) -> str:
 
 def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterable[str]) -> Path:
     """Return the folder of a result: `name`, or one with a number where that holds another image's result or work."""
-    others = {other.casefold() for other in taken if other != name}
 
-    def is_free(candidate: str) -> bool:
-        folder = output / candidate
-        if candidate.casefold() in others or folder.is_file():
-            return False
+    def is_free(folder: Path) -> bool:
         if (folder / SLIDE).exists():  # another kind of result, which people may have corrected
             return False
         if not (folder / RECIPE).exists():
@@ -127,18 +123,25 @@ def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterabl
         except SettingsError:
             return False
 
-    return output / _free(name, is_free)
+    return _free_folder(output, name, taken, is_free)
 
 
 def folder_for_slide(output: Path, name: str, image: Path, taken: Iterable[str]) -> Path:
     """Return the folder of a slide's result: one that is its own already, as after a stop, or a free one."""
-    others = {other.casefold() for other in taken if other != name}
 
-    def is_free(candidate: str) -> bool:
-        folder = output / candidate
-        if candidate.casefold() in others or folder.is_file():
-            return False
+    def is_free(folder: Path) -> bool:
         owner = source_of_work(folder)
         return owner == escaped(image.resolve()) if owner is not None else not (folder / RECIPE).exists()
 
-    return output / _free(name, is_free)
+    return _free_folder(output, name, taken, is_free)
+
+
+def _free_folder(output: Path, name: str, taken: Iterable[str], is_free: Callable[[Path], bool]) -> Path:
+    """Return the first folder of name, name_2, … that is free and not the name of another image's result."""
+    others = {other.casefold() for other in taken if other != name}
+
+    def may_take(candidate: str) -> bool:
+        folder = output / candidate
+        return candidate.casefold() not in others and not folder.is_file() and is_free(folder)
+
+    return output / _free(name, may_take)

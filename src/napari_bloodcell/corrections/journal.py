@@ -21,18 +21,9 @@ from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa
 from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
 
 __all__ = [
-    "Correction",
-    "Dispute",
-    "Journal",
-    "Merged",
-    "Placed",
-    "cohens_kappa",
-    "default_journal_folder",
-    "image_hash",
-    "merge",
-    "place",
-    "standing",
-]
+    "Correction", "Dispute", "Journal", "Merged", "Placed", "cohens_kappa", "default_journal_folder", "image_hash",
+    "merge", "place", "standing",
+]  # fmt: skip
 
 FOLDER_VARIABLE = "NAPARI_BLOODCELL_JOURNAL"
 """Environment variable that names the folder of the journal."""

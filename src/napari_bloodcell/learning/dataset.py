@@ -18,7 +18,7 @@ from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""
 _DAMAGED: tuple[type[Exception], ...] = (Image.DecompressionBombError, *READ_ERRORS)
-_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +123,11 @@ def class_folders(folder: Path, *, with_augmented: bool = False) -> dict[str, li
         raise TrainingError(f"{folder} has no sub-folders; one per class is needed, such as RBC and WBC.")
     found = {}
     for name in sorted(names, key=class_order):
-        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in _SUFFIXES)
+        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         found[name] = [p for p in files if with_augmented or not p.name.startswith("aug-")]
         if not found[name]:
             raise TrainingError(
-                f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(_SUFFIXES)})."
+                f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(PICTURE_SUFFIXES)})."
             )
     return found
 

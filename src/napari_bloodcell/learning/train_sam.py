@@ -18,6 +18,7 @@ from napari_bloodcell.core.params import SegmentParams, TrainSamParams
 from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Calibration, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.learning.dataset import PICTURE_SUFFIXES
 from napari_bloodcell.models.load import load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.recipes import explain
@@ -33,7 +34,6 @@ LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
 """What the name of a label image adds to that of its image."""
 REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
 """Side of the drawn smears, and width of their red cells."""
-_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
             stored = read_result(result)
             image = read_plane(str(result / ZARR)).data
             fields.append(MaskedField(result.name, image, np.asarray(stored.cells), stored.calibration))
-    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     for picture in pictures:
         labels = [p for p in pictures if p.stem in {picture.stem + ending for ending in LABEL_ENDINGS}]
         if labels:

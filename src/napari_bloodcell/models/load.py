@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.files import expanded
-from napari_bloodcell.core.protocols import MaskGenerator, Progress
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.models import weights
 
 if TYPE_CHECKING:
@@ -50,6 +51,17 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
     if not os.path.isfile(model):
         raise ModelError(f"No classifier {str(model)!r}: give {_either(weights.CLASSIFIERS)}, or the path of a file.")
     return CnnClassifier.load(model, device=device)
+
+
+def load_models(
+    recipe: Recipe, generator: MaskGenerator | None = None, classifier: CellClassifier | None = None
+) -> tuple[MaskGenerator, CellClassifier]:
+    """Return the models given, or those that the recipe names."""
+    if generator is None:
+        generator = load_generator(recipe.segment.model, recipe.segment.device)
+    if classifier is None:
+        classifier = load_classifier(recipe.classify.model, recipe.classify.device)
+    return generator, classifier
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import boxes_of, type_colour
+from napari_bloodcell.core.geometry import slices_of
 from napari_bloodcell.results.ome_zarr import rgb
+from napari_bloodcell.stages.parts import iter_parts
 
 _MEASUREMENTS: dict[str, str] = {
     "area_px": "Area px^2",
@@ -45,16 +47,9 @@ def to_geojson(
     """
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    boxes = boxes_of(table)
-    side = part_px or max(cells.shape)
-    home = boxes[:, 0] // side * -(-cells.shape[1] // side) + boxes[:, 1] // side
-    order = np.argsort(home, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
-        if not len(rows):
-            continue
-        (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
-        part = np.asarray(cells[y0:y1, x0:x1])
-        for feature in _features(part, table.iloc[rows], names, (y0, x0), image_id):
+    for rows, box in iter_parts(table, cells.shape, part_px):
+        part = np.asarray(cells[slices_of(box)])
+        for feature in _features(part, table.iloc[rows], names, box[:2], image_id):
             yield separator + feature
             separator = ",\n"
     yield "\n]}\n"

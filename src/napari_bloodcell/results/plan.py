@@ -54,6 +54,11 @@ class Plan:
     device: str = "auto"
     tiles_across: int = 1
 
+    @property
+    def pixel_size_used_um(self) -> float | None:
+        """Micrometres per pixel: those of the settings, else of the image."""
+        return self.recipe.segment.pixel_size_um or self.pixel_size_um
+
     # --- hashes ---
 
     @property

@@ -101,7 +101,7 @@ class Result:
             "models": plan.models,
             "image_name": plan.name,
             "device": plan.device,
-            "pixel_size_um": plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
+            "pixel_size_um": plan.pixel_size_used_um,
         }
         return cls(cells, types, rows, folder=folder, plan=plan, **values | what)
 

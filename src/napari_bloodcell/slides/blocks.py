@@ -16,13 +16,12 @@ from napari_bloodcell.core.geometry import Box, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
+from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.joined import Joined
 from napari_bloodcell.slides.neighbours import masks_to_paint
-from napari_bloodcell.slides.site import Site
 from napari_bloodcell.slides.work import Arrays, write_arrays
 from napari_bloodcell.stages.classify import iter_probabilities
-from napari_bloodcell.stages.masks import paint
-from napari_bloodcell.stages.segment import moved
+from napari_bloodcell.stages.masks import paint_box
 
 
 class Painted(NamedTuple):
@@ -34,7 +33,7 @@ class Painted(NamedTuple):
     origins: Sequence[CellMask]
 
 
-def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) -> int:
+def settle_block(context: Context, number: int, failed: frozenset[int] = frozenset()) -> int:
     """Find which pixels of a block belong to which cell, measure its cells and look at them with the classifier.
 
     The block owns the cells whose box begins in it. What is found goes on disk, and what can be seen of it already into
@@ -45,14 +44,14 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
     failed : frozenset of int
         Tiles that have no masks because they failed.
     """
-    plan = site.plan
-    site.without(failed)
+    plan = context.plan
+    context.without(failed)
     box = plan.block(number)
-    painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
-    image = _read(site, painted.region, failed)
+    painted = _paint_masks(context, box) if plan.overlap else _paint_joined(context, box)
+    image = _read(context, painted.region, failed)
     measured = _measure_owned(painted, box)
     owned = measured.index.to_numpy() - 1
-    probabilities = _look_at(site, image, painted, measured)
+    probabilities = _look_at(context, image, painted, measured)
     inner = slices_of(box, painted.region[:2])
     labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
     masks = [painted.origins[i] for i in owned]
@@ -74,30 +73,30 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
         # Where cells are joined over all tiles, a tile anywhere may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
     }
-    if site.must_copy_image:
-        site.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
+    if context.must_copy_image:
+        context.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
     codes = np.zeros(len(painted.keys) + 1, np.uint8)
     codes[owned + 1] = _first_codes(probabilities, plan)
     keys = np.concatenate([[0], painted.keys]).astype(np.int32)
-    site.pyramids.write_block(CELLS, keys[labels], box)
-    site.pyramids.write_block(TYPES, codes[labels], box)
-    write_arrays(site.work.block_path(plan, number), arrays, plan.block_hash)
+    context.pyramids.write_block(CELLS, keys[labels], box)
+    context.pyramids.write_block(TYPES, codes[labels], box)
+    write_arrays(context.work.block_path(plan, number), arrays, plan.block_hash)
     return len(owned)
 
 
-def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
+def _read(context: Context, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
     """Return the image of a region, (y, x, 3); white where a tile failed and its pixels cannot be read."""
     try:
-        return site.slide.read(region)
+        return context.slide.read(region)
     except InputError:
         if not failed:
             raise
     image = np.full((region[2] - region[0], region[3] - region[1], 3), 255, np.uint8)
-    for number in site.plan.tiles_reading(region):
-        part = shared_box(site.plan.tile(number).core, region)
+    for number in context.plan.tiles_reading(region):
+        part = shared_box(context.plan.tile(number).core, region)
         if part is not None:
             with suppress(InputError) if number in failed else nullcontext():
-                image[slices_of(part, region[:2])] = site.slide.read(part)
+                image[slices_of(part, region[:2])] = context.slide.read(part)
     return image
 
 
@@ -115,20 +114,19 @@ def _codec() -> Any:
     return pyarrow.Codec("zstd", compression_level=1)
 
 
-def _paint_masks(site: Site, box: Box) -> Painted:
+def _paint_masks(context: Context, box: Box) -> Painted:
     """Paint the masks of tiles that overlap, each of which saw its cells whole."""
-    found, region = masks_to_paint(site.nearby, box, site.plan)
-    y0, x0, y1, x1 = region
-    masks = [m.mask for m in found]
-    labels, order = paint([moved(m, -y0, -x0) for m in masks], (y1 - y0, x1 - x0))
-    return Painted(region, labels, np.array([found[i].key for i in order], np.int64), [masks[i] for i in order])
+    found, region = masks_to_paint(context.nearby, box, context.plan)
+    key_of = {id(m.mask): m.key for m in found}
+    labels, masks = paint_box([m.mask for m in found], region)
+    return Painted(region, labels, np.array([key_of[id(m)] for m in masks], np.int64), masks)
 
 
-def _paint_joined(site: Site, box: Box) -> Painted:
+def _paint_joined(context: Context, box: Box) -> Painted:
     """Put tiles that do not overlap side by side, with the parts of cells that they cut made one."""
-    joined = Joined.read(site.work, site.plan)
-    region = joined.region_of(box, site.plan.shape)
-    keys = joined.paint(site.work, site.plan, region)
+    joined = Joined.read(context.work, context.plan)
+    region = joined.region_of(box, context.plan.shape)
+    keys = joined.paint(context.work, context.plan, region)
     present = np.unique(keys[keys > 0])
     labels = np.where(keys > 0, np.searchsorted(present, keys) + 1, 0).astype(np.int32)
     return Painted(region, labels, present.astype(np.int64), joined.masks_behind(present))
@@ -141,15 +139,17 @@ def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
     return measured.iloc[np.flatnonzero((begins >= box[:2]).all(1) & (begins < box[2:]).all(1))]
 
 
-def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame) -> NDArray[np.float32]:
+def _look_at(
+    context: Context, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame
+) -> NDArray[np.float32]:
     """Return the classifier's probabilities (N, K) of cells that were measured."""
-    params, calibration = site.plan.recipe.classify, site.plan.calibration
+    params, calibration = context.plan.recipe.classify, context.plan.calibration
     here, corner = measured.copy(), painted.region[:2]
     here[list(BOX)] -= np.tile(corner, 2)
     looks = iter_probabilities(
-        image, painted.labels, here, site.classifier, calibration, params.batch_size, corner=corner
+        image, painted.labels, here, context.classifier, calibration, params.batch_size, corner=corner
     )
-    return np.concatenate([np.zeros((0, len(site.plan.classes)), np.float32), *(found for _, found in looks)])
+    return np.concatenate([np.zeros((0, len(context.plan.classes)), np.float32), *(found for _, found in looks)])
 
 
 def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:

@@ -16,7 +16,8 @@ from napari_bloodcell.core.geometry import Box, grown, union_of
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.work import WorkFolder, read_arrays, unpack_masks
-from napari_bloodcell.stages.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
+from napari_bloodcell.stages.masks import intersection_area, overlapping_pairs
+from napari_bloodcell.stages.segment import filter_overlapping
 
 MOST_MASKS_KEPT = 20_000
 """Masks of tiles that were read lately and are kept in memory (about 2 kB each)."""
@@ -89,7 +90,7 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
     region = _around(reaching, box, plan.shape)
     rivals = nearby.within(region)
     wanted = {m.key for m in rivals}
-    params, diameter = plan.recipe.segment, plan.calibration.rbc_diameter_px
+    params = plan.recipe.segment
     known = rivals
     while True:
         wider = nearby.within(_around(known, region, plan.shape))
@@ -97,8 +98,7 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
         if len(wider) == len(known) or not _depend_on_others(wider, wanted, inner, params.overlap_max):
             break
         known = wider
-    kept = drop_repeated([m.mask for m in wider], rbc_diameter_px=diameter, overlap_max=params.overlap_max)
-    kept = drop_slivers(kept, plan.shape, rbc_diameter_px=diameter, visible_min=params.edge_visible_min)
+    kept = filter_overlapping([m.mask for m in wider], plan.shape, plan.calibration, params)
     key_of = {id(m.mask): m.key for m in wider}
     return [KeyedMask(key_of[id(m)], m) for m in kept if key_of[id(m)] in wanted], region
 

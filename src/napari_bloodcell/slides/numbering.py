@@ -16,7 +16,7 @@ from napari_bloodcell.core.errors import OutputError
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, TYPES
 from napari_bloodcell.slides.blocks import block_labels
-from napari_bloodcell.slides.site import Site
+from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.work import Arrays, WorkFolder, read_arrays, write_arrays
 from napari_bloodcell.stages.calibration import note_rim
 from napari_bloodcell.stages.classify import decide_types
@@ -83,27 +83,27 @@ def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
     write_arrays(_numbers_path(work), arrays, "numbers")
 
 
-def paint_block(site: Site, number: int, digest: str) -> int:
+def paint_block(context: Context, number: int, digest: str) -> int:
     """Write the ids and types of a block's pixels into the OME-Zarr; nothing is done where that was done already."""
-    plan, box = site.plan, site.plan.block(number)
-    marker = site.work.path / "painted" / f"{number:08d}.npz"
+    plan, box = context.plan, context.plan.block(number)
+    marker = context.work.path / "painted" / f"{number:08d}.npz"
     if read_arrays(marker, digest) is not None:
         return 0
-    path = _numbers_path(site.work)
+    path = _numbers_path(context.work)
     numbers = _read_numbers(path, path.stat().st_mtime_ns)
-    arrays = _block(site.work, plan, number)
+    arrays = _block(context.work, plan, number)
     keys = arrays["all_keys"]
     ids = np.zeros(len(keys) + 1, np.int32)
     if len(keys):
         place = np.minimum(np.searchsorted(numbers.keys, keys), len(numbers.keys) - 1)
         if not np.array_equal(numbers.keys[place], keys):
             raise OutputError(
-                f"The work on block {number} in {site.work.path} is contradictory. Remove it and run again."
+                f"The work on block {number} in {context.work.path} is contradictory. Remove it and run again."
             )
         ids[1:] = numbers.ids[place]
     labels = block_labels(arrays, box)
-    site.pyramids.write_block(CELLS, ids[labels], box)
-    site.pyramids.write_block(TYPES, numbers.codes[ids][labels], box)
+    context.pyramids.write_block(CELLS, ids[labels], box)
+    context.pyramids.write_block(TYPES, numbers.codes[ids][labels], box)
     write_arrays(marker, {}, digest)
     return len(keys)
 

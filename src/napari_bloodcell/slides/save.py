@@ -13,8 +13,8 @@ import zarr
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
-from napari_bloodcell.core.errors import InputError, OutputError
-from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import LOCK, locked, make_folder, staged, writing
 from napari_bloodcell.core.params import ClassifyParams, Recipe
 from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.corrections.journal import image_hash
@@ -39,7 +39,7 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
         (y0, x0, y1, x1), pixels of the finest level. Whole chunks around them are written.
     """
     lut = np.append(codes, np.uint8(0))
-    try:
+    with writing(folder):
         cells, types = open_levels(folder / ZARR, CELLS, "r"), open_levels(folder / ZARR, TYPES)
         for k, (source, target) in enumerate(zip(cells, types, strict=True)):
             side_y, side_x = target.chunks
@@ -51,8 +51,6 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
             for row, column in sorted(chunks):
                 here = (slice(row * side_y, (row + 1) * side_y), slice(column * side_x, (column + 1) * side_x))
                 target[here] = np.take(lut, np.asarray(source[here]), mode="clip")
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_corrected(

@@ -9,34 +9,29 @@ from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.images.image import SlideImage
-from napari_bloodcell.slides.site import Site
+from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.work import pack_masks, write_arrays
-from napari_bloodcell.stages.masks import drop_repeated, paint
-from napari_bloodcell.stages.segment import moved, segment_tile
+from napari_bloodcell.stages.segment import paint_tile, segment_tile
 
 
-def find_tile(site: Site, number: int) -> int:
+def find_tile(context: Context, number: int) -> int:
     """Find the masks of a tile, put them on disk, and return how many there are.
 
     Where tiles overlap, the masks that the tile owns are kept as they are. Where they do not, they are painted, and
     the labels of the tile are kept, with the mask behind each.
     """
-    plan, params = site.plan, site.plan.recipe.segment
+    plan, params = context.plan, context.plan.recipe.segment
     tile = plan.tile(number)
-    diameter = plan.calibration.rbc_diameter_px
     masks: list[CellMask] = []
-    if not is_empty_glass(site.slide, tile.read, diameter):
-        masks = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
+    if not is_empty_glass(context.slide, tile.read, plan.calibration.rbc_diameter_px):
+        masks = segment_tile(context.slide.pixels, tile, plan.calibration, params, context.generator)
     if len(masks) > plan.keys_per_tile:
         raise ModelError(f"{len(masks)} masks in the tile {tile.name} are too many; use larger tiles.")
     arrays = {}
     if not plan.overlap:
-        kept = drop_repeated(masks, rbc_diameter_px=diameter, overlap_max=params.overlap_max)
-        y0, x0, y1, x1 = tile.core
-        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
-        masks = [kept[i] for i in order]
+        labels, masks = paint_tile(masks, tile, plan.calibration, params)
         arrays["labels"] = labels.astype(np.uint16 if len(masks) < 2**16 else np.int32)
-    write_arrays(site.work.tile_path(plan, number), {**pack_masks(masks), **arrays}, plan.tile_hash)
+    write_arrays(context.work.tile_path(plan, number), {**pack_masks(masks), **arrays}, plan.tile_hash)
     return len(masks)
 
 

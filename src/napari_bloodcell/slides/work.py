@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
-from napari_bloodcell.core.files import write_bytes
+from napari_bloodcell.core.errors import READ_ERRORS, InputError
+from napari_bloodcell.core.files import write_bytes, writing
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.store import read_result
@@ -74,10 +74,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str)
     content = io.BytesIO()
     everything: dict[str, Any] = {"made_with": np.array(made_with), **arrays}
     np.savez(content, **everything)
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be made: {error.strerror or error}.") from error
     write_bytes(path, content.getvalue())
 
 

@@ -26,9 +26,9 @@ from napari_bloodcell.core.errors import BloodCellError, ModelError, OutputError
 from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.blocks import settle_block
+from napari_bloodcell.slides.context import Context, Job
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.numbering import paint_block
-from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.tiles import find_tile
 
 T = TypeVar("T")
@@ -49,9 +49,9 @@ class Task:
     number: int
     more: Any = None
 
-    def do(self, site: Site) -> int:
+    def do(self, context: Context) -> int:
         """Do it here."""
-        return TASKS[self.kind](site, self.number, *(() if self.more is None else (self.more,)))
+        return TASKS[self.kind](context, self.number, *(() if self.more is None else (self.more,)))
 
 
 class Schedule(Protocol[T]):
@@ -66,19 +66,7 @@ class Schedule(Protocol[T]):
         ...
 
 
-class Crew(Protocol[T]):
-    """Does the tasks of a schedule."""
-
-    def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
-        ...
-
-    def close(self) -> None:
-        """End what it started."""
-        ...
-
-
-class Alone(Generic[T]):
+class SingleProcess(Generic[T]):
     """Does every task in this process."""
 
     def __init__(self, call: Callable[[T], Any]) -> None:
@@ -99,7 +87,7 @@ class Alone(Generic[T]):
         """There is nothing to end."""
 
 
-class Team(Generic[T]):
+class WorkerPool(Generic[T]):
     """Hands tasks to an executor that does them elsewhere."""
 
     def __init__(
@@ -179,20 +167,23 @@ def _outcome_of(future: Future[Any]) -> tuple[Exception | None, Any]:
         return error, None
 
 
-def processes(job: Job, n_workers: int) -> Team[Task]:
-    """Return a team of processes on this machine for a slide, each with its models and its share of the cores."""
-    return team_of_processes(n_workers, _do_here, _begin, (job,), tasks_each=2)
+Workers = SingleProcess[Task] | WorkerPool[Task]
 
 
-def team_of_processes(
+def processes(job: Job, n_workers: int) -> WorkerPool[Task]:
+    """Return a pool of processes on this machine for a slide, each with its models and its share of the cores."""
+    return process_pool(n_workers, _do_here, _begin, (job,), tasks_each=2)
+
+
+def process_pool(
     n_workers: int,
     call: Callable[[T], Any],
     begin: Callable[..., object],
     arguments: tuple[Any, ...],
     *,
     tasks_each: int = 1,
-) -> Team[T]:
-    """Return a team of processes on this machine that share its cores; each calls `begin` with the arguments first."""
+) -> WorkerPool[T]:
+    """Return a pool of processes on this machine that share its cores; each calls `begin` with the arguments first."""
     n_workers = min(n_workers, MOST_PROCESSES)
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
@@ -200,7 +191,7 @@ def team_of_processes(
         with threads_in_processes(threads):
             return start_pool(ProcessPoolExecutor(n_workers, get_context("spawn"), begin, arguments), n_workers)
 
-    return Team(start, call, lambda: tasks_each * n_workers)
+    return WorkerPool(start, call, lambda: tasks_each * n_workers)
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
@@ -231,8 +222,8 @@ def _ignored_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
-def cluster(job: Job, address: str) -> Team[Task]:
-    """Return a team of the workers of a dask.distributed scheduler, for a slide."""
+def cluster(job: Job, address: str) -> WorkerPool[Task]:
+    """Return a pool of the workers of a dask.distributed scheduler, for a slide."""
     try:
         import distributed
     except ImportError as error:
@@ -241,7 +232,7 @@ def cluster(job: Job, address: str) -> Team[Task]:
         client: Any = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise SettingsError(f"No dask scheduler answers at {address}: {error}.") from error
-    return Team(
+    return WorkerPool(
         lambda: client.get_executor(pure=False, retries=0),
         _do_there,
         lambda: max(2, 2 * len(client.scheduler_info(n_workers=-1)["workers"])),
@@ -252,8 +243,8 @@ def cluster(job: Job, address: str) -> Team[Task]:
 
 # --- in the other processes ------------------------------------------------------------------------------------------
 
-_sites: dict[str, Site] = {}
-_one_at_a_time = threading.Lock()  # a site is for one thread
+_contexts: dict[str, Context] = {}
+_one_at_a_time = threading.Lock()  # a context is for one thread
 _job: Job | None = None
 
 
@@ -288,10 +279,10 @@ def _do_here(task: Task) -> None:
 
 def _do_there(job: Job, task: Task) -> None:
     with _one_at_a_time:
-        if job.key not in _sites:
-            _sites.clear()
-            _sites[job.key] = job.open()
-        task.do(_sites[job.key])
+        if job.key not in _contexts:
+            _contexts.clear()
+            _contexts[job.key] = job.open()
+        task.do(_contexts[job.key])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
+from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
 """Batches are multiples of this, so that cells go through the network in the same company however many threads."""
@@ -153,7 +154,7 @@ def iter_type_rows(
     probabilities = np.zeros((len(todo), len(classifier.classes)), np.float32)
     done = 0
     yield Progress(0, len(todo), "cells typed")
-    for rows, (y0, x0, y1, x1) in _iter_parts(todo, cells.shape, part_px):
+    for rows, (y0, x0, y1, x1) in iter_parts(todo, cells.shape, part_px):
         here = todo.iloc[rows]
         if y0 or x0:
             here = here.assign(**dict(zip(BOX, (boxes_of(here) - [y0, x0, y0, x0]).T, strict=True)))
@@ -167,22 +168,6 @@ def iter_type_rows(
         done += at
     decide_types(table, todo.index, probabilities, list(classifier.classes), params=params)
     return table
-
-
-def _iter_parts(
-    table: pd.DataFrame, shape: tuple[int, int], part_px: int | None
-) -> Iterator[tuple[NDArray[np.intp], tuple[int, int, int, int]]]:
-    """Yield the rows of cells that are looked at together, and the box that holds them."""
-    if part_px is None:
-        yield np.arange(len(table)), (0, 0, *shape)
-        return
-    boxes = boxes_of(table)
-    home = boxes[:, 0] // part_px * (shape[1] // part_px + 1) + boxes[:, 1] // part_px
-    order = np.argsort(home, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
-        if len(rows):
-            (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
-            yield rows, (y0, x0, y1, x1)
 
 
 def cutout_settings(

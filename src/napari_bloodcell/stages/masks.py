@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.core.geometry import CROSS, box_of_mask, largest_part, shared_box, slices_of
+from napari_bloodcell.core.geometry import CROSS, Box, box_of_mask, largest_part, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
 
 _Window = tuple[slice, slice]
@@ -45,6 +45,12 @@ def intersection_area(a: CellMask, b: CellMask) -> int:
     if box is None:
         return 0
     return int(np.count_nonzero(a.mask[slices_of(box, a.bbox[:2])] & b.mask[slices_of(box, b.bbox[:2])]))
+
+
+def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+    """Return a mask that lies (dy, dx) pixels further down and to the right."""
+    y0, x0, y1, x1 = mask.bbox
+    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
 
 
 def fill_holes(mask: CellMask) -> CellMask:
@@ -211,6 +217,13 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         return cells, order
     renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
     return renumber[cells], order[present]
+
+
+def paint_box(masks: Sequence[CellMask], box: Box) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Return the label image of a box of the smear, (Y, X) int32 as by `paint`, and the mask behind each id."""
+    y0, x0, y1, x1 = box
+    labels, order = paint([moved(m, -y0, -x0) for m in masks], (y1 - y0, x1 - x0))
+    return labels, [masks[i] for i in order]
 
 
 def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:

@@ -33,7 +33,7 @@ from napari_bloodcell.stages.calibration import (
     smear_in,
 )
 from napari_bloodcell.stages.light import lit_evenly, measure_light
-from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, paint
+from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, moved, paint_box
 from napari_bloodcell.stages.stitch import join_tiles
 from napari_bloodcell.stages.surroundings import find_surroundings, overview_of, surroundings_from
 from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
@@ -155,7 +155,8 @@ def iter_segment(
             break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     if overlap:
-        cells, origins = _merge(found, shape, calibration, params)
+        masks = filter_overlapping([m for _, own in found for m in own], shape, calibration, params)
+        cells, origins = paint_box(masks, (0, 0, *shape))
     else:
         cells, origins = _join(found, shape, calibration, params)
     table = _describe(cells, origins)
@@ -354,12 +355,6 @@ def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMa
     return [m for m in masks if box[0] <= m.point[0] < box[2] and box[1] <= m.point[1] < box[3]]
 
 
-def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
-    """Return a mask that lies (dy, dx) pixels further down and to the right."""
-    y0, x0, y1, x1 = mask.bbox
-    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
-
-
 def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return where the prompts of a tile's cells lie, (y0, x0, y1, x1): at the smear's edge also beyond it."""
     (y0, x0, y1, x1), margin = tile.core, OWNER_MARGIN_PX
@@ -371,18 +366,21 @@ def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     )
 
 
-def _merge(
-    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
-) -> tuple[NDArray[np.int32], list[CellMask]]:
-    """Filter the masks of tiles that overlap, each of which saw its cells whole, together, and paint them once.
+def filter_overlapping(
+    masks: list[CellMask], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> list[CellMask]:
+    """Return the cells among the masks of tiles that overlap: each cell once, no clumps, no slivers at the edge."""
+    width = calibration.rbc_diameter_px
+    kept = drop_repeated(masks, rbc_diameter_px=width, overlap_max=params.overlap_max)
+    return drop_slivers(kept, shape, rbc_diameter_px=width, visible_min=params.edge_visible_min)
 
-    Returns the label image and the mask behind each id.
-    """
-    masks = [m for _, own in found for m in own]
+
+def paint_tile(
+    masks: list[CellMask], tile: Tile, calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Return the label image of a tile that overlaps no other, and the mask behind each id."""
     kept = drop_repeated(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-    kept = drop_slivers(kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min)
-    cells, order = paint(kept, shape)
-    return cells, [kept[i] for i in order]
+    return paint_box(kept, tile.core)
 
 
 def _join(
@@ -395,11 +393,9 @@ def _join(
     parts = []
     masks: list[CellMask] = []
     for tile, own in found:
-        y0, x0, y1, x1 = tile.core
-        kept = drop_repeated(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
-        masks += [kept[i] for i in order]
-        parts.append((y0, x0, labels))
+        labels, kept = paint_tile(own, tile, calibration, params)
+        masks += kept
+        parts.append((*tile.core[:2], labels))
     cells, new_id = join_tiles(parts, shape)
     largest: dict[int, CellMask] = {}
     for label, mask in sorted(zip(new_id.tolist(), masks, strict=True), key=lambda pair: pair[1].area):

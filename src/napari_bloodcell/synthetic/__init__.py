@@ -10,22 +10,6 @@ from napari_bloodcell.synthetic.shapes import CellSpec, PlacedCell, Subtype, opt
 from napari_bloodcell.synthetic.shipped import Truth, draw_shipped, load_shipped, shipped_path
 
 __all__ = [
-    "GIEMSA",
-    "STAINS",
-    "TINTED",
-    "WRIGHT",
-    "CellSpec",
-    "Optics",
-    "PlacedCell",
-    "Stain",
-    "Subtype",
-    "SyntheticSmear",
-    "Truth",
-    "draw_cells",
-    "draw_shipped",
-    "draw_smear",
-    "load_shipped",
-    "optical_density",
-    "place",
-    "shipped_path",
-]
+    "GIEMSA", "STAINS", "TINTED", "WRIGHT", "CellSpec", "Optics", "PlacedCell", "Stain", "Subtype", "SyntheticSmear",
+    "Truth", "draw_cells", "draw_shipped", "draw_smear", "load_shipped", "optical_density", "place", "shipped_path",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from napari_bloodcell.core.errors import InputWarning
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.models.load import load_models
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import Pyramids
@@ -34,23 +34,18 @@ class Job:
         """By which a process knows that it is the one it has opened already."""
         return f"{self.output} {self.source} {self.plan.block_hash}"
 
-    def open(self) -> Site:
+    def open(self) -> Context:
         """Open the slide and load the models, here."""
-        recipe = self.plan.recipe
-        generator, classifier = self.generator, self.classifier
-        if generator is None:
-            generator = load_generator(recipe.segment.model, recipe.segment.device)
-        if classifier is None:
-            classifier = load_classifier(recipe.classify.model, recipe.classify.device)
+        generator, classifier = load_models(self.plan.recipe, self.generator, self.classifier)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
             slide = open_image(self.source)
             slide = replace(slide, levels=slide.levels[: self.n_levels]).with_measured_values()
-        return Site(WorkFolder(Path(self.output)), self.plan, slide, generator, classifier)
+        return Context(WorkFolder(Path(self.output)), self.plan, slide, generator, classifier)
 
 
 @dataclass
-class Site:
+class Context:
     """What the tasks of a run work with, in one process."""
 
     work: WorkFolder
