@@ -14,12 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from cyclopts import Parameter
 
 from napari_bloodcell.core.errors import in_one_line, printable
-from napari_bloodcell.core.protocols import Progress
+
+if TYPE_CHECKING:  # it would load NumPy, which --help does without
+    from napari_bloodcell.core.protocols import Progress
 
 TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
 """Environment variable with which faults are shown with their traceback."""
