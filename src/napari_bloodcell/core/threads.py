@@ -18,19 +18,18 @@ def nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """How many threads may work at once, and what each does first."""
+    """How many threads may work at once, and what each runs first."""
 
     n: int = 1
     prepare: Callable[[], None] = nothing
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: Threads | None) -> Iterator[Result]:
-    """Yield ``work(item)`` for each item in their order.
+    """Yield ``work(item)`` for each item, in order; in the caller's thread where `threads` is None.
 
-    Notes
-    -----
-    What `work` or `items` raise is raised where the result would have come. When the caller stops, what has not begun
-    never does, and what has is waited for.
+    Items are taken in the caller's thread, at most one more than there are threads ahead of what is yielded. Exceptions
+    of `work` or `items` are raised where the result would have come. When the caller stops, running work is awaited and
+    the rest is never started.
     """
     if threads is None:
         yield from map(work, items)

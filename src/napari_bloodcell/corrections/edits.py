@@ -1,4 +1,4 @@
-"""Correcting cells by hand: each edit of a label image and its table can be taken back.
+"""Edits of a label image and its table that can be taken back.
 
 An `Edit` holds small windows of the label image before and after, and the rows of the changed cells.
 """
@@ -22,28 +22,22 @@ from napari_bloodcell.core.protocols import CellMask
 Point = tuple[float, float]
 
 REPLACED_FROM = 0.6
-"""A new cell that covers more than this share of an old one takes its place."""
+"""A new cell that covers more than this share of an old one replaces it."""
 FREE_FROM = 0.25
-"""A new cell needs at least this share of its pixels free, or else the cell is there already."""
+"""A new cell needs at least this share of its pixels free; otherwise the cell is there already."""
 WAIST_PX = 0.75
-"""Two parts of a region are cells of their own where the waist between them is this much narrower, pixels of radius."""
+"""Parts of a region are separate cells if the waist between them is this much narrower, pixels of radius."""
 MERGED_WITHIN_PX = 4096
-"""Cells that lie farther apart than this cannot be one."""
+"""Cells farther apart than this are not merged."""
 NO_CELL = "No cell was given: point at a cell, not at the background."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """A window of one plane before and after a change. Only pixels that differ are written.
+    """A window of one plane before and after a change; only pixels that differ are written.
 
-    Attributes
-    ----------
-    plane : tuple of int
-        Position in the axes before the last two; () for a single image.
-    corner : tuple of int
-        (y, x), pixels.
-    before, after : ndarray of int32, shape (h, w)
-        Labels.
+    `plane` is the position in the axes before the last two, () for a single image; `corner` (y, x), pixels; `before`
+    and `after` are labels (h, w).
     """
 
     plane: tuple[int, ...]
@@ -74,7 +68,7 @@ class Patch:
         )
 
     def write_level(self, level: Any, cells: Any) -> None:
-        """Bring a coarser level up to date, whose pixels are every n-th of the finest level, `cells`."""
+        """Update a coarser level, whose pixels are every n-th of `cells`, the finest."""
         step = round(cells.shape[-1] / level.shape[-1])
         y0, x0, y1, x1 = self.box
         top, left = -(-y0 // step), -(-x0 // step)
@@ -87,7 +81,11 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """One change of a label image (…, Y, X) and of its table, with all that is needed to take it back."""
+    """A change of a label image (…, Y, X) and its table, with everything needed to take it back.
+
+    `what` describes it for people, as "cell 5 split". No two patches change the same pixel. `removed` and `added` are
+    the rows of the changed cells before and after.
+    """
 
     what: str
     patches: tuple[Patch, ...]
@@ -104,7 +102,10 @@ class Edit:
         return Edit(self.what, tuple(patch.reversed() for patch in self.patches), self.added, self.removed)
 
     def apply(self, cells: Any, table: pd.DataFrame) -> pd.DataFrame:
-        """Write the pixels into `cells` and return the table with the new rows."""
+        """Write the pixels into `cells` and return the table with the new rows.
+
+        Raises `InputError`, and writes nothing, if the pixels were changed by something else since.
+        """
         if not all(patch.fits(cells) for patch in self.patches):
             raise InputError(f"The cells changed in another way since: {self.what!r} cannot be undone or done again.")
         for patch in self.patches:
@@ -121,23 +122,13 @@ def add_cell(
     values: Mapping[str, object] | None = None,
     may_replace: Collection[int] | None = None,
 ) -> Edit:
-    """Return the edit that adds a cell; it takes only pixels that no other cell has.
+    """Return the edit that adds a cell; it takes only pixels that are free.
 
-    Parameters
-    ----------
-    cells : array of int, shape (…, Y, X)
-        Label image (numpy or zarr), 0 background. Not changed.
-    mask : CellMask
-        The new cell, its box in pixels of the plane; what lies outside is cut off. Its id becomes the largest plus 1.
-    plane : tuple of int
-        Position in the axes before the last two.
-    may_replace : collection of int, optional
-        Cells whose place the new one may take. None: any.
-
-    Notes
-    -----
-    A cell of which the mask covers more than `REPLACED_FROM` is replaced, where it may be. Of what the other cells
-    leave of the mask, the largest connected part is the new cell.
+    `cells` is a label image (…, Y, X), NumPy or Zarr, and not changed; `plane` the position in the axes before the last
+    two. What of `mask` lies outside the plane is cut off. The new id is the largest plus 1; `values` fill its row. A
+    cell of which the mask covers more than `REPLACED_FROM` is replaced, if it is in `may_replace` (None: any). The new
+    cell is the largest connected part of what other cells leave. Raises `InputError` if the mask is empty or a cell is
+    there.
     """
     shape = plane_shape(cells)
     y0, x0, y1, x1 = mask.bbox
@@ -176,7 +167,7 @@ def add_cell(
 def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
     """Return the edit that deletes cells, wherever they lie; arguments as in `add_cell`.
 
-    `plane` is that of cells whose row does not say it.
+    `plane` is that of cells whose row does not name one.
     """
     ids = list(dict.fromkeys(int(i) for i in ids))
     if not ids or 0 in ids:
@@ -192,7 +183,7 @@ def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: 
 
 
 def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
-    """Return the edit that makes several cells one, with id and type of the largest; arguments as in `add_cell`."""
+    """Return the edit that merges cells into one with id and type of the largest; arguments as in `add_cell`."""
     ids = list(dict.fromkeys(int(i) for i in ids))
     if len(ids) < 2:
         raise InputError(f"{len(ids)} cell(s) are selected; select two or more to merge them (Shift-click).")
@@ -213,13 +204,11 @@ def split_cell(
     line: tuple[Point, Point] | None = None,
     plane: tuple[int, ...] = (),
 ) -> Edit:
-    """Return the edit that parts a cell in two, or in more at its waists; arguments as in `add_cell`.
+    """Return the edit that splits a cell in two, or in more at its waists; arguments as in `add_cell`.
 
-    Parameters
-    ----------
-    line : pair of (y, x), optional
-        The cell is cut along the straight line through these two points, pixels of the plane. None: where it is
-        narrow, by the watershed of its distance transform.
+    It is cut along the straight line through two points (y, x), pixels of the plane; None: where it is narrow, by the
+    watershed of its distance transform. The largest part keeps the id, the others follow the largest id; all keep the
+    type. Raises `InputError` if the line does not cross the cell, or it has no waist.
     """
     if not cell:
         raise InputError(NO_CELL)
@@ -256,9 +245,9 @@ def repaint(
     *,
     plane: tuple[int, ...] = (),
 ) -> Edit:
-    """Return the edit for a stroke that `cells` hold already; `old` (h, w) holds the pixels at `corner` before.
+    """Build the Edit for a stroke already applied to `cells`; `old` (h, w) holds the pixels it replaced at `corner`.
 
-    The rows `removed` and `added` have yet to be exchanged in the table, by `replace_rows`.
+    The table must still be updated with `removed` and `added`, by `replace_rows`.
     """
     painted = (corner[0], corner[1], corner[0] + old.shape[0], corner[1] + old.shape[1])
     now = read_window(cells, plane, painted)
@@ -273,7 +262,7 @@ def repaint(
 
 
 def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...] = ()) -> Box:
-    """Return the box (y0, x0, y1, x1) of a cell: the table's where that is right, else found by looking everywhere."""
+    """Return the box (y0, x0, y1, x1) of a cell: the table's if right, else searched; `InputError` if not found."""
     box = box_of(table, cell) if cell in table.index else None
     if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table["area_px"].loc[cell]):
         return box
@@ -285,7 +274,7 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
 
 
 def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return parts 1..K of a mask (h, w): watershed of the distance transform, from its maxima that stand out."""
+    """Return parts 1..K of a mask (h, w): watershed of the distance transform from its prominent maxima."""
     from skimage import morphology, segmentation
 
     h_maxima: Any = morphology.h_maxima
@@ -311,9 +300,9 @@ def make_edit(
     parents: Mapping[int, int] | None = None,
     values: Mapping[int, Mapping[str, object]] | None = None,
 ) -> Edit:
-    """Return the edit from `before` to `after` in a box that holds every changed cell whole: those are measured anew.
+    """Return the edit from `before` to `after` in a box that holds every changed cell whole; cells are remeasured.
 
-    `parents` says from whose row a new id starts, `values` what else its row holds.
+    `parents` names the row from which a new id starts, `values` further columns of its row.
     """
     differs = before != after
     changed = [int(i) for i in np.union1d(before[differs], after[differs]) if i]
@@ -333,13 +322,13 @@ def make_edit(
 
 
 def measure_cell(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, int]) -> dict[str, object]:
-    """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as `measure_cells` does."""
+    """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as by `measure_cells`."""
     table = table_of_measured(measure(mask.astype(np.uint8), corner), shape)
     return {name: table.at[1, name] for name in ("area_px", *BOX, *CENTROID, "touches_edge")}
 
 
 def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int, ...] = ()) -> dict[str, object]:
-    """Return the row of a cell of which nothing is known, with a value that each column's dtype can hold."""
+    """Return the row of an unknown cell, with values that each column's dtype can hold."""
     blanks: dict[str, object] = {"b": False, "i": 0, "u": 0, "f": np.nan}
     row = {str(name): blanks.get(getattr(dtype, "kind", "O"), None) for name, dtype in table.dtypes.items()}
     row |= {"cell_type": "", "type_source": "user", "probability": np.nan}
@@ -351,7 +340,7 @@ def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int
 def plane_of(
     table: pd.DataFrame, cell: int, stack: tuple[int, ...], otherwise: tuple[int, ...] = ()
 ) -> tuple[int, ...]:
-    """Return the plane of a cell of a stack, by its row; `otherwise` where that does not say it."""
+    """Return the plane of a cell of a stack from its row, else `otherwise`."""
     if not stack or "plane" not in table.columns or cell not in table.index:
         return otherwise
     return tuple(int(i) for i in np.unravel_index(int(table["plane"].loc[cell]), stack))

@@ -1,4 +1,4 @@
-"""Cells as GeoJSON, as QuPath imports it: outline, type with its colour, measurements."""
+"""Cells as GeoJSON for QuPath: outline, type with its colour, measurements."""
 
 from __future__ import annotations
 
@@ -33,17 +33,12 @@ Ring = list[tuple[int, int]]
 def to_geojson(
     cells: Any, table: pd.DataFrame, names: Sequence[str], *, image_id: str = "", part_px: int | None = None
 ) -> Iterator[str]:
-    """Yield the text of a FeatureCollection, one detection per cell, piece by piece.
+    """Yield the text of a FeatureCollection piece by piece, one detection per cell.
 
-    Parameters
-    ----------
-    cells : array of int, shape (Y, X)
-        Ids, in memory or on disk; those without a row in the table are left out.
-
-    Notes
-    -----
-    Coordinates are (x, y) in pixels; (0, 0) is the outer corner of the first pixel. Outlines run along the edges of the
-    pixels, so that their area is the cell's.
+    `cells` are ids (Y, X), in memory or on disk; those without a row are left out. `image_id` makes the objects' ids
+    unique to the image. Cells that begin in the same square of `part_px` pixels are read together; None: all at once.
+    Coordinates are (x, y) in pixels with (0, 0) at the outer corner of the first pixel; outlines run along pixel edges,
+    so their area is the cell's.
     """
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
@@ -58,7 +53,7 @@ def to_geojson(
 def _features(
     cells: NDArray[np.integer[Any]], table: pd.DataFrame, names: Sequence[str], corner: tuple[int, int], image_id: str
 ) -> Iterator[str]:
-    """Yield the feature of each row of a table, for a part (Y, X) of an image that begins at `corner`."""
+    """Yield the feature of each row of a table, for a part (Y, X) of the image that begins at `corner`."""
     colours = {name: rgb(type_colour(name, names)) for name in names}
     columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
     types = table["cell_type"].tolist()
@@ -98,9 +93,9 @@ def _geometry(mask: NDArray[np.bool_], x0: int, y0: int) -> dict[str, Any]:
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
-    """Return the closed rings of (x, y) corners around a mask (Y, X): its outlines clockwise, its holes the other way.
+    """Return the closed rings of (x, y) corners around a mask (Y, X): outlines clockwise, holes the other way.
 
-    Pixels that only touch at a corner have outlines of their own.
+    Pixels that touch only at a corner have outlines of their own.
     """
     padded = np.pad(mask, 1)
     inner = padded[1:-1, 1:-1]

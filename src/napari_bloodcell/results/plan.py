@@ -1,4 +1,4 @@
-"""What a run on a slide does, fixed before it starts: tiles, blocks, settings, and the hashes that mark its work."""
+"""The plan of a run on a slide, fixed before it starts: tiles, blocks, settings, and hashes that mark its work."""
 
 from __future__ import annotations
 
@@ -27,16 +27,10 @@ FORMAT = 2
 class Plan:
     """What a run does.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        (Y, X) of the slide, pixels.
-    overlap : int
-        Pixels read around a tile; 0: cells cut by a tile border are joined.
-    pixel_size_um : float or None
-        Micrometres per pixel.
-    block_px : int
-        Side of a block, pixels.
+    `shape` is (Y, X) of the slide, `overlap` the number of pixels read around a tile (0: cells cut by a tile border are
+    joined), `block_px` the side of a block, pixels. `models` maps stage to {"name", "sha256"}. `image_digest` is the
+    slide's fingerprint, `pixel_size_um` that of the image. `device` is that of the process that began the run.
+    `tiles_across` tiles of the settings, in each direction, are one tile of the run.
     """
 
     shape: tuple[int, int]
@@ -63,7 +57,7 @@ class Plan:
 
     @property
     def tile_hash(self) -> str:
-        """Hash of all that decides which masks are found in a tile."""
+        """Hash of everything that decides which masks are found in a tile."""
         settings = self.recipe.segment.model_dump(mode="json", exclude={"device", "model"})
         what = [
             FORMAT,
@@ -78,7 +72,7 @@ class Plan:
 
     @property
     def block_hash(self) -> str:
-        """Hash of all that decides what is known of the cells of a block, less their types' context."""
+        """Hash of everything that decides the cells of a block, except the context of their types."""
         return _hash([self.tile_hash, self.models["classify"]["sha256"], list(self.classes), self.block_px])
 
     # --- tiles ---
@@ -105,12 +99,12 @@ class Plan:
         return Tile(row, column, core, grown(core, self.overlap, self.shape))
 
     def tiles_reading(self, box: Box) -> list[int]:
-        """Return the numbers, rising, of the tiles that look at some of a box: all masks there are theirs."""
+        """Return the rising numbers of the tiles that read any of a box: all masks there are theirs."""
         return _numbers(grown(box, self.overlap, self.shape), self.tile_px, self.grid[1])
 
     @property
     def keys_per_tile(self) -> int:
-        """Most masks that a tile may have: mask i of tile t is known by the key t · keys_per_tile + i + 1."""
+        """Most masks of a tile: mask i of tile t has the key t · keys_per_tile + i + 1."""
         return (2**31 - 2) // self.n_tiles
 
     # --- blocks ---
@@ -139,7 +133,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan that `to_json` wrote."""
+        """Return the plan written by `to_json`; one of `READ_ERRORS` if it is none."""
         content: dict[str, Any] = json.loads(text)
         if content.pop("format") != FORMAT:
             raise ValueError("it is of another version")
@@ -151,7 +145,7 @@ class Plan:
 
 
 def models_of(generator: MaskGenerator, classifier: CellClassifier) -> dict[str, dict[str, str]]:
-    """Return stage → name and hash of the weights."""
+    """Return name and hash of the weights by stage."""
     return {
         "segment": {"name": generator.name, "sha256": generator.sha256},
         "classify": {"name": classifier.name, "sha256": classifier.sha256},

@@ -25,14 +25,14 @@ IMAGE, CELLS, TYPES = "", "labels/cells", "labels/types"
 
 
 class Pyramids:
-    """The pyramids of an OME-Zarr, opened once."""
+    """The pyramids of an existing OME-Zarr, opened once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._levels: dict[str, list[zarr.Array[Any]]] = {}
 
     def levels(self, group: str) -> list[zarr.Array[Any]]:
-        """Return the levels of a group, the finest first."""
+        """Return the levels of a group, finest first."""
         if group not in self._levels:
             self._levels[group] = open_levels(SyncedStore(self.folder), group)
         return self._levels[group]
@@ -40,14 +40,15 @@ class Pyramids:
     def write_block(self, group: str, data: NDArray[Any], box: Box) -> None:
         """Write a block (…, Y, X) into the levels that blocks write, and wait until it is on the disk.
 
-        A block holds whole chunks of them, so that several processes can write blocks at once.
+        A block covers whole chunks of these levels, so that several processes can write blocks at once. Raises
+        `OutputError`, as on a full disk.
         """
         levels = self.levels(group)[:BLOCK_LEVELS]
         for k, part in enumerate(halvings(data, len(levels), is_label=group != IMAGE)):
             self._write(group, k, part, box[0] >> k, box[1] >> k)
 
     def fill_coarse_levels(self, group: str) -> None:
-        """Write the levels that blocks do not write, each from the one before, a few chunks at a time."""
+        """Write the coarser levels, each from the one before, a few chunks at a time."""
         levels, side = self.levels(group), 2 * CHUNK
         for k in range(BLOCK_LEVELS, len(levels)):
             height, width = levels[k].shape[-2:]
@@ -73,10 +74,10 @@ class Pyramids:
 
 
 class SyncedStore(LocalStore):
-    """A folder whose chunks are on the disk, whole, when a write returns."""
+    """A folder whose chunks are completely on the disk when a write returns."""
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write a chunk; zarr gives it its name once it is whole."""
+        """Write a chunk; zarr renames it once it is whole."""
         await super().set(key, value)
         await asyncio.to_thread(_sync, self.root / key)
 

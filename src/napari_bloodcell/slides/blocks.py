@@ -1,4 +1,4 @@
-"""The cells of one block of a slide: whole, measured, and as the classifier sees them."""
+"""The cells of one block of a slide: painted whole, measured and classified."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from napari_bloodcell.stages.masks import paint_box
 
 
 class Painted(NamedTuple):
-    """Cells of a part of a slide: labels (Y, X) 1..n of `region`, and for each label its key and the mask behind it."""
+    """Cells of part of a slide: labels (Y, X) 1..n of `region`, and for each label its key and the mask behind it."""
 
     region: Box
     labels: NDArray[np.int32]
@@ -34,15 +34,10 @@ class Painted(NamedTuple):
 
 
 def settle_block(context: Context, number: int, failed: frozenset[int] = frozenset()) -> int:
-    """Find which pixels of a block belong to which cell, measure its cells and look at them with the classifier.
+    """Paint, measure and classify the cells whose box begins in a block, and return how many there are.
 
-    The block owns the cells whose box begins in it. What is found goes on disk, and what can be seen of it already into
-    the OME-Zarr, with keys for ids and with types without their context.
-
-    Parameters
-    ----------
-    failed : frozenset of int
-        Tiles that have no masks because they failed.
+    Results go to disk, and a preview into the OME-Zarr, with keys instead of ids and types without context. `failed`
+    are tiles that have no masks because they failed. Raises `TileNotDone` if a tile it needs is not done.
     """
     plan = context.plan
     context.without(failed)
@@ -85,7 +80,7 @@ def settle_block(context: Context, number: int, failed: frozenset[int] = frozens
 
 
 def _read(context: Context, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
-    """Return the image of a region, (y, x, 3); white where a tile failed and its pixels cannot be read."""
+    """Return the image of a region, (y, x, 3); white if a tile failed and its pixels cannot be read."""
     try:
         return context.slide.read(region)
     except InputError:
@@ -101,7 +96,7 @@ def _read(context: Context, region: Box, failed: frozenset[int]) -> NDArray[np.u
 
 
 def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:
-    """Return the labels of a block, (Y, X), from what `settle_block` put on disk: label i is the i-th of `all_keys`."""
+    """Return a block's labels, (Y, X), as saved by `settle_block`: label i is the i-th of `all_keys`."""
     dtype = np.dtype(np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32)
     shape = (box[2] - box[0], box[3] - box[1])
     content = _codec().decompress(arrays["labels"].tobytes(), shape[0] * shape[1] * dtype.itemsize)
@@ -115,7 +110,7 @@ def _codec() -> Any:
 
 
 def _paint_masks(context: Context, box: Box) -> Painted:
-    """Paint the masks of tiles that overlap, each of which saw its cells whole."""
+    """Paint the masks of overlapping tiles, which saw their cells whole."""
     found, region = masks_to_paint(context.nearby, box, context.plan)
     key_of = {id(m.mask): m.key for m in found}
     labels, masks = paint_box([m.mask for m in found], region)
@@ -123,7 +118,7 @@ def _paint_masks(context: Context, box: Box) -> Painted:
 
 
 def _paint_joined(context: Context, box: Box) -> Painted:
-    """Put tiles that do not overlap side by side, with the parts of cells that they cut made one."""
+    """Put tiles that do not overlap side by side, with cells cut by their borders joined."""
     joined = Joined.read(context.work, context.plan)
     region = joined.region_of(box, context.plan.shape)
     keys = joined.paint(context.work, context.plan, region)
@@ -133,7 +128,7 @@ def _paint_joined(context: Context, box: Box) -> Painted:
 
 
 def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
-    """Return what `measure` finds of the cells that begin in the block, in pixels of the slide; index = label."""
+    """Measure the cells that begin in the block, in pixels of the slide; index = label."""
     measured = measure(painted.labels, painted.region[:2])
     begins = boxes_of(measured)[:, :2]
     return measured.iloc[np.flatnonzero((begins >= box[:2]).all(1) & (begins < box[2:]).all(1))]
@@ -142,7 +137,7 @@ def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
 def _look_at(
     context: Context, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame
 ) -> NDArray[np.float32]:
-    """Return the classifier's probabilities (N, K) of cells that were measured."""
+    """Return the classifier's probabilities (N, K) for measured cells."""
     params, calibration = context.plan.recipe.classify, context.plan.calibration
     here, corner = measured.copy(), painted.region[:2]
     here[list(BOX)] -= np.tile(corner, 2)
@@ -153,7 +148,7 @@ def _look_at(
 
 
 def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:
-    """Return the codes of the types (N,) as they look before the context is weighed in."""
+    """Return the type codes (N,) before the context is weighed in."""
     names = type_names(plan.classes)
     codes = np.array([names.index(name) + 1 for name in plan.classes], np.uint8)
     return codes[probabilities.argmax(1)] if len(probabilities) else np.empty(0, np.uint8)

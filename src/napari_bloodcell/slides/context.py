@@ -1,4 +1,4 @@
-"""Where work on a slide is done: the slide, the models and the folder, opened once per process."""
+"""What the tasks of a run work with, opened once per process: slide, models and folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from napari_bloodcell.slides.work import WorkFolder
 
 @dataclass(frozen=True)
 class Job:
-    """A run as another process is told of it; can be pickled."""
+    """Description of a run for another process; can be pickled."""
 
     output: str
     source: str
@@ -31,11 +31,11 @@ class Job:
 
     @property
     def key(self) -> str:
-        """By which a process knows that it is the one it has opened already."""
+        """Identifies the run that a process has opened."""
         return f"{self.output} {self.source} {self.plan.block_hash}"
 
     def open(self) -> Context:
-        """Open the slide and load the models, here."""
+        """Open the slide and load the models in this process."""
         generator, classifier = load_models(self.plan.recipe, self.generator, self.classifier)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass
 class Context:
-    """What the tasks of a run work with, in one process."""
+    """What the tasks of a run work with in one process."""
 
     work: WorkFolder
     plan: Plan
@@ -62,11 +62,11 @@ class Context:
 
     @property
     def must_copy_image(self) -> bool:
-        """Whether the image has to be written into the OME-Zarr, or lies there already."""
+        """Whether the image must be written into the OME-Zarr; False if it is there already."""
         target = (self.work.output / ZARR).resolve()
         return self.plan.copies_image and (self.slide.source is None or Path(self.slide.source).resolve() != target)
 
     def without(self, failed: frozenset[int]) -> None:
-        """Take the masks of these tiles to be none."""
+        """Treat these tiles as having no masks."""
         if failed != self.nearby.failed:
             self.nearby = NearbyMasks(self.work, self.plan, failed)

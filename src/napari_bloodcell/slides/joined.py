@@ -1,4 +1,4 @@
-"""Cells cut by the borders of tiles that do not overlap, joined over a whole slide (paper §3.6)."""
+"""Joins cells cut by the borders of tiles that do not overlap, over a whole slide (paper §3.6)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,11 @@ _PIXEL = np.ones((1, 1), bool)
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Which parts are which cell.
+    """Which parts of cells, tile by tile, are which cell.
 
-    Attributes
-    ----------
-    offset : ndarray of int64, shape (tiles + 1,)
-        Parts in the tiles before each tile.
-    new_id : ndarray of int64, shape (parts,)
-        Id 1..N of the cell of each part.
-    bbox : ndarray of int64, shape (N, 4)
-        Boxes of the cells.
-    masks : list of CellMask
-        What the generator said of the largest part of each cell; without pixels.
+    `offset` (tiles + 1,) is the number of parts in the tiles before each tile, `new_id` (parts,) the id 1..N of each
+    part's cell, `bbox` (N, 4) the boxes of the cells, all int64. `masks` holds the generator's figures for the largest
+    part of each cell, without pixels.
     """
 
     offset: NDArray[np.int64]
@@ -44,21 +37,21 @@ class Joined:
 
     @classmethod
     def read(cls, work: WorkFolder, plan: Plan) -> Joined:
-        """Return what `join_slide` found."""
+        """Return what `join_slide` saved; `TileNotDone` if it has not run yet."""
         path = _path(work)
         if not path.exists():
             raise TileNotDone("The cells cut by tile borders are not joined yet.")
         return _read(path, path.stat().st_mtime_ns, plan.tile_hash)
 
     def region_of(self, box: Box, shape: tuple[int, int]) -> Box:
-        """Return the smallest box that holds `box` and all cells that reach into it."""
+        """Return the smallest box around `box` and all cells that reach into it."""
         y0, x0, y1, x1 = box
         b = self.bbox
         hit = b[(b[:, 0] < y1) & (b[:, 2] > y0) & (b[:, 1] < x1) & (b[:, 3] > x0)]
         return grown(union_of([box, *hit.tolist()]), 0, shape)
 
     def paint(self, work: WorkFolder, plan: Plan, box: Box) -> NDArray[np.int64]:
-        """Return the ids of the cells in each pixel of a box, (Y, X)."""
+        """Return the cell id of each pixel of a box, (Y, X)."""
         ids = np.zeros((box[2] - box[0], box[3] - box[1]), np.int64)
         for number in plan.tiles_reading(box):
             core = plan.tile(number).core
@@ -74,7 +67,7 @@ class Joined:
 
 
 def join_slide(work: WorkFolder, plan: Plan, failed: Collection[int] = ()) -> int:
-    """Join the cells of all tiles, three tiles in memory at a time, and return how many cells there are."""
+    """Join the cells of all tiles, with three tiles in memory at a time, and return how many cells there are."""
     rows, columns = plan.grid
     offset = np.zeros(plan.n_tiles + 1, np.int64)
     pairs: list[tuple[int, int]] = []
@@ -138,7 +131,7 @@ def _labels(work: WorkFolder, plan: Plan, number: int) -> NDArray[np.int32] | No
 
 
 def _numbered(work: WorkFolder, plan: Plan, number: int, offset: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the labels of a tile, numbered on from those of the tiles before; zeros where it failed."""
+    """Return a tile's labels, numbered on from those of the tiles before; zeros if it failed."""
     labels = _labels(work, plan, number)
     if labels is None:
         y0, x0, y1, x1 = plan.tile(number).core

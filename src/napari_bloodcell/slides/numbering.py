@@ -1,4 +1,4 @@
-"""Ids 1..N for the cells of a whole slide, with their table: the blocks put together."""
+"""Puts the blocks of a slide together: ids 1..N and one table of cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probab
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """The ids of a slide's cells: `keys` rise, `ids` go with them, `codes` is the type's code by id."""
+    """Ids of a slide's cells: `keys` rise, `ids` belong to them, `codes` is the type's code by id."""
 
     keys: NDArray[np.int32]
     ids: NDArray[np.int32]
@@ -34,16 +34,14 @@ class Numbers:
 
     @property
     def digest(self) -> str:
-        """Hash by which blocks that were painted with them are known."""
+        """Hash that marks blocks painted with these ids."""
         return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
 
 
 def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers]:
-    """Return the cells of all blocks as one table with ids and types, and what paints them.
+    """Return the cells of all blocks as one table with ids and types, and the numbers to paint them with.
 
-    Notes
-    -----
-    Ids follow the prompts in reading order, as those of a smear that fits in memory do.
+    Ids follow the prompts in reading order, as they do in memory.
     """
     blocks, proposed = _gather(work, plan)
     joined = {name: np.concatenate([b[name] for b in blocks]) for name in _KEPT}
@@ -78,13 +76,13 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, N
 
 
 def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
-    """Put the ids where `paint_block` finds them."""
+    """Save the ids for `paint_block`."""
     arrays: Arrays = {"keys": numbers.keys, "ids": numbers.ids, "codes": numbers.codes}
     write_arrays(_numbers_path(work), arrays, "numbers")
 
 
 def paint_block(context: Context, number: int, digest: str) -> int:
-    """Write the ids and types of a block's pixels into the OME-Zarr; nothing is done where that was done already."""
+    """Write the ids and types of a block's pixels into the OME-Zarr, unless that is done already."""
     plan, box = context.plan, context.plan.block(number)
     marker = context.work.path / "painted" / f"{number:08d}.npz"
     if read_arrays(marker, digest) is not None:
@@ -109,7 +107,7 @@ def paint_block(context: Context, number: int, digest: str) -> int:
 
 
 def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_]]:
-    """Return the blocks' columns, and the types that the generator proposed."""
+    """Return the blocks' columns, and the types proposed by the generator."""
     blocks, proposed = [], [np.empty(0, object)]
     for number in range(plan.n_blocks):
         arrays = _block(work, plan, number)

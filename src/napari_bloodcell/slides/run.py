@@ -1,4 +1,4 @@
-"""Analyses a slide of any size into a folder: tile by tile, never the whole plane, and on from where it was stopped."""
+"""Analyses a slide of any size into a folder, tile by tile, resuming where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -59,23 +59,16 @@ def iter_analyse_slide(
 ) -> Generator[Progress, None, Result]:
     """Segment, type and count the cells of a slide of any size into a folder.
 
-    Parameters
-    ----------
-    workers : int
-        Processes on this machine, each with the models and its share of the cores.
+    Work that an earlier run with the same image, settings and weights left in `output` is resumed; a complete result is
+    opened. `workers` is the number of processes on this machine, each with the models and its share of the cores;
+    `scheduler` the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786", whose workers reach image
+    and folder by the same paths. Models given must then be picklable. `copies_image` writes a lossless copy of the
+    image, `geojson` ``cells.geojson`` for QuPath; `live` updates the coarsest label levels after each block, for
+    viewers.
 
-    Yields
-    ------
-    Progress
-        After each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the OME-Zarr, or None.
-
-    Raises
-    ------
-    InputError
-        If the image cannot be opened.
-    OutputError
-        If the folder cannot be written to, is full, or another run is at it. What is done stays, and the same call goes
-        on with it.
+    Yields progress after each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the
+    OME-Zarr, or None. Raises `InputError` if the image cannot be opened, and `OutputError` if the folder cannot be
+    written to, is full, or is in use by another run; finished work stays, and the same call resumes it.
     """
     recipe = recipe or Recipe()
     output = expanded(output)
@@ -195,7 +188,7 @@ def _plan(
 
 
 def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
-    """Return the hash that names an image by its content, in memory and on disk alike."""
+    """Return the hash that names an image by its content, the same in memory and on disk."""
     image = open_image(work.output / ZARR) if plan.copies_image else slide  # a copy is whole where a slide is damaged
     try:
         return image_hash(image.pixels)
@@ -204,7 +197,7 @@ def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
 
 
 def _digest(slide: SlideImage) -> str:
-    """Return by what a slide is known again: its shape, a sample of its pixels, and its file's size and date."""
+    """Return the fingerprint of a slide: its shape, a sample of its pixels, and its file's size and date."""
     digest = hashlib.sha256(repr((slide.shape, slide.pixel_size_um)).encode())
     digest.update(sample_of(slide.pixels).tobytes())
     if slide.source is not None and Path(slide.source).is_file():
@@ -229,7 +222,7 @@ def _is_that_of(result: Result, plan: Plan) -> bool:
 
 
 def _make_ready(work: WorkFolder, plan: Plan) -> None:
-    """Keep earlier work that fits; make the folder and the empty OME-Zarr otherwise."""
+    """Keep earlier work if it fits; otherwise make the folder and an empty OME-Zarr."""
     earlier, zarr = work.read_plan(), work.output / ZARR
     sweep(work.output)
     fits = (
@@ -257,7 +250,7 @@ def _make_ready(work: WorkFolder, plan: Plan) -> None:
 
 
 def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Progress, None, SlideImage]:
-    """Copy a slide that tiles cannot be read from, or that other processes cannot reach, and return the copy."""
+    """Copy a slide that has no tiles, or that other processes cannot reach, and return the copy."""
     target = (work.output / ZARR if plan.copies_image else work.path / "image.ome.zarr").resolve()
     if not target.is_dir():
         with writing(target):
@@ -278,7 +271,7 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
 
 
 def _iter_find(work: WorkFolder, plan: Plan, pool: Workers) -> Generator[Progress, None, dict[int, str]]:
-    """Find the cells of all tiles and settle all blocks; return the tiles that failed, with their errors."""
+    """Find the cells of all tiles and settle all blocks; return failed tiles with their errors."""
     tiles = [n for n in range(plan.n_tiles) if not is_made_with(work.tile_path(plan, n), plan.tile_hash)]
     blocks = [n for n in range(plan.n_blocks) if not _is_settled(work, plan, n)]
     total = plan.n_tiles + plan.n_blocks
@@ -310,7 +303,7 @@ def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
 
 
 def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:
-    """Yield steps, after the blocks that they brought are in the coarsest levels of the labels."""
+    """Yield steps once their blocks are in the coarsest levels of the labels."""
     if work is None:
         return (yield from analysis)
     pyramids = Pyramids(work.output / ZARR)

@@ -1,4 +1,4 @@
-"""Keeps the result of a slide true when people change its cells: types in the OME-Zarr, table, counts, outlines."""
+"""Keeps a slide's result true to changes by people: types in the OME-Zarr, table, counts, outlines."""
 
 from __future__ import annotations
 
@@ -29,14 +29,10 @@ from napari_bloodcell.stages.parts import PART_PX
 
 
 def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.integer[Any]]) -> None:
-    """Write the types of the cells in boxes anew, at all levels.
+    """Rewrite the types in boxes (M, 4), (y0, x0, y1, x1) pixels of the finest level, at all levels.
 
-    Parameters
-    ----------
-    codes : ndarray of uint8, shape (≥ N + 1,)
-        Code of the type by id, 0 for none; ids beyond its end have none.
-    boxes : ndarray of int, shape (M, 4)
-        (y0, x0, y1, x1), pixels of the finest level. Whole chunks around them are written.
+    `codes` (≥ N + 1,) uint8 is the type's code by id, 0 for none; ids beyond its end have none. Whole chunks are
+    written.
     """
     lut = np.append(codes, np.uint8(0))
     with writing(folder):
@@ -61,7 +57,10 @@ def write_corrected(
     typed_with: ClassifyParams | None = None,
     classifier: dict[str, str] | None = None,
 ) -> Result:
-    """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result."""
+    """Rewrite a slide's table, counts, recipe and outlines after its cells were changed, and return the result.
+
+    The label images must be changed already. `typed_with` and `classifier` (name and sha256) record a later typing.
+    """
     before = read_result(folder)
     plan = before.plan
     if plan is None:
@@ -99,12 +98,9 @@ def write_slide(
     failed_tiles: Sequence[FailedTile] = (),
     warnings: Sequence[str] = (),
 ) -> Result:
-    """Write an image of any size with cells that lie somewhere else as the result of a slide.
+    """Write an image of any size with cells from elsewhere as the result of a slide.
 
-    Parameters
-    ----------
-    cells : array-like of int, shape (Y, X)
-        Ids; those without a row have no type.
+    `cells` are ids (Y, X), sliced; those without a row have no type. They must not lie in `folder`.
     """
     pixel_size_um = recipe.segment.pixel_size_um or image.pixel_size_um
     plan = Plan(

@@ -1,4 +1,4 @@
-"""Finding the cells of one tile of a slide."""
+"""Finds the cells of one tile of a slide."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from napari_bloodcell.stages.segment import paint_tile, segment_tile
 
 
 def find_tile(context: Context, number: int) -> int:
-    """Find the masks of a tile, put them on disk, and return how many there are.
+    """Find the masks of a tile, save them, and return how many there are.
 
-    Where tiles overlap, the masks that the tile owns are kept as they are. Where they do not, they are painted, and
-    the labels of the tile are kept, with the mask behind each.
+    Masks of overlapping tiles are saved as they are. Otherwise they are painted, and the tile's labels are saved with
+    the mask behind each.
     """
     plan, params = context.plan, context.plan.recipe.segment
     tile = plan.tile(number)
@@ -36,19 +36,17 @@ def find_tile(context: Context, number: int) -> int:
 
 
 LOOK_PX = 4.0
-"""A red cell is about this wide where a tile is looked at; a platelet is a pixel or two."""
+"""Width of a red cell in the small picture of a tile; a platelet is a pixel or two."""
 FLAT_RANGE = 7
-"""Grey levels that even glass varies by once it is averaged. The palest platelet differs by more from what is around
-it, and so does a cell that is cut by the border of what is looked at."""
+"""Grey levels by which even glass varies once averaged. The palest platelet differs by more from its surroundings, and
+so does a cell cut by the border."""
 
 
 def is_empty_glass(slide: SlideImage, box: Box, rbc_diameter_px: float) -> bool:
-    """Return whether a box (y0, x0, y1, x1) of a slide shows nothing, by its pyramid's coarse levels where it has any.
+    """Return whether a box (y0, x0, y1, x1) of a slide is empty glass, using coarse pyramid levels if there are any.
 
-    Notes
-    -----
-    Empty is what hardly varies. A tile with a cell, or with a part of one, is never that flat; a tile with dust or a
-    shadow is not either, and is looked at by the model like any other.
+    Empty means hardly varying. A tile with any part of a cell is never that flat; one with dust or a shadow is not
+    either, and goes to the model like any other.
     """
     level, shrink = slide.level_for(rbc_diameter_px / LOOK_PX)
     y0, x0, y1, x1 = box

@@ -1,4 +1,4 @@
-"""Who does the tasks of a run: this process, others on this machine, or a cluster."""
+"""Where the tasks of a run are done: in this process, in others on this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from napari_bloodcell.slides.tiles import find_tile
 
 T = TypeVar("T")
 MOST_LOSSES = 3
-"""A task that was under way so often when its process died is what kills it."""
+"""A task whose worker died this many times is assumed to be the cause, and fails."""
 MOST_PROCESSES = 61 if sys.platform == "win32" else 4096
 """Windows cannot wait for more at a time."""
 CLUSTER_EXTRA = 'It is not installed: pip install "napari-bloodcell[cluster]".'
@@ -43,26 +43,26 @@ TASKS: dict[str, Callable[..., int]] = {"tile": find_tile, "block": settle_block
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A piece of work: which of `TASKS`, on which tile or block, and what else it is told."""
+    """A piece of work: one of `TASKS`, a tile or block number, and a further argument."""
 
     kind: str
     number: int
     more: Any = None
 
     def do(self, context: Context) -> int:
-        """Do it here."""
+        """Do it in this process."""
         return TASKS[self.kind](context, self.number, *(() if self.more is None else (self.more,)))
 
 
 class Schedule(Protocol[T]):
-    """Which task is next, as others end."""
+    """Chooses the next task as others end."""
 
     def next(self) -> T | None:
-        """Return a task that can be begun now, or None where there is none now."""
+        """Return a task that can start now, or None."""
         ...
 
     def ended(self, task: T, error: Exception | None) -> None:
-        """Take note that a task has ended; `error` is why it failed."""
+        """Note that a task has ended; `error` is why it failed."""
         ...
 
 
@@ -73,7 +73,7 @@ class SingleProcess(Generic[T]):
         self._call = call
 
     def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
+        """Do all tasks; yield each with its result, or None if it failed."""
         while (task := schedule.next()) is not None:
             error, value = None, None
             try:
@@ -84,11 +84,15 @@ class SingleProcess(Generic[T]):
             yield task, value
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to end."""
 
 
 class WorkerPool(Generic[T]):
-    """Hands tasks to an executor that does them elsewhere."""
+    """Hands tasks to an executor whose processes may die.
+
+    `start` returns a new executor and `end` shuts it down. Tasks are hashable and run as ``call(*first, task)``, at
+    most `n_at_once()` at a time.
+    """
 
     def __init__(
         self,
@@ -103,10 +107,10 @@ class WorkerPool(Generic[T]):
         self._executor: Executor | None = None
 
     def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed.
+        """Do all tasks; yield each with its result, or None if it failed.
 
-        Where a process dies, the tasks that were under way are done again, one at a time: the one whose process dies
-        again and again is what kills it, and has failed.
+        If a process dies, the tasks that were running are done again one at a time: the one whose process keeps dying
+        is the cause, and fails.
         """
         under_way: dict[Future[Any], tuple[T, Executor]] = {}
         again: deque[T] = deque()
@@ -140,7 +144,7 @@ class WorkerPool(Generic[T]):
                 yield task, value
 
     def close(self) -> None:
-        """End the executor; what it has not begun is not done."""
+        """Shut down the executor; tasks that have not started are dropped."""
         if self._executor is not None:
             self._end(self._executor)
             self._executor = None
@@ -151,14 +155,14 @@ class WorkerPool(Generic[T]):
         return self._executor
 
     def _drop(self, broken: Executor) -> None:
-        """Begin anew with the next task, unless that was done already."""
+        """Start a new executor with the next task, unless that was done already."""
         if self._executor is broken:
             broken.shutdown(wait=False, cancel_futures=True)
             self._executor = None
 
 
 def _outcome_of(future: Future[Any]) -> tuple[Exception | None, Any]:
-    """Return why a task failed, or None, and what came of it."""
+    """Return why a task failed, or None, and its result."""
     try:
         return None, future.result()
     except CancelledError:
@@ -183,7 +187,7 @@ def process_pool(
     *,
     tasks_each: int = 1,
 ) -> WorkerPool[T]:
-    """Return a pool of processes on this machine that share its cores; each calls `begin` with the arguments first."""
+    """Return a pool of processes that share this machine's cores; each first calls `begin` with the arguments."""
     n_workers = min(n_workers, MOST_PROCESSES)
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
@@ -195,7 +199,7 @@ def process_pool(
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
-    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks."""
+    """Start all processes of a pool now, since they inherit the environment; `SettingsError` if they end at once."""
     try:
         with _ignored_interrupts():
             tasks = [pool.submit(os.getpid) for _ in range(n_workers)]
@@ -211,7 +215,7 @@ def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor
 
 @contextmanager
 def _ignored_interrupts() -> Iterator[None]:
-    """Let processes that are started meanwhile ignore Ctrl-C from their first moment; `_begin` would be too late."""
+    """Let processes started in the block ignore Ctrl-C from their first moment; `_begin` would be too late."""
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield
         return
@@ -223,7 +227,10 @@ def _ignored_interrupts() -> Iterator[None]:
 
 
 def cluster(job: Job, address: str) -> WorkerPool[Task]:
-    """Return a pool of the workers of a dask.distributed scheduler, for a slide."""
+    """Return a pool of the workers of a dask.distributed scheduler, for a slide.
+
+    Raises `SettingsError` if the extra is missing or nothing answers at the address.
+    """
     try:
         import distributed
     except ImportError as error:
@@ -255,10 +262,7 @@ def _begin(job: Job) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it does, also where that is killed and cannot tell.
-
-    Ctrl-C, which all processes of a terminal get, is left to that one.
-    """
+    """End this process when its parent does, even if that is killed, and leave Ctrl-C to the parent."""
     parent = parent_process()
     if parent is None:
         return
@@ -287,7 +291,7 @@ def _do_there(job: Job, task: Task) -> None:
 
 @contextmanager
 def threads_in_processes(n: int) -> Iterator[None]:
-    """Let processes that are started meanwhile use n threads each."""
+    """Let processes started in the block use n threads each."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(n)))
@@ -302,18 +306,13 @@ def threads_in_processes(n: int) -> Iterator[None]:
 
 
 ROUNDS = 2
-"""How often a tile or block is handed out before it has failed."""
+"""Times a tile or block is handed out before it has failed."""
 
 
 class TilesThenBlocks:
-    """Finds the cells of tiles and settles the blocks.
+    """Schedules the tiles and blocks left to do, given rising; each block as soon as its tiles are done.
 
-    Parameters
-    ----------
-    tiles, blocks : iterable of int
-        Which are left to do, rising.
-    failed : dict of int to str, optional
-        Tiles that have failed already, with their errors; those of this schedule are added.
+    `failed` maps tiles that failed to their errors; those that fail here are added.
     """
 
     def __init__(
@@ -340,13 +339,7 @@ class TilesThenBlocks:
         return None
 
     def ended(self, task: Task, error: Exception | None) -> None:
-        """Take note that a task has ended.
-
-        Raises
-        ------
-        Exception
-            What stops the run: a full disk, or a block that failed again.
-        """
+        """Note that a task has ended; raise what stops the run: a full disk, or a block that failed again."""
         if isinstance(error, OutputError):
             raise error
         if error is None:
@@ -379,7 +372,7 @@ class TilesThenBlocks:
 
 
 class InOrder(Generic[T]):
-    """Does tasks one after the other; one that fails stops the run."""
+    """Schedules tasks one after the other; an error stops the run."""
 
     def __init__(self, tasks: Iterable[T]) -> None:
         self._tasks = deque(tasks)
@@ -389,6 +382,6 @@ class InOrder(Generic[T]):
         return self._tasks.popleft() if self._tasks else None
 
     def ended(self, task: T, error: Exception | None) -> None:
-        """Raise the error of a task that has ended, if it has one."""
+        """Raise the error of a task that failed."""
         if error is not None:
             raise error

@@ -22,17 +22,18 @@ from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
 from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
-"""Batches are multiples of this, so that cells go through the network in the same company however many threads."""
+"""Batch sizes are multiples of this: float rounding depends on a cell's batch mates, so results must not depend on the
+thread count."""
 PROPOSAL_DOUBT = 0.03
-"""The generator's opinion is taken to be wrong at least this often."""
+"""Lower bound of the probability that the generator's proposed type is wrong."""
 PROPOSAL_WEIGHT = 0.7
-"""Power to which its probabilities are raised: both look at the same pixels, so they are not independent."""
+"""Power applied to the generator's probabilities: both models see the same pixels, so they are not independent."""
 CLASSIFIER_DOUBT = 0.002
-"""So is the classifier's."""
+"""Lower bound of the classifier's probabilities."""
 
 
 class SegmentedSmear(Protocol):
-    """What typing needs of a segmentation."""
+    """The parts of a segmentation that typing needs."""
 
     @property
     def cells(self) -> NDArray[np.int32]:
@@ -140,14 +141,10 @@ def iter_type_rows(
     classifier: CellClassifier,
     part_px: int | None = None,
 ) -> Generator[Progress, None, pd.DataFrame]:
-    """Type the cells of an image of any size.
+    """Type the cells of an image of any size and return the table with types; cells that a user typed stay.
 
-    Parameters
-    ----------
-    image : array-like of uint8, shape (Y, X, 3)
-        The smear; sliced part by part.
-    cells : array-like of int, shape (Y, X)
-        Ids.
+    `image` (Y, X, 3) uint8 and `cells` (Y, X) int are sliced part by part: cells that begin in the same square of
+    `part_px` pixels together, or all if None. Yields progress after each batch; payload = ids typed.
     """
     table = table.copy()
     todo = table[table["type_source"] != "user"]
@@ -173,7 +170,7 @@ def iter_type_rows(
 def cutout_settings(
     classifier: CellClassifier, calibration: Calibration
 ) -> tuple[float, tuple[float, float, float] | None]:
-    """Return (scale, background_rgb) with which cells must be cut for this classifier."""
+    """Return (scale, background_rgb) for cutting cells out for this classifier."""
     width = classifier.rbc_diameter_px
     scale = 1.0 if width is None else width / calibration.rbc_diameter_px
     has_glass_level = getattr(classifier, "glass_level", None) is not None
@@ -188,13 +185,7 @@ def decide_types(
     *,
     params: ClassifyParams,
 ) -> None:
-    """Fill in types, probabilities and their source for some rows of a whole smear's table.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float32, shape (N, K)
-        What the classifier says of them.
-    """
+    """Fill in types, probabilities (N, K) and their source for the rows `ids` of a whole smear's table, in place."""
     classes = list(classes)
     if params.use_context:
         probabilities = _weigh_in_proposals(probabilities, table.loc[ids], classes)
@@ -202,7 +193,7 @@ def decide_types(
 
 
 def _plane(image: Any) -> NDArray[np.uint8]:
-    """Return the image as (Y, X, 3) uint8, reading it only where it is not one yet."""
+    """Return the image as (Y, X, 3) uint8, reading it only if it is not that already."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     from napari_bloodcell.images.open import read_plane
@@ -220,9 +211,9 @@ def iter_probabilities(
     *,
     corner: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
+    """Yield ids (B,) and the classifier's probabilities (B, K) for the cells of a table, in its order.
 
-    Cells are cut out while others are looked at. `corner` is the (y, x) of the image in its smear.
+    Cells are cut out while others are classified. `corner` is the (y, x) of the image in its smear.
     """
     image = smear_in(image, corner, calibration)
     scale, background = cutout_settings(classifier, calibration)
@@ -239,7 +230,7 @@ def iter_probabilities(
 
 
 def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:
-    """Return the classifier's probabilities, refusing anything that is not (N, K) of finite numbers."""
+    """Return the classifier's probabilities; `ModelError` unless they are (N, K) finite numbers."""
     probabilities = np.asarray(classifier.predict(cutouts), np.float32)
     if probabilities.shape != (len(cutouts), n_classes) or not np.isfinite(probabilities).all():
         raise ModelError(
@@ -252,10 +243,10 @@ def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_clas
 def _weigh_in_proposals(
     probabilities: NDArray[np.float32], table: pd.DataFrame, classes: list[str]
 ) -> NDArray[np.float32]:
-    """Multiply the classifier's probabilities (N, K) with a power of those of the generator's proposals.
+    """Multiply the classifier's probabilities (N, K) by a power of those of the generator's proposals.
 
-    A proposal that is none of the classifier's classes says nothing, and none speaks against a class of the user's own,
-    which the generator cannot tell from the one that it names. Neither opinion is ever certain.
+    A proposal outside the classifier's classes is ignored, and none counts against a user's own class, which the
+    generator cannot tell from the built-in one it names. Neither opinion is ever certain.
     """
     is_proposable = np.array([name in BUILTIN_TYPES for name in classes])
     if "proposed_type" not in table or not len(table) or is_proposable.sum() < 2:

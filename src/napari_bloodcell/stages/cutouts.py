@@ -17,7 +17,7 @@ from napari_bloodcell.core.geometry import Box, box_of_mask, slices_of
 CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""
 GLASS_LEVEL = 235.0
-"""Level to which the empty glass is brought where a classifier asks for it, 0 to 255."""
+"""Level to which the empty glass is brought if a classifier asks for it, 0 to 255."""
 
 
 def cut_out(
@@ -30,30 +30,25 @@ def cut_out(
     background_rgb: ArrayLike | None = None,
     glass_level: float = GLASS_LEVEL,
 ) -> NDArray[np.uint8]:
-    """Cut cells out of an image: the pixels of each cell, centred and zero-padded.
+    """Cut cells out of an image: the pixels of each cell, centred and zero-padded, as (N, size, size, 3) uint8.
+
+    The paper cuts at the image's own scale: ``scale=1`` and no `background_rgb`.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (Y, X, 3)
-        The smear. It is read only within the boxes of the cells.
+        The smear, read only within the boxes of the cells.
     cells : ndarray of int, shape (Y, X)
         Label image, 0 background.
     table_or_ids : DataFrame or sequence of int
-        The cells to cut: a cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
+        A cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
     size : int
         Side of a cutout, pixels.
+    scale : float
+        Factor by which cells are resampled first; a cell that is then larger than `size` is shrunk to fit.
     background_rgb : sequence of 3 floats, optional
-        Colour of the empty glass, 0 to 255. Given, each channel is multiplied so that glass becomes `glass_level`,
-        which takes the tint out; cell pixels are then at least 1, so that the cell's shape stays readable.
-
-    Returns
-    -------
-    ndarray of uint8, shape (N, size, size, 3)
-        In the order of the table's rows, or of the ids.
-
-    Notes
-    -----
-    The paper cuts at the image's own scale: ``scale=1`` and no `background_rgb`.
+        Colour of the empty glass, 0 to 255. Each channel is multiplied so that glass becomes `glass_level`,
+        which removes the tint; cell pixels stay at least 1, so that the cell's shape stays readable.
     """
     ids, boxes = _ids_and_boxes(image, cells, table_or_ids)
     lut = _glass_lut(background_rgb, glass_level)
@@ -95,7 +90,7 @@ def resample(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return a crop (H, W, 3) and its mask (H, W) resampled by `scale`, or by less if `size` would be exceeded.
 
-    Only pixels of the mask contribute to what lies in the resampled mask's rim, and the mask stays binary.
+    Only pixels of the mask contribute to the rim of the resampled cell, and the mask stays binary.
     """
     height, width = mask.shape
     factor = min(scale, size / max(height, width))
@@ -116,7 +111,7 @@ def resample(
 
 @lru_cache(maxsize=256)
 def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
-    """Return the weights (n_out, n_in) of a triangle filter, as wide as an output pixel where the picture shrinks."""
+    """Return the weights (n_out, n_in) of a triangle filter, widened to an output pixel when shrinking."""
     step = n_in / n_out
     centre = (np.arange(n_out) + 0.5) * step - 0.5
     distance = np.abs(np.arange(n_in)[None, :] - centre[:, None]) / max(1.0, step)
@@ -173,7 +168,7 @@ def _ids_and_boxes(
     cells: NDArray[np.integer],
     table_or_ids: pd.DataFrame | Sequence[int] | NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], list[Box]]:
-    """Return the ids to cut with their boxes, checked against image and label image."""
+    """Return the ids to cut and their boxes, checked against image and label image."""
     if len(image.shape) != 3 or image.shape[2] != 3:
         raise InputError(f"The image has shape {tuple(image.shape)}; cutouts need (Y, X, 3).")
     if tuple(cells.shape) != tuple(image.shape[:2]):

@@ -1,4 +1,4 @@
-"""Filtering of masks until every pixel belongs to at most one cell (paper §3.3)."""
+"""Filters masks until every pixel belongs to at most one cell (paper §3.3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_bloodcell.core.protocols import CellMask
 _Window = tuple[slice, slice]
 
 BACKGROUND_AREAS = 14.0
-"""A mask larger than this many red cells is background or a clump, never a cell."""
+"""A mask larger than this many red cells is background or a clump."""
 DEBRIS_AREAS = 0.02
 """A mask smaller than this many red cells is noise."""
 
@@ -54,7 +54,7 @@ def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
 
 
 def fill_holes(mask: CellMask) -> CellMask:
-    """Return the mask without holes: the pallor of a red cell belongs to it."""
+    """Return the mask with its holes filled: the pallor of a red cell belongs to it."""
     height, width = mask.mask.shape
     empty = np.ones((height + 2, width + 2), bool)
     np.logical_not(mask.mask, out=empty[1:-1, 1:-1])
@@ -70,34 +70,25 @@ def in_one_piece(mask: CellMask) -> CellMask:
 
 
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
-    """Return the masks in one piece without holes, less those that are background or noise; each is judged alone."""
+    """Return each mask in one piece without holes, and drop those that are background or noise."""
     typical = np.pi / 4 * rbc_diameter_px**2
     filled = [fill_holes(in_one_piece(m)) for m in masks if m.area]
     return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
 
 
 def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
-    """Do as `clean_masks`, then as `drop_repeated`: what a generator proposes becomes cells."""
+    """Apply `clean_masks`, then `drop_repeated`."""
     kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
     return drop_repeated(kept, rbc_diameter_px=rbc_diameter_px, overlap_max=overlap_max)
 
 
 def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
-    """Drop clumps, repeated and nested masks; what is left still may share a rim of pixels.
+    """Drop clumps, repeated and nested masks; those that are left may still share a rim of pixels.
 
-    Parameters
-    ----------
-    rbc_diameter_px : float
-        Width of a typical red cell, pixels.
-    overlap_max : float
-        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer
-        one is a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large.
-        A mask that is tiled by two or more others is a clump and goes.
-
-    Notes
-    -----
-    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies
-    in them.
+    `rbc_diameter_px` is the width of a typical red cell, pixels. If more than `overlap_max` of a mask lies in another,
+    one of the two goes: the inner one if the outer one is a cell (a nucleus in its cell, a pallor in its rim), the
+    worse one if both are about equally large. A mask tiled by two or more others is a clump and goes. Paper §3.3
+    filters by area; here a clump is recognised by the cells inside it.
     """
     typical = np.pi / 4 * rbc_diameter_px**2
     kept = list(masks)
@@ -133,11 +124,10 @@ def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_
 def drop_slivers(
     masks: Sequence[CellMask], shape: tuple[int, int], *, rbc_diameter_px: float, visible_min: float
 ) -> list[CellMask]:
-    """Drop the masks of which the edge of a plane of `shape` (Y, X) shows too little.
+    """Drop masks cut by the edge of a plane of `shape` (Y, X) that show too little.
 
-    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane.
-    Annotators of four laboratories leave such slivers out, and a count that includes them is too high for the area
-    that is seen.
+    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane. Annotators
+    of four laboratories leave such slivers out, and counting them would give too many cells for the area seen.
     """
     least = visible_min * rbc_diameter_px
     kept = []
@@ -162,7 +152,7 @@ def _drop_clumps(
     shared: NDArray[np.float64],
     typical: float,
 ) -> None:
-    """Drop masks of which two or more cell-sized masks cover 60 %; the lobes of a nucleus cover less of their cell."""
+    """Drop masks covered to 60 % by two or more cell-sized masks; the lobes of a nucleus cover less of their cell."""
     for o in np.unique(outer[inside]):
         if not alive[o] or area[o] < 1.2 * typical:
             continue
@@ -176,14 +166,9 @@ def _drop_clumps(
 def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Paint masks into a (Y, X) int32 label image; a shared pixel goes to the cell whose centre is nearer for its size.
 
-    A mask that shares no pixel is painted as it is; of one that does, the largest part of what it wins.
-
-    Returns
-    -------
-    cells : ndarray of int32, shape (Y, X)
-        Ids 1..N in reading order of the prompts, dense: a mask that keeps no pixel gets no id.
-    order : ndarray of intp, shape (N,)
-        Position in `masks` of each id.
+    Returns the image and, for each id, the position of its mask (N,). Ids are 1..N in reading order of the prompts; a
+    mask that wins no pixel gets none. Of a mask that shares pixels only the largest connected part of what it wins is
+    painted.
     """
     order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
     windows = [_within(masks[i].bbox, shape) for i in order]
@@ -227,7 +212,7 @@ def paint_box(masks: Sequence[CellMask], box: Box) -> tuple[NDArray[np.int32], l
 
 
 def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:
-    """Return where a box lies in a plane of `shape`, and which part of the box that is."""
+    """Return where a box lies in a plane of `shape`, and which part of the box lies there."""
     y0, x0, y1, x1 = box
     top, left = max(0, -y0), max(0, -x0)
     bottom, right = max(top, min(y1, shape[0]) - y0), max(left, min(x1, shape[1]) - x0)
@@ -236,7 +221,7 @@ def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Wi
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance to the centroid in units of the equivalent radius, squared."""
+    """Return the squared distance to the centroid in units of the equivalent radius."""
     y, x = np.arange(mask.shape[0]), np.arange(mask.shape[1])
     in_row, in_column = np.add.reduce(mask, 1, np.intp), np.add.reduce(mask, 0, np.intp)
     area = in_row.sum()

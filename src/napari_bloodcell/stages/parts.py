@@ -15,7 +15,7 @@ from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.stages.tiles import BLOCK_PX, iter_tiles
 
 PART_PX = BLOCK_PX
-"""Side of what is in memory at once, pixels; a cell that reaches out of it is read whole."""
+"""Side of the part held in memory at once, pixels; a cell that reaches out of it is read whole."""
 
 
 def iter_parts(
@@ -38,13 +38,7 @@ def iter_parts(
 
 
 def iter_measure(cells: Any) -> Generator[Progress, None, pd.DataFrame]:
-    """Measure the cells of a label image of any size, as `cells.measure_cells` does those of one in memory.
-
-    Parameters
-    ----------
-    cells : array-like of int, shape (Y, X)
-        Ids, 0 background; sliced part by part.
-    """
+    """Measure the cells of a label image (Y, X) of any size, slice by slice, as `measure_cells` does in memory."""
     parts = [tile.core for tile in iter_tiles(cells.shape, PART_PX)]
     found: list[pd.DataFrame] = []
     for done, (y, x, bottom, right) in enumerate(parts, start=1):

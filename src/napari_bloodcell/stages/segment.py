@@ -1,4 +1,4 @@
-"""Finding the cells of a smear, tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
+"""Finds the cells of a smear tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the t
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
 ATTEMPTS = 2
-"""How often a tile is tried before it is listed as failed."""
+"""Times a tile is tried before it is listed as failed."""
 NOT_REACHED = "not reached: stopped before it"
-"""Why a tile is without cells when the work was stopped."""
+"""Error of a tile that was not reached when the work was stopped."""
 OWNER_MARGIN_PX = 2
-"""A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
+"""A tile keeps cells whose prompt lies this far outside it; duplicates are filtered later."""
 BEYOND_PX = 1 << 20
-"""A prompt outside of the smear belongs to the tile at that edge, however far it is."""
+"""Prompts this far outside the smear still belong to the tile at that edge."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,9 +178,9 @@ def calibrate(
     pixel_size_um: float | None = None,
     overview: NDArray[np.uint8] | None = None,
 ) -> Calibration:
-    """Measure surroundings, glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear.
+    """Measure surroundings, glass, brightness and red cell width once for a whole (Y, X, 3) uint8 smear.
 
-    `overview` is a small picture of it where there is one already, as the coarse level of a slide.
+    `overview` is a small picture of it if there is one already, such as a slide's coarsest level.
     """
     sample, seen = _measure_smear(pixels, overview)
     diameter, source = _first_diameter(sample, params, pixel_size_um)
@@ -191,7 +191,7 @@ def calibrate(
 
 
 def calibrate_cells(pixels: Any, table: pd.DataFrame) -> Calibration:
-    """Measure a smear (Y, X, 3) whose cells come from elsewhere; the typical cell tells its width if nothing does."""
+    """Measure a smear (Y, X, 3) with cells of another origin; the typical cell tells the width if nothing else does."""
     sample, seen = _measure_smear(pixels)
     diameter = estimate_rbc_diameter(sample)
     if diameter is None and len(table):
@@ -202,7 +202,7 @@ def calibrate_cells(pixels: Any, table: pd.DataFrame) -> Calibration:
 def _measure_smear(
     pixels: NDArray[np.uint8], overview: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.uint8], Calibration]:
-    """Return a sample of a smear without its surroundings, and what is measured of it but the width of a red cell."""
+    """Return a sample of a smear without its surroundings, and its calibration without the width of a red cell."""
     sample = sample_of(pixels)
     small, shape = overview_of(pixels if overview is None else overview), (int(pixels.shape[0]), int(pixels.shape[1]))
     around = find_surroundings(small, shape)
@@ -238,7 +238,7 @@ def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size
 
 
 def sample_of(pixels: Any) -> NDArray[Any]:
-    """Return a part of a smear (Y, X, …) small enough to look at whole: itself, or nine patches side by side."""
+    """Return a part of a smear (Y, X, …) small enough to look at: itself, or nine patches side by side."""
     height, width = pixels.shape[:2]
     if height * width <= SAMPLE_SIDE_PX**2:
         return np.asarray(pixels)
@@ -255,7 +255,7 @@ def sample_of(pixels: Any) -> NDArray[Any]:
 def _tiles_of(
     shape: tuple[int, ...], tile_size: int, overlap: int, region: tuple[int, int, int, int] | None
 ) -> list[Tile]:
-    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside of the region."""
+    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside the region."""
     if region is None:
         return list(iter_tiles(shape, tile_size, overlap))
     (height, width), (top, left, bottom, right) = shape, region
@@ -271,7 +271,7 @@ def _tiles_of(
 
 
 def tiles_across(params: SegmentParams, generator: MaskGenerator, calibration: Calibration, overlap: int) -> int:
-    """Return how many tiles side by side are looked at together: 1 where what is seen depends on the tile."""
+    """Return how many tiles side by side go through the model together; 1 if the result would depend on it."""
     lit_by_tile = params.brighten and params.brighten_per == "tile" and not generator.normalises_light
     if not overlap or lit_by_tile:
         return 1
@@ -286,9 +286,9 @@ def _segment_group(
     params: SegmentParams,
     generator: MaskGenerator,
 ) -> Iterator[_TileResult]:
-    """Yield each tile of a group with the masks that it owns, or with the error that left it without.
+    """Yield each tile of a group with its masks, or with the error that left it without.
 
-    Tiles that fail together are tried one by one, so that a failure is that of one tile.
+    Tiles that fail together are tried again one by one, so that a failure costs one tile only.
     """
     if len(group) > 1:
         try:
@@ -310,7 +310,7 @@ def _segment_group(
 def segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
-    """Return the masks that a tile owns, cleaned, in the smear's pixels; raise what the generator raises in the end."""
+    """Return a tile's own masks, cleaned, in the smear's pixels; raises the generator's error after `ATTEMPTS`."""
     y0, x0, y1, x1 = tile.read
     part = np.ascontiguousarray(smear_in(pixels[y0:y1, x0:x1], (y0, x0), calibration))
     seen = calibration
@@ -334,7 +334,7 @@ def segment_tile(
 
 
 def _without_rim(masks: list[CellMask], calibration: Calibration, params: SegmentParams) -> list[CellMask]:
-    """Drop masks of which the rim of the field shows too little; the edge of the smear is no rim."""
+    """Drop masks of which the rim of the field shows too little; the edge of the picture is no such rim."""
     around = surroundings_from(calibration.outside)
     if around is None or not masks:
         return masks
@@ -356,7 +356,7 @@ def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMa
 
 
 def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return where the prompts of a tile's cells lie, (y0, x0, y1, x1): at the smear's edge also beyond it."""
+    """Return the box that a tile's prompts lie in, (y0, x0, y1, x1), open-ended at the smear's edges."""
     (y0, x0, y1, x1), margin = tile.core, OWNER_MARGIN_PX
     return (
         y0 - margin if y0 > 0 else -BEYOND_PX,
@@ -369,7 +369,7 @@ def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
 def filter_overlapping(
     masks: list[CellMask], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
 ) -> list[CellMask]:
-    """Return the cells among the masks of tiles that overlap: each cell once, no clumps, no slivers at the edge."""
+    """Return the cells among the masks of overlapping tiles: no duplicates, clumps, or slivers at the edge."""
     width = calibration.rbc_diameter_px
     kept = drop_repeated(masks, rbc_diameter_px=width, overlap_max=params.overlap_max)
     return drop_slivers(kept, shape, rbc_diameter_px=width, visible_min=params.edge_visible_min)
@@ -404,7 +404,7 @@ def _join(
 
 
 def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
-    """Return the cell table of a label image with what the generator said of the mask behind each id."""
+    """Return the cell table of a label image with the generator's figures for the mask behind each id."""
     table = measure_cells(
         cells,
         np.array([m.predicted_iou for m in origins], float),
