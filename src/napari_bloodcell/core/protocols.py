@@ -75,6 +75,9 @@ class Calibration:
         What of the picture is no smear, as `stages.surroundings` writes it; "" where all of it is.
     light : tuple of float
         How the light falls off over the smear, as `stages.light` writes it; () where it is even.
+    red_rgb : tuple of float, optional
+        Colour of a typical red cell of the image, 0 to 255; None where too few were seen, or the generator does not
+        tell.
     """
 
     rbc_diameter_px: float
@@ -85,6 +88,7 @@ class Calibration:
     smear_confidence: float = 1.0
     outside: str = ""
     light: tuple[float, ...] = ()
+    red_rgb: tuple[float, float, float] | None = None
 
 
 @runtime_checkable
@@ -146,7 +150,8 @@ class CellClassifier(Protocol):
 
     `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
     trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). Optional
-    members: `glass_level`, to which the glass is brought first, and `threads`, as in `MaskGenerator`.
+    members: `glass_level` and `red_level`, the level of the glass and the colour of a typical red cell in the cutouts,
+    and `threads`, as in `MaskGenerator`.
     """
 
     name: str

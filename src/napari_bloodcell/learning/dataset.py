@@ -25,8 +25,9 @@ PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 class LabelledCutouts:
     """Cutouts (N, 128, 128, 3) uint8 on black, with labels (N,) int64 that are positions in `classes`.
 
-    `rbc_diameter_px` is the width to which a red cell was resampled, `glass_level` that to which the glass was brought;
-    None: as in the image. `names` are what the cutouts are called, such as their files; empty where they have none.
+    `rbc_diameter_px` is the width to which a red cell was resampled, `glass_level` that to which the glass was brought,
+    `red_level` the colour to which the typical red cell of each smear was; None: as in the image. `names` are what the
+    cutouts are called, such as their files; empty where they have none.
     """
 
     cutouts: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class LabelledCutouts:
     rbc_diameter_px: float | None = None
     glass_level: float | None = None
     names: tuple[str, ...] = ()
+    red_level: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         shape = (CUTOUT_SIZE, CUTOUT_SIZE, 3)
@@ -59,13 +61,18 @@ class LabelledCutouts:
         numbers = np.bincount(self.labels, minlength=len(self.classes))
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
+    @property
+    def treatment(self) -> tuple[object, ...]:
+        """What was done to the cells: `rbc_diameter_px`, `glass_level` and, where it is, `red_level`."""
+        return self.rbc_diameter_px, self.glass_level, *(() if self.red_level is None else (self.red_level,))
+
     def content_hash(self) -> str:
         """Return the sha256 of cutouts, labels and classes: the same for the same cells in any order."""
         each = sorted(
             hashlib.sha256(self.classes[k].encode() + b"\0" + np.ascontiguousarray(c).tobytes()).digest()
             for c, k in zip(self.cutouts, self.labels, strict=True)
         )
-        whole = hashlib.sha256(repr((sorted(self.classes), self.rbc_diameter_px, self.glass_level)).encode())
+        whole = hashlib.sha256(repr((sorted(self.classes), *self.treatment)).encode())
         for digest in each:
             whole.update(digest)
         return whole.hexdigest()
@@ -148,17 +155,16 @@ def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | N
 
 def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
     """Join data sets, uniting their classes; `TrainingError` if there are none, or of several scales or colours."""
-    kinds = {(d.rbc_diameter_px, d.glass_level) for d in datasets}
+    kinds = {d.treatment for d in datasets}
     if len(kinds) != 1:
         raise TrainingError(
             f"Cutouts of one scale and one treatment of colours can be joined, not {sorted(map(str, kinds))}."
         )
     classes = tuple(sorted({c for d in datasets for c in d.classes}, key=class_order))
     labels = [np.array([classes.index(c) for c in d.classes], np.int64)[d.labels] for d in datasets]
-    rbc_diameter_px, glass_level = kinds.pop()
     cutouts = np.concatenate([d.cutouts for d in datasets])
     names = tuple(n for d in datasets for n in d.names) if all(d.names or not len(d) for d in datasets) else ()
-    return LabelledCutouts(cutouts, np.concatenate(labels), classes, rbc_diameter_px, glass_level, names)
+    return replace(datasets[0], cutouts=cutouts, labels=np.concatenate(labels), classes=classes, names=names)
 
 
 def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0) -> Parts:

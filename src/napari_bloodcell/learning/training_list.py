@@ -21,7 +21,7 @@ from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
 from napari_bloodcell.results.table import unguard_formulas
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, RGB, centre_cutout, tight
 
 BY_IMAGE, BY_CLASS = "image", "class"
 """A cell is in its part because its image is, or because its class was split."""
@@ -117,13 +117,17 @@ COLUMNS: dict[str, str] = {
     "glass_r": "float64",
     "glass_g": "float64",
     "glass_b": "float64",
+    "red_r": "float64",
+    "red_g": "float64",
+    "red_b": "float64",
     "split_by": "str",
     "sha256": "str",
 }
 """Columns of the list with their dtypes. `split` is "train", "val" or "test", `split_by` "image" or "class";
-`y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there and `glass_*` the colour of
-its glass, empty where they are not known. `sha256` is that of the picture's pixels."""
-_BOX, GLASS = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"]
+`y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there, `glass_*` and `red_*` the
+colours of its glass and of a typical red cell, empty where they are not known. `sha256` is that of the picture's
+pixels."""
+_BOX, GLASS, RED = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"], ["red_r", "red_g", "red_b"]
 _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of one cell
 
 
@@ -131,9 +135,10 @@ _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of 
 class TypedCell:
     """A cell on black, (H, W, 3) uint8 at its image's own scale and colours, with its type.
 
-    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px` and
-    `glass_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is "train", "val" or
-    "test" where that is settled already, `split_by` "image" where that is so because its image is, "class" otherwise.
+    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px`,
+    `glass_rgb` and `red_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is
+    "train", "val" or "test" where that is settled already, `split_by` "image" where that is so because its image is,
+    "class" otherwise.
     """
 
     cutout: NDArray[np.uint8]
@@ -144,7 +149,8 @@ class TypedCell:
     cell: str = ""
     bbox: tuple[int, int, int, int] | None = None
     rbc_diameter_px: float | None = None
-    glass_rgb: tuple[float, float, float] | None = None
+    glass_rgb: RGB | None = None
+    red_rgb: RGB | None = None
     when: str = ""
     split: str = ""
     split_by: str = BY_CLASS
@@ -191,7 +197,7 @@ def row_of(cell: TypedCell) -> Row:
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     source = "_".join(part for part in (legal_name(cell.image, instead=""), legal_name(cell.cell, instead="")) if part)
     box = cell.bbox or (None, None, None, None)
-    glass = cell.glass_rgb or (None, None, None)
+    glass, red = (colour or (None, None, None) for colour in (cell.glass_rgb, cell.red_rgb))
     return {
         "file": f"{legal_name(cell.cell_type, instead='_')}/{source}{'_' if source else ''}{digest[:10]}.png",
         "class": cell.cell_type,
@@ -204,6 +210,7 @@ def row_of(cell: TypedCell) -> Row:
         **dict(zip(_BOX, box, strict=True)),
         "rbc_diameter_px": cell.rbc_diameter_px,
         **dict(zip(GLASS, glass, strict=True)),
+        **dict(zip(RED, red, strict=True)),
         "split_by": cell.split_by,
         "sha256": digest,
     }
@@ -212,7 +219,6 @@ def row_of(cell: TypedCell) -> Row:
 def cell_of(row: Row, folder: Path) -> TypedCell:
     """Return the cell of a row, its picture read from the set's folder."""
     box = [int(row[k]) for k in _BOX if _is_known(row[k])]
-    glass = [float(row[k]) for k in GLASS if _is_known(row[k])]
     return TypedCell(
         read_picture(folder / row["file"]),
         row["class"],
@@ -222,11 +228,17 @@ def cell_of(row: Row, folder: Path) -> TypedCell:
         cell=row["cell"],
         bbox=(box[0], box[1], box[2], box[3]) if len(box) == 4 else None,
         rbc_diameter_px=float(row["rbc_diameter_px"]) if _is_known(row["rbc_diameter_px"]) else None,
-        glass_rgb=(glass[0], glass[1], glass[2]) if len(glass) == 3 else None,
+        glass_rgb=_colour_in(row, GLASS),
+        red_rgb=_colour_in(row, RED),
         when=row["when"],
         split=row["split"],
         split_by=row["split_by"],
     )
+
+
+def _colour_in(row: Row, columns: Sequence[str]) -> RGB | None:
+    red, green, blue = (row[k] for k in columns)
+    return (float(red), float(green), float(blue)) if all(map(_is_known, (red, green, blue))) else None
 
 
 def picture_of(cutout: NDArray[np.uint8]) -> bytes:
@@ -282,7 +294,8 @@ def _completed(table: pd.DataFrame, folder: Path, shares: tuple[float, float, fl
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a list with the dtypes of `COLUMNS`; `KeyError` if a column is missing."""
+    """Return a list with the dtypes of `COLUMNS`; `KeyError` if a column is missing, except `RED`: it came later."""
+    table = table.assign(**{name: "" for name in RED if name not in table})
     columns: dict[str, Any] = {}
     for name, dtype in COLUMNS.items():
         column = table[name]

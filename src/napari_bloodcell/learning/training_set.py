@@ -37,7 +37,7 @@ from napari_bloodcell.learning.training_list import (
 )
 from napari_bloodcell.results.table import guard_formulas
 from napari_bloodcell.stages.classify import SegmentedSmear
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, RGB, centre_cutout, cut_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,6 @@ class TrainingSet:
         if missing:
             raise InputError(f"There is no cell {missing[0]} in the segmentation.")
         calibration = segmentation.calibration
-        red, green, blue = calibration.background_rgb
         cells = []
         for cell, cell_type in types.items():
             y0, x0, y1, x1 = box_of(table, cell)
@@ -168,7 +167,8 @@ class TrainingSet:
                     cell=str(cell),
                     bbox=(y0, x0, y1, x1),
                     rbc_diameter_px=calibration.rbc_diameter_px,
-                    glass_rgb=(red, green, blue),
+                    glass_rgb=calibration.background_rgb,
+                    red_rgb=calibration.red_rgb,
                 )
             )
         return self.add(cells)
@@ -243,7 +243,13 @@ class TrainingSet:
         for row in rows_of(self.table):
             yield cell_of(row, self.folder)
 
-    def parts(self, *, rbc_diameter_px: float | None = None, glass_level: float | None = None) -> Parts:
+    def parts(
+        self,
+        *,
+        rbc_diameter_px: float | None = None,
+        glass_level: float | None = None,
+        red_level: RGB | None = None,
+    ) -> Parts:
         """Return the three parts as cutouts, all at one scale.
 
         Parameters
@@ -252,6 +258,8 @@ class TrainingSet:
             Width to which a red cell is resampled; None: cells as they are (the paper's classifier).
         glass_level : float, optional
             Level to which the glass is brought; None: colours as they are.
+        red_level : tuple of 3 floats, optional
+            Colour to which the typical red cell of each image is brought, where its own is known.
 
         Raises
         ------
@@ -276,11 +284,13 @@ class TrainingSet:
                 scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / (cell.rbc_diameter_px or 1.0),
                 background_rgb=None if glass_level is None else cell.glass_rgb,
                 glass_level=glass_level or GLASS_LEVEL,
+                red_rgb=cell.red_rgb,
+                red_level=red_level,
             )
         classes = self.classes
         labels = np.array([classes.index(c) for c in table["class"]], np.int64)
         names = tuple(table["file"])
-        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names)
+        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names, red_level)
         split = table["split"].to_numpy()
         train, val, test = (whole.take(np.flatnonzero(split == part)) for part in PARTS)
         return Parts(train, val, test)

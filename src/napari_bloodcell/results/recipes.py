@@ -60,6 +60,8 @@ class CalibrationRecord(Params):
     """What of the picture is no smear, packed; empty where all of it is."""
     light: tuple[float, ...] = ()
     """How the light falls off over the smear; empty where it is even."""
+    red_rgb: tuple[float, float, float] | None = None
+    """Colour of a typical red cell, 0 to 255, where enough were seen."""
 
 
 class ImageRecord(Params):

@@ -18,7 +18,7 @@ from napari_bloodcell.core.protocols import Calibration, CellClassifier, Progres
 from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.calibration import smear_in
-from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
+from napari_bloodcell.stages.cutouts import cut_out
 from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
@@ -112,7 +112,8 @@ def iter_classify(
     -----
     Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
     it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
-    the colour of the glass is taken out. The preset "paper" does neither.
+    the colour of the glass is taken out, and where it has a `red_level`, the stain: the typical red cell of every smear
+    has that colour. The preset "paper" does neither.
     """
     cells = segmentation.cells
     plane = _plane(image)
@@ -167,14 +168,19 @@ def iter_type_rows(
     return table
 
 
-def cutout_settings(
-    classifier: CellClassifier, calibration: Calibration
-) -> tuple[float, tuple[float, float, float] | None]:
-    """Return (scale, background_rgb) for cutting cells out for this classifier."""
-    width = classifier.rbc_diameter_px
+def cutout_settings(classifier: CellClassifier, calibration: Calibration) -> dict[str, Any]:
+    """Return the arguments of `cut_out` that show a classifier the cells of a smear as it knows them."""
+    width, level = classifier.rbc_diameter_px, getattr(classifier, "glass_level", None)
     scale = 1.0 if width is None else width / calibration.rbc_diameter_px
-    has_glass_level = getattr(classifier, "glass_level", None) is not None
-    return scale, calibration.background_rgb if has_glass_level else None
+    if level is None:
+        return {"scale": scale}
+    glass = {"background_rgb": calibration.background_rgb, "glass_level": level}
+    return {
+        "scale": scale,
+        **glass,
+        "red_rgb": calibration.red_rgb,
+        "red_level": getattr(classifier, "red_level", None),
+    }
 
 
 def decide_types(
@@ -216,11 +222,10 @@ def iter_probabilities(
     Cells are cut out while others are classified. `corner` is the (y, x) of the image in its smear.
     """
     image = smear_in(image, corner, calibration)
-    scale, background = cutout_settings(classifier, calibration)
-    level = getattr(classifier, "glass_level", None) or GLASS_LEVEL
+    settings = cutout_settings(classifier, calibration)
 
     def typed(some: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        cutouts = cut_out(image, cells, some, scale=scale, background_rgb=background, glass_level=level)
+        cutouts = cut_out(image, cells, some, **settings)
         return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
     threads: Threads = getattr(classifier, "threads", None) or Threads()

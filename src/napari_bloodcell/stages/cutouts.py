@@ -18,6 +18,12 @@ CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""
 GLASS_LEVEL = 235.0
 """Level to which the empty glass is brought if a classifier asks for it, 0 to 255."""
+RED_LEVEL = (202.0, 166.0, 183.0)
+"""Colour to which a smear's typical red cell is brought if a classifier asks for it, with glass at `GLASS_LEVEL`."""
+GAINS = (0.2, 4.0)
+"""Range of the gain of optical densities: more would only amplify the noise of a pale smear."""
+
+RGB = tuple[float, float, float]
 
 
 def cut_out(
@@ -29,6 +35,8 @@ def cut_out(
     scale: float = 1.0,
     background_rgb: ArrayLike | None = None,
     glass_level: float = GLASS_LEVEL,
+    red_rgb: RGB | None = None,
+    red_level: RGB | None = None,
 ) -> NDArray[np.uint8]:
     """Cut cells out of an image: the pixels of each cell, centred and zero-padded, as (N, size, size, 3) uint8.
 
@@ -49,9 +57,12 @@ def cut_out(
     background_rgb : sequence of 3 floats, optional
         Colour of the empty glass, 0 to 255. Each channel is multiplied so that glass becomes `glass_level`,
         which removes the tint; cell pixels stay at least 1, so that the cell's shape stays readable.
+    red_rgb, red_level : tuple of 3 floats, optional
+        Colour of the smear's typical red cell, 0 to 255, and the colour it is brought to, with glass at `glass_level`:
+        each channel's optical densities are multiplied, so that all smears have one stain.
     """
     ids, boxes = _ids_and_boxes(image, cells, table_or_ids)
-    lut = _glass_lut(background_rgb, glass_level)
+    lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
     _check_geometry(size, scale)
     out = np.zeros((len(ids), size, size, 3), np.uint8)
     for i, (cell, box) in enumerate(zip(ids, boxes, strict=True)):
@@ -66,16 +77,19 @@ def centre_cutout(
     *,
     background_rgb: ArrayLike | None = None,
     glass_level: float = GLASS_LEVEL,
+    red_rgb: RGB | None = None,
+    red_level: RGB | None = None,
 ) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (any height and width, black outside) as a (size, size, 3) cutout.
 
     The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
-    `background_rgb` and `glass_level` are those of `cut_out`.
+    The colours are those of `cut_out`.
     """
     out = np.zeros((size, size, 3), np.uint8)
     crop = tight(cutout)
     if crop.size:
-        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), _glass_lut(background_rgb, glass_level))
+        lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
+        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), lut)
     return out
 
 
@@ -145,15 +159,21 @@ def _place(
     np.multiply(crop, mask[..., None], out=out[y : y + height, x : x + width], dtype=np.uint8)
 
 
-def _glass_lut(background_rgb: ArrayLike | None, glass_level: float) -> NDArray[np.uint8] | None:
-    """Return the (3, 256) table that brings glass to `glass_level`, or None."""
+def colour_lut(
+    background_rgb: ArrayLike | None, glass_level: float, red_rgb: RGB | None, red_level: RGB | None
+) -> NDArray[np.uint8] | None:
+    """Return the (3, 256) table that brings glass and red cells to the levels that are wanted, or None."""
     if background_rgb is None:
         return None
     colour = np.asarray(background_rgb, float)
     if colour.shape != (3,) or not np.isfinite(colour).all() or (colour < 0).any() or (colour > 255).any():
         raise InputError(f"background_rgb is {background_rgb!r}; give three numbers from 0 to 255.")
-    levels: NDArray[np.float64] = np.arange(256)[None, :] * (glass_level / np.maximum(colour, 16.0))[:, None]
-    return np.clip(np.rint(levels), 1, 255).astype(np.uint8)
+    glass = np.maximum(colour, 16.0)[:, None]
+    transmitted: NDArray[np.float64] = np.arange(256)[None, :] / glass
+    if red_rgb is not None and red_level is not None:
+        density = -np.log((np.array(red_rgb)[:, None] / glass).clip(0.01, 0.98))
+        transmitted **= (-np.log(np.array(red_level)[:, None] / glass_level) / density).clip(*GAINS)
+    return np.clip(np.rint(transmitted * glass_level), 1, 255).astype(np.uint8)
 
 
 def _check_geometry(size: int, scale: float) -> None:

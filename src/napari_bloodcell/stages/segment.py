@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import boxes_of, measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
 from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.core.params import SegmentParams
@@ -19,6 +19,7 @@ from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Calibration, CellMask, FailedTile, MaskGenerator, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.models.boxes import colour_in_boxes
 from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
@@ -44,6 +45,8 @@ _TileResult = tuple[Tile, list[CellMask], Exception | None]
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
 
+FEWEST_MEASURED, MOST_MEASURED = 5, 150
+"""Cells of another program, as large as a red cell, of which the colour of a typical one is measured."""
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
 ATTEMPTS = 2
@@ -196,7 +199,12 @@ def calibrate_cells(pixels: Any, table: pd.DataFrame) -> Calibration:
     diameter = estimate_rbc_diameter(sample)
     if diameter is None and len(table):
         diameter = float(2 * np.sqrt(table["area_px"].median() / np.pi))
-    return replace(seen, rbc_diameter_px=diameter, source="estimated") if diameter else seen
+    if not diameter:
+        return seen
+    share = table["area_px"] / (np.pi / 4 * diameter**2)
+    red = boxes_of(table[(share > 0.6) & (share < 1.5) & ~table["touches_edge"]])[:MOST_MEASURED]
+    colour = colour_in_boxes(pixels, red) if len(red) >= FEWEST_MEASURED else None
+    return replace(seen, rbc_diameter_px=diameter, source="estimated", red_rgb=colour)
 
 
 def _measure_smear(

@@ -45,13 +45,14 @@ class ClassifierInfo:
     """What a classifier's file says beside its weights.
 
     `classes` are in the order of the columns of `predict`. `rbc_diameter_px` is the width of a red cell in the cutouts,
-    and `glass_level` that to which the glass was brought; None: as they are, as in the paper. `data_hash` is that of
-    cutouts and labels.
+    `glass_level` that to which the glass was brought, `red_level` the colour to which the typical red cell of each
+    smear was; None: as they are, as in the paper. `data_hash` is that of cutouts and labels.
     """
 
     classes: tuple[str, ...]
     rbc_diameter_px: float | None = None
     glass_level: float | None = None
+    red_level: tuple[float, float, float] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     data_hash: str = ""
     report: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class CnnClassifier:
         self.classes: Sequence[str] = info.classes
         self.rbc_diameter_px = info.rbc_diameter_px
         self.glass_level = info.glass_level
+        self.red_level = info.red_level
         self.device = pick_device(device)
         self.network = network.eval().requires_grad_(False).to(self.device).channels_last()
         self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
@@ -207,8 +209,15 @@ def _checked_info(given: Mapping[str, Any], n_classes: int) -> ClassifierInfo:
         if value is not None and not (isinstance(value, int | float) and 0 < value < 1e4):
             raise ValueError(f"{key} is {value!r}")
         numbers[key] = None if value is None else float(value)
+    red_level = given.get("red_level")
+    if red_level is not None:
+        r, g, b = map(float, red_level)
+        if not all(0 < v < 256 for v in (r, g, b)):
+            raise ValueError(f"red_level is {red_level!r}")
+        red_level = r, g, b
     return ClassifierInfo(
         classes=classes,
+        red_level=red_level,
         settings=dict(given.get("settings", {})),
         data_hash=str(given.get("data_hash", "")),
         report=dict(given.get("report", {})),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.models.boxes import colour_in_boxes, non_maximum_suppression
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
 
 Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
@@ -97,6 +97,8 @@ FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.25
 of specks of dust by a third."""
 MOST_JUDGED = 150
 """Cells whose looks are judged."""
+SURELY_RED = 0.8
+"""Certainty from which a proposal is a red cell whose colour counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,16 @@ class Evidence:
     support: float
     scale_confidence: float = 0.0
     smear_confidence: float = 0.0
+    red: tuple[float, float, float] | None = None
+    """Colour of a typical red cell, glass at `GLASS`; None where fewer than `FEWEST_TO_COMPARE` are sure."""
+
+    def told(self, calibration: Calibration) -> Calibration:
+        """Return a calibration with all that was seen of the smear but its scale."""
+        red = self.red
+        if red is not None:
+            r, g, b = (float(v * glass / GLASS) for v, glass in zip(red, calibration.background_rgb, strict=True))
+            red = r, g, b
+        return replace(calibration, smear_confidence=self.smear_confidence, red_rgb=red)
 
     @property
     def strength(self) -> float:
@@ -148,13 +160,12 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
         other, weight = _settle(sample, _best_of_ladder(sample, first, look), look)
         if weight.confidence > evidence.confidence:
             best, evidence = other, weight
-    return replace(best, scale_confidence=evidence.scale_confidence, smear_confidence=evidence.smear_confidence)
+    return replace(evidence.told(best), scale_confidence=evidence.scale_confidence)
 
 
 def judge(sample: NDArray[np.uint8], calibration: Calibration, look: Look) -> Calibration:
     """Return a calibration whose width is given, with how much the picture looks like a smear at that width."""
-    found = _measure(_middle(sample, calibration, LADDER_SIDE_PX), calibration, look)
-    return replace(calibration, smear_confidence=found.smear_confidence)
+    return _measure(_middle(sample, calibration, LADDER_SIDE_PX), calibration, look).told(calibration)
 
 
 def _best_of_ladder(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
@@ -210,11 +221,18 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
         current.rbc_diameter_px / (2 * SURE_PX),
         support / (2 * SURE_SUPPORT),
     )
-    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width))
+    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width)), _red_in(proposals, seen)
     if len(red) >= MIN_CALIBRATION_CELLS:
         return Evidence(float(red.median()), len(red), *told)
     both = torch.cat([red.repeat(2), white])
     return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), *told)
+
+
+def _red_in(proposals: Proposals, seen: NDArray[np.float32]) -> tuple[float, float, float] | None:
+    """Return the colour of a typical red cell of what the network sees; None where too few are sure."""
+    is_sure = (proposals.classes == CLASSES.index("RBC")) & (proposals.certainty > SURELY_RED)
+    boxes = proposals.boxes[is_sure][:MOST_JUDGED].cpu().numpy()[:, [1, 0, 3, 2]]
+    return colour_in_boxes(seen, boxes) if len(boxes) >= FEWEST_TO_COMPARE else None
 
 
 def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
