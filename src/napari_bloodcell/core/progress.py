@@ -30,10 +30,7 @@ class Steps(Generic[S, R]):
         self.result = yield from self._work
 
 
-def drain(
-    work: Generator[Progress, None, R],
-    on_progress: Callable[[Progress], object] | None = None,
-) -> R:
+def drain(work: Generator[Progress, None, R], on_progress: Callable[[Progress], object] | None = None) -> R:
     """Run long work to its end and return its result.
 
     Parameters

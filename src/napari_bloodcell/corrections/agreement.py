@@ -71,10 +71,7 @@ def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
     return Merged(agreed, disputes, kappas, {pair: len(both) for pair, both in pairs.items() if both})
 
 
-def cohens_kappa(
-    a: Sequence[str] | Mapping[Any, str],
-    b: Sequence[str] | Mapping[Any, str],
-) -> float:
+def cohens_kappa(a: Sequence[str] | Mapping[Any, str], b: Sequence[str] | Mapping[Any, str]) -> float:
     """Return Cohen's kappa, −1 to 1: how far two people agree beyond chance; NaN if there is no cell.
 
     `a` and `b` are types of the same cells in the same order, or by cell: those that both have count. Raises

@@ -197,12 +197,7 @@ def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: t
 
 
 def split_cell(
-    cells: Any,
-    table: pd.DataFrame,
-    cell: int,
-    *,
-    line: tuple[Point, Point] | None = None,
-    plane: tuple[int, ...] = (),
+    cells: Any, table: pd.DataFrame, cell: int, *, line: tuple[Point, Point] | None = None, plane: tuple[int, ...] = ()
 ) -> Edit:
     """Return the edit that splits a cell in two, or in more at its waists; arguments as in `add_cell`.
 

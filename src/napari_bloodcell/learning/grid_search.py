@@ -1,4 +1,4 @@
-"""Tries settings of training one by one (paper, Table 1); can be stopped, and resumed from what is on disk."""
+"""Tries training settings one by one (paper, Table 1); can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ grid_search = drained(iter_grid_search)
 
 
 class _Log:
-    """The finished tries of a search, in memory and, where it has a folder, on disk."""
+    """The finished tries of a search, in memory and, with a folder, on disk."""
 
     def __init__(self, folder: Path | None, search: dict[str, Any]) -> None:
         self.folder = folder
@@ -145,7 +145,7 @@ class _Log:
         return [self.try_of(c) for c in combinations if self.has(c)]
 
     def note(self, combination: dict[str, Any], training: Training) -> None:
-        """Write down a finished try."""
+        """Record a finished try."""
         val = training.report.parts["val"]
         self.tries[_key(combination)] = {**combination, "val_loss": val.loss, "val_accuracy": val.accuracy}
         if self.folder is not None:

@@ -1,4 +1,4 @@
-"""Fine-tunes the embedded SAM on corrected masks of a laboratory."""
+"""Fine-tunes the embedded SAM on a laboratory's corrected masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.models.embedded.tuning import MaskedField
 
 LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
-"""What the name of a label image adds to that of its image."""
+"""Suffixes that a label image's name adds to that of its image."""
 REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
 """Side of the drawn smears, and width of their red cells."""
 
@@ -136,9 +136,9 @@ train_sam = drained(iter_train_sam)
 
 
 def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
-    """Return the images of a folder that have masks, in the order of their names; `TrainingError` if there are none.
+    """Return the images of a folder that have masks, sorted by name; `TrainingError` if there are none.
 
-    Their scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
+    Their scale is measured as `segment` does, not from the masks: it is the scale at which the model will work.
     """
     from napari_bloodcell.models.embedded.tuning import MaskedField
 
@@ -169,7 +169,7 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
 
 
 def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
-    """Return drawn smears of several stains, on which masks are to stay as they were."""
+    """Return drawn smears of several stains, on which masks should stay as they were."""
     smears = []
     for k, stain in enumerate(STAINS.values()):
         smear = draw_smear((REHEARSED_PX, REHEARSED_PX), seed=seed + k, rbc_diameter_px=REHEARSED_RBC_PX, stain=stain)
@@ -180,7 +180,7 @@ def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
 
 
 def _read_labels(path: Path) -> NDArray[np.int32]:
-    """Return a label image (Y, X); touching cells must have different numbers."""
+    """Return a label image (Y, X) in which touching cells have different numbers."""
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 

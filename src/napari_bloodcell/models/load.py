@@ -1,4 +1,4 @@
-"""Models by name or file: the one place where they are found, fetched and loaded. Torch is imported with the first."""
+"""Finds, downloads and loads models by name or file; torch is imported with the first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
-    """Return a mask generator; the same one again while it is among the last two and its file has not changed."""
+    """Return a mask generator; it is reused while among the last two and its file is unchanged."""
     if model in weights.OFFICIAL:
         return _load_generator(model, None, device, 0)
     file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
@@ -36,12 +36,9 @@ def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress,
 
 
 def load_classifier(model: str | Path = "embedded", device: str = "auto") -> CnnClassifier:
-    """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file that training wrote.
+    """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file written by training.
 
-    Raises
-    ------
-    ModelError
-        If there is no such model, or the file is no classifier of this program.
+    Raises `ModelError` if there is no such model, or the file is no classifier of this program.
     """
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 

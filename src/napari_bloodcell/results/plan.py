@@ -12,11 +12,7 @@ from pydantic import TypeAdapter
 
 from napari_bloodcell.core.geometry import Box, grown
 from napari_bloodcell.core.params import Recipe
-from napari_bloodcell.core.protocols import (
-    Calibration,
-    CellClassifier,
-    MaskGenerator,
-)
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
 
 FORMAT = 2

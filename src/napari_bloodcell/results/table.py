@@ -59,12 +59,7 @@ def read_csv(file: Path | TextIO) -> pd.DataFrame:
     missing = {name: [""] for name, dtype in COLUMNS.items() if dtype == "float64"}
     dtypes = defaultdict(lambda: "object", COLUMNS, id="int64")
     table: pd.DataFrame = pd.read_csv(
-        file,
-        index_col="id",
-        dtype=dtypes,
-        na_values=missing,
-        keep_default_na=False,
-        **_EXACT,
+        file, index_col="id", dtype=dtypes, na_values=missing, keep_default_na=False, **_EXACT
     )
     table = unguard_formulas(table.drop(columns=AREA_UM2, errors="ignore"))
     lacking = [name for name in COLUMNS if name not in table.columns]

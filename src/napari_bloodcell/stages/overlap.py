@@ -304,12 +304,7 @@ def linear_histogram(values: NDArray[np.floating], low: float, step: float, n_bi
 
 
 def density_peaks(
-    grid: NDArray[np.float64],
-    density: NDArray[np.float64],
-    *,
-    n: int,
-    bandwidth: float,
-    significance: float = 0.0,
+    grid: NDArray[np.float64], density: NDArray[np.float64], *, n: int, bandwidth: float, significance: float = 0.0
 ) -> NDArray[np.int64]:
     """Return the positions (P,) int64 of the peaks of a KDE, rising; empty only if the density is flat.
 

@@ -1,4 +1,4 @@
-"""A whole smear of known truth: picture, label image and one row of truth per cell."""
+"""Draws a whole smear of known truth: picture, label image and a row of truth per cell."""
 
 from __future__ import annotations
 
@@ -70,13 +70,31 @@ def draw_smear(
     ----------
     shape : tuple of int
         (Y, X), pixels.
+    seed : int
+        The same seed and settings give the same smear.
     n_rbc, n_wbc, n_platelets : int, optional
         Cells to draw; fewer where there is no room left. By default as dense as a good field: red cells over four
         tenths of the glass, one white cell per 80 and one platelet per 16 of them.
     rbc_diameter_px : float
         Width of a typical red cell, pixels.
+    anisocytosis : float
+        Standard deviation of red cells' diameters, relative.
     pair_share, clump_share : float
         Shares of the red cells that lie in overlapping pairs, and in clumps of three to six.
+    stain : Stain
+        Colours of cells and glass.
+    optics : Optics, optional
+        Light, focus and noise.
+
+    Returns
+    -------
+    SyntheticSmear
+        The picture and the truth.
+
+    Raises
+    ------
+    SettingsError
+        If a size, a number or a share is not possible.
     """
     if min(shape) < 1 or rbc_diameter_px < 6:
         raise SettingsError(f"shape={shape}, rbc_diameter_px={rbc_diameter_px}: give at least 1×1 pixels and 6 px.")
@@ -108,7 +126,7 @@ def draw_cells(
     stain: Stain = GIEMSA,
     optics: Optics | None = None,
 ) -> SyntheticSmear:
-    """Draw the cells given, in their order, the last on top; cells that the image does not show are left out."""
+    """Draw the given cells in order, the last on top; cells outside the image are left out."""
     return _draw([place(spec) for spec in specs], shape, stain, optics or Optics(), seed)
 
 
@@ -140,7 +158,7 @@ def _draw(
 
 
 def _add(plane: NDArray[np.float32], part: NDArray[np.float32], origin: tuple[int, int]) -> None:
-    """Add a part to a plane where they meet."""
+    """Add a part to a plane where the two overlap."""
     box = _box_in(plane.shape, origin, part.shape)
     if box is not None:
         plane[slices_of(box)] += part[slices_of(box, origin)]
@@ -193,7 +211,7 @@ def _truth(
 
 
 def _groups(boxes: Sequence[Box], masks: Sequence[NDArray[np.bool_]]) -> list[int]:
-    """Return the number of the group of each cell; cells whose masks share a pixel are in one."""
+    """Return the group number of each cell; cells whose masks share a pixel are in one group."""
     group = list(range(len(boxes)))
     corners = np.array(boxes, np.int64).reshape(-1, 4)
     for i, (box, mask) in enumerate(zip(boxes, masks, strict=True)):

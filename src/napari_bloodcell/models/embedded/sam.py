@@ -1,7 +1,7 @@
-"""The embedded SAM as a mask generator: offline, from the first minute, on a laptop.
+"""The embedded SAM as a mask generator: works offline at once, also on a laptop.
 
-An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map
-proposes cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
+An image is brought to the scale at which a red cell is 28 px wide and to neutral glass; the encoder's heat map proposes
+cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
 """
 
 from __future__ import annotations
@@ -34,29 +34,22 @@ from napari_bloodcell.models.embedded.network import (
     STRIDE,
     WindowSam,
 )
-from napari_bloodcell.models.embedded.proposals import (
-    CALIBRATION_SCORE,
-    GLASS,
-    Proposals,
-    find_scale,
-    judge,
-    propose,
-)
+from napari_bloodcell.models.embedded.proposals import CALIBRATION_SCORE, GLASS, Proposals, find_scale, judge, propose
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 
 FORMAT = "napari-bloodcell-embedded-sam"
-"""What the metadata of its files says."""
+"""Format in the metadata of its files."""
 CANVAS_STEP_PX = 4 * STRIDE
-"""Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
-smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
+"""Canvas origins and sides are multiples of this: few shapes need few convolution plans, and at the smear's edge all
+tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
 LOOK_PX, MOST_LOOK_PX = 1280, 2048
-"""Side of what is looked at at once: in working pixels, and at most in pixels of the image. More is not quicker."""
+"""Side of the image seen at once: in working pixels, and at most in pixels of the image. More is not faster."""
 OVERLAP_PX = 144
-"""Working pixels around a tile. What is further away changes a score by 1e-4 at most; with 112 px it was 2e-2, and one
+"""Working pixels around a tile. What is farther away changes a score by at most 1e-4; with 112 px it was 2e-2, and one
 cell in 1,500 depended on where a tile began."""
 PROMPTS_STEP = 8
-"""Prompts are decoded in multiples of this: small matrices are multiplied in another order, and rounded differently."""
+"""Prompts are decoded in multiples of this: smaller matrices are multiplied in another order, and round differently."""
 
 
 def is_embedded_sam(path: Path) -> bool:
@@ -69,13 +62,13 @@ def is_embedded_sam(path: Path) -> bool:
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
+    """Return the network's input: 0 to 255 with glass at `GLASS` → about -2.3 to 1; zero means "no image"."""
     return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A resampled image, (H, W, 3) float32, 0 to 255 with the glass at `GLASS`, with its features."""
+    """A resampled image, (H, W, 3) float32, 0 to 255 with the glass at `GLASS`, and its features."""
 
     embedding: torch.Tensor
     detail: torch.Tensor
@@ -87,7 +80,7 @@ class Canvas:
 
 
 class EmbeddedSam:
-    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no file of one."""
+    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no such file."""
 
     def __init__(self, weights: Path, device: str = "auto") -> None:
         self.name = "embedded"
@@ -126,12 +119,12 @@ class EmbeddedSam:
         return cpu_threads(self.device)
 
     def look_px(self, calibration: Calibration) -> int:
-        """Return the side of what it likes to look at at once, pixels."""
+        """Return the side of the image it prefers to see at once, pixels."""
         return min(MOST_LOOK_PX, int(LOOK_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles."""
+        """Refine the width of a red cell from the boxes that the network gives to cells, until it settles."""
         if first.source == "default":  # there is nothing but glass
             return replace(first, scale_confidence=0.0)
 
@@ -186,7 +179,7 @@ class EmbeddedSam:
     ) -> list[CellMask]:
         """Return one mask per prompt: points (N, 2) as (y, x), or boxes (N, 4) as (y0, x0, y1, x1).
 
-        A point that lies in a proposal of the heat map is decoded with that proposal's box.
+        A point in a proposal of the heat map is decoded with that proposal's box.
         """
         if (points is None) == (boxes is None):
             raise ModelError("Give either points or boxes, not both and not neither.")
@@ -336,12 +329,12 @@ def _to_cells(
 def resample(
     image: NDArray[np.uint8], scale: float, *, origin: tuple[int, int] = (0, 0), align: int = 1, multiple: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[int, int]]:
-    """Resample a part (Y, X, 3) uint8 of a smear, which lies at `origin` (y, x), on the one grid of the smear.
+    """Resample a part (Y, X, 3) uint8 of a smear, which lies at `origin` (y, x), on the smear's one grid.
 
-    Returns (H, W, 3) float32, 0 to 255; where the part has pixels (H, W), elsewhere it is 0; and the corner (y, x) on
-    the resampled smear, a multiple of `align`. H and W are multiples of `multiple`: few different shapes let a network
-    reuse its plans. Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear, whatever the
-    part. The triangle filter is as wide as a resampled pixel where the image shrinks, so nothing aliases.
+    Returns (H, W, 3) float32, 0 to 255, with 0 outside the part; the pixels (H, W) bool inside it; and the corner (y,
+    x) on the resampled smear, a multiple of `align`. H and W are multiples of `multiple`, so that a network can reuse
+    its plans for few shapes. Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear,
+    whatever the part. The triangle filter is as wide as a resampled pixel when the image shrinks, so nothing aliases.
     """
     spans = [_span(offset, n_in, scale, align, multiple) for offset, n_in in zip(origin, image.shape[:2], strict=True)]
     margin = int(np.ceil(1 / scale)) + 1  # what the filter reaches beyond the part
@@ -364,7 +357,7 @@ def resample(
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """One axis of the result on the resampled smear: it begins at `first`, and holds the part from `begin` to `end`."""
+    """One axis of the resampled part: it begins at `first`; the image reaches from `begin` to `end`."""
 
     first: int
     size: int

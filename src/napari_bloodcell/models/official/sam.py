@@ -33,28 +33,24 @@ from napari_bloodcell.models.official.network import (
 )
 
 BOX_NMS_IOU = 0.7
-"""Of two masks whose boxes have a larger IoU the one with the lower predicted IoU goes (SAM's default)."""
+"""Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU goes (SAM's default)."""
 _THREE, _ONE = slice(1, None), slice(0, 1)
 _CPU_BATCH = 8
-"""Prompts that a CPU decodes at once at most: more do not fit into its caches and are slower."""
+"""Most prompts that a CPU decodes at once: more do not fit into its caches and are slower."""
 
 
 class OfficialSam:
-    """Segment Anything: ViT-B, ViT-L, ViT-H (downloaded on first use), or a checkpoint of their layout, by its path.
+    """Segment Anything: ViT-B, ViT-L, ViT-H (downloaded on first use), or the path of a checkpoint of their layout.
 
-    Masks are made as by `SamAutomaticMaskGenerator` with one crop, and to the same numbers, but only the box of each
-    mask is ever up-sampled. A tile without cells is not encoded at all when `SegmentParams.prompts` is "cells". Raises
+    Masks are made as by `SamAutomaticMaskGenerator` with one crop, with equal numbers, but only the box of each mask is
+    ever up-sampled. A tile without cells is not encoded at all if `SegmentParams.prompts` is "cells". Raises
     `ModelError` if the file is no such checkpoint (nothing in it is executed), `DownloadError` or `DeviceError`.
     """
 
     normalises_light: bool = False
 
     def __init__(
-        self,
-        model: str | Path = "vit_b",
-        *,
-        device: str = "auto",
-        progress: Callable[[Progress], object] | None = None,
+        self, model: str | Path = "vit_b", *, device: str = "auto", progress: Callable[[Progress], object] | None = None
     ) -> None:
         self.device = pick_device(device)
         if str(model) in weights.OFFICIAL:
@@ -74,11 +70,11 @@ class OfficialSam:
         self._last: _Encoded | None = None
 
     def overlap_px(self, calibration: Calibration) -> int:
-        """Return 1.5 red cells: a cell on the border of a tile is then seen whole, with some glass around it."""
+        """Return 1.5 red cells: a cell on a tile's border is then seen whole, with some glass around it."""
         return int(np.ceil(1.5 * calibration.rbc_diameter_px))
 
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Return the first estimate unchanged: SAM has no idea of how wide a red cell is."""
+        """Return the first estimate unchanged: SAM does not know the width of a red cell."""
         return first
 
     def generate(
@@ -90,7 +86,7 @@ class OfficialSam:
         origin: tuple[int, int] = (0, 0),
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
-        """Return a mask for everything that SAM finds in an image (Y, X, 3) uint8; see `MaskGenerator.generate`.
+        """Return a mask for everything SAM finds in an image (Y, X, 3) uint8; see `MaskGenerator.generate`.
 
         `score` is predicted IoU times stability; the best predicted IoU comes first.
         """
@@ -130,9 +126,9 @@ class OfficialSam:
     ) -> list[CellMask]:
         """Return one mask per prompt of the user; see `MaskGenerator.predict`.
 
-        Of SAM's three masks of a point the one with the best predicted IoU is taken; where SAM finds nothing the mask
-        is one empty pixel. The image of the last call is not encoded again. Raises `InputError` for an image that is
-        not (Y, X, 3) uint8, and for prompts of another shape, outside the image, or empty.
+        Of SAM's three masks for a point the one with the best predicted IoU is taken; if SAM finds nothing the mask is
+        one empty pixel. The image of the last call is not encoded again. Raises `InputError` for an image that is not
+        (Y, X, 3) uint8, and for prompts of another shape, outside the image, or empty.
         """
         _check_image(image)
         shape = image.shape[:2]
@@ -159,7 +155,7 @@ class OfficialSam:
 
     @torch.inference_mode()
     def _encode(self, image: NDArray[np.uint8]) -> _Encoded:
-        """Return the embedding of an image; the last one is remembered."""
+        """Return the embedding of an image; the last one is cached."""
         key = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
         if self._last is not None and self._last.key == key:
             return self._last
@@ -215,7 +211,7 @@ class _Encoded:
 
 
 def _one_each(encoded: _Encoded, logits: Tensor, iou: Tensor, points: NDArray[np.float64]) -> list[CellMask]:
-    """Return one mask per prompt, an empty pixel at the prompt where SAM finds nothing."""
+    """Return one mask per prompt, an empty pixel at the prompt if SAM finds nothing."""
     found = []
     for one, score, (y, x) in zip(logits.cpu().numpy(), iou.cpu().numpy(), points, strict=True):
         point = (float(y), float(x))
@@ -232,7 +228,7 @@ def _check_image(image: NDArray[np.uint8]) -> None:
 def _check_prompts(
     prompts: NDArray[np.floating] | None, n: int, shape: tuple[int, ...], what: str, order: str
 ) -> NDArray[np.float64]:
-    """Return prompts (N, n) as float64, (0, n) for None; boxes that reach over the edge are cut to the image."""
+    """Return prompts (N, n) as float64, (0, n) for None; boxes are cut to the image."""
     if prompts is None:
         return np.zeros((0, n))
     given = np.array(prompts, np.float64)
@@ -265,7 +261,7 @@ class UpSampling:
     columns: NDArray[np.float32]
 
     def candidate(self, logits: NDArray[np.float32], iou: float, point: tuple[float, float]) -> Candidate | None:
-        """Return the mask of logits (h, w) in the image's pixels, or None where it is empty.
+        """Return the mask of logits (h, w) in the image's pixels, or None if it is empty.
 
         Only the box in which a logit exceeds the lower of the two cuts of the stability score is up-sampled.
         """
@@ -322,7 +318,7 @@ def empty_mask(point: tuple[float, float]) -> CellMask:
 
 
 def _reach(inside_2d: NDArray[np.bool_], across: int, matrix: NDArray[np.float32]) -> tuple[slice, slice]:
-    """Return the pixels that the low-resolution places `inside` reach, and the places that those pixels need."""
+    """Return the pixels reached by the low-resolution places `inside`, and the places those pixels need."""
     inside = np.asarray(inside_2d.any(axis=across), np.bool_)
     pixels = np.flatnonzero(matrix[:, inside].any(1))
     if not pixels.size:
@@ -343,7 +339,7 @@ def find_foreground(image: NDArray[np.uint8], background_rgb: tuple[float, float
     """Return where a (Y, X, 3) uint8 image differs from the empty glass, (Y, X) bool, holes filled.
 
     Distance in Lab from the smear's background colour, above Otsu's threshold of the distances clipped at their 80th
-    percentile: unclipped, one white cell that dominates the tile hides the red ones.
+    percentile: unclipped, one dominant white cell hides the red ones.
     """
     glass = rgb2lab(np.asarray(background_rgb, np.float64).reshape(1, 1, 3) / 255).reshape(3)
     distance = np.linalg.norm(rgb2lab(image) - glass, axis=-1)
@@ -363,10 +359,11 @@ def regular_grid(shape: tuple[int, int], points_per_side: int) -> NDArray[np.flo
 def points_on_cells(
     image: NDArray[np.uint8], calibration: Calibration, *, origin: tuple[int, int] = (0, 0)
 ) -> NDArray[np.float64]:
-    """Return points (N, 2) float64 as (y, x) on the cells of an image (Y, X, 3) uint8, the most central ones first.
+    """Return points (N, 2) float64 as (y, x) on the cells of an image (Y, X, 3) uint8, the most central first.
 
-    They are the maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a
-    red cell, aligned to the smear (`origin` is (y, x) of the image in it), without what a maximum makes needless.
+    These are the maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a
+    red cell, aligned to the smear (`origin` is (y, x) of the image in it), without points that a maximum makes
+    redundant.
     """
     diameter = calibration.rbc_diameter_px
     found = find_foreground(image, calibration.background_rgb)
