@@ -92,19 +92,9 @@ def centroids_of(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.stack([table[name].to_numpy(np.float64) for name in CENTROID], axis=1)
 
 
-def measure_cells(
-    cells: NDArray[np.integer],
-    predicted_iou: NDArray[np.floating] | None = None,
-    stability_score: NDArray[np.floating] | None = None,
-) -> pd.DataFrame:
-    """Return the cell table of a (Y, X) label image with ids 1..N; types are empty and regions count 1.
-
-    `predicted_iou` and `stability_score` have shape (N,), in the order of the ids; NaN where they are not given.
-    """
-    measured = measure(cells)
-    known = {"predicted_iou": predicted_iou, "stability_score": stability_score}
-    of_ids = {n: np.asarray(v, float)[measured.index.to_numpy() - 1] for n, v in known.items() if v is not None}
-    return table_of_measured(measured, cells.shape, **of_ids)
+def measure_cells(cells: NDArray[np.integer], **columns: Any) -> pd.DataFrame:
+    """Return the cell table of a (Y, X) label image, untyped, with these further columns (N,) in order of the ids."""
+    return table_of_measured(measure(cells), cells.shape, **columns)
 
 
 def measure(cells: NDArray[np.integer], corner: tuple[int, int] = (0, 0)) -> pd.DataFrame:

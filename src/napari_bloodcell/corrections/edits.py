@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, CENTROID, box_of, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import Box, largest_part, union_of
+from napari_bloodcell.core.geometry import Box, largest_part, shared_box, slices_of, union_of
 from napari_bloodcell.core.protocols import CellMask
 
 Point = tuple[float, float]
@@ -131,12 +131,10 @@ def add_cell(
     there.
     """
     shape = plane_shape(cells)
-    y0, x0, y1, x1 = mask.bbox
-    box = (max(y0, 0), max(x0, 0), min(y1, shape[0]), min(x1, shape[1]))
-    inside = mask.mask[box[0] - y0 : max(box[2] - y0, 0), box[1] - x0 : max(box[3] - x0, 0)]
-    if not inside.any():
+    own = shared_box(mask.bbox, (0, 0, *shape))
+    if own is None or not (inside := mask.mask[slices_of(own, mask.bbox[:2])]).any():
         raise InputError("No cell was found there. Click on a cell, or draw a box around it.")
-    under = read_window(cells, plane, box)
+    under = read_window(cells, plane, own)
     covered = np.bincount(under[inside])
     touched = [int(i) for i in np.flatnonzero(covered) if i]
     boxes = {i: find_cell(cells, table, i, plane) for i in touched}
@@ -150,12 +148,11 @@ def add_cell(
         raise InputError(
             f"Cell {there} is there already. Delete or split it first, or draw a box around what is missing."
         )
-    box = union_of([box, *(boxes[i] for i in replaced)])
+    box = union_of([own, *(boxes[i] for i in replaced)])
     before = read_window(cells, plane, box)
     after = np.where(np.isin(before, replaced), 0, before)
     whole = np.zeros(before.shape, bool)
-    top, left = max(y0, 0) - box[0], max(x0, 0) - box[1]
-    whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    whole[slices_of(own, box[:2])] = inside
     new_id = int(max(table.index.max() if len(table) else 0, before.max(initial=0))) + 1
     after[largest_part(whole & (after == 0))] = new_id
     row = {"predicted_iou": mask.predicted_iou, "stability_score": mask.stability_score, "type_source": "model"}

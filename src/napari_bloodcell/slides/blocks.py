@@ -124,7 +124,7 @@ def _paint_joined(context: Context, box: Box) -> Painted:
     keys = joined.paint(context.work, context.plan, region)
     present = np.unique(keys[keys > 0])
     labels = np.where(keys > 0, np.searchsorted(present, keys) + 1, 0).astype(np.int32)
-    return Painted(region, labels, present.astype(np.int64), joined.masks_behind(present))
+    return Painted(region, labels, present.astype(np.int64), [joined.masks[i - 1] for i in present.tolist()])
 
 
 def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:

@@ -61,10 +61,6 @@ class Joined:
                 ids[slices_of(part, box[:2])] = lut[labels[slices_of(part, core[:2])]]
         return ids
 
-    def masks_behind(self, ids: NDArray[np.int64]) -> list[CellMask]:
-        """Return the mask behind each of these ids."""
-        return [self.masks[i - 1] for i in ids.tolist()]
-
 
 def join_slide(work: WorkFolder, plan: Plan, failed: Collection[int] = ()) -> int:
     """Join the cells of all tiles, with three tiles in memory at a time, and return how many cells there are."""

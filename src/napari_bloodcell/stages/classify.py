@@ -16,6 +16,7 @@ from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, Progress
 from napari_bloodcell.core.threads import Threads, in_threads
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import cut_out
@@ -116,7 +117,7 @@ def iter_classify(
     has that colour. The preset "paper" does neither.
     """
     cells = segmentation.cells
-    plane = _plane(image)
+    plane = read_plane(image).data
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
     classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
@@ -196,15 +197,6 @@ def decide_types(
     if params.use_context:
         probabilities = _weigh_in_proposals(probabilities, table.loc[ids], classes)
     _fill_types(table, ids, probabilities, classes, params.unidentified_below)
-
-
-def _plane(image: Any) -> NDArray[np.uint8]:
-    """Return the image as (Y, X, 3) uint8, reading it only if it is not that already."""
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    from napari_bloodcell.images.open import read_plane
-
-    return read_plane(image).data
 
 
 def iter_probabilities(

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.core.geometry import CROSS, Box, box_of_mask, largest_part, shared_box, slices_of
+from napari_bloodcell.core.geometry import CROSS, Box, Slices, box_of_mask, largest_part, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
-
-_Window = tuple[slice, slice]
 
 BACKGROUND_AREAS = 14.0
 """A mask larger than this many red cells is background or a clump."""
@@ -211,13 +209,10 @@ def paint_box(masks: Sequence[CellMask], box: Box) -> tuple[NDArray[np.int32], l
     return labels, [masks[i] for i in order]
 
 
-def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:
+def _within(box: Box, shape: tuple[int, int]) -> tuple[Slices, Slices]:
     """Return where a box lies in a plane of `shape`, and which part of the box lies there."""
-    y0, x0, y1, x1 = box
-    top, left = max(0, -y0), max(0, -x0)
-    bottom, right = max(top, min(y1, shape[0]) - y0), max(left, min(x1, shape[1]) - x0)
-    here = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))
-    return here, (slice(top, bottom), slice(left, right))
+    inside = shared_box(box, (0, 0, *shape)) or (*box[:2], *box[:2])
+    return slices_of(inside), slices_of(inside, box[:2])
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -413,11 +413,10 @@ def _join(
 
 def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
     """Return the cell table of a label image with the generator's figures for the mask behind each id."""
-    table = measure_cells(
+    return measure_cells(
         cells,
-        np.array([m.predicted_iou for m in origins], float),
-        np.array([m.stability_score for m in origins], float),
+        predicted_iou=[m.predicted_iou for m in origins],
+        stability_score=[m.stability_score for m in origins],
+        proposed_type=[m.cell_type or "" for m in origins],
+        proposed_probability=[m.type_probability for m in origins],
     )
-    table["proposed_type"] = pd.Series([m.cell_type or "" for m in origins], index=table.index, dtype=object)
-    table["proposed_probability"] = np.array([m.type_probability for m in origins], float)
-    return table

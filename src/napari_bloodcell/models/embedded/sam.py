@@ -129,7 +129,7 @@ class EmbeddedSam:
             return replace(first, scale_confidence=0.0)
 
         def look(part: NDArray[np.uint8], current: Calibration) -> tuple[Proposals, NDArray[np.float32]]:
-            canvas = self._canvas(part, current, (0, 0))
+            canvas = self.see(part, current)
             return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE), canvas.pixels
 
         return judge(sample, first, look) if first.source == "given" else find_scale(sample, first, look)
@@ -145,7 +145,7 @@ class EmbeddedSam:
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
-        canvas = self._canvas(image, calibration, origin)
+        canvas = self.see(image, calibration, origin)
         proposals = propose(canvas.heat, canvas.sides, params.score_min)
         if within is not None:
             proposals = _within(proposals, canvas, origin, within)
@@ -183,7 +183,7 @@ class EmbeddedSam:
         """
         if (points is None) == (boxes is None):
             raise ModelError("Give either points or boxes, not both and not neither.")
-        canvas = self._canvas(image, calibration, (0, 0))
+        canvas = self.see(image, calibration)
         cells: list[CellMask] = []
         if boxes is not None:
             given = torch.as_tensor(np.asarray(boxes, np.float32)[:, [1, 0, 3, 2]], device=self.device) * canvas.scale
@@ -205,11 +205,8 @@ class EmbeddedSam:
                 cells += self._decode_prompt(canvas, None, point, image.shape[:2])
         return cells
 
-    def see(self, image: NDArray[np.uint8], calibration: Calibration) -> Canvas:
+    def see(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int] = (0, 0)) -> Canvas:
         """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded."""
-        return self._canvas(image, calibration, (0, 0))
-
-    def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
         resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
