@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
@@ -27,10 +30,7 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     import numpy as np
-    from numpy.typing import NDArray
 
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
@@ -47,7 +47,7 @@ Data = LabelledCutouts | Parts | TrainingSet | str | Path
 
 
 def never() -> bool:
-    """Say that nobody wants to stop."""
+    """Return False: never stop early."""
     return False
 
 
@@ -163,7 +163,7 @@ train = drained(iter_train)
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
-    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells; raises as `train`."""
+    """Return the three parts of data as `train` takes them, seen as the classifier `start` does; raises as `train`."""
     parts = _read(data, params, start)
     _check_classes(parts.train)
     for name, part in parts.items():
@@ -195,7 +195,7 @@ def _read(data: Data, params: TrainParams, start: CnnClassifier | None) -> Parts
 
 
 def _classes_of(part: LabelledCutouts, start: CnnClassifier | None) -> tuple[str, ...]:
-    """Return the classes that the classifier will know: those of the one before, and then new ones."""
+    """Return the new classifier's classes: those of `start`, then new ones."""
     known = () if start is None else tuple(start.classes)
     return (*known, *sorted(set(part.classes) - set(known), key=class_order))
 
@@ -222,7 +222,7 @@ def _levels_of(start: CnnClassifier) -> dict[str, Any]:
 
 
 def _check_start(dataset: LabelledCutouts, start: CnnClassifier) -> None:
-    """Refuse to fine-tune what knows none of the classes, or knows cells of another scale or other colours."""
+    """Refuse to fine-tune a classifier that knows none of the classes, or cells of another scale or colours."""
     if not set(dataset.classes) & set(start.classes):
         raise TrainingError(
             f"{start.name!r} knows {', '.join(start.classes)}, and the cells are {', '.join(dataset.classes)}: it has "

@@ -1,16 +1,19 @@
-"""The list of a training set: a row per cell, and how cells become rows and rows cells."""
+"""The list of a training set: a row per cell, and the conversion between cells and rows."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
@@ -18,31 +21,22 @@ from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
 from napari_bloodcell.results.table import unguard_formulas
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.cutouts import RGB
-
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, RGB, centre_cutout, tight
 
 BY_IMAGE, BY_CLASS = "image", "class"
 """A cell is in its part because its image is, or because its class was split."""
 SEVERAL = 3
-"""From this many images on, those that come go to a part as a whole."""
+"""Once there are this many images, new ones go to a part as a whole."""
 
 Row = dict[str, Any]
 
 
 def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, float, float]) -> list[tuple[str, str]]:
-    """Return (part, "image" or "class") of each new cell; the same whatever the order of `new` is.
+    """Return (part, "image" or "class") of each new cell, independent of the order of `new`.
 
-    Further cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells
-    of unknown images, each class is split; images that come after that go whole to the part that lacks them most.
-    Rows need `class`, `image_sha256`, `sha256`, `split` ("" where it is open) and `split_by`.
+    New cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells of
+    unknown images, each class is split; later images go as a whole to the part that lacks them most. Rows need `class`,
+    `image_sha256`, `sha256`, `split` ("" if open) and `split_by`.
     """
     numbers: Counter[tuple[str, str]] = Counter((row["class"], row["split"]) for row in known)
     settled = [*known, *(row for row in new if row["split"])]
@@ -79,7 +73,7 @@ def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, 
 
 
 def _neediest(name: str, numbers: Mapping[tuple[str, str], int], shares: Sequence[float]) -> str:
-    """Return the part that lacks most of a class when one more comes; the first in doubt."""
+    """Return the part that lacks most of a class when one more comes; the first of ties."""
     total = 1 + sum(numbers.get((name, part), 0) for part in PARTS)
     lacking = [share * total - numbers.get((name, part), 0) for part, share in zip(PARTS, shares, strict=True)]
     return PARTS[lacking.index(max(lacking))]
@@ -88,7 +82,7 @@ def _neediest(name: str, numbers: Mapping[tuple[str, str], int], shares: Sequenc
 def _part_of_image(
     classes: Counter[str], numbers: Mapping[tuple[str, str], int], shares: Sequence[float], n_left: int
 ) -> str:
-    """Return the part for an image with these cells: the one that lacks most of them, an empty one at the latest."""
+    """Return the part that lacks most of an image's cells; an empty part if only as many images are left."""
     open_parts = [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
     empty = [part for part in open_parts if not any(n for (_, p), n in numbers.items() if p == part)]
     choice = empty if len(empty) >= n_left else open_parts
@@ -105,7 +99,7 @@ def _part_of_image(
 
 
 LIST = "cutouts.csv"
-"""The list's name. It holds a row per picture."""
+"""Name of the list, which holds a row per picture."""
 COLUMNS: dict[str, str] = {
     "file": "str",
     "class": "str",
@@ -163,7 +157,7 @@ class TypedCell:
 
 
 class KnownCells:
-    """Finds the row of a cell by its pixels, or by its place in its image."""
+    """Finds the row of a cell by its pixels, or by its box in its image."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._by_pixels: dict[str, Row] = {}
@@ -172,13 +166,13 @@ class KnownCells:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """Remember a row."""
+        """Add a row."""
         self._by_pixels[row["sha256"]] = row
         if row["image_sha256"] and _is_known(row["y0"]):
             self._by_image.setdefault(row["image_sha256"], []).append(row)
 
     def find(self, row: Row) -> Row | None:
-        """Return the row that is of the same cell, if there is one."""
+        """Return the row of the same cell, if there is one."""
         if row["sha256"] in self._by_pixels:
             return self._by_pixels[row["sha256"]]
         there = self._by_image.get(row["image_sha256"], []) if _is_known(row["y0"]) else []
@@ -194,7 +188,7 @@ class KnownCells:
 
 
 def row_of(cell: TypedCell) -> Row:
-    """Return the row of a cell, its part still open."""
+    """Return the row of a cell, not yet assigned to a part."""
     if not cell.cell_type.strip():
         raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no type.")
     if cell.cutout.ndim != 3 or cell.cutout.shape[2] != 3 or not cell.cutout.any():
@@ -223,7 +217,7 @@ def row_of(cell: TypedCell) -> Row:
 
 
 def cell_of(row: Row, folder: Path) -> TypedCell:
-    """Return the cell of a row, its picture read from the set's folder."""
+    """Return the cell of a row, with its picture from the set's folder."""
     box = [int(row[k]) for k in _BOX if _is_known(row[k])]
     return TypedCell(
         read_picture(folder / row["file"]),
@@ -248,7 +242,7 @@ def _colour_in(row: Row, columns: Sequence[str]) -> RGB | None:
 
 
 def picture_of(cutout: NDArray[np.uint8]) -> bytes:
-    """Return a cutout as a picture: centred on 128×128, or its own square where it is larger."""
+    """Return a cutout as PNG: centred on 128×128, or its own square if larger."""
     small = tight(cutout)
     buffer = io.BytesIO()
     Image.fromarray(centre_cutout(small, max(CUTOUT_SIZE, *small.shape[:2]))).save(buffer, "PNG")
@@ -261,7 +255,7 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 
 
 def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
-    """Return the list of a training set, an empty one where there is none; `TrainingError` if it is damaged."""
+    """Return the list of a training set, empty if there is none; `TrainingError` if it is damaged."""
     if not path.is_file():
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
@@ -282,7 +276,7 @@ def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
 
 
 def _completed(table: pd.DataFrame, folder: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
-    """Return the short list that File > Save Selected Layers wrote before with all columns; cells get their parts."""
+    """Return the short list once written by File > Save Selected Layers with all columns; cells get their parts."""
     rows = []
     for row in rows_of(table):
         cell = TypedCell(

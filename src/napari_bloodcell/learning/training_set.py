@@ -1,25 +1,19 @@
-"""The training set: a folder of pictures of cells and one list, grown from many images, that anyone can read."""
+"""The training set: a folder of pictures of cells and one list, grown from many images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, write_bytes
-from napari_bloodcell.learning.dataset import (
-    PARTS,
-    LabelledCutouts,
-    Parts,
-    class_folders,
-    class_order,
-    read_picture,
-)
+from napari_bloodcell.learning.dataset import PARTS, LabelledCutouts, Parts, class_folders, class_order, read_picture
 from napari_bloodcell.learning.training_list import (
     COLUMNS,
     LIST,
@@ -35,20 +29,13 @@ from napari_bloodcell.learning.training_list import (
     typed,
 )
 from napari_bloodcell.results.table import guard_formulas
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.classify import SegmentedSmear
-    from napari_bloodcell.stages.cutouts import RGB
+from napari_bloodcell.stages.classify import SegmentedSmear
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, RGB, centre_cutout, cut_out
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """How many cells were new, there with the same type, or there with another type: then the new one counts."""
+    """Number of cells that were new, known with the same type, or known with another type, which is replaced."""
 
     new: int
     duplicates: int
@@ -250,11 +237,7 @@ class TrainingSet:
             yield cell_of(row, self.folder)
 
     def parts(
-        self,
-        *,
-        rbc_diameter_px: float | None = None,
-        glass_level: float | None = None,
-        red_level: RGB | None = None,
+        self, *, rbc_diameter_px: float | None = None, glass_level: float | None = None, red_level: RGB | None = None
     ) -> Parts:
         """Return the three parts as cutouts, all at one scale.
 
@@ -332,7 +315,7 @@ class TrainingSet:
 
 
 def _paper_layout(folder: Path, with_augmented: bool) -> Iterator[tuple[NDArray[np.uint8], str, str, str]]:
-    """Yield (cutout, class, name, part) of a folder of the paper's layout; the part is "" where there are none."""
+    """Yield (cutout, class, name, part) from a folder of the paper's layout; the part is "" if there are none."""
     has_parts = (folder / "train").is_dir()
     for part in [p for p in PARTS if (folder / p).is_dir()] if has_parts else [""]:
         for name, files in class_folders(folder / part, with_augmented=with_augmented).items():

@@ -1,13 +1,11 @@
-"""Boxes of proposals."""
+"""Boxes of proposed cells."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 
 def non_maximum_suppression(
@@ -30,14 +28,9 @@ def non_maximum_suppression(
 
 
 def colour_in_boxes(image: Any, boxes: NDArray[np.number[Any]]) -> tuple[float, float, float] | None:
-    """Return the typical colour of cells: the median over cells of the median over the ellipse in each one's box.
+    """Return the typical colour of cells: the median over cells of the median over the ellipse in each box.
 
-    Parameters
-    ----------
-    image : array-like, shape (Y, X, 3)
-        Sliced box by box.
-    boxes : ndarray, shape (N, 4)
-        (y0, x0, y1, x1), pixels.
+    `image` (Y, X, 3) is sliced box by box; `boxes` (N, 4) are (y0, x0, y1, x1), pixels.
     """
     colours = []
     for y0, x0, y1, x1 in boxes.astype(int).clip(min=0).tolist():

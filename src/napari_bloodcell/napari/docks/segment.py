@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from napari.layers import Shapes
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
-from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import StageDock, may_download
 from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep

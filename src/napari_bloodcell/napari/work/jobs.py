@@ -19,7 +19,7 @@ from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.stages.classify import iter_classify, iter_type_rows
 from napari_bloodcell.stages.parts import PART_PX, iter_measure
-from napari_bloodcell.stages.regions import replace_cells
+from napari_bloodcell.stages.replacing import replace_cells
 from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
 
 if TYPE_CHECKING:
