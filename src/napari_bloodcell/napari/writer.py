@@ -103,7 +103,7 @@ def _chosen(layer_data: list[LayerData]) -> tuple[Image, Labels]:
     """Return the image and its cells among what is to be saved."""
     from napari.layers import Image, Labels, Layer
 
-    from napari_bloodcell.napari.layers.cells import is_types
+    from napari_bloodcell.napari.layers.links import is_types
 
     layers = [Layer.create(*data) for data in layer_data if not _is_derived(data)]
     images = [layer for layer in layers if isinstance(layer, Image)]

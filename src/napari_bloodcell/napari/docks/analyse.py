@@ -11,7 +11,7 @@ from napari_bloodcell.core.params import Recipe, SegmentParams
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import slim
 from napari_bloodcell.napari.docks.segment import FindingDock
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
@@ -83,7 +83,7 @@ class AnalyseWidget(FindingDock):
             self.summary.setText(f"{found.summary} They have no types yet. {run.summary}")
             return
         self.summary.setText(" ".join([f"{found.n_cells:,} cells: {run.summary}", *found.remarks]))
-        info = layers.info_of(found.result)
+        info = links.info_of(found.result)
         info["recipe"] = {**info.get("recipe", {}), "count": recipe.count.model_dump(mode="json")}
         open_dock(self._viewer, "Count")
 

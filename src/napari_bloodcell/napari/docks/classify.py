@@ -12,8 +12,8 @@ from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.docks.base import StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.layers.cells import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
+from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.look import pyramid_of
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import TypeCells

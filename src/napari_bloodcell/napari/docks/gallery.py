@@ -22,9 +22,9 @@ from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
-from napari_bloodcell.napari.layers.cells import full_resolution
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
 from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 from napari_bloodcell.napari.layers.selection import COLOUR
 

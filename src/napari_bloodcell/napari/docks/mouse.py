@@ -14,8 +14,8 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
-from napari_bloodcell.napari.layers.cells import KEY, image_layer_for, is_cells, placement_of, types_layer_for
-from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.layers.links import KEY, image_layer_for, is_cells, types_layer_for
+from napari_bloodcell.napari.layers.look import cell_at, placement_of
 from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 
 if TYPE_CHECKING:

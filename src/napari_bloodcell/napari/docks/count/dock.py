@@ -18,8 +18,8 @@ from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import selection
-from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
+from napari_bloodcell.napari.layers.links import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.regions import Region, region_of
 from napari_bloodcell.napari.layers.results import recipe_of

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
-from napari_bloodcell.napari.layers.cells import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
+from napari_bloodcell.napari.layers.links import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import seen_area_mm2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QMessageBox
 
-from napari_bloodcell.napari.layers.cells import cells_layer_for
+from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.session.opening import cells_session
 
 if TYPE_CHECKING:

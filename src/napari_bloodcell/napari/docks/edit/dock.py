@@ -27,7 +27,7 @@ from napari_bloodcell.napari.docks.mouse import (
     told_selection,
 )
 from napari_bloodcell.napari.docks.plain import PlainLabel
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.opening import cells_session
@@ -125,7 +125,7 @@ class EditWidget(Dock):
     def cut(self, line: tuple[tuple[float, float], tuple[float, float]]) -> None:
         """Cut the cell that a line crosses longest."""
         session = self.session
-        cells = layers.full_resolution(session.layer)
+        cells = links.full_resolution(session.layer)
         cell = cell_on_line(cells[session.plane] if session.plane else cells, line)
         if not cell:
             raise InputError("The line crosses no cell. Draw it across the cell that is to be cut.")
@@ -164,8 +164,8 @@ class EditWidget(Dock):
                 session.split(cell)
 
     def _can_edit(self, layer: Layer) -> bool:
-        return layers.is_cells(layer) or (
-            isinstance(layer, Image) and layers.cells_layer_for(self._viewer, layer) is None
+        return links.is_cells(layer) or (
+            isinstance(layer, Image) and links.cells_layer_for(self._viewer, layer) is None
         )
 
     def _prompt(self, **prompt: Any) -> None:
@@ -183,10 +183,10 @@ class EditWidget(Dock):
         """Turn to another layer."""
         self._leave()
         layer = self._layer.layer
-        names = layers.names_of(layer) if layers.is_cells(layer) else []
+        names = links.names_of(layer) if links.is_cells(layer) else []
         self._type.clear()
         self._type.addItems([BY_MODEL, UNTYPED, *names])
-        if layers.is_cells(layer) and not self.is_resting:
+        if links.is_cells(layer) and not self.is_resting:
             notify_errors(partial(self._enter, layer))
         if self.mouse.is_of(self):
             self.mouse.use(self.mouse.tool, layer, self)

@@ -10,10 +10,10 @@ from napari.layers import Labels
 from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
 from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
-from napari_bloodcell.napari.layers.look import moved_placement
+from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of
+from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import bind_undo
 from napari_bloodcell.napari.session.strokes import strokes_of

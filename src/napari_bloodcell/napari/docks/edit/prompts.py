@@ -16,6 +16,7 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
 from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
@@ -24,14 +25,13 @@ from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.napari.work.worker import Run
 from napari_bloodcell.stages.calibration import brighten
-from napari_bloodcell.stages.classify import iter_classify
+from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.masks import fill_holes
 from napari_bloodcell.stages.segment import calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import pandas as pd
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
     from numpy.typing import NDArray
@@ -86,13 +86,6 @@ class PromptedCell:
     def plane(self) -> PlaneIndex:
         """Where it was looked for."""
         return self.prompt.plane
-
-
-@dataclass(frozen=True, eq=False)
-class _OneCell:
-    cells: NDArray[np.int32]
-    table: pd.DataFrame
-    calibration: Calibration
 
 
 def iter_prompt(
@@ -227,9 +220,9 @@ def _iter_type(
     cells[y0:y1, x0:x1] = inside
     if not inside.any():
         return mask.cell_type or "", float("nan")
-    one = _OneCell(cells, measure_cells(cells), calibration)
-    typed = yield from iter_classify(part, one, params=params, classifier=classifier)
-    return str(typed.table["cell_type"].iloc[0]), float(typed.table["probability"].iloc[0])
+    table = measure_cells(cells)
+    typed = yield from iter_type_rows(part, cells, table, calibration, params=params, classifier=classifier)
+    return str(typed["cell_type"].iloc[0]), float(typed["probability"].iloc[0])
 
 
 BY_MODEL, UNTYPED = "typed by the model", "without a type"
@@ -278,13 +271,13 @@ class PromptQueue(QObject):
             notify_errors(partial(self._start, layer, prompt))
 
     def _start(self, layer: Layer, prompt: Prompt) -> None:
-        image = layer if isinstance(layer, Image) else layers.image_layer_for(self._viewer, layer)
+        image = layer if isinstance(layer, Image) else links.image_layer_for(self._viewer, layer)
         if image is None or layer not in self._viewer.layers:
             raise InputError("The image of these cells is gone: open it again to add cells.")
-        cells = layers.cells_layer_for(self._viewer, layer) if isinstance(layer, Image) else layer
+        cells = links.cells_layer_for(self._viewer, layer) if isinstance(layer, Image) else layer
         params, calibration, typing = self.params, None, None
         if cells is not None:
-            recipe, calibration = recipe_of(cells), layers.known_calibration_of(cells)
+            recipe, calibration = recipe_of(cells), links.known_calibration_of(cells)
             params = recipe.segment.model_copy(update={"model": params.model, "device": params.device})
             if self.cell_type == BY_MODEL and _has_types(cells):
                 typing = recipe.classify
@@ -324,10 +317,10 @@ class PromptQueue(QObject):
 
     def _cells_of(self, image: Image, found: PromptedCell) -> Labels:
         """Return the cells layer of an image, made now if this is its first cell."""
-        layer = layers.cells_layer_for(self._viewer, image)
+        layer = links.cells_layer_for(self._viewer, image)
         if layer is None:
             layer = layers.add_cells(self._viewer, image)
-            layers.info_of(layer)["calibration"] = asdict(found.calibration)
+            links.info_of(layer)["calibration"] = asdict(found.calibration)
             layers.set_table(layer, measure_cells(np.zeros((1, 1), np.int32)))
             self.layer_made.emit(layer)
         return layer
@@ -335,7 +328,7 @@ class PromptQueue(QObject):
 
 def _cells_at(cells_layer: Labels, prompt: Prompt) -> list[int]:
     """Return the known cells that a prompt means, which the new one may replace."""
-    cells = layers.full_resolution(cells_layer)
+    cells = links.full_resolution(cells_layer)
     if prompt.box is not None:
         plane = plane_number(prompt.plane, cells.shape[:-2]) if prompt.plane else None
         found: list[int] = cells_in_box(cells_layer.features, prompt.box, plane=plane).tolist()

@@ -27,8 +27,9 @@ from napari_bloodcell.napari.docks.mouse import (
 from napari_bloodcell.napari.docks.review.class_editor import ClassEditor
 from napari_bloodcell.napari.docks.review.journal_panel import JournalPanel
 from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
+from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
@@ -83,7 +84,7 @@ class ReviewWidget(Dock):
         self.wake()
 
     def _build(self) -> None:
-        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+        self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The layer whose cells are reviewed")
         self.classes, self.walk = ClassEditor(), WalkControls()
         self.gallery, self.journal = GalleryPanel(), JournalPanel()
@@ -225,7 +226,7 @@ class ReviewWidget(Dock):
         session.events.classes.connect(self._on_classes)
         session.events.selection.connect(self._on_selection)
         layer.events.features.connect(self._on_features)
-        self.gallery.use(layer, layers.image_layer_for(self._viewer, layer))
+        self.gallery.use(layer, links.image_layer_for(self._viewer, layer))
         self.journal.clear()
         self.journal.setEnabled(session.journal.has_image)
         self.journal.name.setText(session.journal.annotator)
@@ -352,7 +353,7 @@ class ReviewWidget(Dock):
 
     def _type_at(self, point: tuple[float, float]) -> None:
         y, x = (round(v) for v in point)
-        cells = layers.full_resolution(self.session.layer)
+        cells = links.full_resolution(self.session.layer)
         if 0 <= y < cells.shape[-2] and 0 <= x < cells.shape[-1]:
             cell = int(np.asarray(cells[(*self.session.plane, y, x)]))
             if cell:
@@ -360,8 +361,8 @@ class ReviewWidget(Dock):
 
     def _select_in(self, box: tuple[float, float, float, float]) -> None:
         layer = self.session.layer
-        stack = layers.full_resolution(layer).shape[:-2]
-        plane = layers.plane_number(self.session.plane, stack) if stack else None
+        stack = links.full_resolution(layer).shape[:-2]
+        plane = plane_number(self.session.plane, stack) if stack else None
         self.session.select(cells_in_box(layer.features, box, plane=plane))
 
     def on_wake(self) -> None:

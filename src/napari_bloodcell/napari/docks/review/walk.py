@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVB
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
 from napari_bloodcell.napari.docks.plain import PlainLabel
-from napari_bloodcell.napari.layers.cells import full_resolution
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
+from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from napari.layers import Image
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
-from napari_bloodcell.napari.layers.cells import placement_of
-from napari_bloodcell.napari.layers.look import moved_placement
+from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.pyramids import MOST_PIXELS_HALVED
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator, postpone_collection

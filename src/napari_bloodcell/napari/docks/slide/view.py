@@ -13,7 +13,9 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
+from napari_bloodcell.napari.layers.look import placement_of, type_colormap
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
 from napari_bloodcell.napari.session.opening import open_cells, show_put_back
@@ -58,7 +60,7 @@ class SlideView:
         if not isinstance(step.payload, tuple) or self._image_layer not in self._viewer.layers:
             return
         if not self._live:
-            self._live = [self._add("types", layers.type_colormap(type_names())), self._add("cells", None)]
+            self._live = [self._add("types", type_colormap(type_names())), self._add("cells", None)]
         if time.monotonic() - self._drawn_at >= REFRESH_EVERY_S:
             self.pause()
             self._drawn_at = time.monotonic()
@@ -73,7 +75,7 @@ class SlideView:
         """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
         self.close()
         data, about, _ = read_slide_result(cast("Path", result.folder))[-1]
-        about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
+        about = {**about, **placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
@@ -92,12 +94,12 @@ class SlideView:
         viewer, image_id, folder = self._viewer, str(self._image_layer.unique_id), str(self._output.resolve())
         stale: list[Layer] = []
         for layer in viewer.layers:
-            info = layers.info_of(layer)
+            info = links.info_of(layer)
             if info.get("kind") == IN_PROGRESS and info.get("image_id") == image_id:
                 stale.append(layer)
-            elif layers.is_cells(layer) and info.get("folder") == folder:
+            elif links.is_cells(layer) and info.get("folder") == folder:
                 cells_id = str(layer.unique_id)
-                stale += [one for one in viewer.layers if layers.info_of(one).get("cells_id") == cells_id]
+                stale += [one for one in viewer.layers if links.info_of(one).get("cells_id") == cells_id]
                 stale.append(layer)
         for layer in stale:
             viewer.layers.remove(layer)
@@ -108,10 +110,10 @@ class SlideView:
             _levels(data),
             multiscale=len(data) > 1,
             name=f"{self._image_layer.name} {kind} (in progress)",
-            metadata={layers.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
+            metadata={links.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
             opacity=0.45 if kind == "types" else 0.6,
             **({} if colormap is None else {"colormap": colormap}),
-            **layers.placement_of(self._image_layer),
+            **placement_of(self._image_layer),
         )
         layer.contour = 0 if kind == "types" else 1
         self._viewer.add_layer(layer)

@@ -18,7 +18,7 @@ from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
 from napari_bloodcell.napari.docks.train.result import ResultView
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.notify import notifying
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.work.runs import TypeCells
@@ -65,7 +65,7 @@ class TrainWidget(Dock):
         self.tabs.setDocumentMode(True)
         for title, page in (("Curves", self.plot), ("Result", self.result), ("Grid search", self.grid)):
             self.tabs.addTab(page, title)
-        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+        self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The cells that are typed again")
         self.use = QPushButton("Use it on")
         self.use.setToolTip("Type these cells with the new model; what a person typed stays as it is")
@@ -120,7 +120,7 @@ class TrainWidget(Dock):
             If there is no model, no layer, or its image is gone.
         """
         trained, cells = self._trained(), self.cells.layer
-        image = layers.image_layer_for(self._viewer, cells)
+        image = links.image_layer_for(self._viewer, cells)
         if cells is None or image is None:
             raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
         params = ClassifyParams(model=str(self.saved_as or UNSAVED))

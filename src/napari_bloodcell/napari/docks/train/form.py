@@ -28,7 +28,7 @@ from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
 from napari_bloodcell.napari.docks.layer_choice import slim
 from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
-from napari_bloodcell.napari.layers.cells import is_cells
+from napari_bloodcell.napari.layers.links import is_cells
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

@@ -23,9 +23,9 @@ from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
-from napari_bloodcell.napari.layers.cells import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
 from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.links import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.results import SegmentedPlane
 
 if TYPE_CHECKING:
