@@ -31,7 +31,7 @@ def test_a_tip_draws_no_html_and_an_ordinary_one_stays_as_it_is():
     assert "<h1>" not in plain(HOSTILE)
 
 
-@pytest.mark.parametrize("dock", ["Review", "Count", "Edit"])
+@pytest.mark.parametrize("dock", ["Review", "Count", "Edit cells"])
 def test_no_dock_draws_the_name_of_a_class_as_html(viewer, qtbot, dock):
     layer = add_smear(viewer)
     table = links.table_of(layer)
@@ -45,5 +45,5 @@ def test_no_dock_draws_the_name_of_a_class_as_html(viewer, qtbot, dock):
         cells = [table.item(row, column) for row in range(table.rowCount()) for column in range(table.columnCount())]
         tips += [cell.toolTip() for cell in cells if cell is not None]
     assert not [text for text in (*texts, *tips) if HOSTILE in text]
-    if dock != "Edit":
+    if dock != "Edit cells":
         assert any(html.escape(HOSTILE) in tip for tip in tips)

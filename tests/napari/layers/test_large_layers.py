@@ -17,6 +17,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.napari import writer
 from napari_bloodcell.napari.layers import images, links
 from napari_bloodcell.napari.layers.keeper import keeper_of
+from napari_bloodcell.napari.work import jobs
 from napari_bloodcell.slides import save
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages import parts
@@ -42,7 +43,7 @@ class Reversed(BrightnessClassifier):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LARGE_PX", 300 * 300)
-    for module in (parts, save):
+    for module in (parts, save, jobs):
         monkeypatch.setattr(module, "PART_PX", 256)
     monkeypatch.setattr("napari_bloodcell.slides.run.BLOCK_PX", 256)
     monkeypatch.setattr("napari_bloodcell.results.pyramid.BLOCK_LEVELS", 1)

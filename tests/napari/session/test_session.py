@@ -283,6 +283,22 @@ def test_typing_anew_keeps_what_was_corrected_while_it_ran() -> None:
     assert (row["cell_type"], row["type_source"]) == ("platelet", "user")
 
 
+def test_a_correction_undone_while_the_journal_is_read_stays_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _viewer = new_session()
+    read: list[Any] = []
+    monkeypatch.setattr(
+        "napari_bloodcell.napari.session.session.when_done", lambda future, then: read.append((future.result(), then))
+    )
+    session.type_cells([1], "WBC")
+    session.put_back_soon(lambda *_: None)
+    session.undo()
+    for _ in range(2):  # the journal is read again
+        found, then = read.pop()
+        then(found)
+        assert types_in(session) == TYPES
+    assert not read
+
+
 def test_restored_types_do_not_overwrite_a_newer_decision() -> None:
     session, _viewer = new_session()
     session.type_cells([1], "platelet")

@@ -75,10 +75,8 @@ class CellsSession:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self.history: History[Change] = History()
         self.journal = LayerJournal(viewer, cells_layer)
-        self.n_corrections = 0
-        """Corrections of this image that stand, as far as the journal was read."""
-        self.by_hand: frozenset[int] = frozenset()
-        """Ids of cells whose outlines a person made."""
+        self.n_corrections = 0  # that stand of this image, as far as the journal was read
+        self.by_hand: frozenset[int] = frozenset()  # ids of cells whose outlines a person made
         self.looked_at: set[int] = set()
         self.is_changing = False
         """True while the session itself writes to the table."""
@@ -401,16 +399,16 @@ class CellsSession:
         """Restore earlier corrections once the journal is read, then call `told` as `put_back` returns."""
         find, n_written = ref(self), self._n_written
 
-        def finish(found: Found) -> None:
+        def restore(found: Found) -> None:
             session = find()
-            with suppress(InputError):  # the layer may be gone
-                if session is not None and session._n_written == n_written:
+            if session is not None and session._n_written != n_written:
+                session.put_back_soon(told)  # `found` is stale: it may hold a correction that was undone since
+            elif session is not None:
+                with suppress(InputError):  # the layer may be gone
                     told(found, session._put_back(found))
-                elif session is not None:  # `found` is stale: a correction made or undone meanwhile may be in it
-                    session.put_back_soon(told)
 
         if self.journal.has_image:
-            when_done(self.journal.look_up(), finish)
+            when_done(self.journal.look_up(), restore)
 
     def take_over(self, opinion: SecondOpinion) -> int:
         """Adopt another person's corrections of cells that nobody here has typed, as one undo step.

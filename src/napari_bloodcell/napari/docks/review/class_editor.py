@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED
 from napari_bloodcell.napari.docks.base import NarrowTable, swatch
+from napari_bloodcell.napari.docks.plain import plain
 from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.session.classes import key_of
 
@@ -53,7 +54,7 @@ class ClassTable(NarrowTable):
         self.setRowCount(len(classes.names))
         for row, name in enumerate(classes.names):
             first = QTableWidgetItem(name)
-            first.setToolTip(name)
+            first.setToolTip(plain(name))
             first.setIcon(swatch(classes.colours.get(name) or colour_of(name, classes.names)))
             self.setItem(row, 0, first)
             for column, text in enumerate((key_of(name, keys), f"{numbers.get(name, 0):,}"), start=1):
