@@ -1,4 +1,4 @@
-"""The Analyse dock: finds, types and counts the cells of an image in one click."""
+"""The Analyse dock: finds, types and counts the cells of an image with one click."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN: Final = ("model", "device", "rbc_diameter_px", "pixel_size_um")
 
 
 class AnalyseWidget(FindingDock):
-    """Runs the whole chain, then opens the Count dock."""
+    """Runs the whole analysis, then opens the Count dock."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         tooltip = "Find the cells, type them, and open the Count dock with the numbers"
@@ -53,7 +53,7 @@ class AnalyseWidget(FindingDock):
         return self.preset.currentText() == PRESETS[1]
 
     def recipe(self) -> Recipe:
-        """Return the settings of all stages as they are in the form."""
+        """Return the settings of all stages, from the form."""
         base = Recipe.paper() if self.is_paper else Recipe()
         shown: SegmentParams = self.form.settings()
         preferred = {**preferred_settings("classify"), "device": shown.device}
@@ -64,7 +64,7 @@ class AnalyseWidget(FindingDock):
         return base.model_copy(update={"segment": segment, "classify": classify})
 
     def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
-        """Type the cells that were found, unless the user stopped; those of a slide have their types."""
+        """Type the cells that were found, unless the user stopped; cells of a slide are typed already."""
         self.summary.setText(run.summary)
         if not isinstance(run, FindCells):
             if run.result is not None:

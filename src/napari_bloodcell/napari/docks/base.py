@@ -1,4 +1,4 @@
-"""What all docks have in common: they follow the viewer while they are seen, scroll, and end their work with them."""
+"""What all docks share: they follow the viewer while they are visible, scroll, and stop their work when closed."""
 
 from __future__ import annotations
 
@@ -45,21 +45,16 @@ if TYPE_CHECKING:
     Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
 
 ENOUGH_PX: Final = 350
-"""Every dock can be read at this width; what asks for more has not got its style yet."""
+"""Every dock fits this width; a larger hint comes from a dock that is not styled yet."""
 THIS_PLANE, ALL_PLANES = "The plane in view", "All planes"
 
 
 class Dock(QWidget):
-    """Base of the docks: awake while it is shown, at rest while it is hidden, closed or taken out of its window.
+    """Base of the docks: awake while visible, at rest while hidden, closed or removed from its window.
 
-    A subclass says in `watched` on which events of napari it does what; they are connected while it is awake, so that
-    nothing of the viewer holds or calls a dock that nobody sees. `on_wake` is where it looks at everything again.
-    Long work is started on `panel.work`, where there is a panel, and ends with the dock.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The window that the dock belongs to.
+    `watched` says which events of napari a subclass follows. They are connected only while the dock is awake, so that
+    the viewer neither holds nor calls a hidden one; `on_wake` catches up on everything. Long work runs on `panel.work`,
+    if there is a panel, and stops with the dock.
     """
 
     panel: WorkPanel | None = None
@@ -77,17 +72,17 @@ class Dock(QWidget):
         return self._viewer
 
     def watched(self) -> Watched:
-        """Yield the events to follow now, each with what is called then; see `watch`."""
+        """Yield the events to follow now, each with its callback; see `watch`."""
         return ()
 
     def on_wake(self) -> None:
-        """Look at everything again: the dock can be seen."""
+        """Refresh everything: the dock becomes visible."""
 
     def on_rest(self) -> None:
-        """Leave mouse, keys and layers alone: the dock cannot be seen."""
+        """Let go of mouse, keys and layers: the dock is hidden."""
 
     def watch(self) -> None:
-        """Follow what `watched` says, and nothing else; called by a subclass when another layer was chosen."""
+        """Connect exactly the events of `watched`; subclasses call this after another layer was chosen."""
         for emitter, slot in self._connected:
             emitter.disconnect(slot)
         self._connected = [] if self.is_resting else list(self.watched())
@@ -95,14 +90,14 @@ class Dock(QWidget):
             emitter.connect(slot)
 
     def wake(self) -> None:
-        """Wake, if it rests; a subclass calls it at the end of its constructor."""
+        """Wake up, if at rest; subclasses call this at the end of their constructor."""
         if self.is_resting:
             self.is_resting = False
             self.on_wake()
             self.watch()
 
     def rest(self) -> None:
-        """Rest, if it is awake."""
+        """Go to rest, if awake."""
         if not self.is_resting:
             self.is_resting = True
             self.watch()
@@ -111,10 +106,7 @@ class Dock(QWidget):
     def lay_out(
         self, *parts: QWidget | QLayout, below: Sequence[QWidget] = (), stretched: QWidget | None = None
     ) -> None:
-        """Put `parts` above each other, scrolling where the window is low, and `below` where it is always in sight.
-
-        `stretched` is the part that takes the height that is left.
-        """
+        """Stack `parts`, scrolling in a low window, and keep `below` always visible; `stretched` takes spare height."""
         inside = QWidget()
         rows = QVBoxLayout(inside)
         for part in parts:
@@ -135,25 +127,25 @@ class Dock(QWidget):
         self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Wake, and align the labels of the forms, which have their font only now."""
+        """Wake up, and align the forms' labels, which have their font only now."""
         super().showEvent(event)
         align_labels(self)
         self.wake()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
-        """Rest."""
+        """Go to rest."""
         super().hideEvent(event)
         self.rest()
 
     def closeEvent(self, event: QCloseEvent | None) -> None:
-        """Rest, and end the work."""
+        """Go to rest, and stop the work."""
         super().closeEvent(event)
         self.rest()
         if self.panel is not None:
             self.panel.work.shut_down()
 
     def changeEvent(self, event: QEvent | None) -> None:
-        """Do so when napari takes the widget out of a dock that was closed, even if it was never shown there."""
+        """Do the same when napari removes the widget from a closed dock, even if it was never shown."""
         super().changeEvent(event)
         if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.rest()
@@ -162,16 +154,9 @@ class Dock(QWidget):
 
 
 class StageDock(Dock):
-    """Base of the docks that run a stage on an image: its settings, a button, progress and a summary below it.
+    """Base of the docks that run a stage on an image: settings, a button, progress and a summary.
 
-    A subclass adds to `rows`, calls `finish_layout`, and does the work in `start`.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The window that the dock belongs to.
-    button, tooltip : str
-        What the button says, and what it does.
+    Subclasses add to `rows`, call `finish_layout`, and do the work in `start`.
     """
 
     panel: WorkPanel
@@ -201,28 +186,22 @@ class StageDock(Dock):
 
     @property
     def is_running(self) -> bool:
-        """Whether work is under way."""
+        """Whether work is running."""
         return self.panel.work.is_running
 
     def start(self) -> None:
-        """Begin the work with what is in the form.
-
-        Raises
-        ------
-        BloodCellError
-            If something is missing or not allowed.
-        """
+        """Start the work with the settings of the form; raise `BloodCellError` if something is missing or invalid."""
         raise NotImplementedError
 
     def chosen_planes(self, layer: Image) -> list[PlaneIndex]:
-        """Return which planes of a layer are looked at."""
+        """Return the planes of a layer to analyse."""
         source = image_source(layer)
         if source.stack_shape and self.planes.currentText() == ALL_PLANES:
             return list(source.plane_indices())
         return [current_plane(self._viewer, layer)]
 
     def finish_layout(self, form: SettingsForm) -> None:
-        """Put the settings above the button, so that the Tab key reaches it last; called when all rows are there."""
+        """Put the settings above the button, so that Tab reaches it last; call it after adding all rows."""
         self.lay_out(self.rows, form, below=(self.run, self.panel, self.summary))
         self._on_image()
         self.wake()
@@ -244,15 +223,7 @@ class StageDock(Dock):
 
 
 class NarrowTable(QTableWidget):
-    """A table to read and to choose rows in.
-
-    Parameters
-    ----------
-    columns : sequence of (str, str)
-        Name and tooltip of each.
-    name : str
-        What it is called for a screen reader.
-    """
+    """A read-only table for a narrow dock, with `columns` as (title, tooltip) and `name` for screen readers."""
 
     def __init__(self, columns: Sequence[tuple[str, str]], name: str) -> None:
         super().__init__(0, len(columns))
@@ -277,7 +248,7 @@ class NarrowTable(QTableWidget):
 
 
 class Scrolled(QScrollArea):
-    """At least as wide as what is in it: nothing is cut off at the right."""
+    """A scroll area at least as wide as its content, so that nothing is cut off at the right."""
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__()
@@ -287,7 +258,7 @@ class Scrolled(QScrollArea):
         self.setWidget(inside)
 
     def minimumSizeHint(self) -> QSize:
-        """Return the least size: as wide as what is inside, with its bar."""
+        """Return the width of the content with its scroll bar."""
         usual, inside = super().minimumSizeHint(), self.widget()
         bar = self.verticalScrollBar()
         if inside is None or bar is None:
@@ -296,14 +267,14 @@ class Scrolled(QScrollArea):
         return QSize(min(width, ENOUGH_PX), usual.height())
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Ask for another width when what is in it changes."""
+        """Update the width when the content changes."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))
 
 
 class _FittedScroll(Scrolled):
-    """As high as what is in it, and lower where the window is: what comes below stays beneath the settings."""
+    """A scroll area as high as its content, or lower if the window is, so that what follows stays below it."""
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__(inside)
@@ -316,7 +287,7 @@ class _FittedScroll(Scrolled):
 
 
 def form_rows(**fields: Any) -> QFormLayout:
-    """Return a layout of fields with labels before them, as "New cells" for `New_cells=`."""
+    """Return a form layout of labelled fields; `New_cells=` becomes "New cells"."""
     rows = QFormLayout()
     rows.setContentsMargins(0, 0, 0, 0)
     rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -326,7 +297,7 @@ def form_rows(**fields: Any) -> QFormLayout:
 
 
 def align_labels(dock: QWidget) -> None:
-    """Give the labels of all forms in a dock one width, so that their fields begin at one line."""
+    """Give the labels of all forms in a dock the same width, so that their fields line up."""
     found: list[QWidget] = []
     for layout in dock.findChildren(QFormLayout):
         items = (layout.itemAt(i, QFormLayout.ItemRole.LabelRole) for i in range(layout.rowCount()))
@@ -350,7 +321,7 @@ def swatch(colour: str | None) -> QIcon:
 
 
 def may_download(parent: QWidget, model: str) -> bool:
-    """Ask whether a model's weights may be downloaded now."""
+    """Ask the user whether to download a model's weights now."""
     from napari_bloodcell.models import weights
 
     file = weights.find(model)

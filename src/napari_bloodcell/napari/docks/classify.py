@@ -49,7 +49,7 @@ class ClassifyWidget(StageDock):
         self._on_cells()
 
     def start(self) -> None:
-        """Type the cells with what is in the form; see `StageDock.start`."""
+        """Type the cells with the settings of the form; see `StageDock.start`."""
         cells, image = self.cells.layer, self.image.layer
         if cells is None:
             raise InputError("There are no cells. Find them first: Plugins ▸ Blood cells ▸ Segment.")

@@ -1,4 +1,4 @@
-"""A combo box of layers that follows the viewer's list of layers."""
+"""A combo box of layers that follows the viewer."""
 
 from __future__ import annotations
 
@@ -19,31 +19,20 @@ if TYPE_CHECKING:
 
 
 def slim(combo: QComboBox) -> None:
-    """Let no long entry make the dock wide."""
+    """Keep a long entry from widening the dock."""
     combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     combo.setMinimumContentsLength(8)
     combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
 
 
 class LayerChoice(QComboBox):
-    """The layers that a test accepts, topmost first, after some fixed entries.
+    """The layers that `accepts` allows, topmost first, after the `fixed` entries.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Whose layers.
-    accepts : callable
-        Called with a layer.
-    fixed : sequence of str
-        Entries that are no layers, first in the list.
-    none : str
-        Shown where there is nothing to choose.
-    follows_active : bool
-        Choose a layer when it becomes the viewer's active one.
+    `none` is shown if there is nothing to choose. With `follows_active`, the viewer's active layer becomes the choice.
     """
 
     chosen = Signal()
-    """Another entry is the current one, by the user or because layers came and went."""
+    """The choice changed, by the user or because layers came and went."""
 
     def __init__(
         self,
@@ -76,20 +65,20 @@ class LayerChoice(QComboBox):
         return layer if layer is not None and layer in self._viewer.layers else None
 
     def choose(self, layer: Layer) -> None:
-        """Choose a layer, if it is in the list."""
+        """Choose a layer, if it is listed."""
         for i in range(self.count()):
             found = cast("Any", self.itemData(i))
             if found is not None and found() is layer:
                 self.setCurrentIndex(i)
 
     def set_fixed(self, fixed: Sequence[str]) -> None:
-        """Change the entries that are no layers."""
+        """Replace the fixed entries."""
         if list(fixed) != self._fixed:
             self._fixed = list(fixed)
             self.refresh()
 
     def refresh(self, _event: object = None) -> None:
-        """Look at the viewer's layers again."""
+        """List the viewer's layers anew."""
         before, text = self.layer, self.currentText()
         self.blockSignals(True)
         self.clear()

@@ -1,4 +1,4 @@
-"""Mouse and keys on cells, shared by all docks of a window: clicks, boxes and cuts as events of what was meant."""
+"""Mouse and keys on cells, shared by all docks of a window: clicks, boxes and cuts become events."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.session.session import CellsSession
 
 CLICK_PX: Final = 4.0
-"""A press that moves no further than this is a click, pixels of the screen."""
+"""A press that moves at most this far is a click, screen pixels."""
 BAND_PX: Final = 2.0
-"""Width of the box or line that is being drawn, pixels of the screen."""
+"""Width of the rubber band, screen pixels."""
 BAND_COLOUR: Final = "#0b57d0"
-"""Its colour: seen on glass and on stain, and of no type."""
+"""Visible on glass and on stain, and not the colour of a type."""
 _mice: WeakValueDictionary[int, CellsMouse] = WeakValueDictionary()
 _keys: WeakKeyDictionary[CellsSession, CellKeys] = WeakKeyDictionary()
 
 
 class Tool(StrEnum):
-    """What the left mouse button does on the cells."""
+    """What the left mouse button does on cells."""
 
     MOVE = "move"
     CLICK = "click"
@@ -49,11 +49,10 @@ class Tool(StrEnum):
 
 
 class CellsMouse:
-    """Turns the mouse of a window into events; one tool at a time, whichever dock took it.
+    """Turns the mouse of a window into events; one tool at a time, whichever dock chose it.
 
-    `events` are `clicked`, `boxed` and `cut`; their values a point (y, x), a box (y0, x0, y1, x1) and a line
-    ((y, x), (y, x)), all in pixels of the layer. `events.tool` tells that another dock took a tool. Shift-click selects
-    with every tool.
+    `events.clicked`, `boxed` and `cut` carry a point (y, x), a box (y0, x0, y1, x1) and a line ((y, x), (y, x)) in
+    pixels of the layer; `events.tool` follows when another dock takes a tool. Shift-click selects with every tool.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -68,15 +67,15 @@ class CellsMouse:
 
     @property
     def tool(self) -> Tool:
-        """What the mouse does now."""
+        """The current tool."""
         return self._tool
 
     def is_of(self, user: object) -> bool:
-        """Return whether a dock took the tool that is in use."""
+        """Return whether a dock owns the current tool."""
         return self._owner == id(user)
 
     def use(self, tool: Tool, layer: Layer | None, user: object) -> None:
-        """Take a tool to a layer, which becomes the active one. To put one down, `MOVE`, is up to who took it."""
+        """Apply a tool to a layer, which becomes active; only its owner can put a tool down (`MOVE`)."""
         if tool is Tool.MOVE and self._tool is not Tool.MOVE and not self.is_of(user):
             return
         if self._layer is not None and self._layer is not layer and self._layer in self._viewer.layers:
@@ -92,13 +91,13 @@ class CellsMouse:
             self.events.tool()
 
     def attach(self, user: object) -> None:
-        """Listen to the mouse for a dock."""
+        """Follow the mouse for a dock."""
         if not self._users:
             self._viewer.mouse_drag_callbacks.append(self._on_drag)
         self._users.add(id(user))
 
     def detach(self, user: object) -> None:
-        """Leave the mouse alone, once no dock needs it."""
+        """Stop following the mouse, once no dock needs it."""
         self.use(Tool.MOVE, self._layer, user)
         self._users.discard(id(user))
         if not self._users and self._on_drag in self._viewer.mouse_drag_callbacks:
@@ -141,7 +140,7 @@ class CellsMouse:
         self.events.cut(value=(_point(start), _point(end)))
 
     def _show_band(self, layer: Layer, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:
-        """Draw the box or the line that is being drawn."""
+        """Draw the rubber band: a box or a line."""
         corners = [start, end]
         if self._tool is Tool.BOX:
             corners = [start, np.array([start[0], end[1]]), end, np.array([end[0], start[1]])]
@@ -175,14 +174,9 @@ class CellsMouse:
 
 
 class ToolButtons(QWidget):
-    """Buttons in two columns: tools, of which one is on at most, and actions.
+    """Buttons in two columns: tools, at most one of them on, and actions.
 
-    Parameters
-    ----------
-    tools : sequence of (Tool, str, str)
-        With what is on the button, and its tooltip.
-    actions : sequence of (str, str)
-        What is on the button, and its tooltip.
+    `tools` are (tool, text, tooltip), `actions` (text, tooltip).
     """
 
     tool_chosen = Signal(object)
@@ -212,7 +206,7 @@ class ToolButtons(QWidget):
             button.setChecked(one is tool)
 
     def enable(self, *, has_cells: bool, can_undo: bool, can_redo: bool) -> None:
-        """Enable the actions that can be done."""
+        """Enable the actions that are possible."""
         for name, button in self.actions_by_name.items():
             button.setEnabled({"Undo": can_undo, "Redo": can_redo}.get(name, has_cells))
 
@@ -224,7 +218,7 @@ class ToolButtons(QWidget):
 
 
 class CellKeys:
-    """Keys of the docks on a cells layer, its types and its image; what they did before comes back with `release`."""
+    """The docks' keys on a cells layer, its types and its image; earlier bindings return on `release`."""
 
     def __init__(self) -> None:
         self._wanted: dict[int, Mapping[str, Callable[[], object]]] = {}
@@ -232,13 +226,13 @@ class CellKeys:
         self._bound: list[tuple[Callable[[], Layer | None], str, Any, Any]] = []
 
     def bind(self, owner: object, session: CellsSession, actions: Mapping[str, Callable[[], object]]) -> None:
-        """Let keys do these things while one of the layers is the active one."""
+        """Bind keys to actions while one of the layers is active."""
         self._session = ref(session)
         self._wanted[id(owner)] = actions
         self.renew()
 
     def release(self, owner: object) -> None:
-        """Give the keys of a dock back."""
+        """Unbind the keys of a dock."""
         if self._wanted.pop(id(owner), None) is not None:
             self.renew()
 
@@ -275,13 +269,13 @@ class CellKeys:
 
 
 class Consent:
-    """What is done to cells out of view is said before it happens: the first time it is only said."""
+    """Warns before something is done to cells out of view; doing it again goes ahead."""
 
     def __init__(self) -> None:
         self._asked: tuple[str, bytes] | None = None
 
     def is_given(self, session: CellsSession, what: str, ids: Sequence[int] | NDArray[np.integer[Any]]) -> bool:
-        """Return whether something may be done to cells; `what` says it: "Delete", "Type WBC"."""
+        """Return whether to go ahead with `what`, such as "Delete" or "Type WBC"; warn if not."""
         wanted = np.asarray(ids, np.int64)
         hidden, asked = session.out_of_view(wanted), (what, wanted.tobytes())
         if not len(hidden) or self._asked == asked:
@@ -296,7 +290,7 @@ class Consent:
 
 
 def mouse_of(viewer: ViewerModel) -> CellsMouse:
-    """Return the mouse that the docks of a window share; it lives as long as one of them."""
+    """Return the mouse shared by the docks of a window; it lives as long as one of them."""
     mouse = _mice.get(id(viewer))
     if mouse is None or mouse._viewer is not viewer:
         mouse = _mice[id(viewer)] = CellsMouse(viewer)
@@ -304,7 +298,7 @@ def mouse_of(viewer: ViewerModel) -> CellsMouse:
 
 
 def keys_of(session: CellsSession) -> CellKeys:
-    """Return the keys that the docks share on the cells of a session."""
+    """Return the keys shared by the docks on a session's cells."""
     return _keys.setdefault(session, CellKeys())
 
 
@@ -319,7 +313,7 @@ def told_selection(session: CellsSession) -> str:
 
 
 def told_change(event: Event) -> str:
-    """Return what to tell of a change that a session speaks of."""
+    """Return a sentence about a session's change."""
     text: str = {"undone": "Undone: ", "redone": "Again: "}.get(event.type, "") + event.value.what
     return text[:1].upper() + text[1:]
 
@@ -333,7 +327,7 @@ def _point(place: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def cell_on_line(cells: NDArray[np.integer[Any]], line: tuple[tuple[float, float], tuple[float, float]]) -> int:
-    """Return the cell of a plane (Y, X) that a line crosses longest; 0 for none."""
+    """Return the cell of a plane (Y, X) with the longest part of a line on it; 0 for none."""
     start, end = np.asarray(line, float)
     n_steps = int(np.ceil(2 * np.abs(end - start).max())) + 1
     places = np.round(np.linspace(start, end, n_steps)).astype(int)

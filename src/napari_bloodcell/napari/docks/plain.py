@@ -1,4 +1,4 @@
-"""Names of classes, cells and files are shown as they are, though they look like HTML to Qt."""
+"""Names of classes, cells and files, shown literally even if they look like HTML to Qt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QLabel
 
 
 class PlainLabel(QLabel):
-    """A label that draws no HTML."""
+    """A label that renders no HTML."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
@@ -17,5 +17,5 @@ class PlainLabel(QLabel):
 
 
 def plain(text: str) -> str:
-    """Return a text for a tip or a question, where Qt offers no plain format: escaped where it could be HTML."""
+    """Escape a text that looks like HTML, for tooltips and questions, where Qt has no plain format."""
     return f"<qt>{html.escape(text)}</qt>".replace("\n", "<br>") if "<" in text else text

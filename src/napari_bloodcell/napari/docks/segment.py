@@ -34,12 +34,9 @@ WHOLE, IN_VIEW = "The whole image", "What is in view"
 
 
 class FindingDock(StageDock):
-    """Base of the docks that find cells: in memory, or of a slide in a folder.
+    """Base of the docks that find cells, in memory or, for a slide, in a folder.
 
-    Attributes
-    ----------
-    generator, classifier : optional
-        Used instead of the models of the settings, where they are given.
+    `generator` and `classifier`, if set, replace the models of the settings.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, *, button: str, tooltip: str) -> None:
@@ -49,19 +46,19 @@ class FindingDock(StageDock):
         self.folder = SlideFolder()
 
     def recipe(self) -> Recipe:
-        """Return the settings of all stages as they are in the form."""
+        """Return the settings of all stages, from the form."""
         raise NotImplementedError
 
     def regions(self, _layer: Image) -> list[Box]:
-        """Return the parts that are looked at, (y0, x0, y1, x1) in pixels; none for all of the image."""
+        """Return the parts to analyse, (y0, x0, y1, x1) in pixels; none for the whole image."""
         return []
 
     def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
-        """Go on when a run has ended, whatever came of it."""
+        """Continue after a run, whatever its outcome."""
         self.summary.setText(run.summary)
 
     def start(self) -> None:
-        """Find the cells with what is in the form; see `StageDock.start`."""
+        """Find the cells with the settings of the form; see `StageDock.start`."""
         layer = self.image.layer
         if layer is None:
             raise InputError("There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells.")
@@ -89,7 +86,7 @@ class FindingDock(StageDock):
         return find(self._viewer, self.panel.work, layer, recipe.segment, planes=planes, regions=regions)
 
     def _find_on_disk(self, layer: Image, recipe: Recipe) -> Run | None:
-        """Begin in the folder that the dock shows; None where there is none, or what is there stays."""
+        """Start in the folder shown in the dock; None if there is none, or its contents must stay."""
         output = self.folder.ask()
         if output is None or not may_write_into(self, output, layer, recipe):
             return None

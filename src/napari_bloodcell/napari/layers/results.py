@@ -14,7 +14,7 @@ from napari_bloodcell.core.params import CountParams, Recipe
 from napari_bloodcell.core.protocols import FailedTile
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import PLANE, full_table, rows_on_plane
-from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2

@@ -1,4 +1,4 @@
-"""The Count dock: numbers, the histogram of red-cell areas, and the cells behind a part of it."""
+"""The Count dock: numbers, the histogram of red-cell areas, and the cells in a part of it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.docks.base import Watched
 
 SOON_MS: Final = 15
-"""Changes that come in one burst, as while a threshold is dragged, are counted together."""
+"""Changes within one burst, as while a threshold is dragged, are counted together."""
 MOST_AT_ONCE: Final = 120_000
-"""More cells than this are counted in a worker: the window would stand still for longer than people notice."""
+"""More cells than this are counted in a worker, because the window would stop noticeably."""
 WHOLE, THIS_PLANE = "Whole image", "Plane in view"
 
 
 class CountWidget(Dock):
-    """Counts the cells of a layer whenever something changes; while it is hidden, it rests."""
+    """Counts the cells of a layer whenever something changes, except while hidden."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
@@ -89,13 +89,13 @@ class CountWidget(Dock):
         return self._cells.layer
 
     def set_thresholds(self, thresholds: list[float] | None) -> None:
-        """Count by these areas, pixels²; None: by the rule again. They stay with the layer, and are saved with it."""
+        """Count with these areas, pixels², which are saved with the layer; None: with those of the rule."""
         self._thresholds = thresholds
         self._note_params()
         self._count_soon()
 
     def select_range(self, low: float, high: float) -> None:
-        """Select the red cells whose area, pixels², lies in a range, and outline them in the viewer."""
+        """Select and outline the red cells with an area, pixels², in a range."""
         layer = self.cells_layer
         if layer is None or self.counted is None:
             return
@@ -112,7 +112,7 @@ class CountWidget(Dock):
         self._fields.show_range(None, None)
 
     def recount(self) -> None:
-        """Count now, and show it."""
+        """Count now, and show the result."""
         self._soon.stop()
         layer = self.cells_layer
         if layer is None:
@@ -129,7 +129,7 @@ class CountWidget(Dock):
             self._show_nothing(str(error))
 
     def _show(self, layer: Labels, counted: Counted) -> None:
-        """Show a counting, unless its layer is no longer the one that is chosen."""
+        """Show counts, unless another layer was chosen meanwhile."""
         if layer is not self.cells_layer:
             return
         self.counted = self._export.counted = counted
@@ -142,7 +142,7 @@ class CountWidget(Dock):
         self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.warning))))
 
     def _params(self) -> CountParams:
-        """Return the settings of the form, with the thresholds that were set by hand."""
+        """Return the settings of the form, with thresholds set by hand."""
         by_hand = None if self._thresholds is None else tuple(self._thresholds)
         params: CountParams = self._form.settings().model_copy(update={"thresholds": by_hand})
         return params
@@ -153,7 +153,7 @@ class CountWidget(Dock):
             notify_errors(lambda: note_count_params(layer, self._params()))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None, str]:
-        """Return the region and the plane that are counted, and what they are called."""
+        """Return region and plane to count, and their name."""
         shapes = self._region.layer
         if shapes is not None:
             return region_of(shapes, layer), None, shapes.name
@@ -191,12 +191,12 @@ class CountWidget(Dock):
         self._count_soon()
 
     def _count_soon(self, _event: object = None) -> None:
-        """Count when this burst of changes is over; a dock that rests counts when it is shown again."""
+        """Count at the end of this burst of changes; a hidden dock counts when it is shown again."""
         if not self.is_resting:
             self._soon.start()
 
     def watched(self) -> Watched:
-        """Yield the events of what is counted, and of nothing else."""
+        """Yield the events that affect the counts."""
         layer, shapes = self._cells.layer, self._region.layer
         if layer is not None:
             yield from ((layer.events[name], self._count_soon) for name in ("features", "scale", "units"))
@@ -228,7 +228,7 @@ class CountWidget(Dock):
         self._count_soon()
 
     def on_rest(self) -> None:
-        """Count no more, and leave the mouse alone."""
+        """Stop counting, and release the mouse."""
         self._soon.stop()
         self._later.forget()
         self._viewer.mouse_move_callbacks.remove(self._on_hover)

@@ -1,4 +1,4 @@
-"""The parts of the Count dock that are no plot: settings, the table of counts, fields for thresholds and a range."""
+"""The parts of the Count dock: fields for thresholds and a range of areas, the table of counts, and export."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class AreaFields(QWidget):
-    """Thresholds and a range of areas as text, for those who do not use the mouse."""
+    """Thresholds and a range of areas as text, for people who do not use the mouse."""
 
     thresholds_entered = Signal(object)
     """Rising areas, list of float; None for those of the rule."""
@@ -83,20 +83,20 @@ class AreaFields(QWidget):
         self._clear.clicked.connect(lambda: self.range_cleared.emit())
 
     def use_unit(self, pixel_size_um: float | None) -> None:
-        """Show and take areas in µm² where the size of a pixel is known, else in pixels²."""
+        """Show and read areas in µm² if the pixel size is known, else in pixels²."""
         self._factor = pixel_size_um**2 if pixel_size_um else 1.0
         for label, text in zip(self._labels, ("Thresholds", "Select"), strict=True):
             label.setText(f"{text} ({'µm²' if pixel_size_um else 'px²'})")
 
     def show_thresholds(self, thresholds: NDArray[Any] | Sequence[float], *, by_hand: bool) -> None:
-        """Show the thresholds in use, pixels²."""
+        """Show the current thresholds, pixels²."""
         self._thresholds.setText(", ".join(self._text(t) for t in thresholds))
         self._thresholds.setModified(False)
         self._thresholds.setCursorPosition(0)
         self._automatic.setEnabled(by_hand)
 
     def show_range(self, low: float | None, high: float | None, *, n_cells: int = 0) -> None:
-        """Show which areas, pixels², are selected, and how many cells that are."""
+        """Show the selected range of areas, pixels², and the number of cells in it."""
         is_range = low is not None and high is not None
         self._range.setText(f"{self._text(low or 0.0)}–{self._text(high or 0.0)}" if is_range else "")
         self._range.setModified(False)
@@ -125,7 +125,7 @@ class AreaFields(QWidget):
         self.range_entered.emit(min(ends), max(ends))
 
     def _text(self, area: float) -> str:
-        """Return an area, pixels², as text in the unit that is shown."""
+        """Return an area, pixels², as text in the unit shown."""
         return f"{area * self._factor:.{0 if area * self._factor >= 100 else 1}f}"
 
     def _areas(self, text: str) -> list[float]:
@@ -133,7 +133,7 @@ class AreaFields(QWidget):
 
 
 def _numbers(text: str) -> list[float]:
-    """Return the numbers of a text, parted by commas or blanks."""
+    """Parse numbers separated by commas or blanks."""
     try:
         numbers = [float(part) for part in text.replace(",", " ").replace(";", " ").split()]
     except ValueError:
@@ -144,7 +144,7 @@ def _numbers(text: str) -> list[float]:
 
 
 class ExportRow(QWidget):
-    """Copies and saves `counted`, the counting that is shown; None while there is none."""
+    """Copies and saves `counted`, the counts shown; None while there are none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,12 +171,7 @@ class ExportRow(QWidget):
     def save(self, path: str | Path) -> None:
         """Save the table (.csv) or the histogram (.png, .svg, .pdf).
 
-        Raises
-        ------
-        InputError
-            If nothing is counted, or the ending is another.
-        OutputError
-            If the file cannot be written.
+        Raises `InputError` if there is nothing to save or the suffix differs, `OutputError` if writing fails.
         """
         path, counted = Path(path), self._shown()
         kind = path.suffix.lower()
@@ -203,7 +198,7 @@ class ExportRow(QWidget):
 
 
 class LaterCount(QObject):
-    """Counts one task at a time."""
+    """Counts one task at a time in a worker; of several waiting ones only the last."""
 
     counted = Signal(object, object)
     """The layer, and its `Counted`."""
@@ -222,13 +217,13 @@ class LaterCount(QObject):
         return self._work.is_running
 
     def ask(self, layer: Labels, task: CountTask) -> None:
-        """Count this, instead of what else is waiting."""
+        """Count this instead of anything that is waiting."""
         self._next = (layer, task)
         if not self._work.is_running:
             self._start()
 
     def forget(self) -> None:
-        """Deliver nothing of what is under way."""
+        """Deliver nothing of the running count."""
         self._next = None
         self._work.shut_down()
 

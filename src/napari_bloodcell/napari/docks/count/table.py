@@ -30,11 +30,11 @@ COLUMNS: Final = (
 )
 UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"
 SUMS: Final = {UNCORRECTED: "Red-cell regions as they were segmented", ALL_WHITE: "WBC and all their classes together"}
-"""Rows that are no type, with their tooltips."""
+"""Rows that are not types, with their tooltips."""
 
 
 class CountTable(NarrowTable):
-    """The counts, one type a row, and the uncorrected number of red cells; narrow enough for a dock of 350 px."""
+    """Counts, one type per row, and the uncorrected number of red cells; fits a dock of 350 px."""
 
     def __init__(self) -> None:
         super().__init__(COLUMNS, "Counts")
@@ -50,9 +50,9 @@ class CountTable(NarrowTable):
         *,
         n_white: int = 0,
     ) -> None:
-        """Show these counts; `names` are all types, by which colours are given where none is `chosen`.
+        """Show these counts. `names` are all types, which default colours depend on; `chosen` overrides them.
 
-        `n_white` is the number of white cells, shown where they have several classes.
+        `n_white` is the number of white cells, shown if they have several classes.
         """
         lines: list[tuple[str, tuple[str, str, str]]] = []
         for row in rows:
@@ -78,12 +78,12 @@ class CountTable(NarrowTable):
         self._fit()
 
     def _fit(self) -> None:
-        """Be as high as the rows."""
+        """Match the height to the rows."""
         header = self.horizontalHeader()
         height = sum(self.rowHeight(i) for i in range(self.rowCount())) + 2 * self.frameWidth() + 2
         self.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
 
 
 def _rounded(number: float | None) -> str:
-    """Return three digits, or all before the point."""
+    """Return three significant digits, or all digits before the point."""
     return "" if number is None else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -1,4 +1,4 @@
-"""Asks what becomes of cells that a person outlined when cells are found again."""
+"""Asks what to do with hand-made outlines before cells are found again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> bool | None:
-    """Return whether cells that a person outlined stay, asking if there are some; None: nothing is to be found."""
+    """Return whether to keep hand-made outlines, asking if there are some; None: cancel."""
     layer = cells_layer_for(viewer, image_layer)
     n = len(cells_session(viewer, layer).by_hand) if layer is not None else 0
     if not n:

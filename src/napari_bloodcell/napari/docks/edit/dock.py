@@ -1,4 +1,4 @@
-"""The Edit cells dock: a missed cell by a click or a box, and deleting, splitting and merging, with undo."""
+"""The Edit cells dock: adds cells by click or box; deletes, cuts, splits and merges, with undo."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ IDLE: Final = "On the layer: D deletes and S splits the cell under the mouse, Sh
 
 
 class EditWidget(Dock):
-    """Corrects the cells of a layer, or finds the first cells of an image by hand."""
+    """Corrects the cells of a layer, or adds the first cells of an image."""
 
     panel: WorkPanel
 
@@ -97,25 +97,19 @@ class EditWidget(Dock):
 
     @property
     def session(self) -> CellsSession:
-        """Work on the chosen layer.
-
-        Raises
-        ------
-        InputError
-            If no layer of cells is chosen.
-        """
+        """The session of the chosen layer; raises `InputError` if no cells layer is chosen."""
         if self._session is None:
             raise InputError("There are no cells to correct: choose their layer, or add one by a click.")
         return self._session
 
     def use_tool(self, tool: Tool) -> None:
-        """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
+        """Choose a tool; `Tool.MOVE` leaves the mouse to napari."""
         self.buttons.show_tool(tool)
         self.mouse.use(tool, self._layer.layer, self)
         self.hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
 
     def add_at(self, point: tuple[float, float]) -> None:
-        """Find and add the cell at (y, x), pixels of the plane in view; prompts wait for each other."""
+        """Find and add the cell at (y, x), pixels of the plane in view; requests are queued."""
         self._prompt(point=point)
 
     def add_in(self, box: tuple[float, float, float, float]) -> None:
@@ -123,7 +117,7 @@ class EditWidget(Dock):
         self._prompt(box=box)
 
     def cut(self, line: tuple[tuple[float, float], tuple[float, float]]) -> None:
-        """Cut the cell that a line crosses longest."""
+        """Cut the cell that most of a line lies on."""
         session = self.session
         cells = links.full_resolution(session.layer)
         cell = cell_on_line(cells[session.plane] if session.plane else cells, line)
@@ -132,13 +126,7 @@ class EditWidget(Dock):
         session.split(cell, line=line)
 
     def act(self, name: str, cells: NDArray[Any] | None = None) -> None:
-        """Do what a button says, with the selected cells or those that are given.
-
-        Raises
-        ------
-        InputError
-            If there are none, or it cannot be done.
-        """
+        """Do what a button says with the given or the selected cells; raise `InputError` if that is impossible."""
         session = self.session
         match name:
             case "Undo":
@@ -180,7 +168,7 @@ class EditWidget(Dock):
         self.queue.ask(layer, **prompt)
 
     def _on_layer(self) -> None:
-        """Turn to another layer."""
+        """Switch to another layer."""
         self._leave()
         layer = self._layer.layer
         names = links.names_of(layer) if links.is_cells(layer) else []
@@ -253,12 +241,12 @@ class EditWidget(Dock):
         self._layer.choose(layer)
 
     def on_wake(self) -> None:
-        """Listen to mouse and keys."""
+        """Follow mouse and keys."""
         self.mouse.attach(self)
         self._on_layer()
 
     def on_rest(self) -> None:
-        """Leave mouse and keys alone."""
+        """Release mouse and keys."""
         self.use_tool(Tool.MOVE)
         self.mouse.detach(self)
         self._leave()

@@ -1,4 +1,4 @@
-"""The classes in the Review dock: colour, name, key, number of cells; the active one types what is clicked."""
+"""The classes in the Review dock: colour, name, key, number of cells; the active one types clicked cells."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.session.classes import ClassList
 
 MOST_ROWS: Final = 7
-"""More classes than these are scrolled."""
+"""More classes than this scroll."""
 HEADER: Final = (
     ("Class", "The active class types the cells that are clicked"),
     ("Key", "Types the cell under the mouse, the selected ones, or those marked in the gallery"),
@@ -41,14 +41,14 @@ HEADER: Final = (
 
 
 class ClassTable(NarrowTable):
-    """One class a row."""
+    """One class per row."""
 
     def __init__(self) -> None:
         super().__init__(HEADER, "Classes")
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
 
     def show_classes(self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int]) -> None:
-        """Show these classes; the active one stays."""
+        """Show these classes; the active one stays active."""
         active = self.active
         self.blockSignals(True)
         self.setRowCount(len(classes.names))
@@ -67,7 +67,7 @@ class ClassTable(NarrowTable):
         self._fit()
 
     def show_numbers(self, numbers: Mapping[str, int]) -> None:
-        """Show how many cells each class has now."""
+        """Update the numbers of cells."""
         for row in range(self.rowCount()):
             name, item = self.item(row, 0), self.item(row, 2)
             if name is not None and item is not None:
@@ -80,14 +80,14 @@ class ClassTable(NarrowTable):
         return item.text() if item is not None else ""
 
     def activate(self, name: str) -> None:
-        """Make a class the active one."""
+        """Make a class active."""
         for row in range(self.rowCount()):
             item = self.item(row, 0)
             if item is not None and item.text() == name:
                 self.setCurrentCell(row, 0)
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Be as high as the rows are in the style of the window."""
+        """Match the height to the rows in the window's style."""
         super().showEvent(event)
         self._fit()
 
@@ -98,12 +98,12 @@ class ClassTable(NarrowTable):
 
 
 class ClassEditor(QWidget):
-    """The table, with buttons that add, rename, recolour and delete."""
+    """The table, with buttons to add, rename, recolour and delete."""
 
     edited = Signal(str, object)
-    """Name of the method of `CellsSession`, and its arguments as a tuple."""
+    """Name of a `CellsSession` method, and its arguments as a tuple."""
     wanted = Signal(str)
-    """A class was double-clicked: the selected cells are to be of it."""
+    """A class was double-clicked: type the selected cells."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Review dock: types are corrected by key, click, box or gallery, with undo, and every correction is kept."""
+"""The Review dock: corrects types by key, click, box or gallery, with undo, and keeps every correction."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ UNDOING: Final = (
 )
 IDLE: Final = "Point at a cell and press the key of its class. Keys . and , go to the next cell and back."
 SOON_MS: Final = 150
-"""After a change from elsewhere the dock looks again at the cells when this long nothing more came."""
+"""After a change from elsewhere the dock refreshes once nothing more has come for this long."""
 
 
 class ReviewWidget(Dock):
-    """Reviews the types of a layer's cells; while it is hidden, it rests."""
+    """Reviews the types of a layer's cells; rests while hidden."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
@@ -128,13 +128,7 @@ class ReviewWidget(Dock):
 
     @property
     def session(self) -> CellsSession:
-        """Work on the chosen layer.
-
-        Raises
-        ------
-        InputError
-            If no layer of cells is chosen.
-        """
+        """The session of the chosen layer; raises `InputError` if no cells layer is chosen."""
         if self._session is None:
             raise InputError("There are no cells to review. Segment and classify an image first.")
         return self._session
@@ -152,29 +146,29 @@ class ReviewWidget(Dock):
                 self.type_selected(self.classes.table.active)
 
     def edit_classes(self, verb: str, arguments: tuple[str, ...]) -> None:
-        """Add, rename, recolour or delete a class: `verb` names the method of the session."""
+        """Add, rename, recolour or delete a class; `verb` is a method of the session."""
         getattr(self.session, verb)(*arguments)
 
     def use_tool(self, tool: Tool) -> None:
-        """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
+        """Choose a tool; `Tool.MOVE` leaves the mouse to napari."""
         self.buttons.show_tool(tool)
         self.mouse.use(tool, self.cells.layer, self)
         self.hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
 
     def type_cells(self, ids: Sequence[int], name: str) -> None:
-        """Give cells a class."""
+        """Type cells."""
         self.session.type_cells(ids, name)
 
     def type_selected(self, name: str) -> None:
-        """Give the selected cells a class."""
+        """Type the selected cells."""
         self._type(name, self.session.selected)
 
     def press(self, name: str) -> None:
-        """Do what the key of a class does: type the selected cells, else the one under the mouse."""
+        """Handle the key of a class: type the selected cells, else the one under the mouse."""
         self._type(name, self.session.meant)
 
     def step(self, by: int) -> None:
-        """Go to the next cell (1) or the one before (−1) in the chosen order."""
+        """Go to the next cell (1) or the previous one (−1) in the chosen order."""
         self._walk.step(self.session, by)
 
     def go_to(self, cell: int) -> None:
@@ -182,7 +176,7 @@ class ReviewWidget(Dock):
         self._walk.go_to(self.session, cell)
 
     def merge(self, path: Path) -> None:
-        """Take over another person's corrections, and show where people differ."""
+        """Merge another person's corrections, and show where people differ."""
         when_done(self.session.journal.compare(path), self._while_here(self._on_opinion))
 
     def _type(self, name: str, ids: Any) -> None:
@@ -192,7 +186,7 @@ class ReviewWidget(Dock):
             self.session.type_cells(ids, name)
 
     def _while_here(self, method: Callable[..., None]) -> Callable[..., None]:
-        """Return a function that calls a method as long as the dock is there and shows the same cells."""
+        """Return a function that calls a method while the dock exists and shows the same session."""
         find, dock, session = WeakMethod(method), ref(self), self._session
 
         def call(*values: Any) -> None:
@@ -203,7 +197,7 @@ class ReviewWidget(Dock):
         return call
 
     def _on_layer(self) -> None:
-        """Turn to another layer."""
+        """Switch to another layer."""
         self._leave()
         layer = self.cells.layer
         if layer is not None and not self.is_resting:
@@ -215,7 +209,7 @@ class ReviewWidget(Dock):
         self._look_again()
 
     def _on_table(self, _event: Event) -> None:
-        """Begin: the layer has its table now."""
+        """Start once the layer has its table."""
         if self._awaited is not None and "cell_type" in self._awaited.features.columns:
             self._on_layer()
 
@@ -277,7 +271,7 @@ class ReviewWidget(Dock):
         self.hint.setText(f"{told}: press the key of their class." if told else IDLE)
 
     def _on_features(self, _event: Event) -> None:
-        """Look again at a table that something else wrote."""
+        """Refresh after something else wrote to the table."""
         if self._session is not None and not self._session.is_changing:
             self._soon.start()
 
@@ -298,7 +292,7 @@ class ReviewWidget(Dock):
         self._look_again()
 
     def _look_again(self) -> None:
-        """Show classes, numbers and gallery as they are."""
+        """Refresh classes, numbers and gallery."""
         session = self._session
         if session is not None:
             classes = session.classes
@@ -366,12 +360,12 @@ class ReviewWidget(Dock):
         self.session.select(cells_in_box(layer.features, box, plane=plane))
 
     def on_wake(self) -> None:
-        """Listen to mouse and keys."""
+        """Follow mouse and keys."""
         self.mouse.attach(self)
         self._on_layer()
 
     def on_rest(self) -> None:
-        """Leave mouse and keys alone."""
+        """Release mouse and keys."""
         self.use_tool(Tool.MOVE)
         self.mouse.detach(self)
         self._leave()

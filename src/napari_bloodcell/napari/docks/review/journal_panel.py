@@ -1,4 +1,4 @@
-"""The journal's side of the Review dock: who corrects, what could not be placed, and a second person's opinion."""
+"""The journal in the Review dock: who corrects, what could not be restored, and a second person's opinion."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROLE = Qt.ItemDataRole.UserRole
 
 
 class JournalPanel(QWidget):
-    """Shows what the journal holds; the user decides where people differ."""
+    """Shows the journal; where people differ, the user decides."""
 
     name_changed = Signal(str)
     merge_wanted = Signal(object)
@@ -99,7 +99,7 @@ class JournalPanel(QWidget):
         self._kappa.hide()
 
     def show_number(self, n: int) -> None:
-        """Show how many corrections of the image stand."""
+        """Show the number of valid corrections of the image."""
         self._told.setText(
             f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image."
             if n
@@ -107,7 +107,7 @@ class JournalPanel(QWidget):
         )
 
     def show_lost(self, lost: Sequence[Correction]) -> None:
-        """List the corrections whose cells are not there."""
+        """List the corrections whose cells are gone."""
         self._lost_title.setText(f"{len(lost):,} could not be placed: their cells are not here any more.")
         self.lost.clear()
         for correction in lost:
@@ -118,7 +118,7 @@ class JournalPanel(QWidget):
             widget.setVisible(bool(lost))
 
     def add_opinion(self, opinion: SecondOpinion) -> None:
-        """Show where people differ, beside what is not decided yet."""
+        """Add disputes to those not decided yet."""
         fresh = {d.corrections[0].key for _, d in opinion.disputes} | {cell for cell, _ in opinion.disputes if cell}
         kept = [(cell, d) for cell, d in self._disputes if not {cell, d.corrections[0].key} & fresh]
         self._disputes = [*kept, *opinion.disputes]
@@ -179,7 +179,7 @@ class JournalPanel(QWidget):
 
 
 def _agreement(merged: Merged, n_taken: int) -> str:
-    """Return what to tell of a merge."""
+    """Return a summary of a merge."""
     parts = [f"{n_taken:,} correction{'' if n_taken == 1 else 's'} taken over."]
     for (a, b), kappa in merged.kappas.items():
         n = merged.n_shared[a, b]

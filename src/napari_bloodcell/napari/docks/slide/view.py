@@ -1,4 +1,4 @@
-"""A slide's cells on screen while they are found on disk, and when they are all there."""
+"""Shows a slide's cells while they are found on disk, and afterwards."""
 
 from __future__ import annotations
 
@@ -31,23 +31,13 @@ if TYPE_CHECKING:
 
 
 REFRESH_EVERY_S: Final = 0.3
-"""How often blocks that are new on disk are drawn, at most."""
+"""New blocks on disk are drawn at most this often."""
 IN_PROGRESS: Final = "in progress"
-"""Kind of the layers that show what a run has found so far."""
+"""Kind of the layers that show a running analysis."""
 
 
 class SlideView:
-    """Shows what a run writes into its folder; touch it on the GUI thread only.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where the layers go.
-    image_layer : Image
-        The slide.
-    output : path
-        The folder of the result.
-    """
+    """Shows what a run writes into its folder `output`. GUI thread only."""
 
     def __init__(self, viewer: ViewerModel, image_layer: Image, output: Path) -> None:
         self._viewer, self._image_layer, self._output = viewer, image_layer, output
@@ -56,7 +46,7 @@ class SlideView:
         self._remove_stale()
 
     def show(self, step: Progress) -> None:
-        """Draw the cells that are new; a few times a second, however many steps there are."""
+        """Draw new cells, a few times a second at most."""
         if not isinstance(step.payload, tuple) or self._image_layer not in self._viewer.layers:
             return
         if not self._live:
@@ -66,13 +56,13 @@ class SlideView:
             self._drawn_at = time.monotonic()
 
     def pause(self) -> None:
-        """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
+        """Draw what is on disk, and keep it on screen until the run is resumed."""
         for layer in self._live:
             if layer in self._viewer.layers:
                 read_again(layer)
 
     def finish(self, result: Result) -> Labels:
-        """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
+        """Replace the live layers by the final cells, and return their layer."""
         self.close()
         data, about, _ = read_slide_result(cast("Path", result.folder))[-1]
         about = {**about, **placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
@@ -83,14 +73,14 @@ class SlideView:
         return cells
 
     def close(self) -> None:
-        """Remove what was shown meanwhile."""
+        """Remove the live layers."""
         for layer in self._live:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
         self._live = []
 
     def _remove_stale(self) -> None:
-        """Remove what an earlier run left of this image on screen, and the cells of the folder that is written to."""
+        """Remove layers of an earlier run on this image, and cells whose folder is written to."""
         viewer, image_id, folder = self._viewer, str(self._image_layer.unique_id), str(self._output.resolve())
         stale: list[Layer] = []
         for layer in viewer.layers:
@@ -121,12 +111,9 @@ class SlideView:
 
 
 def slide_of(layer: Image) -> SlideImage:
-    """Return what an image layer shows as a slide: by its file where that is the same, else by its arrays.
+    """Return the image of a layer as a slide: from its file if that has the same shape, else from its arrays.
 
-    Raises
-    ------
-    InputError
-        If the layer is a stack.
+    Raises `InputError` if the layer is a stack.
     """
     source = image_source(layer)
     if source.stack_shape:

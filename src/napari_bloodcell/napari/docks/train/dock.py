@@ -1,4 +1,4 @@
-"""The Train dock: a classifier is trained on corrected cells, judged, and used on the open image."""
+"""The Train dock: trains a classifier on corrected cells, judges it, and uses it on the open image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNSAVED: Final = "trained, not saved"
 
 
 class TrainWidget(Dock):
-    """Trains, shows how it goes and what came of it."""
+    """Trains, and shows progress and result."""
 
     panel: WorkPanel
 
@@ -79,17 +79,11 @@ class TrainWidget(Dock):
 
     @property
     def is_running(self) -> bool:
-        """Whether work is under way."""
+        """Whether work is running."""
         return self.panel.work.is_running
 
     def start(self) -> None:
-        """Begin to train with what is in the form.
-
-        Raises
-        ------
-        BloodCellError
-            If examples are missing, a setting is not allowed, or work is under way already.
-        """
+        """Start training with the form's settings; raise `BloodCellError` if examples or valid settings are missing."""
         form = self.form
         is_grid = form.preset is Preset.GRID
         task = TrainTask(
@@ -112,13 +106,7 @@ class TrainWidget(Dock):
         run.start(lambda should_stop: iter_training(task, should_stop), keeps_done=True)
 
     def use_it(self) -> None:
-        """Type the cells of the chosen layer with the model that was trained; a person's decisions stay.
-
-        Raises
-        ------
-        InputError
-            If there is no model, no layer, or its image is gone.
-        """
+        """Type the chosen cells with the trained model, except those that a person typed."""
         trained, cells = self._trained(), self.cells.layer
         image = links.image_layer_for(self._viewer, cells)
         if cells is None or image is None:
@@ -128,15 +116,7 @@ class TrainWidget(Dock):
         run.done.connect(lambda _layer: self._tell(run.summary))
 
     def save_as(self, path: str | Path) -> None:
-        """Write the model that was trained.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        OutputError
-            If the file cannot be written, or does not end with .safetensors.
-        """
+        """Save the trained model; raise `OutputError` if it cannot be written, or is no .safetensors file."""
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A model is a file that ends with .safetensors; {path.name!r} was given.")
@@ -201,6 +181,6 @@ class TrainWidget(Dock):
         yield self._viewer.events.theme, self._on_theme
 
     def on_wake(self) -> None:
-        """Show how many corrections there are to train on."""
+        """Show the number of corrections to train on."""
         self._on_theme()
         self.form.tell()

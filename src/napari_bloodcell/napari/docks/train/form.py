@@ -1,4 +1,4 @@
-"""The Train dock's form: which examples, from which model on, with which settings."""
+"""The Train dock's form: examples, starting model, settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Preset(StrEnum):
 
 
 class TrainForm(QWidget):
-    """Examples, start and settings."""
+    """Examples, starting model and settings."""
 
     changed = Signal()
 
@@ -100,13 +100,7 @@ class TrainForm(QWidget):
 
     @property
     def folder(self) -> Path:
-        """The training set, or the folders of pictures.
-
-        Raises
-        ------
-        InputError
-            If no folder is given.
-        """
+        """The training set, or the folders of pictures; raises `InputError` if the field is empty."""
         text = self._folder.text().strip()
         if not text:
             raise InputError("There is no folder of examples. Choose one with the button beside its field.")
@@ -114,7 +108,7 @@ class TrainForm(QWidget):
 
     @property
     def start(self) -> str | None:
-        """Model that training begins with; None: from scratch."""
+        """Model to start from; None: from scratch."""
         is_scratch = self.preset is Preset.GRID or self._start.value in ("", SCRATCH)
         return None if is_scratch else self._start.value
 
@@ -124,7 +118,7 @@ class TrainForm(QWidget):
         return list(Preset)[self._preset.currentIndex()]
 
     def params(self) -> TrainParams:
-        """Return the settings; see `SettingsForm.settings` for what it raises."""
+        """Return the settings; raises as `SettingsForm.settings`."""
         params: TrainParams = self.settings_form.settings()
         return params
 
@@ -136,7 +130,7 @@ class TrainForm(QWidget):
         start: str | None = "",
         preset: Preset | None = None,
     ) -> None:
-        """Fill in the form; what is not given stays."""
+        """Fill in the form; omitted fields stay."""
         if source is not None:
             self._source.setCurrentIndex(list(Source).index(source))
         if folder is not None:
@@ -147,7 +141,7 @@ class TrainForm(QWidget):
             self._preset.setCurrentIndex(list(Preset).index(preset))
 
     def tell(self) -> None:
-        """Say what there is to learn from."""
+        """Show how many examples there are."""
         self.told.setVisible(self.source is Source.CORRECTIONS)
         if self.source is not Source.CORRECTIONS:
             self.told.clear()
@@ -160,7 +154,7 @@ class TrainForm(QWidget):
         self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
 
     def _usual(self) -> dict[str, Any]:
-        """Return the values of the chosen settings."""
+        """Return the values of the chosen preset."""
         params = TrainParams.quick() if self.preset is Preset.QUICK else TrainParams()
         return params.model_dump()
 
