@@ -26,7 +26,7 @@ from napari_bloodcell.napari import menus
 from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.napari.docks.classify import ClassifyWidget
 from napari_bloodcell.napari.docks.count.dock import CountWidget
-from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
+from napari_bloodcell.napari.docks.segment import ask_to_keep
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.napari.docks.base import slim
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import slim
 from napari_bloodcell.napari.docks.segment import FindingDock
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.menus import open_dock

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import html
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from weakref import ref
 
 from napari.layers import Image
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
     QFormLayout,
     QFrame,
+    QHBoxLayout,
     QHeaderView,
+    QLabel,
     QLayout,
+    QLineEdit,
     QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 from napari_bloodcell.napari.layers.images import current_plane, image_source
 from napari_bloodcell.napari.layers.private import unwrapped
-from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import use_preferred_cache
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from napari.components import ViewerModel
+    from napari.layers import Layer
     from napari.utils.events import EventEmitter
     from napari.viewer import Viewer
     from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
@@ -43,6 +50,114 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.layers.images import PlaneIndex
 
     Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
+
+BoxLayout = TypeVar("BoxLayout", QHBoxLayout, QVBoxLayout)
+
+
+class PlainLabel(QLabel):
+    """A label that wraps its text and renders no HTML."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+
+
+def plain(text: str) -> str:
+    """Escape a text that looks like HTML, for tooltips and questions, where Qt has no plain format."""
+    return f"<qt>{html.escape(text)}</qt>".replace("\n", "<br>") if "<" in text else text
+
+
+def slim(combo: QComboBox) -> None:
+    """Keep a long entry from widening the dock."""
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    combo.setMinimumContentsLength(8)
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+
+
+class LayerChoice(QComboBox):
+    """The layers that `accepts` allows, topmost first, after the `fixed` entries.
+
+    `none` is shown if there is nothing to choose. With `follows_active`, the viewer's active layer becomes the choice.
+    """
+
+    chosen = Signal()
+    """The choice changed, by the user or because layers came and went."""
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        accepts: Callable[[Layer], bool],
+        *,
+        fixed: Sequence[str] = (),
+        none: str = "",
+        follows_active: bool = False,
+    ) -> None:
+        super().__init__()
+        viewer = unwrapped(viewer)
+        self._viewer, self._accepts, self._fixed, self._none = viewer, accepts, list(fixed), none
+        self._last: tuple[int, str] = (0, "")
+        slim(self)
+        for name in ("inserted", "removed", "reordered", "renamed"):
+            emitter = getattr(viewer.layers.events, name, None)
+            if emitter is not None:
+                connect_for_life(emitter, self.refresh)
+        if follows_active:
+            connect_for_life(viewer.layers.selection.events.active, self._on_active)
+        self.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, or None."""
+        found = self.currentData()
+        layer = found() if found is not None else None
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def choose(self, layer: Layer) -> None:
+        """Choose a layer, if it is listed."""
+        for i in range(self.count()):
+            found = cast("Any", self.itemData(i))
+            if found is not None and found() is layer:
+                self.setCurrentIndex(i)
+
+    def set_fixed(self, fixed: Sequence[str]) -> None:
+        """Replace the fixed entries."""
+        if list(fixed) != self._fixed:
+            self._fixed = list(fixed)
+            self.refresh()
+
+    def refresh(self, _event: object = None) -> None:
+        """List the viewer's layers anew."""
+        before, text = self.layer, self.currentText()
+        self.blockSignals(True)
+        self.clear()
+        for entry in self._fixed:
+            self.addItem(entry)
+        for layer in reversed(self._viewer.layers):
+            if self._accepts(layer):
+                self.addItem(layer.name, ref(layer))
+        if not self.count() and self._none:
+            self.addItem(self._none)
+        self.setEnabled(self.count() > 1 or bool(self._fixed) or self.layer is not None)
+        if before is not None:
+            self.choose(before)
+        elif text in self._fixed:
+            self.setCurrentIndex(self._fixed.index(text))
+        self.blockSignals(False)
+        self._on_index()
+
+    def _on_active(self, _event: object = None) -> None:
+        active = self._viewer.layers.selection.active
+        if active is not None and self._accepts(active):
+            self.choose(active)
+
+    def _on_index(self, _index: int = 0) -> None:
+        now = (id(self.layer), "" if self.layer is not None else self.currentText())
+        if now != self._last:
+            self._last = now
+            self.chosen.emit()
+
 
 ENOUGH_PX: Final = 350
 """Every dock fits this width; a larger hint comes from a dock that is not styled yet."""
@@ -109,11 +224,7 @@ class Dock(QWidget):
         """Stack `parts`, scrolling in a low window, and keep `below` always visible; `stretched` takes spare height."""
         inside = QWidget()
         rows = QVBoxLayout(inside)
-        for part in parts:
-            if isinstance(part, QWidget):
-                rows.addWidget(part, int(part is stretched))
-            else:
-                rows.addLayout(part)
+        fill(rows, *parts, stretched=[stretched])
         layout = QVBoxLayout(self)
         if below:
             rows.setContentsMargins(0, 0, 6, 0)
@@ -173,13 +284,10 @@ class StageDock(Dock):
         self.rows = form_rows()
         self.rows.addRow("Image", self.image)
         self.rows.addRow("Planes", self.planes)
-        self.run = QPushButton(button)
-        self.run.setToolTip(tooltip)
+        self.run = make_button(button, tooltip, self._on_run)
         self.panel = WorkPanel(button)
         self.summary = PlainLabel()
-        self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.run.clicked.connect(self._on_run)
         self.panel.work.started.connect(self._on_busy)
         self.panel.work.finished.connect(self._on_idle)
         self.image.chosen.connect(self._on_image)
@@ -238,13 +346,10 @@ class NarrowTable(QTableWidget):
         self.setShowGrid(False)
         self.setWordWrap(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        vertical, header = self.verticalHeader(), self.horizontalHeader()
-        if vertical is not None and header is not None:
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        narrow_headers(self, QHeaderView.ResizeMode.ResizeToContents, smallest_px=36)
+        header = self.horizontalHeader()
+        if header is not None:
             header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(36)
 
 
 class Scrolled(QScrollArea):
@@ -284,6 +389,61 @@ class _FittedScroll(Scrolled):
         inside = self.widget()
         usual = super().sizeHint()
         return usual if inside is None else QSize(usual.width(), inside.sizeHint().height() + 2 * self.frameWidth())
+
+
+def narrow_headers(table: QTableWidget, mode: QHeaderView.ResizeMode, *, smallest_px: int | None = None) -> None:
+    """Give a table low rows without a header of their own, and columns of this mode."""
+    rows, columns = table.verticalHeader(), table.horizontalHeader()
+    if rows is not None and columns is not None:
+        rows.setVisible(False)
+        rows.setDefaultSectionSize(rows.minimumSectionSize())
+        columns.setSectionResizeMode(mode)
+        if smallest_px is not None:
+            columns.setMinimumSectionSize(smallest_px)
+
+
+def fit_height(table: QTableWidget, most_rows: int = sys.maxsize) -> None:
+    """Match a table's height to its rows, or to the first `most_rows`."""
+    rows, header = min(table.rowCount(), most_rows), table.horizontalHeader()
+    height = sum(table.rowHeight(i) for i in range(rows)) + 2 * table.frameWidth() + 2
+    table.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
+
+
+def fill(layout: BoxLayout, *parts: QWidget | QLayout, stretched: Sequence[QWidget | None] = ()) -> BoxLayout:
+    """Add widgets and layouts to a layout, and return it; `stretched` ones take spare room."""
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(part, int(part in stretched))
+    return layout
+
+
+def fill_column(
+    owner: QWidget, *parts: QWidget | QLayout, stretched: QWidget | None = None, top: int = 0
+) -> QVBoxLayout:
+    """Stack widgets and layouts in `owner` without margins, except at the top; `stretched` takes spare height."""
+    layout = fill(QVBoxLayout(owner), *parts, stretched=[stretched])
+    layout.setContentsMargins(0, top, 0, 0)
+    return layout
+
+
+def make_button(text: str, tooltip: str, on_click: Callable[..., object] | None = None) -> QPushButton:
+    """Return a button with a tooltip."""
+    found = QPushButton(text)
+    found.setToolTip(tooltip)
+    if on_click is not None:
+        found.clicked.connect(on_click)
+    return found
+
+
+def with_browse_button(field: QLineEdit, on_click: Callable[..., object]) -> QHBoxLayout:
+    """Return a row with the field of a folder, and a button that opens a dialog."""
+    browse = QToolButton()
+    browse.setText("…")
+    browse.setToolTip("Choose a folder")
+    browse.clicked.connect(on_click)
+    return fill(QHBoxLayout(), field, browse, stretched=[field])
 
 
 def form_rows(**fields: Any) -> QFormLayout:

@@ -9,9 +9,8 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
-from napari_bloodcell.napari.docks.base import StageDock
+from napari_bloodcell.napari.docks.base import LayerChoice, StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
 from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.look import pyramid_of

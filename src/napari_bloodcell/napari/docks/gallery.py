@@ -19,9 +19,10 @@ from qtpy.QtCore import (
     Signal,
 )
 from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.links import full_resolution
@@ -379,20 +380,13 @@ class GalleryPanel(QWidget):
         self._target.setToolTip("Where the marked cells are moved")
         self.gallery = Gallery()
         self._told = QLabel()
-        self.move_marked = QPushButton("Move marked to")
-        self.move_marked.setToolTip("Give the marked cells this class; in the grid the class's key does the same")
+        self.move_marked = make_button(
+            "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
+        )
         self.move_marked.setEnabled(False)
-        top, below = QHBoxLayout(), QHBoxLayout()
-        top.addWidget(self._class, 1)
-        top.addWidget(self._order, 1)
-        below.addWidget(self.move_marked)
-        below.addWidget(self._target, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.addLayout(top)
-        layout.addWidget(self.gallery, 1)
-        layout.addWidget(self._told)
-        layout.addLayout(below)
+        above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
+        below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
+        fill_column(self, above, self.gallery, self._told, below, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
         self.gallery.marked.connect(self._on_marked)

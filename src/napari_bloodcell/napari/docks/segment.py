@@ -6,24 +6,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari.layers import Shapes
+from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.models.weights import needs_download
-from napari_bloodcell.napari.docks.base import StageDock, may_download
-from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
+from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large, may_write_into
 from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, add_part
+from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.components import ViewerModel
     from napari.layers import Image
+    from qtpy.QtWidgets import QWidget
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.napari.work.worker import Run
@@ -125,3 +128,22 @@ class SegmentWidget(FindingDock):
         if self.region.layer is not None:
             return boxes_of_shapes(self.region.layer, layer)
         return [box_of_view(layer)] if self.region.currentText() == IN_VIEW else []
+
+
+def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> bool | None:
+    """Return whether to keep hand-made outlines, asking if there are some; None: cancel."""
+    layer = cells_layer_for(viewer, image_layer)
+    n = len(cells_session(viewer, layer).by_hand) if layer is not None else 0
+    if not n:
+        return True
+    box = QMessageBox(parent)
+    box.setWindowTitle("Find cells again?")
+    which = "One cell of this image was" if n == 1 else f"{n:,} cells of this image were"
+    box.setText(f"{which} added or outlined by hand. All others are found anew. Ctrl+Z takes it back.")
+    keep = box.addButton("Keep by hand", QMessageBox.ButtonRole.AcceptRole)
+    replace = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(keep)
+    box.exec()
+    pressed = box.clickedButton()
+    return True if pressed is keep else False if pressed is replace else None

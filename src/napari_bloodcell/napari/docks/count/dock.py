@@ -9,14 +9,11 @@ from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.napari.docks.base import Dock, form_rows
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, form_rows
 from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
-from napari_bloodcell.napari.docks.count.panels import AreaFields, ExportRow, LaterCount
+from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
-from napari_bloodcell.napari.docks.count.table import CountTable
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
 from napari_bloodcell.napari.layers.links import colours_of, full_resolution, is_cells, names_of, warnings_of
@@ -75,7 +72,6 @@ class CountWidget(Dock):
         self._form = SettingsForm(CountParams, first=["rule"], without=["thresholds"])
         self._table = CountTable()
         self._note = PlainLabel()
-        self._note.setWordWrap(True)
         self._plot = AreaPlot()
         self._fields = AreaFields()
         self._export = ExportRow()

@@ -11,11 +11,10 @@ from qtpy.QtWidgets import QComboBox
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.models.weights import needs_download
-from napari_bloodcell.napari.docks.base import Dock, form_rows, may_download
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, form_rows, may_download
 from napari_bloodcell.napari.docks.edit.painting import PaintButton
 from napari_bloodcell.napari.docks.edit.prompts import BY_MODEL, UNTYPED, PromptQueue
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.mouse import (
     Consent,
     Tool,
@@ -26,7 +25,6 @@ from napari_bloodcell.napari.docks.mouse import (
     told_change,
     told_selection,
 )
-from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
@@ -90,7 +88,6 @@ class EditWidget(Dock):
         self.buttons.acted.connect(self._on_acted)
         self.paint_button = PaintButton(self._viewer)
         self.hint = PlainLabel(IDLE)
-        self.hint.setWordWrap(True)
         self.panel = WorkPanel("Add a cell")
         rows = form_rows(Cells=self._layer, New_cells=self._type)
         self.lay_out(rows, self._form, self.buttons, self.paint_button, self.hint, self.panel, stretched=self.hint)

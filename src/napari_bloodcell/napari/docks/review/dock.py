@@ -9,12 +9,11 @@ from weakref import WeakMethod, ref
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QLabel, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QTabWidget, QWidget
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.docks.base import Dock, form_rows
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.mouse import (
     Consent,
     Tool,
@@ -24,8 +23,7 @@ from napari_bloodcell.napari.docks.mouse import (
     told_change,
     told_selection,
 )
-from napari_bloodcell.napari.docks.review.class_editor import ClassEditor
-from napari_bloodcell.napari.docks.review.journal_panel import JournalPanel
+from napari_bloodcell.napari.docks.review.panels import ClassEditor, JournalPanel
 from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
@@ -89,14 +87,9 @@ class ReviewWidget(Dock):
         self.classes, self.walk = ClassEditor(), WalkControls()
         self.gallery, self.journal = GalleryPanel(), JournalPanel()
         self.buttons, self.undo_buttons = ToolButtons(TOOLS, SELECTING), ToolButtons((), UNDOING)
-        self.hint = QLabel(IDLE)
-        self.hint.setWordWrap(True)
+        self.hint = PlainLabel(IDLE)
         page = QWidget()
-        rows = QVBoxLayout(page)
-        rows.setContentsMargins(0, 6, 0, 0)
-        for widget in (self.buttons, self.walk, self.hint):
-            rows.addWidget(widget)
-        rows.addStretch(1)
+        fill_column(page, self.buttons, self.walk, self.hint, top=6).addStretch(1)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
-from napari_bloodcell.napari.docks.plain import PlainLabel
+from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, form_rows, make_button
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
@@ -45,25 +45,11 @@ class WalkControls(QWidget):
         self._class = QComboBox()
         self._class.addItem(EVERY)
         self._class.setToolTip("Look at the cells of one class only")
-        self.back = QPushButton("◀ Back")
-        self.back.setToolTip("Go to the cell before; on the layers the key ,")
-        self.next = QPushButton("Next ▶")
-        self.next.setToolTip("Go to the next cell; on the layers the key .")
+        self.back = make_button("◀ Back", "Go to the cell before; on the layers the key ,")
+        self.next = make_button("Next ▶", "Go to the next cell; on the layers the key .")
         self.told = PlainLabel()
-        self.told.setWordWrap(True)
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Order", self._order)
-        form.addRow("Of", self._class)
-        row = QHBoxLayout()
-        row.addWidget(self.back)
-        row.addWidget(self.next)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(form)
-        layout.addLayout(row)
-        layout.addWidget(self.told)
+        form = form_rows(Order=self._order, Of=self._class)
+        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.told)
         self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.back.clicked.connect(lambda: self.stepped.emit(-1))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMessageBox, QToolButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
-from napari_bloodcell.napari.docks.plain import plain
+from napari_bloodcell.napari.docks.base import fill_column, plain, with_browse_button
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.results.files import RECIPE, SLIDE
 from napari_bloodcell.results.store import read_result
@@ -41,14 +41,7 @@ class SlideFolder(QWidget):
             "The folder that cells, table and counts of the slide are written to while they are found. "
             "Work that was stopped there goes on"
         )
-        browse = QToolButton()
-        browse.setText("…")
-        browse.setToolTip("Choose the folder")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._text, 1)
-        row.addWidget(browse)
-        browse.clicked.connect(self._on_browse)
+        fill_column(self, with_browse_button(self._text, self._on_browse))
         self._text.textChanged.connect(self._on_text)
 
     def follow(self, layer: Image | None) -> bool:

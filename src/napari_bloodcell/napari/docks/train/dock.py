@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTabWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QTabWidget
 
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.learning.reports import Epoch
-from napari_bloodcell.napari.docks.base import Dock
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, fill, make_button
 from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
@@ -54,11 +52,9 @@ class TrainWidget(Dock):
 
     def _build(self) -> None:
         self.form = TrainForm(self._viewer)
-        self.run = QPushButton("Train")
-        self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
+        self.run = make_button("Train", "Train on the examples; Cancel keeps the best so far")
         self.panel = WorkPanel()
         self.summary = PlainLabel()
-        self.summary.setWordWrap(True)
         self.summary.hide()
         self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()
         self.tabs = QTabWidget()
@@ -67,13 +63,11 @@ class TrainWidget(Dock):
             self.tabs.addTab(page, title)
         self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The cells that are typed again")
-        self.use = QPushButton("Use it on")
-        self.use.setToolTip("Type these cells with the new model; what a person typed stays as it is")
-        self.save = QPushButton("Save the model…")
-        self.save.setToolTip("As .safetensors, with classes, settings and report; the Classify dock takes it as model")
-        row = QHBoxLayout()
-        row.addWidget(self.use)
-        row.addWidget(self.cells, 1)
+        self.use = make_button("Use it on", "Type these cells with the new model; what a person typed stays as it is")
+        self.save = make_button(
+            "Save the model…", "As .safetensors, with classes, settings and report; the Classify dock takes it as model"
+        )
+        row = fill(QHBoxLayout(), self.use, self.cells, stretched=[self.cells])
         parts = (self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
         self.lay_out(*parts, stretched=self.tabs)
 

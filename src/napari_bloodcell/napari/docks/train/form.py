@@ -10,10 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QHBoxLayout,
     QLineEdit,
-    QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -23,10 +20,8 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.grid_search import TABLE_1
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.models.weights import CLASSIFIERS
-from napari_bloodcell.napari.docks.base import form_rows
+from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_rows, slim, with_browse_button
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import slim
-from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
 from napari_bloodcell.napari.layers.links import is_cells
 
@@ -61,14 +56,8 @@ class TrainForm(QWidget):
             "training set, or pictures in one folder per class, as the paper's authors published theirs"
         )
         self._folder = QLineEdit(str(default_training_set()))
-        browse = QToolButton()
-        browse.setText("…")
-        browse.setToolTip("Choose a folder")
-        folder = QHBoxLayout()
-        folder.addWidget(self._folder, 1)
-        folder.addWidget(browse)
+        folder = with_browse_button(self._folder, self._on_browse)
         self.told = PlainLabel()
-        self.told.setWordWrap(True)
         self._start = NameChoice((*CLASSIFIERS, SCRATCH), is_file=True)
         self._start.tooltip = (
             "Go on from the embedded classifier (transfer learning), from the paper's, from a file of an earlier "
@@ -81,12 +70,7 @@ class TrainForm(QWidget):
         )
         rows = form_rows(Examples=self._source, Folder=folder, Start=self._start.native, Settings=self._preset)
         self.settings_form = SettingsForm(TrainParams, first=("epochs", "learning_rate"), values=self._usual())
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(rows)
-        layout.addWidget(self.settings_form)
-        layout.addWidget(self.told)
-        browse.clicked.connect(self._on_browse)
+        fill_column(self, rows, self.settings_form, self.told)
         self._source.currentIndexChanged.connect(lambda _: self._on_source())
         self._start.changed.connect(lambda _: self._on_settings())
         self._preset.currentIndexChanged.connect(lambda _: self._on_settings())

@@ -11,6 +11,8 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_bloodcell.napari.docks.base import narrow_headers
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -148,12 +150,7 @@ class GridTable(QTableWidget):
             item = QTableWidgetItem(short)
             item.setToolTip(tip)
             self.setHorizontalHeaderItem(column, item)
-        header, vertical = self.horizontalHeader(), self.verticalHeader()
-        if header is not None and vertical is not None:
-            header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(30)
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
+        narrow_headers(self, QHeaderView.ResizeMode.Stretch, smallest_px=30)
 
     def _embolden(self) -> None:
         """Show the try with the lowest loss in bold."""

@@ -10,7 +10,6 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
-    QFormLayout,
     QHeaderView,
     QLabel,
     QListView,
@@ -18,12 +17,11 @@ from qtpy.QtWidgets import (
     QListWidgetItem,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_rows, plain
 from napari_bloodcell.napari.docks.gallery import CELL_PX, SIDE_PX, icon_of
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +51,6 @@ class ResultView(QWidget):
         self.confusion.setToolTip("Click a number to see its cells")
         self.by_class = _table("Figures by class")
         self.told = PlainLabel("Click a number of the matrix to see its cells.")
-        self.told.setWordWrap(True)
         self.pictures = QListWidget()
         self.pictures.setViewMode(QListView.ViewMode.IconMode)
         self.pictures.setResizeMode(QListView.ResizeMode.Adjust)
@@ -62,15 +59,8 @@ class ResultView(QWidget):
         self.pictures.setGridSize(QSize(CELL_PX.width(), SIDE_PX + 8))
         self.pictures.setMinimumHeight(SIDE_PX + 24)
         self.pictures.setAccessibleName("Cutouts behind a number")
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("On the", self.part)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.addLayout(form)
-        for widget in (self.summary, self.confusion, self.by_class, self.told):
-            layout.addWidget(widget)
-        layout.addWidget(self.pictures, 1)
+        rows = (form_rows(On_the=self.part), self.summary, self.confusion, self.by_class, self.told, self.pictures)
+        fill_column(self, *rows, stretched=self.pictures, top=6)
         self.part.currentIndexChanged.connect(lambda _: self._show_part())
         for wish in (self.confusion.cellClicked, self.confusion.cellActivated):  # by mouse, by the Enter key
             wish.connect(self.open_cell)

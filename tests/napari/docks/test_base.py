@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QTableWidget, QWidget
 
 from napari_bloodcell.core.cells import RBC
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
+from napari_bloodcell.napari.docks.base import PlainLabel, plain
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from tests.napari.smears import add_smear
