@@ -1,10 +1,10 @@
-"""Mouse and keys on cells, shared by all docks of a window: clicks, boxes and cuts become events."""
+"""Mouse and keys on cells, shared by all docks of a window, and the base of the docks that use them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import numpy as np
@@ -14,8 +14,11 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel
 from napari_bloodcell.napari.layers.links import KEY, image_layer_for, is_cells, types_layer_for
 from napari_bloodcell.napari.layers.look import cell_at, placement_of
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
     from napari.utils.events import Event
+    from napari.viewer import Viewer
     from numpy.typing import NDArray
 
     from napari_bloodcell.napari.session.session import CellsSession
@@ -287,6 +291,130 @@ class Consent:
         verb = "is" if len(hidden) == 1 else "are"
         show_warning(f"{what}: {which} {verb} out of view. Do it again to go on.")
         return False
+
+
+class CellsDock(Dock):
+    """Base of the docks that change cells by mouse and keys: one session, tools, undo, and a hint of what happened.
+
+    Subclasses build `cells`, `buttons` and `hint` in `build`, and say in `gestures` and `keys` what mouse and keys do.
+    """
+
+    tools: ClassVar[Sequence[tuple[Tool, str, str]]]
+    idle: ClassVar[str]
+    """Hint while no tool is on."""
+    selected_hint: ClassVar[str]
+    """What can be done with selected cells."""
+    no_cells: ClassVar[str]
+    """Error if no cells layer is chosen."""
+    cells: LayerChoice
+    buttons: ToolButtons
+    hint: PlainLabel
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__(viewer)
+        self._session: CellsSession | None = None
+        self._consent = Consent()
+        self.mouse = mouse_of(self._viewer)
+        self.build()
+        for name in self.gestures():
+            connect_for_life(getattr(self.mouse.events, name), self._on_gesture)
+        connect_for_life(self.mouse.events.tool, self._on_tool)
+        self.cells.chosen.connect(self._on_layer)
+
+    def build(self) -> None:
+        """Make the widgets."""
+        raise NotImplementedError
+
+    def gestures(self) -> dict[str, Callable[[Any], None]]:
+        """Return what the mouse does, by event of `CellsMouse`."""
+        raise NotImplementedError
+
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Return what keys do on the layers."""
+        raise NotImplementedError
+
+    @property
+    def session(self) -> CellsSession:
+        """The session of the chosen layer; raises `InputError` if no cells layer is chosen."""
+        if self._session is None:
+            raise InputError(self.no_cells)
+        return self._session
+
+    def use_tool(self, tool: Tool) -> None:
+        """Choose a tool; `Tool.MOVE` leaves the mouse to napari."""
+        self.buttons.show_tool(tool)
+        self.mouse.use(tool, self.cells.layer, self)
+        self.hint.setText(next((tip for one, _, tip in self.tools if one is tool), self.idle))
+
+    def act(self, name: str) -> None:
+        """Do what a button says."""
+        if name == "Select none":
+            self.session.select([])
+        elif name in ("Undo", "Redo"):
+            undo_by_key(lambda: self.session, name.lower())
+
+    def on_wake(self) -> None:
+        """Follow mouse and keys."""
+        self.mouse.attach(self)
+        self._on_layer()
+
+    def on_rest(self) -> None:
+        """Release mouse and keys."""
+        self.use_tool(Tool.MOVE)
+        self.mouse.detach(self)
+        self._leave()
+
+    def _on_layer(self) -> None:
+        """Switch to another layer."""
+        raise NotImplementedError
+
+    def _slots(self) -> dict[str, Callable[[Event], None]]:
+        """Return which events of the session are followed."""
+        return {**dict.fromkeys(("done", "undone", "redone"), self._on_change), "selection": self._on_selection}
+
+    def _enter(self, layer: Labels) -> None:
+        self._session = cells_session(self._viewer, layer)
+        for name, slot in self._slots().items():
+            getattr(self._session.events, name).connect(slot)
+        self._bind_keys()
+
+    def _leave(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            keys_of(session).release(self)
+            for name, slot in self._slots().items():
+                getattr(session.events, name).disconnect(slot)
+
+    def _bind_keys(self) -> None:
+        keys_of(self.session).bind(self, self.session, self.keys())
+
+    def _on_key(self, method: Callable[[Any], None], value: Any) -> None:
+        notify_errors(partial(method, value))
+
+    def _on_change(self, event: Event) -> None:
+        self.hint.setText(told_change(event))
+        self._show_state()
+
+    def _on_selection(self, _event: Event) -> None:
+        told = told_selection(self.session)
+        self.hint.setText(f"{told}: {self.selected_hint}" if told else self.idle)
+
+    def _on_gesture(self, event: Event) -> None:
+        if self.mouse.is_of(self):
+            notify_errors(partial(self.gestures()[event.type], event.value))
+
+    def _on_tool(self, _event: Event) -> None:
+        if not self.mouse.is_of(self):
+            self.buttons.show_tool(Tool.MOVE)
+
+    def _show_state(self) -> None:
+        history = self._session.history if self._session is not None else None
+        for buttons in self.findChildren(ToolButtons):
+            buttons.enable(
+                has_cells=history is not None,
+                can_undo=history is not None and bool(history.done),
+                can_redo=history is not None and bool(history.undone),
+            )
 
 
 def mouse_of(viewer: ViewerModel) -> CellsMouse:
