@@ -19,7 +19,7 @@ class Change(Protocol):
 
     @property
     def what(self) -> str:
-        """What was done, for people: "cell 5 split"."""
+        """What was done, for people: "split cell 5"."""
 
     @property
     def n_bytes(self) -> int:

@@ -442,7 +442,7 @@ def told_selection(session: CellsSession) -> str:
 
 def told_change(event: Event) -> str:
     """Return a sentence about a session's change."""
-    text: str = {"undone": "Undone: ", "redone": "Again: "}.get(event.type, "") + event.value.what
+    text: str = {"undone": "Undone: ", "redone": "Redone: "}.get(event.type, "") + event.value.what
     return text[:1].upper() + text[1:]
 
 

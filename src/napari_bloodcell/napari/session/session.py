@@ -198,30 +198,30 @@ class CellsSession:
         after = CellTypes(np.full(n, cell_type, object), np.ones(n), np.full(n, "user", object))
         one = f"cell {wanted[0]}" if n == 1 else f"{n:,} cells"
         before = types_of(self.layer.features, wanted)
-        change = TypeChange(f"{one}: {cell_type}", wanted, before, after, selected=self._used(wanted))
+        change = TypeChange(f"typed {one} as {cell_type}", wanted, before, after, selected=self._used(wanted))
         self._do(change, before_told=lambda: self._note(change, annotator or self.journal.annotator))
         return n
 
     def add_class(self, name: str, colour: str | None = None) -> None:
         """Add a class; raises as `ClassList.add`."""
-        self._change_classes(f"new class {name}", self.classes.add(name, colour))
+        self._change_classes(f"added class {name}", self.classes.add(name, colour))
 
     def rename_class(self, old: str, new: str) -> None:
         """Rename a class of the user, and retype its cells."""
         classes = self.classes.rename(old, new)
         name = next(n for n in classes.names if n not in self.classes.names)
-        self._change_classes(f"class {old} is {name}", classes, of_class=old, to=name, renamed={old: name})
+        self._change_classes(f"renamed class {old} to {name}", classes, of_class=old, to=name, renamed={old: name})
 
     def recolour_class(self, name: str, colour: str) -> None:
         """Change the colour of a class."""
-        self._change_classes(f"colour of {name}", self.classes.recolour(name, colour))
+        self._change_classes(f"recoloured class {name}", self.classes.recolour(name, colour))
 
     def delete_class(self, name: str, *, into: str = UNIDENTIFIED) -> None:
         """Delete a class of the user, and move its cells into another."""
         classes = self.classes.delete(name)
         if into not in classes.names:
             raise InputError(f"There is no class {into!r} for the cells of {name!r}.")
-        self._change_classes(f"class {name} deleted", classes, of_class=name, to=into)
+        self._change_classes(f"deleted class {name}", classes, of_class=name, to=into)
 
     # --- outlines ----------------------------------------------------------------------------------------------------
 
@@ -426,7 +426,7 @@ class CellsSession:
         after = CellTypes(types, np.ones(len(ids)), np.full(len(ids), "user", object))
         n = len(stand)
         change = TypeChange(
-            f"{n:,} correction{'' if n == 1 else 's'} taken over", ids, types_of(self.layer.features, ids), after
+            f"took over {n:,} correction{'' if n == 1 else 's'}", ids, types_of(self.layer.features, ids), after
         )
         change.written.extend(stand)
         change.n_said = n

@@ -122,7 +122,7 @@ class CellsWriter:
         """Write what is left, and remember the run as one step of undo, if there were cells before."""
         self.write_table()
         if self._before is not None:
-            cells_session(self._viewer, self.layer).remember_run("cells found again", self._before, self.kept)
+            cells_session(self._viewer, self.layer).remember_run("found cells again", self._before, self.kept)
 
     def undo(self) -> None:
         """Restore the layer as it was before, as after an error."""

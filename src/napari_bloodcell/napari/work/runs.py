@@ -175,7 +175,7 @@ class TypeCells(Run):
         told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
         back = ""
         if self._is_one_step:
-            self._session.remember_run("cells typed", before, self._session.by_hand)
+            self._session.remember_run("typed cells", before, self._session.by_hand)
             back = put_back(self._viewer, self._cells_layer)
         self.summary = f"{told or 'No cell to type'} in {self.took}. {back}".strip()
         self._viewer.status = self.summary
