@@ -38,6 +38,8 @@ class Outcome:
         What it took.
     warnings : tuple of str
         What speaks against the result.
+    notes : tuple of str
+        What was done to the image that does not.
     error : str
         Why it is not done.
     """
@@ -48,6 +50,7 @@ class Outcome:
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     error: str = ""
 
     @property

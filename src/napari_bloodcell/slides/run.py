@@ -125,7 +125,7 @@ def iter_analyse_slide(
         )
         plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
         doubts = doubts_of(plan.calibration, recipe.segment.pixel_size_um or plan.pixel_size_um)
-        warnings = (*heard, *doubts)
+        warnings = (*heard.doubts, *doubts)
         if (found := _finished(output, plan)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
