@@ -27,7 +27,7 @@ class Plane:
     source : str or None
         The file's path; None for an array.
     warnings : tuple of str
-        What had to be done to the source before it could be used.
+        What had to be done to the source before it could be used, and speaks against what is found in it.
     """
 
     data: NDArray[np.uint8]
