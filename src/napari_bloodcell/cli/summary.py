@@ -22,29 +22,9 @@ _FIRST, _LAST = ("image", "status", "folder"), ("seconds", "warnings", "error")
 class Outcome:
     """The outcome of an image, which is "incomplete" if tiles failed.
 
-<<<<<<< HEAD
     `image` is its path as given, as it is printed, `folder` the name of its result's folder, and `numbers` are counts
-    by column of the summary. `error` says why it is not done.
-=======
-    Attributes
-    ----------
-    image : str
-        Its path as it was given, as it is printed.
-    status : {"done", "incomplete", "failed"}
-        Incomplete where tiles failed.
-    folder : str
-        Name of the folder of its result.
-    numbers : dict
-        Counts, by the column of the summary.
-    seconds : float
-        What it took.
-    warnings : tuple of str
-        What speaks against the result.
-    notes : tuple of str
-        What was done to the image that does not.
-    error : str
-        Why it is not done.
->>>>>>> faults
+    by column of the summary. `warnings` speak against the result, `notes` do not. `error`
+    says why it is not done.
     """
 
     image: str

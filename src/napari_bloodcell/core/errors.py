@@ -10,14 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-<<<<<<< HEAD
-=======
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
->>>>>>> faults
 
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -116,19 +109,14 @@ class Heard:
             mine += [message for message in more if message not in mine]
 
 
-<<<<<<< HEAD
-def warn_of_input(message: str) -> None:
-    """Warn that an input was usable only after a change; `heard_of_input` collects the warning."""
-=======
 _heard: ContextVar[Heard | None] = ContextVar("_heard", default=None)
 
 
 def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
-    """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well.
+    """Warn that an input was usable only after a change; `heard_of_input` collects the warning.
 
-    Without `is_doubt` the result is as good as any other, and it is no warning of that.
+    Without `is_doubt` it is a note: the result is as good as any other.
     """
->>>>>>> faults
     heard, message = _heard.get(), printable(message)
     if heard is not None:
         heard.add(Heard([message], []) if is_doubt else Heard([], [message]))
@@ -139,15 +127,9 @@ def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
 
 
 @contextmanager
-<<<<<<< HEAD
-def heard_of_input() -> Iterator[list[str]]:
-    """Collect the messages of `warn_of_input` in this thread; they become the `warnings` of the image read."""
-    heard: list[str] = []
-=======
 def heard_of_input() -> Iterator[Heard]:
     """Collect what `warn_of_input` says meanwhile, in this thread: doubts become the `warnings` of what is read."""
     heard = Heard()
->>>>>>> faults
     token = _heard.set(heard)
     try:
         yield heard
