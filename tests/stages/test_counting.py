@@ -456,3 +456,21 @@ def test_a_million_cells_take_less_than_half_a_second_of_computing() -> None:
         took.append(time.process_time() - start)
     assert min(took) < 0.5
     assert result.counts["RBC"] == pytest.approx(k.sum(), rel=0.005)
+
+
+def test_kinds_that_a_model_told_and_classes_of_the_user_make_one_differential() -> None:
+    types = ["WBC"] * 8 + ["neutrophil"] * 2 + ["RBC"] * 5
+    kinds = ["neutrophil"] * 3 + ["lymphocyte"] * 3 + ["erythroblast", ""] + [""] * 2 + ["lymphocyte"] * 5
+    counting = count(table(np.full(15, 900.0), types).assign(subtype=kinds))
+    assert counting.kinds == {"neutrophil": 5, "lymphocyte": 3, "erythroblast": 1}
+    assert counting.differential == pytest.approx({"neutrophil": 62.5, "lymphocyte": 37.5})
+    assert counting.nrbc_per_100_wbc == pytest.approx(12.5)
+    found = counting.differential_table
+    assert found.loc["neutrophil"].tolist() == pytest.approx([5, 62.5, 24.486, 91.477], abs=1e-3)
+    assert np.isnan(found.loc["erythroblast", "percent"])
+
+
+def test_without_kinds_there_is_no_differential() -> None:
+    counting = count(table(np.full(9, 900.0), "WBC"))
+    assert counting.differential_table.empty
+    assert counting.nrbc_per_100_wbc is None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import BOX, cell_table, measure_cells
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.stages.cutouts import RED_LEVEL, centre_cutout, cut_out
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.stages.cutouts import RED_LEVEL, centre_cutout, cut_out, cut_windows
+
+WINDOWS = {"size": 64, "rbc_diameter_px": 40.0, "glass_level": 235.0, "red_level": RED_LEVEL}
 
 
 def disc(radius: float, centre: tuple[float, float] = (40.0, 50.0), shape: tuple[int, int] = (90, 110)) -> np.ndarray:
@@ -146,3 +150,27 @@ def test_a_table_whose_boxes_lie_outside_the_image_is_refused() -> None:
     table.at[1, "bbox_y1"] = 500
     with pytest.raises(InputError, match="not within"):
         cut_out(picture(), cells, table)
+
+
+def cell_at(*box: int) -> pd.DataFrame:
+    return cell_table([7], **dict(zip(BOX, box, strict=True)))
+
+
+def test_a_window_holds_what_is_around_a_cell_at_the_wanted_scale() -> None:
+    image = np.full((200, 300, 3), 200, np.uint8)
+    image[90:110, 140:160] = 50
+    smear = Calibration(20.0, (200.0, 200.0, 200.0), 200.0)
+    window = cut_windows(image, cell_at(95, 145, 105, 155), smear, **WINDOWS)[0]
+    assert window.shape == (64, 64, 3)
+    dark = np.argwhere(window[..., 0] < 150)
+    assert dark.min(0).tolist() == pytest.approx([12, 12], abs=1)  # 40 of 64 px: twice as wide as in the image
+    assert dark.max(0).tolist() == pytest.approx([51, 51], abs=1)
+    assert window[0, 0].tolist() == [235, 235, 235]
+
+
+def test_beyond_the_image_a_window_holds_glass() -> None:
+    image = np.full((50, 50, 3), 90, np.uint8)
+    smear = Calibration(40.0, (180.0, 200.0, 220.0), 200.0)
+    window = cut_windows(image, cell_at(0, 0, 10, 10), smear, **WINDOWS)[0]
+    assert (np.abs(window[:26, :26].astype(int) - 235) <= 1).all()
+    assert (window[30:, 30:] < 130).all()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from napari_bloodcell.core.cells import RBC
+from napari_bloodcell.core.cells import RBC, WBC
 from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
 
 SUMMARY: Final = "summary.csv"
@@ -56,6 +56,7 @@ def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
         f"{RBC}_uncorrected": content["uncorrected"].get(RBC, 0),
         f"{RBC}_low": low,
         f"{RBC}_high": high,
+        **{f"{WBC}_{kind}": row["n"] for kind, row in content.get("differential", {}).items()},
         "failed_tiles": len(content["failed_tiles"]),
     }
 

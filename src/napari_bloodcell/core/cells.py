@@ -26,6 +26,8 @@ COLUMNS: dict[str, str] = {
     "cell_type": "object",
     "probability": "float64",
     "type_source": "object",
+    "subtype": "object",
+    "subtype_probability": "float64",
     "area_px": "int64",
     **dict.fromkeys(BOX, "int64"),
     **dict.fromkeys(CENTROID, "float64"),
@@ -37,9 +39,12 @@ COLUMNS: dict[str, str] = {
     "proposed_probability": "float64",
 }
 """Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
-`type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted. `proposed_type` and
+`type_source` is "model" or "user". `subtype` is the kind of the cell's type, such as "neutrophil", "" where no model
+told it. `cells_in_region` is 1 until cells are counted. `proposed_type` and
 `proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
-BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "proposed_type": ""}
+LATER: dict[str, Any] = {"subtype": "", "subtype_probability": np.nan}
+"""Columns that tables of earlier versions lack, and what they hold then."""
+BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "subtype": "", "proposed_type": ""}
 """Text columns of an untyped cell."""
 _NUMBERS: dict[str, float] = {"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0), "touches_edge": False}
 _SUMS = ("y_sum", "x_sum")

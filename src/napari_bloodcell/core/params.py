@@ -99,6 +99,8 @@ class ClassifyParams(Params):
     not."""
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
+    subtypes: tuple[str, ...] = ("differential",)
+    """Models that tell the kinds of a type apart, by name or file: "differential" those of white cells. (): none."""
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Cutouts typed at once."""
     device: Device = "auto"
@@ -209,6 +211,6 @@ class Recipe(Params):
                 predicted_iou_min=0.92,
                 stability_min=0.96,
             ),
-            classify=ClassifyParams(model="paper", use_context=False),
+            classify=ClassifyParams(model="paper", use_context=False, subtypes=()),
             count=CountParams(rule="paper", max_cells_per_region=4),
         )

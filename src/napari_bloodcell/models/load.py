@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from napari_bloodcell.models import weights
 
 if TYPE_CHECKING:
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
+    from napari_bloodcell.models.cnn.subtypes import SubtypeModel
 
 
 def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
@@ -59,6 +60,32 @@ def load_models(
     if classifier is None:
         classifier = load_classifier(recipe.classify.model, recipe.classify.device)
     return generator, classifier
+
+
+def load_subtypes(model: str, device: str = "auto") -> SubtypeModel:
+    """Return a model that tells the kinds of a type apart: one of `weights.SUBTYPES`, or that of a file."""
+    file = _subtypes_file(model)
+    return _load_subtypes(file, device, file.stat().st_mtime_ns)
+
+
+def subtype_records(models: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return {"name", "sha256"} of such models by their names, without loading them."""
+    files = [_subtypes_file(model) for model in models]
+    return {file.stem: {"name": file.stem, "sha256": weights.sha256_of(file)} for file in files}
+
+
+def _subtypes_file(model: str) -> Path:
+    file = weights.find(weights.SUBTYPES[model]).path if model in weights.SUBTYPES else expanded(model)
+    if not os.path.isfile(file):
+        raise ModelError(f"No model of subtypes {model!r}: give {_either(weights.SUBTYPES)}, or the path of a file.")
+    return file
+
+
+@lru_cache(maxsize=4)
+def _load_subtypes(file: Path, device: str, _changed_ns: int) -> SubtypeModel:
+    from napari_bloodcell.models.cnn.subtypes import SubtypeModel
+
+    return SubtypeModel.load(file, device=device)
 
 
 @lru_cache(maxsize=2)

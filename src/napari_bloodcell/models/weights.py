@@ -104,6 +104,8 @@ GENERATORS: Final[dict[str, str]] = {"embedded": "sam_embedded"} | {name: name f
 """File names of mask generators by their name in the settings."""
 CLASSIFIERS: Final[dict[str, str]] = {"embedded": "cnn_embedded", "paper": "cnn_paper"}
 """The same for classifiers."""
+SUBTYPES: Final[dict[str, str]] = {"differential": "differential"}
+"""Models that tell the kinds of a type apart, likewise."""
 
 
 def where() -> Path:

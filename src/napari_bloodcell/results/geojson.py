@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.core.cells import boxes_of, type_colour
+from napari_bloodcell.core.cells import WBC, boxes_of, type_colour
 from napari_bloodcell.core.geometry import slices_of
 from napari_bloodcell.results.ome_zarr import rgb
 from napari_bloodcell.stages.parts import iter_parts
@@ -22,6 +22,7 @@ from napari_bloodcell.stages.parts import iter_parts
 _MEASUREMENTS: dict[str, str] = {
     "area_px": "Area px^2",
     "probability": "Probability",
+    "subtype_probability": "Subtype probability",
     "predicted_iou": "Predicted IoU",
     "stability_score": "Stability score",
     "cells_in_region": "Cells in region",
@@ -57,6 +58,7 @@ def _features(
     colours = {name: rgb(type_colour(name, names)) for name in names}
     columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
     types = table["cell_type"].tolist()
+    kinds = table["subtype"].fillna("").tolist() if "subtype" in table else [""] * len(table)
     boxes = boxes_of(table) - np.tile(corner, 2)
     for row, (label, (y0, x0, y1, x1)) in enumerate(zip(table.index.tolist(), boxes.tolist(), strict=True)):
         mask = cells[y0:y1, x0:x1] == label
@@ -64,7 +66,8 @@ def _features(
             continue
         properties: dict[str, Any] = {"objectType": "detection", "name": str(label)}
         if types[row]:
-            properties["classification"] = {"name": types[row], "color": colours[types[row]]}
+            name = f"{types[row]}: {kinds[row]}" if kinds[row] and types[row] == WBC else types[row]
+            properties["classification"] = {"name": name, "color": colours[types[row]]}
         properties["measurements"] = {
             name: values[row] for name, values in columns.items() if math.isfinite(values[row])
         }

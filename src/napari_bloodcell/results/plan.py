@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 from napari_bloodcell.core.geometry import Box, grown
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator
+from napari_bloodcell.models.load import subtype_records
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
 
 FORMAT = 2
@@ -140,11 +142,14 @@ class Plan:
         return plan
 
 
-def models_of(generator: MaskGenerator, classifier: CellClassifier) -> dict[str, dict[str, str]]:
-    """Return name and hash of the weights by stage."""
+def models_of(
+    generator: MaskGenerator, classifier: CellClassifier, subtypes: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Return name and hash of the weights by stage; models of subtypes by their names."""
     return {
         "segment": {"name": generator.name, "sha256": generator.sha256},
         "classify": {"name": classifier.name, "sha256": classifier.sha256},
+        **subtype_records(subtypes),
     }
 
 

@@ -121,6 +121,11 @@ class Result:
         )
 
     @property
+    def differential(self) -> pd.DataFrame:
+        """Kinds of white cells: index kind, columns `n`, `percent`, `low` and `high` (exact 95 % interval)."""
+        return self.counting.differential_table
+
+    @property
     def counts(self) -> dict[str, int]:
         """Cells per type, RBC after correction for overlap."""
         stored: dict[str, int] | None = self.numbers.get("counts")

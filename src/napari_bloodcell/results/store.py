@@ -237,6 +237,8 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "bandwidth_px": counting.bandwidth,
         "single_area_px": counting.single_area,
         "differential_percent": dict(counting.differential),
+        "differential": counting.differential_table.to_dict("index"),
+        "nrbc_per_100_wbc": counting.nrbc_per_100_wbc,
         "per_mm2": counting.per_mm2,
         "rbc_diameter_px": result.calibration.rbc_diameter_px,
         "pixel_size_um": result.pixel_size_um,

@@ -34,6 +34,7 @@ from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbe
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import InOrder, SingleProcess, Task, TilesThenBlocks, Workers, cluster, processes
 from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
+from napari_bloodcell.stages.classify import iter_refine
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
@@ -108,6 +109,7 @@ def iter_analyse_slide(
         try:
             failed = yield from _iter_shown(_iter_find(work, plan, pool), work if live else None)
             cells, numbers = number_cells_of_slide(work, plan)
+            cells = yield from iter_refine(slide.pixels, cells, plan.calibration, params=recipe.classify)
             write_numbers(work, numbers)
             digest = numbers.digest
             del numbers
@@ -153,7 +155,7 @@ def _plan(
 ) -> Plan:
     """Return the plan of a run; a known plan of the same slide and settings spares the calibration."""
     params, digest = recipe.segment, _digest(slide)
-    models = models_of(generator, classifier)
+    models = models_of(generator, classifier, recipe.classify.subtypes)
     for earlier in known:
         if earlier is None or earlier.image_digest != digest:
             continue
@@ -218,7 +220,7 @@ def _is_that_of(result: Result, plan: Plan) -> bool:
     made = result.plan
     if made is None or result.failed_tiles or made.copies_image != plan.copies_image:
         return False
-    return made.block_hash == plan.block_hash and made.recipe == plan.recipe
+    return (made.block_hash, made.recipe, made.models) == (plan.block_hash, plan.recipe, plan.models)
 
 
 def _make_ready(work: WorkFolder, plan: Plan) -> None:

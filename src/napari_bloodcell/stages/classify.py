@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, LATER, UNIDENTIFIED, boxes_of, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, Progress
 from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.images.open import read_plane
-from napari_bloodcell.models.load import load_classifier
+from napari_bloodcell.models.load import load_classifier, load_subtypes
 from napari_bloodcell.stages.calibration import smear_in
-from napari_bloodcell.stages.cutouts import cut_out
+from napari_bloodcell.stages.cutouts import cut_out, cut_windows
 from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
@@ -29,6 +29,8 @@ PROPOSAL_DOUBT = 0.03
 """Lower bound of the probability that the generator's proposed type is wrong."""
 PROPOSAL_WEIGHT = 0.7
 """Power applied to the generator's probabilities: both models see the same pixels, so they are not independent."""
+WINDOWS_AT_ONCE = 64
+"""Cells whose kinds are told in one step."""
 CLASSIFIER_DOUBT = 0.002
 """Lower bound of the classifier's probabilities."""
 
@@ -166,6 +168,29 @@ def iter_type_rows(
             yield Progress(done + at, len(todo), "cells typed", ids)
         done += at
     decide_types(table, todo.index, probabilities, list(classifier.classes), params=params)
+    return (yield from iter_refine(image, table, calibration, params=params))
+
+
+def iter_refine(
+    image: Any, table: pd.DataFrame, calibration: Calibration, *, params: ClassifyParams
+) -> Generator[Progress, None, pd.DataFrame]:
+    """Tell the kinds of the typed cells of an image of any size, and return the table with subtypes.
+
+    `image` (Y, X, 3) uint8 is sliced around the cells of the types that the models of the settings refine. A kind less
+    probable than `unidentified_below` is "unidentified". Yields progress before each batch.
+    """
+    table = table.assign(**LATER)
+    for name in params.subtypes if table["cell_type"].astype(bool).any() else ():
+        model = load_subtypes(name, params.device)
+        ids = table.index[table["cell_type"] == model.info.refines]
+        for start in range(0, len(ids), WINDOWS_AT_ONCE):
+            some = ids[start : start + WINDOWS_AT_ONCE]
+            yield Progress(start, len(ids), f"kinds of {model.info.refines}")
+            probabilities = model.predict(cut_windows(image, table.loc[some], calibration, **model.view))
+            best = probabilities.max(1).astype(np.float64)
+            kinds = np.array(model.info.classes, object)[probabilities.argmax(1)]
+            kinds[best < params.unidentified_below] = UNIDENTIFIED
+            table.loc[some, "subtype"], table.loc[some, "subtype_probability"] = kinds, best
     return table
 
 

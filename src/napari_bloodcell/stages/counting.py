@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
@@ -48,6 +50,12 @@ LEUKOCYTES: tuple[str, ...] = (
 )
 """User classes with these names (any case, singular or plural) are white cells of a differential."""
 
+ERYTHROBLAST = "erythroblast"
+KINDS = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature granulocyte", ERYTHROBLAST)
+"""Kinds of white cells in the order of a differential; others follow."""
+OUTSIDE = (ERYTHROBLAST, UNIDENTIFIED)
+"""Kinds that are not part of a differential's 100 %."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counting:
@@ -83,8 +91,11 @@ class Counting:
         that number: the interval is that of the robust rule's model, and would contradict it.
     cells_in_region : pandas.Series of int64
         Cells that each row of the table counts as; same index.
+    kinds : dict of str to int
+        White cells of each kind: `subtype` of those typed WBC, and the user's classes of white cells. In the order of
+        `KINDS`; empty where no kind was told.
     differential : dict of str to float
-        Percent of each class of white cells; empty where there are not several.
+        Percent of each of them but `OUTSIDE`; empty where there are not several.
     per_mm2 : dict of str to float or None
         `counts` per mm²; None where the area is not known.
     """
@@ -104,8 +115,32 @@ class Counting:
     posterior: Posterior
     interval: tuple[int, int] | None
     cells_in_region: pd.Series[int]
+    kinds: dict[str, int]
     differential: dict[str, float]
     per_mm2: dict[str, float] | None
+
+    @property
+    def differential_table(self) -> pd.DataFrame:
+        """The differential: index kind; `n`, `percent` of the white cells counted, `low` and `high`, its 95 % interval.
+
+        The interval is exact (Clopper-Pearson). Kinds in `OUTSIDE` have a number and no percentage.
+        """
+        total = sum(n for name, n in self.kinds.items() if name not in OUTSIDE)
+        rows = []
+        for name, n in self.kinds.items():
+            if name in OUTSIDE or not total:
+                rows.append((n, np.nan, np.nan, np.nan))
+            else:
+                interval = binomtest(n, total).proportion_ci(method="exact")
+                rows.append((n, 100 * n / total, 100 * interval.low, 100 * interval.high))
+        index = pd.Index(list(self.kinds), name="kind", dtype=object)
+        return pd.DataFrame(rows, index=index, columns=["n", "percent", "low", "high"]).astype({"n": "int64"})
+
+    @property
+    def nrbc_per_100_wbc(self) -> float | None:
+        """Erythroblasts per 100 white cells counted; None where no kind was told."""
+        total = sum(n for name, n in self.kinds.items() if name not in OUTSIDE)
+        return 100 * self.kinds.get(ERYTHROBLAST, 0) / total if total else None
 
     @property
     def corrected(self) -> dict[str, int]:
@@ -195,6 +230,7 @@ def iter_count(
     per_region = np.ones(len(table), np.int64)
     per_region[is_rbc] = cells
     yield Progress(2, 2, "counting cells")
+    kinds = _kinds(table, counts, wbc_classes)
     return Counting(
         rule=rule,
         areas=areas,
@@ -211,7 +247,8 @@ def iter_count(
         posterior=posterior,
         interval=(min(posterior.low, n_rbc), max(posterior.high, n_rbc)) if is_robust else None,
         cells_in_region=pd.Series(per_region, index=table.index, name="cells_in_region"),
-        differential=_differential(counts, wbc_classes),
+        kinds=kinds,
+        differential=_differential(kinds),
         per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
     )
 
@@ -355,11 +392,22 @@ def is_white(name: str) -> bool:
     return name == WBC or name.lower() in LEUKOCYTES or name.lower().removesuffix("s") in LEUKOCYTES
 
 
-def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:
-    """Return percent per class of white cells; empty if there are fewer than two classes."""
+def _kinds(table: pd.DataFrame, counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, int]:
+    """Return how many white cells there are of each kind, by model and by hand."""
     if wbc_classes is None:
         names = [n for n in counts if n != WBC and is_white(n)]
     else:
         names = [n for n in dict.fromkeys(wbc_classes) if n in counts and n not in (RBC, WBC)]
-    total = sum(counts[n] for n in names)
-    return {n: 100 * counts[n] / total for n in names} if len(names) > 1 and total else {}
+    found = Counter({name: counts[name] for name in names})
+    if "subtype" in table:
+        told = table.loc[(table["cell_type"] == WBC).to_numpy(bool), "subtype"]
+        found.update({str(name): int(n) for name, n in told[told.fillna("") != ""].value_counts().items()})
+    order = [*(name for name in KINDS if name in found), *(name for name in found if name not in KINDS)]
+    return {name: found[name] for name in order}
+
+
+def _differential(kinds: dict[str, int]) -> dict[str, float]:
+    """Return percent per kind of white cells; empty if there are fewer than two kinds."""
+    counted = {name: n for name, n in kinds.items() if name not in OUTSIDE}
+    total = sum(counted.values())
+    return {name: 100 * n / total for name, n in counted.items()} if len(counted) > 1 and total else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from scipy import ndimage
 from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box, box_of_mask, slices_of
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.stages.calibration import smear_in
 
 CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""
@@ -90,6 +93,51 @@ def centre_cutout(
     if crop.size:
         lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
         _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), lut)
+    return out
+
+
+def cut_windows(
+    image: Any,
+    table: pd.DataFrame,
+    calibration: Calibration,
+    *,
+    size: int,
+    rbc_diameter_px: float,
+    glass_level: float,
+    red_level: RGB,
+) -> NDArray[np.uint8]:
+    """Cut out what lies around the middle of each cell's box in a smear; beyond the image there is glass.
+
+    Parameters
+    ----------
+    image : array-like of uint8, shape (Y, X, 3)
+        The smear, sliced window by window.
+    table : DataFrame
+        Cell table; only its boxes are used.
+    calibration : Calibration
+        Of the smear.
+    size : int
+        Side of a window, pixels.
+    rbc_diameter_px, glass_level, red_level
+        Width and colour of a red cell in the windows, and level of their glass.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size, 3)
+        In the order of the table's rows.
+    """
+    side = max(1, round(size * calibration.rbc_diameter_px / rbc_diameter_px))
+    weights = _triangle_weights(side, size)
+    lut = colour_lut(calibration.background_rgb, glass_level, calibration.red_rgb, red_level)
+    boxes = boxes_of(table)
+    out = np.empty((len(table), size, size, 3), np.uint8)
+    for window, (y, x) in zip(out, ((boxes[:, :2] + boxes[:, 2:] - side) // 2).tolist(), strict=True):
+        y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, image.shape[0]), min(x + side, image.shape[1])
+        whole = np.full((side, side, 3), np.rint(calibration.background_rgb), np.uint8)
+        whole[y0 - y : y1 - y, x0 - x : x1 - x] = smear_in(np.asarray(image[y0:y1, x0:x1]), (y0, x0), calibration)
+        whole = whole if lut is None else lut[np.arange(3), whole]
+        planes = weights @ (whole.transpose(2, 0, 1).astype(np.float32) @ weights.T)
+        window[:] = np.rint(planes).clip(0, 255).transpose(1, 2, 0)
     return out
 
 

@@ -17,6 +17,7 @@ from napari.layers import Image, Labels
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.models.load import subtype_records
 from napari_bloodcell.napari.layers.features import INDEX, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.keeper import keep_on_disk
@@ -193,7 +194,8 @@ def add_types(
         info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
     if classifier is not None:
         model = {"name": classifier.name, "sha256": classifier.sha256}
-        info["models"] = {**info.get("models", {}), "classify": model}
+        told = subtype_records(recipe.classify.subtypes) if recipe is not None else {}
+        info["models"] = {**info.get("models", {}), "classify": model, **told}
     if classification is not None:
         info["names"] = list(classification.names)
         set_table(cells_layer, with_user_types(cells_layer.features, classification.table))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
+from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, LATER, WBC, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.images import plane_number
 
@@ -53,6 +53,8 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
     others = [str(name) for name in features.columns if name != INDEX and name not in COLUMNS]
     table = {name: features[name].to_numpy()[rows] for name in [*known, *others] if columns is None or name in columns}
     result = pd.DataFrame(table, index=pd.Index(ids[rows], name="id"))
+    if "subtype" in result and "cell_type" in result:  # a kind is left behind where a person gave the cell another type
+        result.loc[result["cell_type"] != WBC, list(LATER)] = list(LATER.values())
     return result.astype({name: COLUMNS[name] for name in result.columns if name in COLUMNS})
 
 

@@ -123,7 +123,7 @@ def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
 
 def _models_of(cells_layer: Labels) -> dict[str, dict[str, str]]:
     known: dict[str, dict[str, str]] = links.info_of(cells_layer).get("models") or {}
-    return {stage: known.get(stage, _UNKNOWN) for stage in ("segment", "classify")}
+    return {**dict.fromkeys(("segment", "classify"), _UNKNOWN), **known}
 
 
 def _failed_tiles_of(cells_layer: Labels) -> list[FailedTile]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from napari_bloodcell.core.cells import BOX, RBC, centroids_of
+from napari_bloodcell.core.cells import BOX, RBC, WBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
@@ -110,7 +110,7 @@ class Counted:
             jumps = sorted({float(t) for t in thresholds if (thresholds == t).sum() > 1})
             told += [self._jump(area) for area in jumps]
         if self.counting.differential:
-            n_in_it = sum(row.cells for row in self.rows if row.percent is not None)
+            n_in_it = sum(n for kind, n in self.counting.kinds.items() if kind in self.counting.differential)
             if self.n_white > n_in_it:
                 told.append(f"The differential leaves out {self.n_white - n_in_it:,} white cells without a class.")
             if n_in_it < FEWEST_WBC:
@@ -322,15 +322,20 @@ def _area_mm2(
 
 
 def _rows(counting: Counting) -> list[CountRow]:
+    """Return a row per type, and, where a model told the kinds of white cells, one per kind, with its percentage."""
     per_mm2: dict[str, Any] = dict(counting.per_mm2 or {})
-    return [
+    is_told = any(n > counting.counts.get(kind, 0) for kind, n in counting.kinds.items())
+    percent = counting.differential
+    rows = [
         CountRow(
             name,
             counting.uncorrected[name],
             cells,
             counting.interval if name == RBC else None,
             per_mm2.get(name),
-            counting.differential.get(name),
+            None if is_told else percent.get(name),
         )
         for name, cells in counting.counts.items()
     ]
+    kinds = counting.kinds.items() if is_told else ()
+    return rows + [CountRow(f"{WBC}: {kind}", n, n, None, None, percent.get(kind)) for kind, n in kinds]

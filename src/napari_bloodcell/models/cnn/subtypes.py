@@ -1,0 +1,156 @@
+"""Which kind of a type a cell is, told from a window of its surroundings: the white-cell differential."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.models.device import pick_device
+from napari_bloodcell.models.safetensors_file import to_safetensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT: Final = "napari-bloodcell subtypes 1"
+WINDOW_PX: Final = 128
+"""Side of the window around the middle of a cell."""
+WIDTHS: Final = (32, 48, 96, 160)
+"""Channels of the stages, each at half the resolution of the one before."""
+DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
+_AT_ONCE = 8
+"""Windows go through the network in full batches of this size: float rounding depends on the batch's size, and what a
+cell is must not depend on how many others there are."""
+_TURNS = 4
+"""Quarter turns over which the answer is averaged."""
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = _convolution(width, width), _convolution(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+def _convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out))
+
+
+class SubtypeCnn(nn.Module):
+    """Four stages of 3×3 convolutions, each halving the resolution; residual from the second on; mean and maximum."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        for n_in, n_out in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True):
+            stages += [_convolution(n_in, n_out, stride=2), nn.ReLU(inplace=True)]
+            stages += [_Residual(n_out)] if n_in != 3 else []
+        self.stages = nn.Sequential(*stages)
+        self.hidden = nn.Linear(2 * WIDTHS[-1], 64)
+        self.dropout = nn.Dropout(0.3)
+        self.logits = nn.Linear(64, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, K) of windows (N, 3, 128, 128), 0 to 1."""
+        maps = self.stages((x - 0.6) / 0.25)
+        seen = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+        out: Tensor = self.logits(self.dropout(F.relu(self.hidden(seen))))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class SubtypeInfo:
+    """What a model's file says beside its weights.
+
+    `classes` are kinds of the type `refines`. Windows are cut where a red cell is `rbc_diameter_px` wide, with the
+    glass at `glass_level` and the typical red cell of the smear at `red_level`. Logits are divided by `temperature`,
+    which makes probabilities of them that hold.
+    """
+
+    refines: str
+    classes: tuple[str, ...]
+    rbc_diameter_px: float
+    glass_level: float
+    red_level: tuple[float, float, float]
+    temperature: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+class SubtypeModel:
+    """A trained `SubtypeCnn`; `network` is taken over."""
+
+    def __init__(
+        self,
+        network: SubtypeCnn,
+        info: SubtypeInfo,
+        *,
+        name: str,
+        sha256: str = "",
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.name, self.info = name, info
+        self.device = pick_device(device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """How it sees cells, as arguments of `cut_windows`."""
+        info = self.info
+        levels = {"glass_level": info.glass_level, "red_level": info.red_level}
+        return {"size": WINDOW_PX, "rbc_diameter_px": info.rbc_diameter_px, **levels}
+
+    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities (N, K) float32 of windows (N, 128, 128, 3) uint8, the same whatever their company."""
+        out = np.empty((len(windows), len(self.info.classes)), np.float32)
+        for start in range(0, len(windows), _AT_ONCE):
+            some = windows[start : start + _AT_ONCE]
+            whole = np.zeros((_AT_ONCE, *windows.shape[1:]), np.uint8)
+            whole[: len(some)] = some
+            out[start : start + len(some)] = self._probabilities(whole)[: len(some)]
+        return out
+
+    @torch.inference_mode()
+    def _probabilities(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        x = torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float() / 255
+        turned = (self.network(torch.rot90(x, k, (2, 3))) for k in range(_TURNS))
+        logits = torch.stack(list(turned)).double().mean(0) / self.info.temperature
+        return np.asarray(logits.softmax(1).float().cpu().numpy(), np.float32)
+
+    def to_bytes(self) -> bytes:
+        """Return the safetensors file of this model, weights as float16."""
+        state = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        return to_safetensors(state, {"format": FORMAT, "subtypes": json.dumps(asdict(self.info), sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto") -> SubtypeModel:
+        """Read a file that `to_bytes` gave; `ModelError` if it is none. Nothing in it is executed."""
+        path = Path(path)
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            said = json.loads(metadata["subtypes"])
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+            info = SubtypeInfo(**values)
+            network = SubtypeCnn(len(info.classes))
+            network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        except DAMAGED as error:
+            raise ModelError(f"{path} is no model of subtypes of this program: {reason_of(error)}.") from error
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return cls(network, info, name=name or path.stem, sha256=sha256, device=device)
