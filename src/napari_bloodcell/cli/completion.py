@@ -1,6 +1,6 @@
 """``napari-bloodcell completion``: commands and flags that a shell completes."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from typing import Literal
 
 from napari_bloodcell.cli.console import say

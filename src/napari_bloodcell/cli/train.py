@@ -1,6 +1,6 @@
 """``napari-bloodcell train``: a classifier from a folder of cutouts, with its report."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 import json
 from pathlib import Path
 from typing import Annotated

@@ -228,7 +228,7 @@ def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
     except OSError as error:
         raise InputError(f"The journal {path} cannot be read: {error.strerror or error}.") from error
     found, damaged = [], []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
+    for number, line in enumerate(lines[:-1], start=1):  # the rest after the last line end was never finished
         try:
             found.append(Correction.from_json(line))
         except (ValueError, RecursionError):

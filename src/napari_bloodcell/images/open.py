@@ -122,7 +122,7 @@ def is_slide(source: object) -> bool:
         return True
     if isinstance(source, str | os.PathLike):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # whoever opens it to use it is told
+            warnings.simplefilter("ignore", InputWarning)  # it is raised again when the image is opened for use
             return open_image(source).n_pixels > LARGE_PX
     if isinstance(source, Sequence) and source and hasattr(source[0], "shape"):
         source = source[0]
@@ -179,7 +179,7 @@ def _open_file(path: Path) -> ImageFile:
         raise InputError(f"{escaped(path)} cannot be opened: {reason}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
-    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF, and show their thumbnail
+    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF and yield their thumbnail
         raise InputError(f"{path} is left out: {path.suffix} files are not read. Save it as TIFF, PNG or JPEG.")
     if (scan := open_scan(path)) is not None:
         return scan

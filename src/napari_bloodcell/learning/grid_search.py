@@ -169,7 +169,7 @@ class _Log:
             ) from error
         least = min(done["val_loss"] for done in self.tries.values())
         found = training.report.parts["val"].loss
-        if found > least + 1e-9:  # a better one was being written when the program ended
+        if found > least + 1e-9:  # the program ended before the better one was saved
             raise TrainingError(
                 f"The best classifier in {self.folder} is not that of its tries. Begin in a new folder."
             )

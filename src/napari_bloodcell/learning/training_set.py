@@ -93,7 +93,7 @@ class TrainingSet:
         """
         make_folder(self.folder)
         with locked(self.folder / LOCK):
-            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added some
+            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added cells
             table, added, pictures, stale = self._with(list(cells))
             for name, content in pictures.items():
                 make_folder((self.folder / name).parent)

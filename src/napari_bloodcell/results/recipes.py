@@ -273,7 +273,7 @@ def _model_beside(path: Path, stage: str, model: str) -> str:
     folder = path.parent.resolve()
     try:
         target = (folder / model).resolve()
-    except (OSError, ValueError):  # no name of a file at all
+    except (OSError, ValueError):  # not a possible file name
         target = folder
     if windows.drive or windows.root or ".." in windows.parts or folder not in target.parents:
         raise SettingsError(

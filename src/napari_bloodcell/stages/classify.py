@@ -221,7 +221,7 @@ def iter_probabilities(
         return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
     threads: Threads = getattr(classifier, "threads", None) or Threads()
-    share = -(-len(table) // threads.n // BATCH_STEP) * BATCH_STEP  # for each thread some, where there are few
+    share = -(-len(table) // threads.n // BATCH_STEP) * BATCH_STEP  # a share for every thread if there are few
     step = max(1, min(batch_size, max(share, BATCH_STEP)))
     yield from in_threads(typed, (table.iloc[k : k + step] for k in range(0, len(table), step)), threads)
 

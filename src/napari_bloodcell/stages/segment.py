@@ -43,7 +43,7 @@ _TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+logger.setLevel(logging.INFO)  # shown in napari's log; Python prints only warnings to the terminal
 
 FEWEST_MEASURED, MOST_MEASURED = 5, 150
 """Cells of another program, as large as a red cell, of which the colour of a typical one is measured."""
@@ -310,7 +310,7 @@ def _segment_group(
     for tile in group:
         try:
             yield tile, segment_tile(pixels, tile, calibration, params, generator), None
-        except Exception as error:  # whatever a model raises, the tile is named and the others go on
+        except Exception as error:  # a model may raise anything; the other tiles go on
             logger.info("tile %s failed", tile.name, exc_info=True)
             yield tile, [], error
 
