@@ -13,7 +13,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     Parameters
     ----------
     shell
-        Which shell it is for. Put it where that looks, as ``napari-bloodcell completion bash >
+        The shell. Put the script where it looks for completions, as in ``napari-bloodcell completion bash >
         ~/.local/share/bash-completion/completions/napari-bloodcell``.
     """
     say(app.generate_completion(shell=shell))

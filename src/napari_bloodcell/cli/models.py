@@ -51,7 +51,7 @@ def verify(*names: str) -> int:
     Parameters
     ----------
     names
-        Models; all that are on this machine where none is named.
+        Models; by default all that are on this machine.
     """
     chosen = names or tuple(model.name for model in weights.list_models() if model.is_present)
     for name in names:

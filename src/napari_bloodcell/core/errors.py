@@ -72,7 +72,7 @@ class ModelError(BloodCellError):
 
 
 class DownloadError(ModelError):
-    """A model's weights could not be fetched, or what came is not what was expected."""
+    """A model's weights could not be fetched, or have the wrong checksum."""
 
 
 class DeviceError(BloodCellError, ValueError):
@@ -80,7 +80,7 @@ class DeviceError(BloodCellError, ValueError):
 
 
 class TrainingError(BloodCellError, ValueError):
-    """A classifier cannot be trained on what was given."""
+    """A classifier cannot be trained on these data."""
 
 
 class OutputError(BloodCellError, OSError):

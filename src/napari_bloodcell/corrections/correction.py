@@ -96,7 +96,7 @@ class Correction:
         bbox : tuple of int
             Its box (y0, x0, y1, x1), as in the cell table.
         **what
-            `from_type`, `to_type`, `annotator`, `image_sha256` and what else a correction has.
+            `from_type`, `to_type`, `annotator`, `image_sha256` and further attributes.
 
         Raises
         ------

@@ -43,8 +43,8 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     ----------
     source : path, array-like, Pillow image, sequence of pyramid levels, Zarr array or group, Plane or SlideImage
         A path is that of a JPEG, PNG or other picture, a TIFF or OME-TIFF, an OME-Zarr (0.1 to 0.5), a Zarr array, or
-        SVS, NDPI, MRXS and what else OpenSlide reads (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or what
-        NumPy makes one of: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
+        SVS, NDPI, MRXS and other formats of OpenSlide (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or anything
+        that NumPy converts: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
         uint8, other integers up to 65535, floats of 0 to 1, 0 to 255 or 0 to 65535.
     name : str, optional
         Instead of the file's.
@@ -52,8 +52,8 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     Returns
     -------
     SlideImage
-        Levels are read when and where they are sliced. What has no parts that could be read alone, such as a JPEG, is
-        decoded once, when its first pixels are asked for.
+        Levels are read when and where they are sliced. A format without separate parts, such as JPEG, is decoded once,
+        when its first pixels are read.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     Warns
     -----
     InputWarning
-        If something had to be done to it, such as turning it upright.
+        If it had to be changed, such as turned upright.
     """
     return source if isinstance(source, SlideImage) else open_stack(source, name=name).image()
 

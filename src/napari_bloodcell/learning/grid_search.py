@@ -67,10 +67,10 @@ def iter_grid_search(
     grid : mapping of str to sequence
         Values by name of setting.
     folder : path, optional
-        Where finished tries and the best classifier are kept. A search that finds tries there, of the same data and
-        settings, goes on after them.
+        Folder of finished tries and the best classifier. A search that finds tries there, of the same data and
+        settings, is resumed.
     should_stop : callable, optional
-        Asked after every step; once it says True, what is finished is returned.
+        Called after every step; if it returns True, the finished tries are returned.
 
     Yields
     ------

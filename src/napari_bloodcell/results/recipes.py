@@ -162,13 +162,13 @@ def to_json(record: BaseModel) -> str:
 
 
 def read_recipe(path: str | Path, *, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
-    """Read the settings of a recipe file: one that the program wrote, or the bare settings.
+    """Read the settings of a recipe file, written by the program or by hand.
 
     Parameters
     ----------
     path : path
         A JSON file, as `recipe.json` of a result, or ``{"segment": {…}, "classify": {…}, "count": {…}, "seed": 0}``
-        of which anything may be left out.
+        with anything left out.
     overrides : mapping of stage to mapping of setting to value, optional
         Settings that replace those of the file.
 

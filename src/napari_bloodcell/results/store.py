@@ -65,11 +65,11 @@ def write_result(
     Parameters
     ----------
     result : Result
-        What `analyse` returned.
+        Result of `analyse`.
     folder : path
         Made if it is missing. An earlier result in it is replaced; other files are left alone.
     image : Plane or ndarray of uint8, shape (Y, X, 3)
-        What was analysed.
+        The image analysed.
     label_format : {"ome-zarr", "tiff"}
         ``smear.ome.zarr`` (image, labels/cells, labels/types), or ``cells.tif`` and ``types.tif``.
     geojson : bool
@@ -145,7 +145,7 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
 
 
 def read_result(folder: str | Path) -> Result:
-    """Open a result; of a slide the pixels stay on disk, and its table is read when it is first asked for.
+    """Open a result; a slide's pixels stay on disk, and its table is read when it is first used.
 
     Raises
     ------
