@@ -17,7 +17,7 @@ import napari
 import numpy as np
 from qtpy.QtWidgets import QApplication
 
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import N_SIDE, PITCH, add_million_cells
 
@@ -45,7 +45,7 @@ def main() -> int:
     viewer.window._qt_window.resize(1440, 900)
     layer = add_million_cells(viewer)
     session = cells_session(viewer, layer)
-    typed = layers.types_layer_for(viewer, layer)
+    typed = links.types_layer_for(viewer, layer)
     centre = PITCH * N_SIDE // 2
     cell = (N_SIDE // 2) * N_SIDE + N_SIDE // 2 + 1
     canvas = viewer.window._qt_viewer.canvas._scene_canvas.native

@@ -23,7 +23,7 @@ from training_scenes import show_review, show_train
 
 import napari_bloodcell
 from napari_bloodcell.napari.docks.mouse import Tool
-from napari_bloodcell.napari.layers.cells import is_cells
+from napari_bloodcell.napari.layers.links import is_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable

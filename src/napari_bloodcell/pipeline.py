@@ -78,7 +78,7 @@ def analyse(
             )
         )
     for sentence in result.warnings:
-        if sentence not in heard:
+        if sentence not in heard.doubts:
             warnings.warn(f"{result.image_name}: {sentence}", ResultWarning, stacklevel=2)
     return result
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from tests.fakes import disc_image
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ def add_smear(viewer: Any, *, name: str = "smear", brightness: int = 0) -> Label
     image_layer = viewer.add_image(image, name=name, rgb=True)
     cells = label_image()
     layer = layers.add_cells(viewer, image_layer, cells=cells)
-    layers.info_of(layer)["calibration"] = {
+    links.info_of(layer)["calibration"] = {
         "rbc_diameter_px": 24.0,
         "background_rgb": (230.0, 230.0, 230.0),
         "mean_brightness": 220.0,
         "source": "given",
     }
-    layers.info_of(layer)["models"] = {"classify": {"name": "embedded", "sha256": "f" * 64}}
+    links.info_of(layer)["models"] = {"classify": {"name": "embedded", "sha256": "f" * 64}}
     layers.set_table(layer, typed_table(cells))
     layers.add_types(viewer, layer)
     return layer
@@ -120,7 +121,7 @@ def add_million_cells(viewer: Any) -> Labels:
     info = {"kind": "cells", "image": "slide", "image_id": str(image.unique_id)}
     levels = [GridLevel(2**k) for k in range(7)]
     layer = LabelsLayer(
-        levels, multiscale=True, name="slide cells", features=grid_features(), metadata={layers.KEY: info}
+        levels, multiscale=True, name="slide cells", features=grid_features(), metadata={links.KEY: info}
     )
     viewer.add_layer(layer)
     layers.add_types(viewer, layer)

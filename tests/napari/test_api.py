@@ -11,6 +11,7 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.cells import centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def test_labels_are_no_image(model: ViewerModel) -> None:
 def test_a_saved_result_opens_as_it_was(model: ViewerModel, field: np.ndarray, tmp_path: Path) -> None:
     layer = model.add_image(field, name="smear", rgb=True, scale=(0.25, 0.25), units=("um", "um"))
     nb.napari.analyse_layer(layer, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
-    cells = layers.cells_layer_for(model, layer)
+    cells = links.cells_layer_for(model, layer)
     assert cells is not None
     nb.napari.save_result(cells, tmp_path / "out")
     again = ViewerModel()
@@ -206,7 +207,7 @@ def test_a_saved_result_opens_as_it_was(model: ViewerModel, field: np.ndarray, t
     assert np.allclose(image.scale, 0.25)
     assert (read.data == cells.data).all()
     assert nb.napari.table_of(read).equals(nb.napari.table_of(cells))
-    assert layers.info_of(read)["models"] == layers.info_of(cells)["models"]
+    assert links.info_of(read)["models"] == links.info_of(cells)["models"]
     layers.set_types(read, [1], "platelet")
     assert set(np.asarray(types.data)[read.data == 1]) == {3}
 
@@ -229,6 +230,6 @@ def test_the_table_of_a_stack_is_written_seldom_while_it_grows(
     stack = model.add_image(np.stack([field] * 6), name="stack", rgb=True)
     cells = nb.napari.segment_layer(stack, params=PARAMS, planes="all", viewer=model, generator=ThresholdGenerator())
     assert written == [10, 60]
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     assert table["plane"].value_counts().to_dict() == dict.fromkeys(range(6), 10)
     assert sorted(table.index) == list(range(1, 61))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import napari_bloodcell as nb
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def test_the_dock_the_layer_and_a_notification_say_what_speaks_against_a_result(
     with qtbot.waitSignal(widget.panel.work.finished, timeout=60_000):
         widget.run.click()
     qtbot.waitUntil(lambda: not widget.is_running, timeout=60_000)
-    cells = layers.cells_layer_for(viewer, image)
+    cells = links.cells_layer_for(viewer, image)
     assert EMPTY in widget.summary.text()
-    assert layers.warnings_of(cells)[0].startswith(EMPTY)
+    assert links.warnings_of(cells)[0].startswith(EMPTY)
     assert sum(EMPTY in told for told in notifications) == 1
 
 
@@ -48,7 +48,7 @@ def test_the_count_dock_says_what_speaks_against_the_cells_it_counts(
     params = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
     cells = nb.napari.segment_layer(image, params=params, generator=ThresholdGenerator())
     nb.napari.classify_layer(cells, classifier=BrightnessClassifier())
-    layers.info_of(cells)["warnings"] = ["The light comes from one side."]
+    links.info_of(cells)["warnings"] = ["The light comes from one side."]
     dock: CountWidget = dock_of(viewer, "Count")
     dock.recount()
     assert dock._note.text().startswith("⚠ The light comes from one side.")
@@ -61,8 +61,8 @@ def test_a_saved_result_keeps_its_warnings_when_it_is_opened_again(
     params = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
     cells = nb.napari.segment_layer(image, params=params, generator=ThresholdGenerator())
     nb.napari.classify_layer(cells, classifier=BrightnessClassifier())
-    layers.info_of(cells)["warnings"] = ["The light comes from one side."]
+    links.info_of(cells)["warnings"] = ["The light comes from one side."]
     assert nb.napari.result_of(cells).warnings == ("The light comes from one side.",)
     nb.napari.save_result(cells, tmp_path / "saved")
     _, *opened = nb.napari.open_result(tmp_path / "saved", viewer)
-    assert [layers.warnings_of(layer) for layer in opened if layers.is_cells(layer)] == [layers.warnings_of(cells)]
+    assert [links.warnings_of(layer) for layer in opened if links.is_cells(layer)] == [links.warnings_of(cells)]

@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
+from napari_bloodcell.napari.docks.base import LayerChoice
 
 
 @pytest.mark.parametrize("name", ["inserted", "removed", "reordered", "renamed"])

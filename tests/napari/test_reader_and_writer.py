@@ -22,6 +22,7 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.napari import reader, writer
 from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, iter_training
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.types import TypedView
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
@@ -120,7 +121,7 @@ def test_a_result_dropped_into_the_window_is_tied_together(viewer: Viewer, qtbot
     viewer.open(str(saved / "smear.ome.zarr"), plugin="napari-bloodcell")
     qtbot.wait(50)
     cells = viewer.layers["smear cells"]
-    types = layers.types_layer_for(viewer, cells)
+    types = links.types_layer_for(viewer, cells)
     assert isinstance(types.data, TypedView)
     layers.set_types(cells, [1], "platelet")
     assert set(np.asarray(types.data)[cells.data == 1]) == {3}

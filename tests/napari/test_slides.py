@@ -17,6 +17,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.napari import pyramids
 from napari_bloodcell.napari.docks.slide import view
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.types import TypedView
 from napari_bloodcell.napari.reader import get_reader
@@ -126,7 +127,7 @@ def test_a_slide_is_analysed_live_and_ends_in_linked_layers(
     assert seen == sorted(seen)
     assert [one.name for one in viewer.layers] == ["slide", "slide types", "slide cells"]
     cells = viewer.layers["slide cells"]
-    types = layers.types_layer_for(viewer, cells)
+    types = links.types_layer_for(viewer, cells)
     assert cells.multiscale
     assert isinstance(types.data[0], TypedView)
     assert np.array_equal(np.asarray(types.data[0][...]), result.types[...])
@@ -147,5 +148,5 @@ def test_a_result_of_a_slide_opens_with_all_its_layers(slide: Path, tmp_path: Pa
     cells = viewer.layers["slide cells"]
     assert cells.multiscale
     assert not isinstance(cells.data[0], np.ndarray)
-    assert layers.table_of(cells)["area_px"].sum() == on_disk.table["area_px"].sum()
+    assert links.table_of(cells)["area_px"].sum() == on_disk.table["area_px"].sum()
     assert nb.napari.count_layer(cells).counts == on_disk.counts == result.counts

@@ -27,6 +27,7 @@ from napari_bloodcell.core.errors import (
     OutputError,
     SettingsError,
     escaped,
+    heard_of_input,
 )
 from napari_bloodcell.core.files import LOCK, locked, move_in, sweep_files, sweep_folders, temporary_folder, writing
 from napari_bloodcell.core.params import Recipe
@@ -148,6 +149,8 @@ def _tell(outcome: Outcome) -> None:
     about = asdict(outcome)
     if outcome.folder:
         say(f"{outcome.image}: {in_words(outcome.numbers)}", "image", **about)
+    for sentence in outcome.notes:
+        warn(f"{outcome.image}: note: {sentence}", "note", image=outcome.image, text=sentence)
     for sentence in outcome.warnings:
         warn(f"{outcome.image}: warning: {sentence}", "warning", image=outcome.image, text=sentence)
     if outcome.error:
@@ -223,8 +226,8 @@ def analyse_one(
     start = time.monotonic()
     analyse = _analyse_slide if options.is_shared or not image.is_ordinary else _analyse_smear
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # recorded in the result too
+        with warnings.catch_warnings(), heard_of_input() as heard:
+            warnings.simplefilter("ignore", InputWarning)  # recorded in the outcome
             folder = analyse(image, names, recipe, models, options, on_progress)
         content = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
@@ -238,6 +241,7 @@ def analyse_one(
         numbers=numbers_of(content),
         seconds=time.monotonic() - start,
         warnings=tuple(content["warnings"]),
+        notes=tuple(heard.notes),
         error=f"these tiles failed and hold no cells: {tiles}" if tiles else "",
     )
 

@@ -23,7 +23,8 @@ class Outcome:
     """The outcome of an image, which is "incomplete" if tiles failed.
 
     `image` is its path as given, as it is printed, `folder` the name of its result's folder, and `numbers` are counts
-    by column of the summary. `error` says why it is not done.
+    by column of the summary. `warnings` speak against the result, `notes` do not. `error`
+    says why it is not done.
     """
 
     image: str
@@ -32,6 +33,7 @@ class Outcome:
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     error: str = ""
 
     @property

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
@@ -95,14 +96,30 @@ class ResultWarning(UserWarning):
     """A result should not be trusted as it is: the message says why and what to do."""
 
 
-_heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
+@dataclass(frozen=True)
+class Heard:
+    """What was said of an input: `doubts` speak against a result, `notes` only tell what was done."""
+
+    doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Heard) -> None:
+        """Take over what is not there yet."""
+        for mine, more in ((self.doubts, other.doubts), (self.notes, other.notes)):
+            mine += [message for message in more if message not in mine]
 
 
-def warn_of_input(message: str) -> None:
-    """Warn that an input was usable only after a change; `heard_of_input` collects the warning."""
+_heard: ContextVar[Heard | None] = ContextVar("_heard", default=None)
+
+
+def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
+    """Warn that an input was usable only after a change; `heard_of_input` collects the warning.
+
+    Without `is_doubt` it is a note: the result is as good as any other.
+    """
     heard, message = _heard.get(), printable(message)
-    if heard is not None and message not in heard:
-        heard.append(message)
+    if heard is not None:
+        heard.add(Heard([message], []) if is_doubt else Heard([], [message]))
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
         level, frame = level + 1, frame.f_back  # the warning should name the caller's line, not one of ours
@@ -110,13 +127,13 @@ def warn_of_input(message: str) -> None:
 
 
 @contextmanager
-def heard_of_input() -> Iterator[list[str]]:
-    """Collect the messages of `warn_of_input` in this thread; they become the `warnings` of the image read."""
-    heard: list[str] = []
+def heard_of_input() -> Iterator[Heard]:
+    """Collect what `warn_of_input` says meanwhile, in this thread: doubts become the `warnings` of what is read."""
+    heard = Heard()
     token = _heard.set(heard)
     try:
         yield heard
     finally:
         _heard.reset(token)
         if (around := _heard.get()) is not None:
-            around += [message for message in heard if message not in around]
+            around.add(heard)

@@ -83,7 +83,7 @@ class Patch:
 class Edit:
     """A change of a label image (…, Y, X) and its table, with everything needed to take it back.
 
-    `what` describes it for people, as "cell 5 split". No two patches change the same pixel. `removed` and `added` are
+    `what` describes it for people, as "split cell 5". No two patches change the same pixel. `removed` and `added` are
     the rows of the changed cells before and after.
     """
 
@@ -158,7 +158,7 @@ def add_cell(
     row = {"predicted_iou": mask.predicted_iou, "stability_score": mask.stability_score, "type_source": "model"}
     row |= {"cell_type": mask.cell_type or ""} | dict(values or {})
     instead = f" in place of {', '.join(map(str, replaced))}" if replaced else ""
-    return make_edit(f"cell {new_id} added{instead}", cells, table, plane, box, before, after, values={new_id: row})
+    return make_edit(f"added cell {new_id}{instead}", cells, table, plane, box, before, after, values={new_id: row})
 
 
 def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
@@ -176,7 +176,7 @@ def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: 
         before = read_window(cells, own, box)
         patches.append(Patch(own, box[:2], before, np.where(before == cell, 0, before)))
     removed = table.loc[table.index.isin(ids)]
-    return Edit(f"{_named(ids)} deleted", tuple(patches), removed, removed.iloc[:0])
+    return Edit(f"deleted {_named(ids)}", tuple(patches), removed, removed.iloc[:0])
 
 
 def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
@@ -190,7 +190,7 @@ def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: t
     before = read_window(cells, plane, box)
     areas = [int(np.count_nonzero(before == i)) for i in ids]
     after = np.where(np.isin(before, ids), ids[int(np.argmax(areas))], before)
-    return make_edit(f"{_named(ids)} merged", cells, table, plane, box, before, after)
+    return make_edit(f"merged {_named(ids)}", cells, table, plane, box, before, after)
 
 
 def split_cell(
@@ -225,7 +225,7 @@ def split_cell(
     for part, new_id in zip(order, new_ids, strict=True):
         after[parts == part] = new_id
     return make_edit(
-        f"cell {cell} split", cells, table, plane, box, before, after, parents=dict.fromkeys(new_ids, cell)
+        f"split cell {cell}", cells, table, plane, box, before, after, parents=dict.fromkeys(new_ids, cell)
     )
 
 
@@ -250,7 +250,7 @@ def repaint(
     before = after.copy()
     top, left = corner[0] - box[0], corner[1] - box[1]
     before[top : top + old.shape[0], left : left + old.shape[1]] = old
-    return make_edit("cells painted", cells, table, plane, box, before, after)
+    return make_edit("painted cells", cells, table, plane, box, before, after)
 
 
 def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...] = ()) -> Box:

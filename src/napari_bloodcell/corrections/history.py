@@ -17,7 +17,7 @@ class Change(Protocol):
 
     @property
     def what(self) -> str:
-        """Description for people: "cell 5 split"."""
+        """What was done, for people: "split cell 5"."""
 
     @property
     def n_bytes(self) -> int:

@@ -182,7 +182,10 @@ def upright(axes: str, orientation: object, path: Path) -> tuple[str, str]:
     turns = {2: "x", 3: "yx", 4: "y", 5: "", 6: "x", 7: "yx", 8: "y"}
     if not isinstance(orientation, int) or orientation not in turns:
         return axes, ""
-    warn_of_input(f"{path} is stored turned or mirrored (EXIF orientation {orientation}); it is read as people see it.")
+    warn_of_input(
+        f"{path} is stored turned or mirrored (EXIF orientation {orientation}); it is read as people see it.",
+        is_doubt=False,
+    )
     return axes.translate(str.maketrans("yx", "xy")) if orientation > 4 else axes, turns[orientation]
 
 

@@ -110,7 +110,7 @@ def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX
             check_size(image.shape, max_pixels, image.source or "The image")
         pixels = image.read_whole().view()
     pixels.flags.writeable = False
-    return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard))
+    return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard.doubts))
 
 
 def is_slide(source: object) -> bool:

@@ -27,7 +27,7 @@ class Plane:
     source : str or None
         The file's path; None for an array.
     warnings : tuple of str
-        Changes that had to be made to the source.
+        Changes that had to be made to the source and that make results doubtful.
     """
 
     data: NDArray[np.uint8]

@@ -1,7 +1,7 @@
-"""The napari plugin: the only code of the program that knows Qt and napari.
+"""The napari plugin: the only code that uses Qt and napari.
 
-Its functions for scripts (`api`) are reached as ``napari_bloodcell.napari.segment_layer`` and so on. Importing this
-loads neither Qt nor napari.
+Functions for scripts (`api`) are available as ``napari_bloodcell.napari.segment_layer`` and so on. Importing this
+package loads neither Qt nor napari.
 """
 
 from __future__ import annotations

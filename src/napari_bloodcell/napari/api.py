@@ -92,8 +92,7 @@ def segment_layer(
     BloodCellError
         If the layer is not an image, is in no viewer, or a model cannot be loaded.
     """
-    from napari_bloodcell.napari.layers import cells as layers
-    from napari_bloodcell.napari.layers.images import image_source
+    from napari_bloodcell.napari.layers.images import current_plane, image_source
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.layers.regions import boxes_of
     from napari_bloodcell.napari.session.opening import put_back
@@ -103,7 +102,7 @@ def segment_layer(
     viewer = viewer_of(image_layer, viewer)
     source = image_source(image_layer)
     params = params or SegmentParams()
-    index = layers.current_plane(viewer, image_layer)
+    index = current_plane(viewer, image_layer)
     writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
 
     def on_step(step: Progress) -> None:
@@ -167,6 +166,7 @@ def classify_layer(
         If the image is not there, does not fit, or the model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.layers.foreign import number_cells
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
@@ -174,7 +174,7 @@ def classify_layer(
     from napari_bloodcell.napari.work.jobs import iter_type_cells
 
     viewer = viewer_of(cells_layer, viewer)
-    image_layer = image_layer or layers.image_layer_for(viewer, cells_layer)
+    image_layer = image_layer or links.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
@@ -183,11 +183,11 @@ def classify_layer(
     typed = drain(
         iter_type_cells(
             image_source(image_layer),
-            layers.full_resolution(cells_layer),
-            layers.known_table_of(cells_layer),
+            links.full_resolution(cells_layer),
+            links.known_table_of(cells_layer),
             params=params,
-            names=layers.names_of(cells_layer),
-            calibration=layers.known_calibration_of(cells_layer),
+            names=links.names_of(cells_layer),
+            calibration=links.known_calibration_of(cells_layer),
             classifier=classifier,
         ),
         on_progress,
@@ -219,11 +219,12 @@ def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Co
         If the cells have no types yet.
     """
     from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.layers.results import count_cells
 
     counting = count_cells(cells_layer, params)
     if params is not None:
-        info = layers.info_of(cells_layer)
+        info = links.info_of(cells_layer)
         info["recipe"] = {**info.get("recipe", {}), "count": params.model_dump(mode="json")}
     layers.set_cells_in_region(cells_layer, counting.cells_in_region)
     return counting
@@ -263,12 +264,12 @@ def analyse_layer(
     BloodCellError
         As `segment_layer` and `classify_layer` do.
     """
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers.images import current_plane
     from napari_bloodcell.napari.layers.links import viewer_of
 
     viewer = viewer_of(image_layer, viewer)
     recipe = recipe or Recipe()
-    index = layers.current_plane(viewer, image_layer)
+    index = current_plane(viewer, image_layer)
     cells = segment_layer(
         image_layer, params=recipe.segment, viewer=viewer, generator=generator, on_progress=on_progress
     )
@@ -339,12 +340,12 @@ def save_result(cells_layer: Labels, folder: str | Path, *, viewer: ViewerModel 
     BloodCellError
         If the cells have no types, the image is not in the viewer, or the folder cannot be written to.
     """
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.writer import write_cells
 
     viewer = viewer_of(cells_layer, viewer)
-    image_layer = layers.image_layer_for(viewer, cells_layer)
+    image_layer = links.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer; a result is saved with its image.")
     return write_cells(Path(folder), cells_layer, image_layer)
@@ -367,13 +368,13 @@ def open_result(folder: str | Path, viewer: ViewerModel) -> list[Layer]:
     """
     from napari.layers import Layer as NapariLayer
 
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.reader import read_layers
     from napari_bloodcell.napari.session.opening import open_cells, put_back
 
     opened = [NapariLayer.create(*layer) for layer in read_layers(Path(folder))]
     viewer.layers.extend(opened)
-    for cells in [layer for layer in opened if layers.is_cells(layer)]:
+    for cells in [layer for layer in opened if links.is_cells(layer)]:
         open_cells(viewer, cells)
         put_back(viewer, cells)
     return opened
@@ -381,23 +382,23 @@ def open_result(folder: str | Path, viewer: ViewerModel) -> list[Layer]:
 
 def table_of(cells_layer: Labels) -> Any:
     """Return the cell table of a cells layer as a DataFrame, index = id."""
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
 
-    return layers.table_of(cells_layer)
+    return links.table_of(cells_layer)
 
 
 def cells_layer_for(viewer: ViewerModel, image_layer: Image) -> Labels | None:
     """Return the cells layer of an image layer, or None."""
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
 
-    return layers.cells_layer_for(viewer, image_layer)
+    return links.cells_layer_for(viewer, image_layer)
 
 
 def types_layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
     """Return the typed layer of a cells layer, or None."""
-    from napari_bloodcell.napari.layers import cells as layers
+    from napari_bloodcell.napari.layers import links
 
-    return layers.types_layer_for(viewer, cells_layer)
+    return links.types_layer_for(viewer, cells_layer)
 
 
 def analyse_slide(

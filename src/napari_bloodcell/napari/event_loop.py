@@ -1,4 +1,4 @@
-"""What happens a little later in a window, and at once in a script: there Qt need not even be installed."""
+"""Runs things a little later in a window, and at once in a script, where Qt need not even be installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def running_app() -> Any:
-    """Return the running Qt application; None where there is none, or no Qt at all."""
+    """Return the running Qt application; None if there is none, or no Qt."""
     try:
         from qtpy.QtCore import QCoreApplication
     except ImportError:
@@ -18,7 +18,7 @@ def running_app() -> Any:
 
 
 def soon(call: Callable[[], object], after_ms: int = 0) -> None:
-    """Call a function when the window has done what it is at, or at once where there is no window."""
+    """Call a function once the window is idle, or at once if there is no window."""
     if running_app() is None:
         call()
         return

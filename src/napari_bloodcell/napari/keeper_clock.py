@@ -1,4 +1,4 @@
-"""When a slide's changed cells are written while a window is open: a little later, all at once, in a thread."""
+"""Schedules saving of a slide's corrections while a window is open: after a pause, in a thread."""
 
 from __future__ import annotations
 
@@ -15,46 +15,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LATER_MS: Final = 2000
-"""How long after the last change it is written."""
+"""Delay after the last change."""
 
 
 class Changes(Protocol):
-    """What is not in the folder yet."""
+    """Unsaved changes."""
 
     def write(self) -> None:
-        """Put it there."""
+        """Save them."""
         ...
 
 
 class Keeper(Protocol):
-    """Knows what of a layer is not in its folder yet."""
+    """Tracks what of a layer is not saved in its folder yet."""
 
     folder: Path
 
     def changes(self) -> Changes | None:
-        """Return it, or None where there is nothing."""
+        """Return unsaved changes, or None."""
         ...
 
     def rest(self) -> None:
-        """Forget the layer: everything is in the folder."""
+        """Forget the layer: everything is saved."""
         ...
 
     def flush(self) -> None:
-        """Write it now."""
+        """Save now."""
         ...
 
 
 class KeeperClock(QObject):
-    """Writes what a keeper has changed, some time after the last change.
-
-    Parameters
-    ----------
-    keeper : Keeper
-        Whose changes.
-    """
+    """Saves a keeper's changes some time after the last one."""
 
     saved = Signal()
-    """Everything that was changed is in the folder."""
+    """All changes are in the folder."""
 
     def __init__(self, keeper: Keeper) -> None:
         super().__init__()
@@ -67,11 +61,11 @@ class KeeperClock(QObject):
         running_app().aboutToQuit.connect(keeper.flush)
 
     def start(self) -> None:
-        """Write some time from now, if nothing else is changed until then."""
+        """Save later, unless something else changes before."""
         self._timer.start()
 
     def stop(self) -> None:
-        """Write nothing later, and wait for what is being written."""
+        """Cancel saving later, and wait for what is being saved."""
         self._timer.stop()
         pool = QThreadPool.globalInstance()
         if self._running is not None and pool is not None:
@@ -106,7 +100,7 @@ class _Signals(QObject):
 
 
 class _Save(QRunnable):
-    """Writes changes in a thread."""
+    """Saves changes in a thread."""
 
     def __init__(self, changes: Changes) -> None:
         super().__init__()
@@ -115,7 +109,7 @@ class _Save(QRunnable):
         self._changes = changes
 
     def run(self) -> None:
-        """Write them."""
+        """Save them."""
         error: BloodCellError | None = None
         try:
             self._changes.write()

@@ -1,4 +1,4 @@
-"""What the plugin does outside of its docks: entries of menus, a sample that is downloaded, layers that were read."""
+"""Menu entries that open docks, and a sample that is downloaded."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:
-    """Show a dock of the plugin, opening it where it is not open yet, and return its widget.
+    """Show a dock of the plugin, opening it if needed, and return its widget.
 
-    It gets the title that it has from the Plugins menu, so that the menu knows that it is open; napari's scripts and
-    command line give it another one.
+    It gets the title that the Plugins menu gives it, so that the menu knows it is open; napari's scripts and command
+    line use another one.
     """
     manager = PluginManager.instance()
     title = f"{name} ({manager.get_manifest(PLUGIN).display_name})"
@@ -51,17 +51,17 @@ def open_segment(napari_viewer: Viewer) -> None:
 
 
 def open_edit(napari_viewer: Viewer) -> None:
-    """Open the dock in which cells are corrected by hand."""
+    """Open the Edit cells dock."""
     open_dock(napari_viewer, "Edit cells")
 
 
 def open_review(napari_viewer: Viewer) -> None:
-    """Open the dock in which types are corrected."""
+    """Open the Review dock."""
     open_dock(napari_viewer, "Review")
 
 
 def open_train(napari_viewer: Viewer) -> None:
-    """Open the dock in which a classifier is trained."""
+    """Open the Train dock."""
     open_dock(napari_viewer, "Train")
 
 
@@ -76,13 +76,7 @@ def open_count(napari_viewer: Viewer) -> None:
 
 
 def bccd_field() -> list[LayerData]:
-    """Return the real field among the samples; while it is downloaded the window stays alive.
-
-    Raises
-    ------
-    DownloadError
-        Without network, or if what came is not that field.
-    """
+    """Return the real field among the samples, downloaded without blocking the window."""
     use_preferred_cache()
     if QApplication.instance() is not None and not SAMPLE.is_present:
         _wait_for(lambda _should_stop: iter_download(SAMPLE.name))
@@ -90,7 +84,7 @@ def bccd_field() -> list[LayerData]:
 
 
 def _wait_for(job: Job) -> None:
-    """Run a short job in a worker, with the events of the window going on, and raise what it raises."""
+    """Run a short job in a worker while the window stays responsive, and raise what it raises."""
     work, loop, errors = Work(), QEventLoop(), list[BloodCellError]()
     work.failed.connect(errors.append)
     work.finished.connect(loop.quit)

@@ -1,4 +1,4 @@
-"""Errors as notifications of napari that say what to do; the program itself prints nothing to the terminal."""
+"""Errors as napari notifications that say what to do; nothing is printed to the terminal."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the t
 
 
 class WorkFailedError(BloodCellError):
-    """Something failed that is not an error of the program's own, which is its cause."""
+    """An unexpected error in a worker; the error itself is its cause."""
 
 
 class _Unexpected(ErrorNotification):
-    """A notification whose button shows the traceback, and which is one line where napari prints it."""
+    """A notification with a button for the traceback, printed by napari as one line."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -40,7 +40,7 @@ class _Unexpected(ErrorNotification):
 
 
 def explained(error: Exception) -> str:
-    """Return what to tell of an error that nobody thought of."""
+    """Return what to tell the user about an unexpected error."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "There is not enough memory. Use a smaller tile size, another device, or a smaller model."
     return (
@@ -50,7 +50,7 @@ def explained(error: Exception) -> str:
 
 
 def tell_of(error: Exception) -> None:
-    """Tell the user of an error; of one that nobody thought of, also if it came from a worker, with its traceback."""
+    """Show an error to the user; an unexpected one, also from a worker, with its traceback."""
     unexpected = error.__cause__ if isinstance(error, WorkFailedError) else error
     if isinstance(unexpected, Exception) and not isinstance(unexpected, BloodCellError):
         logger.info("failed unexpectedly", exc_info=unexpected)
@@ -60,7 +60,7 @@ def tell_of(error: Exception) -> None:
 
 
 def tell_of_doubts(sentences: Iterable[str]) -> str:
-    """Tell the user why a result is not to be trusted, once each, and return it as text for a dock."""
+    """Warn the user about a result, each sentence once, and return the text for a dock."""
     told = list(dict.fromkeys(sentences))
     for sentence in told:
         show_warning(sentence)
@@ -68,7 +68,7 @@ def tell_of_doubts(sentences: Iterable[str]) -> str:
 
 
 def notify_errors(action: Callable[[], Any]) -> bool:
-    """Call a function, turn what it raises into a notification, and return whether all went well."""
+    """Call a function, show what it raises as a notification, and return whether it succeeded."""
     try:
         action()
     except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
@@ -78,9 +78,9 @@ def notify_errors(action: Callable[[], Any]) -> bool:
 
 
 def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
-    """Return what a function gives; if it fails in an event of a window, tell of the error and return `otherwise`.
+    """Return `read()`; if it fails inside a window event, show the error and return `otherwise`.
 
-    To a script the error is raised. Of one raised in an event, as by a click in a menu, napari prints the traceback.
+    Scripts get the exception. Raised in an event, such as a click in a menu, napari would print its traceback.
     """
     try:
         return read()
@@ -101,10 +101,10 @@ def _is_in_event() -> bool:
 
 
 def notifying(method: Callable[..., Any]) -> Callable[..., None]:
-    """Return a slot that calls a bound method while its object lives; an error of the program becomes a notification.
+    """Return a slot that calls a bound method while its object lives, and shows what it raises.
 
-    Qt holds what a signal is connected to, and a lambda holds the dock that it speaks of: connected to a part of that
-    dock, it would live for ever. What a signal sends more than the method takes is left out.
+    Qt keeps what a signal is connected to: a lambda that refers to its dock, connected to a part of that dock, would
+    keep it alive for ever. Surplus arguments of the signal are dropped.
     """
     find, n_taken = WeakMethod(method), len(signature(method).parameters)
 
@@ -117,11 +117,11 @@ def notifying(method: Callable[..., Any]) -> Callable[..., None]:
 
 
 def connect_for_life(emitter: EventEmitter, method: Callable[..., Any]) -> None:
-    """Connect a widget's method to an event of napari for as long as there is the widget.
+    """Connect a widget's method to a napari event for the lifetime of the widget.
 
-    napari does not keep the widget alive either, but what it notes of a dead one goes only when the event is next sent,
-    and some events, such as a layer that is renamed, hardly ever are. Qt's `destroyed` is of no use for this: it may be
-    sent in the middle of Python's garbage collection, where a slot finds its own parts gone, and Python crashes.
+    napari keeps only a weak reference, but drops a dead one only when the event is next emitted, and some events (a
+    layer being renamed) hardly ever are. Qt's `destroyed` does not help: it can be emitted during Python's garbage
+    collection, where a slot finds its own parts gone, and Python crashes.
     """
     emitter.connect(method)
     widget: Any = method.__self__  # type: ignore[attr-defined]

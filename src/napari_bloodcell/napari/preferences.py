@@ -1,4 +1,4 @@
-"""What the user set on the plugin's page of napari's preferences."""
+"""The plugin's page in napari's preferences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}
 
 
 def preference(group: str, name: str) -> Any:
-    """Return a preference, or None where napari does not know the plugin's page, as in a plain script."""
+    """Return a preference, or None if napari does not know the plugin's page, as in a plain script."""
     from napari.settings import get_plugin_settings
 
     try:
@@ -28,7 +28,7 @@ def preference(group: str, name: str) -> Any:
 
 
 def set_preference(group: str, name: str, value: Any) -> None:
-    """Keep a preference; where napari does not know the plugin's page, as in a plain script, nothing is kept."""
+    """Set a preference; without effect if napari does not know the plugin's page, as in a plain script."""
     from napari.settings import get_plugin_settings
 
     try:
@@ -38,19 +38,19 @@ def set_preference(group: str, name: str, value: Any) -> None:
 
 
 def preferred_settings(stage: str) -> dict[str, Any]:
-    """Return the preferred values of settings of a stage ("segment" or "classify"), as far as they were set."""
+    """Return the user's preferred settings for a stage, "segment" or "classify"."""
     values = {"device": preference("models", "device"), "model": preference("models", f"{stage}_model")}
     return {name: value for name, value in values.items() if value}
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
-    """Return the colour in which a type is shown, as "#rrggbb": the user's, else that of `cells`."""
+    """Return the colour of a type as "#rrggbb": the user's, else the default."""
     chosen = preference("colours", _COLOURS[name]) if name in _COLOURS else None
     return chosen if chosen and _is_colour(chosen) else type_colour(name, names)
 
 
 def use_preferred_cache() -> None:
-    """Let downloaded weights go into the preferred folder; the environment variable, where it is set, wins."""
+    """Download weights into the preferred folder, unless the environment variable names one."""
     folder = preference("models", "cache_folder")
     if folder and not os.environ.get(CACHE_VARIABLE):
         os.environ[CACHE_VARIABLE] = str(folder)
@@ -63,7 +63,7 @@ def _is_colour(text: str) -> bool:
 
 
 def annotator_name() -> str:
-    """Return who corrects: the name in the preferences, else that of the login."""
+    """Return who corrects: the name in the preferences, else the login."""
     chosen = str(preference("review", "annotator") or "").strip()
     if chosen:
         return chosen

@@ -1,4 +1,4 @@
-"""Slides and their results as napari's layer data: pyramids that are read where they are looked at."""
+"""Slides and their results as layer data: pyramids that are read lazily."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ if TYPE_CHECKING:
 
 
 MOST_PIXELS_HALVED: Final = 2**28
-"""An image without a pyramid of its own gets one in memory where it is no larger; a larger one is read in steps."""
+"""An image without a pyramid gets one in memory up to this size; a larger one is read in steps."""
 
 
 def is_slide_path(path: str | Path) -> bool:
-    """Return whether a path looks like that of an image that `read_slide` opens."""
+    """Return whether `read_slide` might open this path."""
     path = Path(path)
     return is_image_path(path) or (path.suffix.lower() == ".dcm" and path.is_file())
 
 
 def read_slide(path: str | Path) -> list[LayerData]:
-    """Read an image of any size as one RGB layer with its µm per pixel: a stack of planes, a picture, or a pyramid.
+    """Read an image of any size as one RGB layer with its pixel size: a stack of planes, a picture, or a pyramid.
 
-    Raises
-    ------
-    InputError
-        If it cannot be opened, or is a stack too large for memory.
+    Raises `InputError` if it cannot be opened, or is a stack too large for memory.
     """
     stack = open_stack(path)
     if stack.shape:
@@ -60,12 +57,7 @@ def _read_planes(stack: Stack) -> LayerData:
 def read_slide_result(folder: str | Path) -> list[LayerData]:
     """Read the result of a slide as layers: the image, and the cells as a pyramid on disk with their table.
 
-    The typed layer follows from the cells by a lookup table; `layers.cells.relink` makes it.
-
-    Raises
-    ------
-    InputError
-        If the folder holds none, or a damaged one.
+    `layers.cells.relink` makes the types layer from the cells. Raises `InputError` if there is no intact result.
     """
     folder = Path(folder)
     result = read_result(folder)
@@ -96,7 +88,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
 
 
 def info_of_result(result: Result) -> dict[str, Any]:
-    """Return what a cells layer notes of how the result that it was read from was made."""
+    """Return a result's provenance, as the metadata of its cells layer hold it."""
     record = record_of(result) if result.record is None else result.record
     return {
         "recipe": record.recipe.model_dump(mode="json"),
@@ -111,7 +103,7 @@ def info_of_result(result: Result) -> dict[str, Any]:
 
 
 def levels_to_show(slide: SlideImage) -> list[Any]:
-    """Return the levels of a slide; one that has no pyramid gets coarser levels."""
+    """Return the levels of a slide, with coarser ones added if it has no pyramid."""
     levels: list[Any] = list(slide.levels)
     if len(levels) > 1 or max(slide.shape) <= COARSEST:
         return levels
@@ -126,7 +118,7 @@ def levels_to_show(slide: SlideImage) -> list[Any]:
 
 
 class _EveryNth:
-    """Every n-th pixel of an array (Y, X, 3), read when it is sliced."""
+    """Every n-th pixel of an array (Y, X, 3), read on slicing."""
 
     def __init__(self, level: Level, step: int) -> None:
         self._level, self._step, self.dtype = level, step, level.dtype
@@ -141,7 +133,7 @@ class _EveryNth:
 
 
 def _image_of(result: Result) -> SlideImage | None:
-    """Return the image of a result: its copy, or where it came from if that is still there."""
+    """Return the image of a result: its copy, or its source if that still exists."""
     if result.folder is None or result.plan is None:
         return None
     if result.plan.copies_image:
@@ -155,7 +147,7 @@ def _place(slide: SlideImage, n_further: int = 0) -> dict[str, Any]:
 
 
 def _scale(pixel_size_um: float, n_further: int = 0) -> dict[str, Any]:
-    """Return the placement of a layer; the axes of its planes, before Y and X, are counted."""
+    """Return the scale and units of a layer with `n_further` axes before Y and X."""
     return {
         "scale": (1.0,) * n_further + (pixel_size_um,) * 2,
         "units": ("pixel",) * n_further + ("micrometer",) * 2,

@@ -1,4 +1,4 @@
-"""Reads the program's results into napari's layers, and writes layers as results and as training sets."""
+"""Reads images, and the program's results, into napari's layers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 MOST_BYTES_READ: Final = 256 * 1024**2
-"""An image larger than this is read tile by tile, where and when it is looked at."""
+"""A larger image is read lazily, tile by tile."""
 NO_LAYERS: Final[list[Any]] = [(None,)]
-"""What napari takes from a reader that has told the user why there is nothing."""
+"""What napari expects from a reader that has told the user why there is nothing."""
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Return the reader of a path: of results (a folder, its OME-Zarr or ``recipe.json``), of images, or None."""
+    """Return the reader for a path: for results (folder, OME-Zarr or ``recipe.json``), for images, or None."""
     if not isinstance(path, str):
         return None
     if _result_folder(Path(path)) is not None or _zarr_with_cells(Path(path)) is not None:
@@ -40,23 +40,10 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 
 def read_layers(path: str | Path) -> list[LayerData]:
-    """Read a result as layers: the image, the cells with their table, and their types.
+    """Read a result as layer data: the image, the cells with their table, and their types.
 
-    Parameters
-    ----------
-    path : path
-        The folder of one image, the OME-Zarr in it, or its ``recipe.json``. An OME-Zarr alone is read as well; its
-        table is measured from the cells.
-
-    Returns
-    -------
-    list of (data, attributes, kind)
-        As napari takes layers.
-
-    Raises
-    ------
-    InputError
-        If it is not a result of the program, or damaged.
+    `path` is a result's folder, the OME-Zarr in it, or its ``recipe.json``. An OME-Zarr alone works as well: its table
+    is measured from the cells. Raises `InputError` if there is no intact result.
     """
     path = Path(path)
     folder, zarr = _result_folder(path), _zarr_with_cells(path)
@@ -78,7 +65,7 @@ def read_layers(path: str | Path) -> list[LayerData]:
 
 
 def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
-    """Read for napari, which makes the layers afterwards; they are tied together as soon as they are there."""
+    """Read a result for napari, and link its layers once napari has made them."""
     import napari
 
     from napari_bloodcell.napari.notify import told_in_window
@@ -137,7 +124,7 @@ def _as_layers(
 
 
 def _read_image(path: Path) -> Any:
-    """Return the image of an OME-Zarr as (Y, X, 3), or as a list of levels where it is large."""
+    """Return the image of an OME-Zarr as (Y, X, 3), or as a list of levels if it is large."""
     import zarr
 
     try:
@@ -154,7 +141,7 @@ def _read_image(path: Path) -> Any:
 
 
 def _names_in(path: Path) -> list[str]:
-    """Return the names of the types that an OME-Zarr lists."""
+    """Return the class names listed in an OME-Zarr."""
     import zarr
 
     try:
@@ -177,7 +164,7 @@ def _pixel_size_in(path: Path) -> float | None:
 
 
 def _table_from_types(cells: NDArray[np.int32], types: NDArray[np.uint8], names: list[str]) -> pd.DataFrame:
-    """Measure cells, and take their types from the typed image."""
+    """Measure cells, and take their types from the types image."""
     table = measure_cells(cells)
     flat = cells.ravel()
     pixels = np.flatnonzero(flat)

@@ -1,4 +1,4 @@
-"""Sample data for napari's File menu, as napari's layer data: no napari is imported."""
+"""Sample data for napari's File menu, as layer data; needs no napari."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shipped_smear() -> list[LayerData]:
 
 
 def shipped_smear_with_truth() -> list[LayerData]:
-    """Return the shipped smear, its cells with the table of truth as features, and the typed cells."""
+    """Return the shipped smear, its true cells with their table as features, and their types."""
     image, truth = load_shipped()
     features = truth["table"].reset_index(names="index")
     colours = {None: "transparent"} | {i + 1: TYPE_COLOURS[name] for i, name in enumerate(BUILTIN_TYPES)}
@@ -33,13 +33,7 @@ def shipped_smear_with_truth() -> list[LayerData]:
 
 
 def bccd_field() -> list[LayerData]:
-    """Return a real field, downloaded when it is first asked for.
-
-    Raises
-    ------
-    DownloadError
-        Without network, or if what came is not that field.
-    """
+    """Return a real field, downloaded on first use; raise `DownloadError` if that fails."""
     from PIL import Image
 
     with Image.open(download(SAMPLE.name)) as picture:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_result_layers(path: str, layer_data: list[LayerData]) -> list[str]:
-    """Write an image layer with its typed cells as the result folder that the command line writes too."""
+    """Write an image layer with its typed cells as a result folder, like that of the command line."""
     image_layer, cells_layer = _chosen(layer_data)
     return [str(write_cells(Path(path), cells_layer, image_layer))]
 
@@ -32,13 +32,7 @@ def write_training_layers(path: str, layer_data: list[LayerData]) -> list[str]:
 
 
 def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
-    """Write a result; of a stack one folder per plane that has cells.
-
-    Raises
-    ------
-    BloodCellError
-        If the cells have no types, or the folder cannot be written to.
-    """
+    """Write a result; of a stack, one folder per plane that has cells."""
     from napari_bloodcell.napari.layers.cells import adopt
     from napari_bloodcell.napari.layers.images import image_source, plane_number
     from napari_bloodcell.napari.layers.results import planes_with_cells, result_of, save_large
@@ -60,12 +54,7 @@ def write_cells(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
 def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) -> Path:
     """Write the typed cells of a layer as a new training set.
 
-    Cells that a person typed are written alone where there are any: what a model said of the others is no truth.
-
-    Raises
-    ------
-    BloodCellError
-        If no cell has a type, or the folder is not empty or cannot be written to.
+    If a person typed some, only those: what a model said about the others is no ground truth.
     """
     from napari_bloodcell.corrections.journal import image_hash
     from napari_bloodcell.napari.layers.cells import adopt
@@ -100,10 +89,10 @@ def write_training_set(folder: Path, cells_layer: Labels, image_layer: Image) ->
 
 
 def _chosen(layer_data: list[LayerData]) -> tuple[Image, Labels]:
-    """Return the image and its cells among what is to be saved."""
+    """Return the image and its cells among the layers to save."""
     from napari.layers import Image, Labels, Layer
 
-    from napari_bloodcell.napari.layers.cells import is_types
+    from napari_bloodcell.napari.layers.links import is_types
 
     layers = [Layer.create(*data) for data in layer_data if not _is_derived(data)]
     images = [layer for layer in layers if isinstance(layer, Image)]
@@ -119,6 +108,6 @@ def _chosen(layer_data: list[LayerData]) -> tuple[Image, Labels]:
 
 
 def _is_derived(data: LayerData) -> bool:
-    """Return whether this is a typed layer: it follows from the cells and is written with them."""
+    """Return whether this is a types layer, which is derived from the cells and saved with them."""
     info = data[1].get("metadata", {}).get("napari_bloodcell", {})
     return isinstance(info, dict) and info.get("kind") == "types"

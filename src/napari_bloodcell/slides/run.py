@@ -82,7 +82,7 @@ def iter_analyse_slide(
         work, earlier = WorkFolder(output), _result_in(output)
         known = [work.read_plan(), None if earlier is None else earlier.plan]
         plan = _plan(slide, recipe, generator_here, classifier_here, known, copies_image=copies_image)
-        warnings = (*heard, *doubts_of(plan.calibration, plan.pixel_size_used_um))
+        warnings = (*heard.doubts, *doubts_of(plan.calibration, plan.pixel_size_used_um))
         if earlier is not None and _is_that_of(earlier, plan):
             work.discard()  # left over if a run was killed just before its end
             return earlier

@@ -20,7 +20,7 @@ GLASS_LEVEL = 235.0
 """Level to which the empty glass is brought if a classifier asks for it, 0 to 255."""
 RED_LEVEL = (202.0, 166.0, 183.0)
 """Colour to which a smear's typical red cell is brought if a classifier asks for it, with glass at `GLASS_LEVEL`."""
-GAINS = (0.2, 4.0)
+GAINS = (0.1, 4.0)
 """Range of the gain of optical densities: more would only amplify the noise of a pale smear."""
 
 RGB = tuple[float, float, float]

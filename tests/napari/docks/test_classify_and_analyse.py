@@ -26,8 +26,8 @@ from napari_bloodcell.napari import menus
 from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.napari.docks.classify import ClassifyWidget
 from napari_bloodcell.napari.docks.count.dock import CountWidget
-from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.docks.segment import ask_to_keep
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
@@ -104,10 +104,10 @@ def test_a_click_types_the_cells(viewer: Viewer, qtbot: QtBot, field: np.ndarray
     widget.classifier = BrightnessClassifier()
     run(widget, qtbot)
     assert widget.summary.text().startswith("8 RBC, 2 WBC in ")
-    assert layers.table_of(cells)["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
-    types = layers.types_layer_for(viewer, cells)
+    assert links.table_of(cells)["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+    types = links.types_layer_for(viewer, cells)
     assert set(np.unique(np.asarray(types.data))) == {0, 1, 2}
-    assert layers.info_of(cells)["models"]["classify"]["name"] == "brightness"
+    assert links.info_of(cells)["models"]["classify"]["name"] == "brightness"
     assert viewer.layers.selection.active is cells
 
 
@@ -124,12 +124,12 @@ def test_a_classifier_that_fails_changes_nothing(
     viewer: Viewer, qtbot: QtBot, field: np.ndarray, notifications: list[str]
 ) -> None:
     cells = with_cells(viewer, field)
-    before = layers.table_of(cells)
+    before = links.table_of(cells)
     widget = dock_of(viewer, "Classify")
     widget.classifier = BrokenClassifier()
     run(widget, qtbot)
     assert "not enough memory" in notifications[0]
-    assert layers.table_of(cells).equals(before)
+    assert links.table_of(cells).equals(before)
     cells_session(viewer, cells).delete([1])  # nothing is locked any more
 
 
@@ -200,7 +200,7 @@ def test_stopping_the_chain_keeps_cells_and_types_nothing(viewer: Viewer, qtbot:
     widget.form.set_values({"rbc_diameter_px": 24})
     widget.panel.work.progressed.connect(lambda step: widget.panel.work.cancel() if step.done == 1 else None)
     run(widget, qtbot)
-    table = layers.table_of(viewer.layers["smear cells"])
+    table = links.table_of(viewer.layers["smear cells"])
     assert 0 < len(table) < 160
     assert not table["cell_type"].astype(bool).any()
     assert "Stopped" in widget.summary.text()
@@ -287,7 +287,7 @@ def test_the_pieces_of_a_mask_are_made_cells_if_one_wishes(
     monkeypatch.setattr(QMessageBox, "question", yes)
     run(widget, qtbot)
     assert len(asked) == 1
-    assert len(layers.table_of(mask)) > 5
+    assert len(links.table_of(mask)) > 5
 
 
 @pytest.mark.parametrize(("button", "kept"), [("Keep by hand", True), ("Find all anew", False), ("Cancel", None)])
@@ -316,10 +316,10 @@ def test_analysing_again_is_one_step_of_undo(viewer: Viewer, qtbot: QtBot, field
     widget.generator, widget.classifier = ThresholdGenerator(), BrightnessClassifier()
     session = cells_session(viewer, cells)
     session.delete([1, 2])
-    before = layers.table_of(cells)
+    before = links.table_of(cells)
     done = session.history.done.copy()
     run(widget, qtbot)
     qtbot.waitUntil(lambda: not widget.is_running, timeout=60_000)
     assert len(session.history.done) == len(done) + 1
     session.undo()
-    assert layers.table_of(cells).equals(before)
+    assert links.table_of(cells).equals(before)

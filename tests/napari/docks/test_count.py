@@ -21,6 +21,7 @@ from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.count.dock import MOST_AT_ONCE
 from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CellCounter
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.regions import region_of
 from napari_bloodcell.napari.layers.results import result_of
 from napari_bloodcell.napari.layers.selection import selected_cells
@@ -154,7 +155,7 @@ def test_a_differential_of_few_white_cells_comes_with_a_warning() -> None:
 
 def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
     layer = add_smear(ViewerModel())
-    layers.set_table(layer, layers.table_of(layer).assign(cell_type=""))
+    layers.set_table(layer, links.table_of(layer).assign(cell_type=""))
     assert "no types yet" in CellCounter().count(layer).warning
 
 
@@ -163,7 +164,7 @@ def test_the_table_of_features_learns_how_many_cells_a_region_is() -> None:
     counter = CellCounter()
     counted = counter.count(layer, params=CountParams(thresholds=(300.0,)))
     counter.note_cells_in_region(layer, counted)
-    table = layers.table_of(layer)
+    table = links.table_of(layer)
     is_double = (table["cell_type"] == "RBC") & (table["area_px"] >= 300)
     assert (table.loc[is_double, "cells_in_region"] == 2).all()
     assert (table.loc[~is_double, "cells_in_region"] == 1).all()
@@ -200,7 +201,7 @@ def test_thresholds_that_coincide_are_explained() -> None:
 def test_a_saved_table_says_where_its_numbers_come_from() -> None:
     viewer = ViewerModel()
     layer = add_smear(viewer)
-    layers.info_of(layer)["models"] = {"segment": {"name": "embedded", "sha256": "0123456789"}}
+    links.info_of(layer)["models"] = {"segment": {"name": "embedded", "sha256": "0123456789"}}
     counter = CellCounter()
     task = counter.task(layer, params=CountParams(thresholds=(300.0, 550.5)), where="thin part")
     row = next(csv.DictReader(io.StringIO(counter.run(task).to_text())))
@@ -270,7 +271,7 @@ def test_the_dock_shows_counts_interval_and_density(window: Any) -> None:
 
 def test_counts_follow_when_a_type_changes(window: Any) -> None:
     before = cell_count(window.dock, "platelet")
-    layers.set_types(window.layer, layers.table_of(window.layer).index[:5].tolist(), "platelet")
+    layers.set_types(window.layer, links.table_of(window.layer).index[:5].tolist(), "platelet")
     window.qtbot.waitUntil(lambda: cell_count(window.dock, "platelet") > before, timeout=5000)
     assert int(texts(window.dock)["platelet"][0]) == cell_count(window.dock, "platelet")
 
@@ -322,7 +323,7 @@ def test_a_range_of_the_curve_selects_its_cells(window: Any) -> None:
         mouse(dock, name, area)
     mouse(dock, "button_release_event", 190)
     selected = selected_cells(window.viewer, layer)
-    table = layers.table_of(layer).loc[selected]
+    table = links.table_of(layer).loc[selected]
     assert len(selected) > 20
     assert (table["cell_type"] == "RBC").all()
     assert table["area_px"].between(99, 191).all()
@@ -339,7 +340,7 @@ def test_thresholds_and_range_can_be_typed(window: Any) -> None:
     dock._fields._range.setText("87.5–112.5")
     dock._fields._range.setModified(True)
     dock._fields._range.editingFinished.emit()
-    areas = layers.table_of(window.layer).loc[selected_cells(window.viewer, window.layer), "area_px"]
+    areas = links.table_of(window.layer).loc[selected_cells(window.viewer, window.layer), "area_px"]
     assert len(areas) > 0
     assert areas.between(350, 450).all()
 
@@ -361,7 +362,7 @@ def test_the_cell_under_the_mouse_is_marked_on_the_curve(window: Any) -> None:
     position = layer.data_to_world((10, 10))
     for callback in window.viewer.mouse_move_callbacks:
         callback(window.viewer, SimpleNamespace(position=position))
-    area = layers.table_of(layer).loc[1, "area_px"]
+    area = links.table_of(layer).loc[1, "area_px"]
     assert dock._plot._mark.get_visible()
     assert dock._plot._mark.get_xdata()[0] == pytest.approx(area * 0.25)
     dock._on_hover(window.viewer, SimpleNamespace(position=layer.data_to_world((1, 1))))
@@ -390,7 +391,7 @@ def test_a_layer_that_is_removed_leaves_an_explanation(window: Any) -> None:
 def test_a_changed_rule_is_kept_for_what_is_saved(window: Any) -> None:
     window.dock._form.set_values({"rule": "none"})
     window.qtbot.waitUntil(lambda: window.dock.counted.counting.rule == "none", timeout=5000)
-    assert layers.info_of(window.layer)["recipe"]["count"]["rule"] == "none"
+    assert links.info_of(window.layer)["recipe"]["count"]["rule"] == "none"
 
 
 def test_the_layer_that_becomes_active_is_counted(window: Any) -> None:
@@ -453,7 +454,7 @@ def test_a_changed_type_among_100_000_cells_is_counted_and_drawn_within_200_ms(s
     took = []
     for cell in range(1, 6):
         before = cell_count(dock, "WBC")
-        other = "WBC" if layers.table_of(layer, ("cell_type",)).loc[cell, "cell_type"] != "WBC" else "RBC"
+        other = "WBC" if links.table_of(layer, ("cell_type",)).loc[cell, "cell_type"] != "WBC" else "RBC"
         start = time.process_time()
         layers.set_types(layer, [cell], other)
         dock.recount()
@@ -476,7 +477,7 @@ def test_very_many_cells_are_counted_in_a_worker_and_the_last_change_is_what_is_
     layer = with_many_cells(shown, MOST_AT_ONCE + 30_000)
     _, dock = shown.window.add_plugin_dock_widget("napari-bloodcell", "Count")
     qtbot.waitUntil(lambda: dock.counted is not None, timeout=60_000)
-    ids = layers.table_of(layer, ("cell_type",)).query("cell_type == 'RBC'").index.to_numpy()
+    ids = links.table_of(layer, ("cell_type",)).query("cell_type == 'RBC'").index.to_numpy()
     before = cell_count(dock, "platelet")
     took = []
     for i in range(3):

@@ -19,6 +19,8 @@ from napari_bloodcell.core.protocols import Calibration, CellMask
 from napari_bloodcell.napari.docks.edit.prompts import Prompt, PromptedCell, PromptQueue, iter_prompt
 from napari_bloodcell.napari.docks.mouse import CellsMouse, Tool, cell_on_line
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.worker import Work
@@ -80,7 +82,7 @@ def add_smear(viewer: Any, *, missing: bool = True) -> Labels:
     table = measure_cells(cells)
     table["cell_type"] = ["RBC", "WBC", "RBC"]
     table["probability"] = 0.9
-    layers.info_of(layer)["calibration"] = {
+    links.info_of(layer)["calibration"] = {
         "rbc_diameter_px": 24.0,
         "background_rgb": (230.0, 230.0, 230.0),
         "mean_brightness": 220.0,
@@ -101,10 +103,10 @@ def session() -> CellsSession:
 
 def assert_follows(layer: Labels) -> None:
     """Table, types and image agree."""
-    cells = np.asarray(layers.full_resolution(layer))
+    cells = np.asarray(links.full_resolution(layer))
     expected = measure_cells(cells)
     expected = expected[expected["area_px"] > 0]
-    table = layers.table_of(layer)
+    table = links.table_of(layer)
     assert list(table.index) == list(expected.index)
     for column in MEASURED:
         assert table[column].tolist() == expected[column].tolist()
@@ -117,7 +119,7 @@ def mask_of(y: float, x: float) -> CellMask:
 
 
 def types_of(session: CellsSession) -> NDArray[np.uint8]:
-    typed = layers.types_layer_for(session.viewer, session.layer)
+    typed = links.types_layer_for(session.viewer, session.layer)
     assert typed is not None
     return np.asarray(typed.data[...])
 
@@ -125,7 +127,7 @@ def types_of(session: CellsSession) -> NDArray[np.uint8]:
 def test_an_added_cell_is_in_image_table_and_types(session: CellsSession) -> None:
     assert session.add(mask_of(*MISSED), cell_type="WBC", probability=0.7) == 4
     assert_follows(session.layer)
-    assert layers.table_of(session.layer).loc[4, "cell_type"] == "WBC"
+    assert links.table_of(session.layer).loc[4, "cell_type"] == "WBC"
     assert types_of(session)[80, 80] == 2
 
 
@@ -141,30 +143,30 @@ def test_split_and_merge_keep_types(session: CellsSession) -> None:
     assert set(types_of(session)[20:40, 70:90].ravel()) == {0, 2}
     session.merge([2, 4])
     assert_follows(session.layer)
-    assert sorted(layers.table_of(session.layer)["cell_type"]) == ["RBC", "RBC", "WBC"]
+    assert sorted(links.table_of(session.layer)["cell_type"]) == ["RBC", "RBC", "WBC"]
 
 
 def test_undo_and_redo_bring_image_table_and_types_back(session: CellsSession) -> None:
-    image, table = session.layer.data.copy(), layers.table_of(session.layer)
+    image, table = session.layer.data.copy(), links.table_of(session.layer)
     types = types_of(session)
     session.delete([1])
     session.split(2, line=((10, 80), (50, 80)))
     session.add(mask_of(*MISSED))
-    after = session.layer.data.copy(), layers.table_of(session.layer)
+    after = session.layer.data.copy(), links.table_of(session.layer)
     for _ in range(3):
         session.undo()
     np.testing.assert_array_equal(session.layer.data, image)
-    pd.testing.assert_frame_equal(layers.table_of(session.layer), table)
+    pd.testing.assert_frame_equal(links.table_of(session.layer), table)
     np.testing.assert_array_equal(types_of(session), types)
     for _ in range(3):
         session.redo()
     np.testing.assert_array_equal(session.layer.data, after[0])
-    pd.testing.assert_frame_equal(layers.table_of(session.layer), after[1])
+    pd.testing.assert_frame_equal(links.table_of(session.layer), after[1])
 
 
 def test_painting_by_hand_is_measured_and_can_be_undone(session: CellsSession) -> None:
     layer = session.layer
-    image, table = layer.data.copy(), layers.table_of(layer)
+    image, table = layer.data.copy(), links.table_of(layer)
     layer.selected_label, layer.brush_size = 1, 9
     layer.paint((30, 46), 1)
     assert layer.data[30, 46] == 1
@@ -174,7 +176,7 @@ def test_painting_by_hand_is_measured_and_can_be_undone(session: CellsSession) -
     session.undo()
     session.undo()
     np.testing.assert_array_equal(layer.data, image)
-    pd.testing.assert_frame_equal(layers.table_of(layer), table)
+    pd.testing.assert_frame_equal(links.table_of(layer), table)
 
 
 def test_control_z_on_the_layer_undoes_and_with_shift_redoes(session: CellsSession) -> None:
@@ -192,7 +194,7 @@ def test_coarser_levels_of_a_pyramid_follow() -> None:
     viewer.add_image([image, image[::2, ::2]], name="smear", rgb=True, multiscale=True)
     cells = np.zeros(SHAPE, np.int32)
     layer = viewer.add_labels([cells, cells[::2, ::2].copy()], name="smear cells", multiscale=True)
-    layer.metadata[layers.KEY] = {"kind": "cells", "image": "smear"}
+    layer.metadata[links.KEY] = {"kind": "cells", "image": "smear"}
     layers.set_table(layer, measure_cells(cells))
     session = cells_session(viewer, layer)
     session.add(mask_of(30, 30))
@@ -211,7 +213,7 @@ def test_a_stack_is_edited_in_the_plane_in_view() -> None:
     viewer.dims.set_point(0, 2)
     session = cells_session(viewer, layer)
     session.add(mask_of(30, 30))
-    assert layers.table_of(layer)["plane"].tolist() == [2]
+    assert links.table_of(layer)["plane"].tolist() == [2]
     assert not layer.data[:2].any()
     viewer.dims.set_point(0, 0)
     session.delete([1])
@@ -331,13 +333,13 @@ def drag(
 def test_a_prompt_finds_and_types_the_cell(prompt: Prompt) -> None:
     viewer = ViewerModel()
     layer = add_smear(viewer)
-    source = layers.image_source(viewer.layers["smear"])
+    source = image_source(viewer.layers["smear"])
     found = drain(
         iter_prompt(
             source,
             prompt,
             params=SegmentParams(),
-            calibration=layers.calibration_of(layer),
+            calibration=links.calibration_of(layer),
             typing=layers_recipe(layer),
             generator=PromptGenerator(),
             classifier=BrightnessClassifier(),
@@ -357,7 +359,7 @@ def layers_recipe(layer: Labels) -> Any:
 def test_a_prompt_far_into_a_large_image_is_in_its_pixels() -> None:
     viewer = ViewerModel()
     image = disc_image([(900, 1500)], (1000, 1600))
-    source = layers.image_source(viewer.add_image(image, rgb=True))
+    source = image_source(viewer.add_image(image, rgb=True))
     found = drain(
         iter_prompt(source, Prompt((), point=(902, 1497)), params=SegmentParams(), generator=PromptGenerator())
     )
@@ -365,7 +367,7 @@ def test_a_prompt_far_into_a_large_image_is_in_its_pixels() -> None:
 
 
 def test_a_prompt_on_glass_says_that_there_is_no_cell() -> None:
-    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    source = image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
     with pytest.raises(InputError, match="No cell was found"):
         drain(iter_prompt(source, Prompt((), point=(5, 5)), params=SegmentParams(), generator=PromptGenerator()))
     with pytest.raises(InputError, match="outside of the image"):
@@ -382,7 +384,7 @@ class UnsureGenerator(PromptGenerator):
 
 @pytest.mark.parametrize("prompt", [Prompt((), point=(60, 60)), Prompt((), box=(50, 50, 70, 70))])
 def test_what_looks_like_no_cell_is_refused_with_its_score(prompt: Prompt) -> None:
-    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    source = image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
     with pytest.raises(InputError, match=r"scores 0\.50"):
         drain(iter_prompt(source, prompt, params=SegmentParams(), generator=UnsureGenerator()))
 
@@ -392,7 +394,7 @@ def test_a_mask_beside_the_click_is_not_what_was_clicked() -> None:
         def predict(self, image: NDArray[np.uint8], calibration: Calibration, **prompts: Any) -> list[CellMask]:
             return [mask_of(30, 30)]
 
-    source = layers.image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
+    source = image_source(ViewerModel().add_image(disc_image(CENTRES, SHAPE), rgb=True))
     with pytest.raises(InputError, match="No cell was found"):
         drain(iter_prompt(source, Prompt((), point=(30, 48)), params=SegmentParams(), generator=Beside()))
 
@@ -405,9 +407,9 @@ def test_a_click_takes_the_place_of_the_cell_that_was_clicked_and_of_no_other(
 ) -> None:
     queue = PromptQueue(session.viewer, Work())
     mask = replace(mask_of(30, 30), mask=np.ones((61, 61), bool), bbox=(0, 0, 61, 61))  # all of cell 1 lies in it
-    found = PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, layers.calibration_of(session.layer))
+    found = PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, links.calibration_of(session.layer))
     queue._add(session.layer, found)
-    assert list(layers.table_of(session.layer).index) == expected
+    assert list(links.table_of(session.layer).index) == expected
 
 
 # --- in a window -----------------------------------------------------------------------------------------------------
@@ -434,7 +436,7 @@ def test_a_click_in_the_window_adds_the_cell_and_undo_takes_it_away(shown: Viewe
         dock.mouse.events.clicked(value=MISSED)
     assert layer.data[80, 80] == 4
     assert_follows(layer)
-    assert layers.table_of(layer).loc[4, "cell_type"] == "RBC"
+    assert links.table_of(layer).loc[4, "cell_type"] == "RBC"
     dock.buttons.actions_by_name["Undo"].click()
     assert layer.data[80, 80] == 0
     dock.buttons.actions_by_name["Redo"].click()
@@ -448,7 +450,7 @@ def test_prompts_wait_for_each_other(shown: Viewer, qtbot: QtBot) -> None:
     dock.session.delete([1, 2])
     for point in (CENTRES[0], CENTRES[1], MISSED):
         dock.add_at(point)
-    qtbot.waitUntil(lambda: len(layers.table_of(layer)) == 4, timeout=30_000)
+    qtbot.waitUntil(lambda: len(links.table_of(layer)) == 4, timeout=30_000)
     qtbot.waitUntil(lambda: not dock.queue._work.is_running, timeout=30_000)
     assert_follows(layer)
 
@@ -462,7 +464,7 @@ def test_the_first_cell_of_an_image_makes_its_layer(shown: Viewer, qtbot: QtBot)
     layer = viewer.layers["smear cells"]
     assert layer.data[30, 30] == 1
     assert dock.session.layer is layer
-    assert layers.info_of(layer)["calibration"]["rbc_diameter_px"] > 0
+    assert links.info_of(layer)["calibration"]["rbc_diameter_px"] > 0
 
 
 def test_a_layer_deleted_while_its_cell_is_looked_for_gets_none(
@@ -490,7 +492,7 @@ def test_cancel_adds_nothing_and_forgets_what_waits(shown: Viewer, qtbot: QtBot)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
         dock.panel._cancel.click()
     assert not dock.queue._work.is_running
-    assert len(layers.table_of(layer)) == 3
+    assert len(links.table_of(layer)) == 3
 
 
 def test_the_window_may_close_while_a_cell_is_looked_for(shown: Viewer) -> None:

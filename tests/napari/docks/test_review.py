@@ -12,6 +12,7 @@ from napari_bloodcell.corrections.journal import Journal, default_journal_folder
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.review.walk import Order
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.selection import pointed_out, select_cells, selected_cells
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import CENTRES, TYPES, add_smear, label_image, typed_table
@@ -32,7 +33,7 @@ def open_review(viewer: Viewer) -> ReviewWidget:
 
 
 def types_in(layer: Labels) -> list[str]:
-    return layers.table_of(layer)["cell_type"].tolist()
+    return links.table_of(layer)["cell_type"].tolist()
 
 
 def press(layer: Labels, key: str) -> None:
@@ -54,7 +55,7 @@ def test_a_key_types_the_cell_under_the_mouse_and_everything_follows(viewer: Vie
     press(layer, "W")
     assert types_in(layer)[2] == "WBC"
     assert dock.classes.table.item(1, 2).text() == "2"
-    typed = layers.types_layer_for(viewer, layer)
+    typed = links.types_layer_for(viewer, layer)
     assert typed is not None
     assert typed.data[30, 130] == 2
     press(typed, "3")  # digits, too, and on the typed layer
@@ -118,7 +119,7 @@ def test_classes_are_added_renamed_recoloured_and_deleted(viewer: Viewer, monkey
     editor = dock.classes
     monkeypatch.setattr(QInputDialog, "getText", lambda *_args, **_options: ("blast", True))
     editor.buttons["Add…"].click()
-    assert layers.names_of(layer) == ["RBC", "WBC", "platelet", "blast", "unidentified"]
+    assert links.names_of(layer) == ["RBC", "WBC", "platelet", "blast", "unidentified"]
     hover(dock, layer, 2)
     press(layer, "B")
     assert types_in(layer)[1] == "blast"
@@ -130,7 +131,7 @@ def test_classes_are_added_renamed_recoloured_and_deleted(viewer: Viewer, monkey
     editor.table.activate("lymphoblast")
     monkeypatch.setattr(QColorDialog, "getColor", lambda *_args, **_options: _Colour())
     editor.buttons["Colour…"].click()
-    typed = layers.types_layer_for(viewer, layer)
+    typed = links.types_layer_for(viewer, layer)
     assert typed is not None
     assert np.allclose(typed.colormap.map(4), (1, 0, 1, 1))
     editor.buttons["Delete"].click()
@@ -204,8 +205,8 @@ def test_each_correction_is_in_the_journal_and_comes_back_with_the_image(viewer:
     viewer.layers.clear()
     again = add_smear(viewer)  # opened another day, and typed by the model anew
     qtbot.waitUntil(lambda: types_in(again)[1:4] == ["platelet", "WBC", "RBC"], timeout=20_000)
-    assert layers.table_of(again).loc[[2, 3], "type_source"].tolist() == ["user", "user"]
-    assert layers.table_of(again).loc[4, "type_source"] == "model"
+    assert links.table_of(again).loc[[2, 3], "type_source"].tolist() == ["user", "user"]
+    assert links.table_of(again).loc[4, "type_source"] == "model"
 
 
 def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the_others(
@@ -216,10 +217,10 @@ def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the
     dock.type_cells([1, 5], "WBC")
     dock.session.flush()
     cells = label_image(CENTRES[:4][::-1], radius=11)  # other ids, other outlines, and two cells are not found
-    layers.full_resolution(layer)[...] = cells
+    links.full_resolution(layer)[...] = cells
     layers.set_table(layer, typed_table(cells))
     layers.refresh_cells(layer)
-    qtbot.waitUntil(lambda: layers.table_of(layer).loc[4, "type_source"] == "user", timeout=20_000)
+    qtbot.waitUntil(lambda: links.table_of(layer).loc[4, "type_source"] == "user", timeout=20_000)
     assert types_in(layer)[3] == "WBC"
     lost = dock.journal.lost
     qtbot.waitUntil(lambda: lost.count() == 1, timeout=20_000)

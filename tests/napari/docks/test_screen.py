@@ -9,7 +9,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_bloodcell.napari.docks.mouse import Tool
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.selection import selected_cells
 from tests.napari.screen import Screen
 from tests.napari.smears import CENTRES, TYPES, add_smear
@@ -38,11 +38,11 @@ def begin(viewer: Viewer, *docks: str) -> tuple[Screen, Labels, list[Any]]:
 
 
 def types_in(layer: Labels) -> list[str]:
-    return layers.table_of(layer)["cell_type"].tolist()
+    return links.table_of(layer)["cell_type"].tolist()
 
 
 def ids_in(layer: Labels) -> list[int]:
-    return sorted(layers.table_of(layer).index)
+    return sorted(links.table_of(layer).index)
 
 
 @pytest.mark.parametrize("docks", DOCKS)
@@ -112,7 +112,7 @@ def test_one_history_for_types_and_outlines(shown: Viewer) -> None:
     screen, layer, _ = begin(shown, "Review")
     layer.selected_label, layer.brush_size = 1, 5
     layer.paint((30, 46), 1)  # napari's own brush, with no Edit dock
-    assert layers.table_of(layer).loc[1, "area_px"] == np.count_nonzero(layer.data == 1)
+    assert links.table_of(layer).loc[1, "area_px"] == np.count_nonzero(layer.data == 1)
     screen.move(CENTRES[0])
     screen.key("W")
     screen.key("Z", CTRL)

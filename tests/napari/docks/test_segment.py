@@ -12,7 +12,7 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.cells import centroids_of
 from napari_bloodcell.napari.docks.base import ALL_PLANES
 from napari_bloodcell.napari.docks.segment import IN_VIEW, SegmentWidget
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.work.runs import FindCells
 from tests.fakes import ThresholdGenerator
 
@@ -49,7 +49,7 @@ def run(widget: SegmentWidget, qtbot: QtBot) -> None:
 
 
 def cells_in(viewer: Viewer, image: str = "smear") -> Any:
-    return layers.cells_layer_for(viewer, viewer.layers[image])
+    return links.cells_layer_for(viewer, viewer.layers[image])
 
 
 def test_a_click_finds_the_cells_and_tells_how_many(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
@@ -57,11 +57,11 @@ def test_a_click_finds_the_cells_and_tells_how_many(viewer: Viewer, qtbot: QtBot
     widget = dock_of(viewer)
     run(widget, qtbot)
     cells = cells_in(viewer)
-    assert len(layers.table_of(cells)) == N_CELLS
+    assert len(links.table_of(cells)) == N_CELLS
     assert widget.summary.text().startswith("10 cells in ")
     assert "Red cell = 24 px, as given; 8 whole cells are about that wide." in widget.summary.text()
     assert viewer.layers.selection.active is cells
-    assert layers.info_of(cells)["recipe"]["segment"]["tile_size"] == 64
+    assert links.info_of(cells)["recipe"]["segment"]["tile_size"] == 64
 
 
 def test_the_dock_gives_what_the_api_gives(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
@@ -80,7 +80,7 @@ def test_cells_appear_while_others_are_still_looked_for(viewer: Viewer, qtbot: Q
     assert widget.is_running
     assert not widget.run.isEnabled()
     qtbot.waitUntil(lambda: not widget.is_running, timeout=20_000)
-    assert len(layers.table_of(cells_in(viewer))) == N_CELLS
+    assert len(links.table_of(cells_in(viewer))) == N_CELLS
 
 
 def test_cancel_keeps_the_cells_found_until_then(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
@@ -95,12 +95,12 @@ def test_cancel_keeps_the_cells_found_until_then(viewer: Viewer, qtbot: QtBot, f
     qtbot.wait(1)
     assert generator.calls <= calls + 1
     cells = cells_in(viewer)
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     assert 0 < len(table) < N_CELLS
     assert set(np.unique(cells.data)) - {0} == set(table.index)
     assert "not reached" in widget.summary.text()
     run(dock_of(viewer), qtbot)
-    assert len(layers.table_of(cells)) == N_CELLS
+    assert len(links.table_of(cells)) == N_CELLS
 
 
 def test_cancelling_a_second_run_keeps_earlier_cells_where_it_did_not_look(
@@ -112,7 +112,7 @@ def test_cancelling_a_second_run_keeps_earlier_cells_where_it_did_not_look(
     widget.generator = SlowGenerator()
     widget.panel.work.progressed.connect(lambda step: widget.panel.work.cancel() if step.done == 3 else None)
     run(widget, qtbot)
-    assert len(layers.table_of(cells_in(viewer))) == N_CELLS
+    assert len(links.table_of(cells_in(viewer))) == N_CELLS
 
 
 def test_a_rectangle_alone_is_looked_at(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
@@ -121,7 +121,7 @@ def test_a_rectangle_alone_is_looked_at(viewer: Viewer, qtbot: QtBot, field: np.
     widget = dock_of(viewer)
     widget.region.choose(shapes)
     run(widget, qtbot)
-    found = centroids_of(layers.table_of(cells_in(viewer)))
+    found = centroids_of(links.table_of(cells_in(viewer)))
     assert sorted(found.tolist()) == [
         [40, 40],
         [40, 120],
@@ -139,7 +139,7 @@ def test_what_is_in_view_alone_is_looked_at(make_napari_viewer: Any, qtbot: QtBo
     widget = dock_of(viewer)
     widget.region.setCurrentText(IN_VIEW)
     run(widget, qtbot)
-    assert 0 < len(layers.table_of(cells_in(viewer))) < 40
+    assert 0 < len(links.table_of(cells_in(viewer))) < 40
 
 
 def test_all_planes_of_a_stack_get_their_cells(viewer: Viewer, qtbot: QtBot, field: np.ndarray) -> None:
@@ -147,7 +147,7 @@ def test_all_planes_of_a_stack_get_their_cells(viewer: Viewer, qtbot: QtBot, fie
     widget = dock_of(viewer)
     widget.planes.setCurrentText(ALL_PLANES)
     run(widget, qtbot)
-    assert layers.table_of(cells_in(viewer))["plane"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
+    assert links.table_of(cells_in(viewer))["plane"].value_counts().to_dict() == {0: 10, 1: 10, 2: 10}
 
 
 def test_of_several_images_the_active_one_is_looked_at_and_the_others_keep_their_cells(
@@ -160,7 +160,7 @@ def test_of_several_images_the_active_one_is_looked_at_and_the_others_keep_their
     other = viewer.add_image(field[:128, :128], name="other", rgb=True)
     assert widget.image.layer is other
     run(widget, qtbot)
-    assert len(layers.table_of(cells_in(viewer, "other"))) == 4
+    assert len(links.table_of(cells_in(viewer, "other"))) == 4
     assert (cells_in(viewer).data == first).all()
     viewer.layers.selection.active = viewer.layers["smear"]
     assert widget.image.layer is viewer.layers["smear"]
@@ -192,7 +192,7 @@ def test_a_model_that_fails_on_a_tile_is_named(viewer: Viewer, qtbot: QtBot, fie
     widget = dock_of(viewer, ThresholdGenerator(fails_on=(64, 64)), tile_overlap=0)
     run(widget, qtbot)
     assert "1 tiles failed (r01_c01)" in widget.summary.text()
-    assert layers.info_of(cells_in(viewer))["failed_tiles"][0]["box"] == (64, 64, 128, 128)
+    assert links.info_of(cells_in(viewer))["failed_tiles"][0]["box"] == (64, 64, 128, 128)
 
 
 def test_deleting_the_cells_while_it_runs_stops_it(
@@ -220,7 +220,7 @@ def test_renaming_the_image_while_it_runs_loses_nothing(viewer: Viewer, qtbot: Q
         qtbot.waitUntil(lambda: generator.calls >= 2)
         image.name = "another name"
     qtbot.wait(1)
-    assert len(layers.table_of(viewer.layers["smear cells"])) == N_CELLS
+    assert len(links.table_of(viewer.layers["smear cells"])) == N_CELLS
 
 
 def test_deleting_the_image_while_it_runs_ends_it_and_leaves_earlier_cells(

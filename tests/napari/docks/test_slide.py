@@ -16,8 +16,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.napari import pyramids
 from napari_bloodcell.napari.docks.base import StageDock
 from napari_bloodcell.napari.docks.slide import view
-from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers import images
+from napari_bloodcell.napari.layers import images, links
 from napari_bloodcell.slides.run import iter_analyse_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import SlowGenerator, random_discs
@@ -74,8 +73,8 @@ def test_a_slide_is_analysed_into_the_folder_and_its_cells_are_layers_on_it(
     widget.folder.set_path(tmp_path / "result")
     run(widget, qtbot)
     result = nb.open_slide_result(tmp_path / "result")
-    cells = layers.cells_layer_for(viewer, slide)
-    types = layers.types_layer_for(viewer, cells)
+    cells = links.cells_layer_for(viewer, slide)
+    types = links.types_layer_for(viewer, cells)
     assert len(result.table) > 60
     assert f"{len(result.table):,} cells" in widget.summary.text()
     assert not in_progress(viewer)
@@ -147,7 +146,7 @@ def test_cancel_keeps_what_is_done_and_the_same_folder_goes_on(
     recipe = nb.open_slide_result(tmp_path / "result").recipe
     models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
     whole = drain(iter_analyse_slide(list(slide.data), tmp_path / "whole", recipe=recipe, **models))
-    found = layers.cells_layer_for(viewer, slide)
+    found = links.cells_layer_for(viewer, slide)
     assert np.array_equal(np.asarray(found.data[0][...]), whole.cells[...])
 
 
@@ -178,8 +177,8 @@ def test_settings_are_tried_on_a_part_of_a_large_image(viewer: Viewer, qtbot: Qt
     part = viewer.layers["slide part"]
     assert np.array_equal(part.data, np.asarray(slide.data[0])[200:480, 120:400])
     assert np.allclose(part.data_to_world((0, 0)), (100, 60))
-    assert len(layers.table_of(layers.cells_layer_for(viewer, part))) > 0
-    assert layers.cells_layer_for(viewer, slide) is None
+    assert len(links.table_of(links.cells_layer_for(viewer, part))) > 0
+    assert links.cells_layer_for(viewer, slide) is None
 
 
 def test_cells_of_a_slide_are_typed_part_by_part(viewer: Viewer, qtbot: QtBot, slide: Any) -> None:
@@ -192,7 +191,7 @@ def test_cells_of_a_slide_are_typed_part_by_part(viewer: Viewer, qtbot: QtBot, s
     widget.cells.choose(layer)
     run(widget, qtbot)
     assert n > 60
-    table = layers.table_of(layer)
+    table = links.table_of(layer)
     assert table["cell_type"].value_counts().sum() == n
     assert set(table["cell_type"]) == {"RBC", "WBC"}
     assert "RBC" in widget.summary.text()
@@ -211,6 +210,6 @@ def test_a_result_with_other_settings_is_replaced_only_when_the_user_says_so(
     monkeypatch.setattr(QMessageBox, "question", lambda *_a: QMessageBox.StandardButton.Yes)
     run(widget, qtbot)
     assert nb.open_slide_result(tmp_path / "result").recipe.segment.tile_size == 200
-    cells = [one for one in viewer.layers if isinstance(one, Labels) and layers.is_cells(one)]
+    cells = [one for one in viewer.layers if isinstance(one, Labels) and links.is_cells(one)]
     assert len(cells) == 1
     assert pyramids.read_slide_result(tmp_path / "result")

@@ -20,6 +20,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.docks.edit.painting import PaintPatch
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.session.opening import cells_session
@@ -62,7 +63,7 @@ def result(analysed: Path, tmp_path: Path) -> Path:
 
 def opened(folder: Path, viewer: Any) -> Labels:
     nb.napari.open_result(folder, viewer)
-    cells: Labels = next(one for one in viewer.layers if layers.is_cells(one))
+    cells: Labels = next(one for one in viewer.layers if links.is_cells(one))
     return cells
 
 
@@ -92,7 +93,7 @@ def test_cells_are_picked_exactly_at_every_zoom(
     viewer: Viewer, qtbot: QtBot, result: Path, largest_read: list[int]
 ) -> None:
     cells = opened(result, viewer)
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     largest_read[0] = 0
     levels = set()
     for zoom in (0.5, 2.0, 8.0):
@@ -122,7 +123,7 @@ def test_types_given_by_hand_are_in_every_file_of_the_folder(result: Path, large
     described = zarr.open_group(result / "smear.ome.zarr/labels/types", mode="r").attrs["ome"]["image-label"]
     assert [one["name"] for one in described["properties"]] == after.names
     again = opened(result, ViewerModel())
-    assert layers.table_of(again)["cell_type"].loc[41] == "target cell"
+    assert links.table_of(again)["cell_type"].loc[41] == "target cell"
     assert nb.napari.count_layer(again).counts == after.counts
     with pytest.raises(OutputError, match="by hand"):
         drain(iter_analyse_slide(random_discs(SHAPE, 9), result, recipe=settings(), **MODELS))
@@ -131,9 +132,9 @@ def test_types_given_by_hand_are_in_every_file_of_the_folder(result: Path, large
 def test_edits_reach_every_level_and_the_table_and_can_be_undone(result: Path, largest_read: list[int]) -> None:
     viewer = ViewerModel()
     cells = opened(result, viewer)
-    types = layers.types_layer_for(viewer, cells)
+    types = links.types_layer_for(viewer, cells)
     before = np.asarray(cells.data[0][...])
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     session = cells_session(viewer, cells)
     largest_read[0] = 0
     session.delete([5])
@@ -145,7 +146,7 @@ def test_edits_reach_every_level_and_the_table_and_can_be_undone(result: Path, l
     assert largest_read[0] <= LARGEST_READ
     keeper_of(cells).flush()
     assert_true_to_its_pixels(result)
-    assert len(layers.table_of(cells)) == len(table) + 1
+    assert len(links.table_of(cells)) == len(table) + 1
     assert added == table.index.max() + 1
     assert np.asarray(types.data[0][y, x]) == 1
     for _ in range(3):
@@ -168,11 +169,11 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
     viewer: Viewer, qtbot: QtBot, result: Path
 ) -> None:
     cells = opened(result, viewer)
-    types = layers.types_layer_for(viewer, cells)
+    types = links.types_layer_for(viewer, cells)
     _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Edit cells")
     viewer.layers.selection.active = cells
     before = np.asarray(cells.data[0][...])
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     assert dock.paint_button.isVisibleTo(dock)
     dock.paint_button.click()
     patch = dock.paint_button.patch
@@ -192,7 +193,7 @@ def test_a_small_layer_is_painted_on_and_the_pyramid_and_the_types_follow(
     patch.layer.brush_size = 11
     patch.layer.paint((y - patch.box[0], x - patch.box[1]), new)
     assert new == table.index.max() + 1
-    assert layers.table_of(cells)["area_px"].loc[new] == int((patch.layer.data == new).sum())
+    assert links.table_of(cells)["area_px"].loc[new] == int((patch.layer.data == new).sum())
     layers.set_types(cells, [new], "WBC")
     assert types.data[0][y, x] == 2
     keeper = keeper_of(cells)
@@ -214,7 +215,7 @@ def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
     viewer = ViewerModel()
     cells = opened(result, viewer)
     session = cells_session(viewer, cells)
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     far = int(table.index[-1])
     y0 = box_of(table, far)[0]
     patch = PaintPatch(viewer, session, (0, 0, 200, 200))
@@ -245,12 +246,12 @@ def test_the_review_dock_types_and_counts_cells_of_a_slide(
     qtbot.waitUntil(lambda: count.counted is not None, timeout=20_000)
     before = dict(count.counted.counting.counts)
     largest_read[0] = 0
-    rbc = layers.table_of(cells).query("cell_type == 'RBC'").index[:3]
+    rbc = links.table_of(cells).query("cell_type == 'RBC'").index[:3]
     for cell in rbc:
-        y, x = layers.table_of(cells).loc[cell, list(CENTROID)]
+        y, x = links.table_of(cells).loc[cell, list(CENTROID)]
         viewer.cursor.position = tuple(cells.data_to_world((round(y), round(x))))
         {str(k): action for k, action in cells.keymap.items()}["W"](cells)
-    assert layers.table_of(cells)["cell_type"].loc[rbc].tolist() == ["WBC"] * 3
+    assert links.table_of(cells)["cell_type"].loc[rbc].tolist() == ["WBC"] * 3
     qtbot.waitUntil(lambda: count.counted.counting.counts["WBC"] == before["WBC"] + 3, timeout=20_000)
     keeper_of(cells).flush()
     assert largest_read[0] <= LARGEST_READ

@@ -15,7 +15,7 @@ from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, default_training_set, iter_training
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import add_smear
 
@@ -163,12 +163,12 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
     dock.cells.choose(cells[0])
     dock.use.click()
     wait_for_the_end(dock, qtbot)
-    table = layers.table_of(cells[0])
+    table = links.table_of(cells[0])
     assert table.loc[[1, 2, 4, 5, 6], "type_source"].eq("user").all()
     assert table.loc[[1, 2], "cell_type"].tolist() == ["WBC", "RBC"]
     assert table.loc[3, "type_source"] == "model"
     assert table.loc[3, "cell_type"] in ("RBC", "WBC")
-    assert layers.info_of(cells[0])["models"]["classify"]["sha256"] == dock.trained.training.classifier.sha256
+    assert links.info_of(cells[0])["models"]["classify"]["sha256"] == dock.trained.training.classifier.sha256
 
 
 def test_what_is_missing_is_said(viewer: Viewer, qtbot: QtBot, notifications: list[str], tmp_path: Path) -> None:

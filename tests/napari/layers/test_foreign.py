@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.foreign import LARGEST_ID, number_cells, pieces_of_mask
 from napari_bloodcell.napari.layers.images import image_source, told_of_colours
 from tests.fakes import BrightnessClassifier, disc_image
@@ -35,7 +35,7 @@ def test_frames_whose_ids_begin_anew_are_typed_counted_and_corrected_each_in_its
     typed = nb.napari.classify_layer(
         masks, image_layer=viewer.layers["film"], viewer=viewer, classifier=BrightnessClassifier()
     )
-    table = layers.table_of(masks)
+    table = links.table_of(masks)
     assert table.index.is_unique
     assert table["plane"].tolist() == [0] * 6 + [1] * 6
     assert nb.napari.count_layer(masks).counts["WBC"] >= 6  # the dark frame

@@ -15,8 +15,7 @@ from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.napari import writer
-from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers import images
+from napari_bloodcell.napari.layers import images, links
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.work import jobs
 from napari_bloodcell.slides import save
@@ -64,7 +63,7 @@ def result(tmp_path: Path) -> nb.SlideResult:
 def opened(folder: Path) -> tuple[ViewerModel, Labels]:
     viewer = ViewerModel()
     nb.napari.open_result(folder, viewer)
-    return viewer, next(one for one in viewer.layers if layers.is_cells(one))
+    return viewer, next(one for one in viewer.layers if links.is_cells(one))
 
 
 def test_cells_on_many_parts_are_measured_as_in_memory() -> None:
@@ -89,7 +88,7 @@ def test_a_slide_is_typed_anew_without_being_read_whole_and_its_folder_says_so(
     assert largest_read[0] <= 330 * 330
     swapped = before.map({"RBC": "WBC", "WBC": "RBC"})
     swapped.loc[5] = "platelet"
-    assert layers.table_of(cells)["cell_type"].tolist() == swapped.tolist()
+    assert links.table_of(cells)["cell_type"].tolist() == swapped.tolist()
     keeper_of(cells).flush()
     after = nb.open_slide_result(result.folder)
     assert after.table["cell_type"].tolist() == swapped.tolist()
@@ -110,7 +109,7 @@ def test_labels_of_another_program_on_a_large_image_get_the_types_they_have_in_m
         shown = viewer.add_image(image, rgb=True, name="smear")
         layer = viewer.add_labels(labels, name="theirs")
         nb.napari.classify_layer(layer, image_layer=shown, params=PARAMS, classifier=BrightnessClassifier())
-        tables.append(layers.table_of(layer))
+        tables.append(links.table_of(layer))
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["cell_type"].tolist() == result.table["cell_type"].tolist()
 
@@ -134,7 +133,7 @@ def test_a_large_result_is_saved_part_by_part_with_what_was_corrected(
     for name in ("overlay.png", "kde.png", "cells.csv", "recipe.json", "counts.json"):
         assert (tmp_path / "saved" / name).is_file()
     again = opened(tmp_path / "saved")[1]
-    assert layers.table_of(again)["cell_type"].loc[4] == "target cell"
+    assert links.table_of(again)["cell_type"].loc[4] == "target cell"
 
 
 def test_the_menu_saves_a_large_result_and_its_training_set(result: nb.SlideResult, tmp_path: Path) -> None:

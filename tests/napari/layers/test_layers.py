@@ -14,8 +14,9 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_features, to_table
-from napari_bloodcell.napari.layers.images import current_plane, image_source, pixel_size_um
+from napari_bloodcell.napari.layers.images import current_plane, image_plane, image_source, pixel_size_um
 from napari_bloodcell.napari.layers.look import cell_at, describe_cell
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
@@ -54,12 +55,12 @@ def test_features_start_with_the_background_and_rise() -> None:
 
 def test_a_cells_layer_says_what_made_it(field: np.ndarray) -> None:
     _, image, cells = shown(field)
-    info = layers.info_of(cells)
+    info = links.info_of(cells)
     assert info["models"]["segment"] == {"name": "threshold", "sha256": "0" * 64}
     assert info["recipe"]["segment"]["tile_size"] == 128
     assert info["versions"]["numpy"] == np.__version__
     assert info["image_id"] == str(image.unique_id)
-    assert layers.calibration_of(cells).rbc_diameter_px == 24
+    assert links.calibration_of(cells).rbc_diameter_px == 24
 
 
 def test_cells_lie_where_the_image_lies(field: np.ndarray) -> None:
@@ -73,10 +74,10 @@ def test_cells_lie_where_the_image_lies(field: np.ndarray) -> None:
 
 def test_typed_pixels_follow_the_table(field: np.ndarray) -> None:
     _, cells, types = typed(field)
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     assert table["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
     view = np.asarray(types.data)
-    names = layers.names_of(cells)
+    names = links.names_of(cells)
     for cell, name in table["cell_type"].items():
         assert set(view[cells.data == cell]) == {names.index(name) + 1}
 
@@ -87,7 +88,7 @@ def test_changing_one_type_changes_its_pixels_and_no_others(field: np.ndarray) -
     layers.set_types(cells, [3], "platelet")
     changed = np.asarray(types.data) != before
     assert (changed == (cells.data == 3)).all()
-    assert layers.table_of(cells).loc[3, ["cell_type", "type_source"]].tolist() == ["platelet", "user"]
+    assert links.table_of(cells).loc[3, ["cell_type", "type_source"]].tolist() == ["platelet", "user"]
 
 
 def test_a_type_that_is_not_known_is_refused_with_those_that_are(field: np.ndarray) -> None:
@@ -98,10 +99,10 @@ def test_a_type_that_is_not_known_is_refused_with_those_that_are(field: np.ndarr
 
 def test_a_class_of_the_user_gets_the_next_code_and_a_colour(field: np.ndarray) -> None:
     viewer, cells, types = typed(field)
-    table = layers.table_of(cells)
+    table = links.table_of(cells)
     table.loc[1, "cell_type"] = "blast"
     layers.set_table(cells, table)
-    assert layers.names_of(cells) == ["RBC", "WBC", "platelet", "blast", "unidentified"]
+    assert links.names_of(cells) == ["RBC", "WBC", "platelet", "blast", "unidentified"]
     assert layers.add_types(viewer, cells) is types
     assert set(np.asarray(types.data)[cells.data == 1]) == {4}
 
@@ -132,10 +133,10 @@ def test_layers_find_each_other_after_they_were_renamed(field: np.ndarray) -> No
     other = viewer.add_image(field, name="smear of another day", rgb=True)
     types = layers.add_types(viewer, cells)
     image.name, cells.name, types.name, other.name = "a", "b", "c", "smear"
-    assert layers.cells_layer_for(viewer, image) is cells
-    assert layers.cells_layer_for(viewer, other) is None
-    assert layers.image_layer_for(viewer, cells) is image
-    assert layers.types_layer_for(viewer, cells) is types
+    assert links.cells_layer_for(viewer, image) is cells
+    assert links.cells_layer_for(viewer, other) is None
+    assert links.image_layer_for(viewer, cells) is image
+    assert links.types_layer_for(viewer, cells) is types
 
 
 def test_a_large_plane_becomes_a_pyramid_whose_levels_follow(
@@ -189,7 +190,7 @@ def test_images_of_any_kind_are_read_as_rgb_of_eight_bits(field: np.ndarray, dty
     data = data.astype(dtype)
     viewer = ViewerModel()
     layer = viewer.add_image(data if rgb else data[..., 0], rgb=rgb)
-    plane = layers.image_plane(layer)
+    plane = image_plane(layer)
     assert plane.dtype == np.uint8
     assert plane.shape == (256, 256, 3)
     assert np.abs(plane.astype(int) - field).max() <= 1
@@ -199,7 +200,7 @@ def test_the_alpha_channel_is_put_on_white(field: np.ndarray) -> None:
     rgba = np.dstack([field, np.full(field.shape[:2], 255, np.uint8)])
     rgba[:10, :10, 3] = 0
     viewer = ViewerModel()
-    plane = layers.image_plane(viewer.add_image(rgba, rgb=True))
+    plane = image_plane(viewer.add_image(rgba, rgb=True))
     assert (plane[:10, :10] == 255).all()
     assert (plane[10:] == field[10:]).all()
 
@@ -208,13 +209,13 @@ def test_of_a_pyramid_the_full_resolution_is_read(field: np.ndarray) -> None:
     viewer = ViewerModel()
     layer = viewer.add_image([field, field[::2, ::2], field[::4, ::4]], rgb=True, multiscale=True)
     assert image_source(layer).shape == (256, 256)
-    assert (layers.image_plane(layer) == field).all()
+    assert (image_plane(layer) == field).all()
 
 
 def test_a_narrow_grey_image_is_not_taken_for_colours() -> None:
     viewer = ViewerModel()
     layer = viewer.add_image(np.full((40, 3), 200, np.uint8))
-    assert layers.image_plane(layer).shape == (40, 3, 3)
+    assert image_plane(layer).shape == (40, 3, 3)
 
 
 def test_the_sliders_tell_which_plane_is_meant(field: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.look import UNTYPED_COLOUR, hide_while_held, outline_width, type_colours
 from tests.napari.smears import add_smear
 
@@ -22,7 +23,7 @@ def test_outlines_are_about_a_pixel_and_a_half_wide_and_tiny_cells_are_filled(sc
 
 def test_cells_have_the_colours_of_their_types() -> None:
     layer = add_smear(ViewerModel())
-    usual = type_colours(layers.names_of(layer))
+    usual = type_colours(links.names_of(layer))
     for cell, code in ((1, 1), (2, 2), (5, 3)):
         assert layer.get_color(cell)[:3].tolist() == pytest.approx(rgb(usual[code]), abs=0.01)
 

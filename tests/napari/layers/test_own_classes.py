@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QInputDialog
 from napari_bloodcell.cli.main import main
 from napari_bloodcell.learning.reports import TrainingReport
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.synthetic import draw_smear
 from tests.napari.docks.test_review import open_review, press
 from tests.napari.docks.test_train import open_train, wait_for_the_end
@@ -39,10 +39,10 @@ def analysed(viewer: Viewer, seed: int) -> tuple[Labels, dict[int, str]]:
     image = viewer.add_image(smear.image, rgb=True, name=f"smear {seed}")
     nb.napari.analyse_layer(image)
     layer = viewer.layers[f"smear {seed} cells"]
-    found = layers.full_resolution(layer)
+    found = links.full_resolution(layer)
     kinds = smear.table["subtype"].replace({"erythrocyte": "RBC", "eosinophil": "neutrophil"})
     true = {}
-    for cell in layers.table_of(layer).index:
+    for cell in links.table_of(layer).index:
         below = smear.cells[found == cell]
         if below.any():
             true[int(cell)] = str(kinds[np.bincount(below[below > 0]).argmax()])
@@ -50,7 +50,7 @@ def analysed(viewer: Viewer, seed: int) -> tuple[Labels, dict[int, str]]:
 
 
 def type_by_key(dock: ReviewWidget, layer: Labels, cell: int, name: str) -> None:
-    y, x = np.argwhere(layers.full_resolution(layer) == cell)[0]
+    y, x = np.argwhere(links.full_resolution(layer) == cell)[0]
     dock._viewer.cursor.position = tuple(layer.data_to_world((y, x)))
     press(layer, next(key for key, other in dock.session.classes.keys().items() if other == name))
 
@@ -96,7 +96,7 @@ def test_own_classes_are_added_trained_used_and_known_to_the_command_line(
     wait_for_the_end(train, qtbot)
     corrected = (before["type_source"] == "user").to_numpy(bool)
     pd.testing.assert_frame_equal(layer.features[corrected], before[corrected])
-    typed = layers.table_of(layer)["cell_type"]
+    typed = links.table_of(layer)["cell_type"]
     assert "WBC" not in set(typed)
     assert np.mean([typed[cell] == name for cell, name in true.items()]) > 0.85
 

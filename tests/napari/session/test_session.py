@@ -17,6 +17,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.journal import Correction, Journal, default_journal_folder, image_hash, standing
 from napari_bloodcell.napari.docks.review.walk import Order, Tour, ordered_cells, show_cell
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import boxes_in, cells_in_box
 from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
 from napari_bloodcell.napari.session.classes import ClassList
@@ -39,19 +40,19 @@ def new_session() -> tuple[CellsSession, ViewerModel]:
 
 
 def types_in(session: CellsSession) -> list[str]:
-    return layers.table_of(session.layer)["cell_type"].tolist()
+    return links.table_of(session.layer)["cell_type"].tolist()
 
 
 def shown_types(session: CellsSession) -> NDArray[np.uint8]:
-    typed = layers.types_layer_for(session.viewer, session.layer)
+    typed = links.types_layer_for(session.viewer, session.layer)
     assert typed is not None
     return np.asarray(typed.data[...])
 
 
 def assert_shown(session: CellsSession) -> None:
     """What is drawn of each cell is the code of its type in the table."""
-    names, view, cells = layers.names_of(session.layer), shown_types(session), np.asarray(session.layer.data)
-    for cell, name in layers.table_of(session.layer)["cell_type"].items():
+    names, view, cells = links.names_of(session.layer), shown_types(session), np.asarray(session.layer.data)
+    for cell, name in links.table_of(session.layer)["cell_type"].items():
         code = names.index(name) + 1 if name else 0
         assert set(view[cells == cell].tolist()) == {code}
 
@@ -59,7 +60,7 @@ def assert_shown(session: CellsSession) -> None:
 def test_a_corrected_cell_is_a_persons_decision() -> None:
     session, _viewer = new_session()
     assert session.type_cells([3], "WBC") == 1
-    row = layers.table_of(session.layer).loc[3]
+    row = links.table_of(session.layer).loc[3]
     assert (row["cell_type"], row["type_source"], row["probability"]) == ("WBC", "user", 1.0)
     assert_shown(session)
 
@@ -89,11 +90,11 @@ def test_an_unknown_class_is_refused() -> None:
 
 def test_undo_gives_type_probability_and_source_back() -> None:
     session, _viewer = new_session()
-    before = layers.table_of(session.layer)
+    before = links.table_of(session.layer)
     session.type_cells([1, 2, 5], "WBC")
     session.undo()
     columns = ["cell_type", "probability", "type_source"]
-    assert layers.table_of(session.layer)[columns].equals(before[columns])
+    assert links.table_of(session.layer)[columns].equals(before[columns])
     assert_shown(session)
     session.redo()
     assert types_in(session) == ["WBC", "WBC", "RBC", "RBC", "WBC", "RBC"]
@@ -142,7 +143,7 @@ def test_whatever_was_done_can_be_undone_and_done_again(actions: list[Any]) -> N
     session, _viewer = new_session()
 
     def state() -> tuple[Any, ...]:
-        table = layers.table_of(session.layer)
+        table = links.table_of(session.layer)
         shown = np.stack([shown_types(session), session.layer.data])
         return session.classes, table[["cell_type", "probability", "type_source", "area_px"]].to_dict(), shown
 
@@ -167,7 +168,7 @@ def test_a_class_of_the_user_comes_before_unidentified_and_cells_keep_theirs() -
     session.type_cells([1], "blast")
     assert session.classes.names == ("RBC", "WBC", "platelet", "blast", "unidentified")
     assert_shown(session)
-    typed = layers.types_layer_for(viewer, session.layer)
+    typed = links.types_layer_for(viewer, session.layer)
     assert typed is not None
     assert np.allclose(typed.colormap.map(4), (0, 1, 0, 1))
 
@@ -271,14 +272,14 @@ def test_a_small_cell_is_zoomed_to_and_a_large_one_is_not() -> None:
 
 def test_typing_anew_keeps_what_was_corrected_while_it_ran() -> None:
     session, viewer = new_session()
-    finished = layers.table_of(session.layer).assign(cell_type="RBC", probability=0.5, type_source="model")
+    finished = links.table_of(session.layer).assign(cell_type="RBC", probability=0.5, type_source="model")
 
     class Typed:
-        table, names = finished, layers.names_of(session.layer)
+        table, names = finished, links.names_of(session.layer)
 
     session.type_cells([2], "platelet")  # after the worker took its copy
     layers.add_types(viewer, session.layer, Typed())
-    row = layers.table_of(session.layer).loc[2]
+    row = links.table_of(session.layer).loc[2]
     assert (row["cell_type"], row["type_source"]) == ("platelet", "user")
 
 
@@ -314,7 +315,7 @@ def test_of_a_million_cells_one_is_drawn_anew_without_reading_the_rest(
     viewer = ViewerModel()
     layer = add_million_cells(viewer)
     session = cells_session(viewer, layer)
-    typed = layers.types_layer_for(viewer, layer)
+    typed = links.types_layer_for(viewer, layer)
     assert typed is not None
     typed._update_draw(
         scale_factor=1 / zoom,
@@ -358,7 +359,7 @@ def test_a_script_corrects_and_restores_as_the_dock_does() -> None:
     viewer.layers.clear()
     again = add_smear(viewer)
     assert nb.napari.restore_corrections(again, viewer=viewer) == []
-    assert layers.table_of(again)["cell_type"].tolist() == ["RBC", "platelet", "blast", *TYPES[3:]]
+    assert links.table_of(again)["cell_type"].tolist() == ["RBC", "platelet", "blast", *TYPES[3:]]
     written = Journal(default_journal_folder()).read()
     assert {c.annotator for c in written} == {"Ada"}
 
@@ -379,7 +380,7 @@ def test_corrections_of_each_plane_of_a_stack_come_back_to_it() -> None:
     viewer.layers.clear()
     again = add()
     nb.napari.restore_corrections(again, viewer=viewer)
-    by_hand = layers.table_of(again).query("type_source == 'user'")["cell_type"]
+    by_hand = links.table_of(again).query("type_source == 'user'")["cell_type"]
     assert by_hand.to_dict() == {1: "WBC", 8: "platelet"}
 
 
@@ -450,16 +451,16 @@ def test_finding_cells_again_keeps_those_made_by_hand_and_is_one_step_of_undo() 
     layer = session.layer
     session.split(1, line=((10.0, 33.0), (50.0, 33.0)))  # two halves, which no run finds
     session.type_cells([7], "WBC")
-    before, table = layer.data.copy(), layers.table_of(layer)
+    before, table = layer.data.copy(), links.table_of(layer)
     assert found_again(viewer) is layer
-    by_hand = layers.table_of(layer).loc[[1, 7]]
+    by_hand = links.table_of(layer).loc[[1, 7]]
     assert by_hand["cell_type"].tolist() == ["RBC", "WBC"]
     assert np.array_equal(layer.data == 7, before == 7)
-    assert len(layers.table_of(layer)) == 7  # the other five are there once
+    assert len(links.table_of(layer)) == 7  # the other five are there once
     after = layer.data.copy()
     session.undo()
     assert np.array_equal(layer.data, before)
-    pd.testing.assert_frame_equal(layers.table_of(layer), table)
+    pd.testing.assert_frame_equal(links.table_of(layer), table)
     assert_shown(session)
     session.undo()
     session.undo()
@@ -473,7 +474,7 @@ def test_cells_that_only_a_run_made_are_replaced() -> None:
     session, viewer = new_session()
     session.delete([2])
     found_again(viewer)
-    assert len(layers.table_of(session.layer)) == 6
+    assert len(links.table_of(session.layer)) == 6
 
 
 def test_nothing_is_changed_while_cells_are_being_found() -> None:

@@ -1,4 +1,4 @@
-"""The Analyse dock: finds, types and counts the cells of an image in one click."""
+"""The Analyse dock: finds, types and counts the cells of an image with one click."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.napari.docks.base import slim
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import slim
 from napari_bloodcell.napari.docks.segment import FindingDock
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
@@ -28,7 +28,7 @@ _SHOWN: Final = ("model", "device", "rbc_diameter_px", "pixel_size_um")
 
 
 class AnalyseWidget(FindingDock):
-    """Runs the whole chain, then opens the Count dock."""
+    """Runs the whole analysis, then opens the Count dock."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         tooltip = "Find the cells, type them, and open the Count dock with the numbers"
@@ -53,7 +53,7 @@ class AnalyseWidget(FindingDock):
         return self.preset.currentText() == PRESETS[1]
 
     def recipe(self) -> Recipe:
-        """Return the settings of all stages as they are in the form."""
+        """Return the settings of all stages, from the form."""
         base = Recipe.paper() if self.is_paper else Recipe()
         shown: SegmentParams = self.form.settings()
         preferred = {**preferred_settings("classify"), "device": shown.device}
@@ -64,7 +64,7 @@ class AnalyseWidget(FindingDock):
         return base.model_copy(update={"segment": segment, "classify": classify})
 
     def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
-        """Type the cells that were found, unless the user stopped; those of a slide have their types."""
+        """Type the cells that were found, unless the user stopped; cells of a slide are typed already."""
         self.summary.setText(run.summary)
         if not isinstance(run, FindCells):
             if run.result is not None:
@@ -83,7 +83,7 @@ class AnalyseWidget(FindingDock):
             self.summary.setText(f"{found.summary} They have no types yet. {run.summary}")
             return
         self.summary.setText(" ".join([f"{found.n_cells:,} cells: {run.summary}", *found.remarks]))
-        info = layers.info_of(found.result)
+        info = links.info_of(found.result)
         info["recipe"] = {**info.get("recipe", {}), "count": recipe.count.model_dump(mode="json")}
         open_dock(self._viewer, "Count")
 

@@ -1,41 +1,48 @@
-"""What all docks have in common: they follow the viewer while they are seen, scroll, and end their work with them."""
+"""What all docks share: they follow the viewer while they are visible, scroll, and stop their work when closed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import html
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from weakref import ref
 
 from napari.layers import Image
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
     QFormLayout,
     QFrame,
+    QHBoxLayout,
     QHeaderView,
+    QLabel,
     QLayout,
+    QLineEdit,
     QMessageBox,
     QPushButton,
     QScrollArea,
     QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 from napari_bloodcell.napari.layers.images import current_plane, image_source
 from napari_bloodcell.napari.layers.private import unwrapped
-from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import use_preferred_cache
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from napari.components import ViewerModel
+    from napari.layers import Layer
     from napari.utils.events import EventEmitter
     from napari.viewer import Viewer
     from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
@@ -44,22 +51,125 @@ if TYPE_CHECKING:
 
     Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
 
+BoxLayout = TypeVar("BoxLayout", QHBoxLayout, QVBoxLayout)
+
+
+class PlainLabel(QLabel):
+    """A label that wraps its text and renders no HTML."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+
+
+def plain(text: str) -> str:
+    """Escape a text that looks like HTML, for tooltips and questions, where Qt has no plain format."""
+    return f"<qt>{html.escape(text)}</qt>".replace("\n", "<br>") if "<" in text else text
+
+
+def slim(combo: QComboBox) -> None:
+    """Keep a long entry from widening the dock."""
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    combo.setMinimumContentsLength(8)
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+
+
+class LayerChoice(QComboBox):
+    """The layers that `accepts` allows, topmost first, after the `fixed` entries.
+
+    `none` is shown if there is nothing to choose. With `follows_active`, the viewer's active layer becomes the choice.
+    """
+
+    chosen = Signal()
+    """The choice changed, by the user or because layers came and went."""
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        accepts: Callable[[Layer], bool],
+        *,
+        fixed: Sequence[str] = (),
+        none: str = "",
+        follows_active: bool = False,
+    ) -> None:
+        super().__init__()
+        viewer = unwrapped(viewer)
+        self._viewer, self._accepts, self._fixed, self._none = viewer, accepts, list(fixed), none
+        self._last: tuple[int, str] = (0, "")
+        slim(self)
+        for name in ("inserted", "removed", "reordered", "renamed"):
+            emitter = getattr(viewer.layers.events, name, None)
+            if emitter is not None:
+                connect_for_life(emitter, self.refresh)
+        if follows_active:
+            connect_for_life(viewer.layers.selection.events.active, self._on_active)
+        self.currentIndexChanged.connect(self._on_index)
+        self.refresh()
+
+    @property
+    def layer(self) -> Any:
+        """The chosen layer, or None."""
+        found = self.currentData()
+        layer = found() if found is not None else None
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def choose(self, layer: Layer) -> None:
+        """Choose a layer, if it is listed."""
+        for i in range(self.count()):
+            found = cast("Any", self.itemData(i))
+            if found is not None and found() is layer:
+                self.setCurrentIndex(i)
+
+    def set_fixed(self, fixed: Sequence[str]) -> None:
+        """Replace the fixed entries."""
+        if list(fixed) != self._fixed:
+            self._fixed = list(fixed)
+            self.refresh()
+
+    def refresh(self, _event: object = None) -> None:
+        """List the viewer's layers anew."""
+        before, text = self.layer, self.currentText()
+        self.blockSignals(True)
+        self.clear()
+        for entry in self._fixed:
+            self.addItem(entry)
+        for layer in reversed(self._viewer.layers):
+            if self._accepts(layer):
+                self.addItem(layer.name, ref(layer))
+        if not self.count() and self._none:
+            self.addItem(self._none)
+        self.setEnabled(self.count() > 1 or bool(self._fixed) or self.layer is not None)
+        if before is not None:
+            self.choose(before)
+        elif text in self._fixed:
+            self.setCurrentIndex(self._fixed.index(text))
+        self.blockSignals(False)
+        self._on_index()
+
+    def _on_active(self, _event: object = None) -> None:
+        active = self._viewer.layers.selection.active
+        if active is not None and self._accepts(active):
+            self.choose(active)
+
+    def _on_index(self, _index: int = 0) -> None:
+        now = (id(self.layer), "" if self.layer is not None else self.currentText())
+        if now != self._last:
+            self._last = now
+            self.chosen.emit()
+
+
 ENOUGH_PX: Final = 350
-"""Every dock can be read at this width; what asks for more has not got its style yet."""
+"""Every dock fits this width; a larger hint comes from a dock that is not styled yet."""
 THIS_PLANE, ALL_PLANES = "The plane in view", "All planes"
 
 
 class Dock(QWidget):
-    """Base of the docks: awake while it is shown, at rest while it is hidden, closed or taken out of its window.
+    """Base of the docks: awake while visible, at rest while hidden, closed or removed from its window.
 
-    A subclass says in `watched` on which events of napari it does what; they are connected while it is awake, so that
-    nothing of the viewer holds or calls a dock that nobody sees. `on_wake` is where it looks at everything again.
-    Long work is started on `panel.work`, where there is a panel, and ends with the dock.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The window that the dock belongs to.
+    `watched` says which events of napari a subclass follows. They are connected only while the dock is awake, so that
+    the viewer neither holds nor calls a hidden one; `on_wake` catches up on everything. Long work runs on `panel.work`,
+    if there is a panel, and stops with the dock.
     """
 
     panel: WorkPanel | None = None
@@ -77,17 +187,17 @@ class Dock(QWidget):
         return self._viewer
 
     def watched(self) -> Watched:
-        """Yield the events to follow now, each with what is called then; see `watch`."""
+        """Yield the events to follow now, each with its callback; see `watch`."""
         return ()
 
     def on_wake(self) -> None:
-        """Look at everything again: the dock can be seen."""
+        """Refresh everything: the dock becomes visible."""
 
     def on_rest(self) -> None:
-        """Leave mouse, keys and layers alone: the dock cannot be seen."""
+        """Let go of mouse, keys and layers: the dock is hidden."""
 
     def watch(self) -> None:
-        """Follow what `watched` says, and nothing else; called by a subclass when another layer was chosen."""
+        """Connect exactly the events of `watched`; subclasses call this after another layer was chosen."""
         for emitter, slot in self._connected:
             emitter.disconnect(slot)
         self._connected = [] if self.is_resting else list(self.watched())
@@ -95,14 +205,14 @@ class Dock(QWidget):
             emitter.connect(slot)
 
     def wake(self) -> None:
-        """Wake, if it rests; a subclass calls it at the end of its constructor."""
+        """Wake up, if at rest; subclasses call this at the end of their constructor."""
         if self.is_resting:
             self.is_resting = False
             self.on_wake()
             self.watch()
 
     def rest(self) -> None:
-        """Rest, if it is awake."""
+        """Go to rest, if awake."""
         if not self.is_resting:
             self.is_resting = True
             self.watch()
@@ -111,17 +221,10 @@ class Dock(QWidget):
     def lay_out(
         self, *parts: QWidget | QLayout, below: Sequence[QWidget] = (), stretched: QWidget | None = None
     ) -> None:
-        """Put `parts` above each other, scrolling where the window is low, and `below` where it is always in sight.
-
-        `stretched` is the part that takes the height that is left.
-        """
+        """Stack `parts`, scrolling in a low window, and keep `below` always visible; `stretched` takes spare height."""
         inside = QWidget()
         rows = QVBoxLayout(inside)
-        for part in parts:
-            if isinstance(part, QWidget):
-                rows.addWidget(part, int(part is stretched))
-            else:
-                rows.addLayout(part)
+        fill(rows, *parts, stretched=[stretched])
         layout = QVBoxLayout(self)
         if below:
             rows.setContentsMargins(0, 0, 6, 0)
@@ -135,25 +238,25 @@ class Dock(QWidget):
         self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Wake, and align the labels of the forms, which have their font only now."""
+        """Wake up, and align the forms' labels, which have their font only now."""
         super().showEvent(event)
         align_labels(self)
         self.wake()
 
     def hideEvent(self, event: QHideEvent | None) -> None:
-        """Rest."""
+        """Go to rest."""
         super().hideEvent(event)
         self.rest()
 
     def closeEvent(self, event: QCloseEvent | None) -> None:
-        """Rest, and end the work."""
+        """Go to rest, and stop the work."""
         super().closeEvent(event)
         self.rest()
         if self.panel is not None:
             self.panel.work.shut_down()
 
     def changeEvent(self, event: QEvent | None) -> None:
-        """Do so when napari takes the widget out of a dock that was closed, even if it was never shown there."""
+        """Do the same when napari removes the widget from a closed dock, even if it was never shown."""
         super().changeEvent(event)
         if event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.rest()
@@ -162,16 +265,9 @@ class Dock(QWidget):
 
 
 class StageDock(Dock):
-    """Base of the docks that run a stage on an image: its settings, a button, progress and a summary below it.
+    """Base of the docks that run a stage on an image: settings, a button, progress and a summary.
 
-    A subclass adds to `rows`, calls `finish_layout`, and does the work in `start`.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The window that the dock belongs to.
-    button, tooltip : str
-        What the button says, and what it does.
+    Subclasses add to `rows`, call `finish_layout`, and do the work in `start`.
     """
 
     panel: WorkPanel
@@ -188,41 +284,32 @@ class StageDock(Dock):
         self.rows = form_rows()
         self.rows.addRow("Image", self.image)
         self.rows.addRow("Planes", self.planes)
-        self.run = QPushButton(button)
-        self.run.setToolTip(tooltip)
+        self.run = make_button(button, tooltip, self._on_run)
         self.panel = WorkPanel(button)
         self.summary = PlainLabel()
-        self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.run.clicked.connect(self._on_run)
         self.panel.work.started.connect(self._on_busy)
         self.panel.work.finished.connect(self._on_idle)
         self.image.chosen.connect(self._on_image)
 
     @property
     def is_running(self) -> bool:
-        """Whether work is under way."""
+        """Whether work is running."""
         return self.panel.work.is_running
 
     def start(self) -> None:
-        """Begin the work with what is in the form.
-
-        Raises
-        ------
-        BloodCellError
-            If something is missing or not allowed.
-        """
+        """Start the work with the settings of the form; raise `BloodCellError` if something is missing or invalid."""
         raise NotImplementedError
 
     def chosen_planes(self, layer: Image) -> list[PlaneIndex]:
-        """Return which planes of a layer are looked at."""
+        """Return the planes of a layer to analyse."""
         source = image_source(layer)
         if source.stack_shape and self.planes.currentText() == ALL_PLANES:
             return list(source.plane_indices())
         return [current_plane(self._viewer, layer)]
 
     def finish_layout(self, form: SettingsForm) -> None:
-        """Put the settings above the button, so that the Tab key reaches it last; called when all rows are there."""
+        """Put the settings above the button, so that Tab reaches it last; call it after adding all rows."""
         self.lay_out(self.rows, form, below=(self.run, self.panel, self.summary))
         self._on_image()
         self.wake()
@@ -244,15 +331,7 @@ class StageDock(Dock):
 
 
 class NarrowTable(QTableWidget):
-    """A table to read and to choose rows in.
-
-    Parameters
-    ----------
-    columns : sequence of (str, str)
-        Name and tooltip of each.
-    name : str
-        What it is called for a screen reader.
-    """
+    """A read-only table for a narrow dock, with `columns` as (title, tooltip) and `name` for screen readers."""
 
     def __init__(self, columns: Sequence[tuple[str, str]], name: str) -> None:
         super().__init__(0, len(columns))
@@ -267,17 +346,14 @@ class NarrowTable(QTableWidget):
         self.setShowGrid(False)
         self.setWordWrap(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        vertical, header = self.verticalHeader(), self.horizontalHeader()
-        if vertical is not None and header is not None:
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
-            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        narrow_headers(self, QHeaderView.ResizeMode.ResizeToContents, smallest_px=36)
+        header = self.horizontalHeader()
+        if header is not None:
             header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(36)
 
 
 class Scrolled(QScrollArea):
-    """At least as wide as what is in it: nothing is cut off at the right."""
+    """A scroll area at least as wide as its content, so that nothing is cut off at the right."""
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__()
@@ -287,7 +363,7 @@ class Scrolled(QScrollArea):
         self.setWidget(inside)
 
     def minimumSizeHint(self) -> QSize:
-        """Return the least size: as wide as what is inside, with its bar."""
+        """Return the width of the content with its scroll bar."""
         usual, inside = super().minimumSizeHint(), self.widget()
         bar = self.verticalScrollBar()
         if inside is None or bar is None:
@@ -296,14 +372,14 @@ class Scrolled(QScrollArea):
         return QSize(min(width, ENOUGH_PX), usual.height())
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Ask for another width when what is in it changes."""
+        """Update the width when the content changes."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))
 
 
 class _FittedScroll(Scrolled):
-    """As high as what is in it, and lower where the window is: what comes below stays beneath the settings."""
+    """A scroll area as high as its content, or lower if the window is, so that what follows stays below it."""
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__(inside)
@@ -315,8 +391,63 @@ class _FittedScroll(Scrolled):
         return usual if inside is None else QSize(usual.width(), inside.sizeHint().height() + 2 * self.frameWidth())
 
 
+def narrow_headers(table: QTableWidget, mode: QHeaderView.ResizeMode, *, smallest_px: int | None = None) -> None:
+    """Give a table low rows without a header of their own, and columns of this mode."""
+    rows, columns = table.verticalHeader(), table.horizontalHeader()
+    if rows is not None and columns is not None:
+        rows.setVisible(False)
+        rows.setDefaultSectionSize(rows.minimumSectionSize())
+        columns.setSectionResizeMode(mode)
+        if smallest_px is not None:
+            columns.setMinimumSectionSize(smallest_px)
+
+
+def fit_height(table: QTableWidget, most_rows: int = sys.maxsize) -> None:
+    """Match a table's height to its rows, or to the first `most_rows`."""
+    rows, header = min(table.rowCount(), most_rows), table.horizontalHeader()
+    height = sum(table.rowHeight(i) for i in range(rows)) + 2 * table.frameWidth() + 2
+    table.setFixedHeight(height + (header.sizeHint().height() if header is not None else 0))
+
+
+def fill(layout: BoxLayout, *parts: QWidget | QLayout, stretched: Sequence[QWidget | None] = ()) -> BoxLayout:
+    """Add widgets and layouts to a layout, and return it; `stretched` ones take spare room."""
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(part, int(part in stretched))
+    return layout
+
+
+def fill_column(
+    owner: QWidget, *parts: QWidget | QLayout, stretched: QWidget | None = None, top: int = 0
+) -> QVBoxLayout:
+    """Stack widgets and layouts in `owner` without margins, except at the top; `stretched` takes spare height."""
+    layout = fill(QVBoxLayout(owner), *parts, stretched=[stretched])
+    layout.setContentsMargins(0, top, 0, 0)
+    return layout
+
+
+def make_button(text: str, tooltip: str, on_click: Callable[..., object] | None = None) -> QPushButton:
+    """Return a button with a tooltip."""
+    found = QPushButton(text)
+    found.setToolTip(tooltip)
+    if on_click is not None:
+        found.clicked.connect(on_click)
+    return found
+
+
+def with_browse_button(field: QLineEdit, on_click: Callable[..., object]) -> QHBoxLayout:
+    """Return a row with the field of a folder, and a button that opens a dialog."""
+    browse = QToolButton()
+    browse.setText("…")
+    browse.setToolTip("Choose a folder")
+    browse.clicked.connect(on_click)
+    return fill(QHBoxLayout(), field, browse, stretched=[field])
+
+
 def form_rows(**fields: Any) -> QFormLayout:
-    """Return a layout of fields with labels before them, as "New cells" for `New_cells=`."""
+    """Return a form layout of labelled fields; `New_cells=` becomes "New cells"."""
     rows = QFormLayout()
     rows.setContentsMargins(0, 0, 0, 0)
     rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -326,7 +457,7 @@ def form_rows(**fields: Any) -> QFormLayout:
 
 
 def align_labels(dock: QWidget) -> None:
-    """Give the labels of all forms in a dock one width, so that their fields begin at one line."""
+    """Give the labels of all forms in a dock the same width, so that their fields line up."""
     found: list[QWidget] = []
     for layout in dock.findChildren(QFormLayout):
         items = (layout.itemAt(i, QFormLayout.ItemRole.LabelRole) for i in range(layout.rowCount()))
@@ -350,7 +481,7 @@ def swatch(colour: str | None) -> QIcon:
 
 
 def may_download(parent: QWidget, model: str) -> bool:
-    """Ask whether a model's weights may be downloaded now."""
+    """Ask the user whether to download a model's weights now."""
     from napari_bloodcell.models import weights
 
     file = weights.find(model)

@@ -9,11 +9,10 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
-from napari_bloodcell.napari.docks.base import StageDock
+from napari_bloodcell.napari.docks.base import LayerChoice, StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.layers.cells import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
+from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.look import pyramid_of
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import TypeCells
@@ -49,7 +48,7 @@ class ClassifyWidget(StageDock):
         self._on_cells()
 
     def start(self) -> None:
-        """Type the cells with what is in the form; see `StageDock.start`."""
+        """Type the cells with the settings of the form; see `StageDock.start`."""
         cells, image = self.cells.layer, self.image.layer
         if cells is None:
             raise InputError("There are no cells. Find them first: Plugins ▸ Blood cells ▸ Segment.")

@@ -1,4 +1,4 @@
-"""A settings model as a form: types, bounds, defaults, units and tooltips all come from `params.py`."""
+"""A form for a settings model: types, bounds, defaults, units and tooltips all come from `core/params.py`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 AUTO: Final = "auto"
 OTHER: Final = "Other…"
 NARROW_PX: Final = 60
-"""No field asks for more than this: a dock may be 350 px wide."""
+"""Smallest width of a field, so that docks fit in 350 px."""
 _ACRONYMS: Final = {"rbc": "RBC", "wbc": "WBC", "iou": "IoU", "kde": "KDE"}
 _FOLD_STYLE: Final = "QPushButton { text-align: left; border: none } QPushButton:focus { text-decoration: underline }"
 _PLACES: Final = re.compile(r"\s*\((?:paper )?(?:§|Tables? )[^)]*\)| of §[\d.]+")
-"""Places in the paper, which say nothing to who fills in a form."""
+"""References to the paper, which mean nothing to people who fill in a form."""
 
 
 class NameChoice(ComboBox):
-    """One of some names; the last entry asks for another one, or for a file."""
+    """A choice of names, whose last entry asks for another name or a file."""
 
     def __init__(self, names: Sequence[str], *, is_file: bool = False, **options: Any) -> None:
         self._names, self._is_file, self._before = list(names), is_file, names[0]
@@ -73,7 +73,7 @@ class NameChoice(ComboBox):
 
 
 class NumberOrAuto(LineEdit):
-    """A number as text, or "auto" for None; the settings model reads it and says what is wrong with it."""
+    """A number as text, or "auto" for None; the settings model validates it."""
 
     def get_value(self) -> Any:
         """Return the text, or None."""
@@ -86,20 +86,9 @@ class NumberOrAuto(LineEdit):
 
 
 class SettingsForm(QWidget):
-    """A form for a model of `params.py`: a few settings in sight, the others under "More settings".
+    """A form for a settings model: the settings in `first` always visible, others under "More settings".
 
-    Settings that are several numbers have no field.
-
-    Parameters
-    ----------
-    model : type of Params
-        The settings.
-    first : sequence of str
-        Names of the settings that are always in sight.
-    without : sequence of str
-        Names of settings that are not offered.
-    values : mapping, optional
-        Values that replace the defaults, as the user's preferences.
+    Settings in `without`, and those that are several numbers, have no field. `values` overrides the defaults.
     """
 
     changed = Signal()
@@ -136,13 +125,7 @@ class SettingsForm(QWidget):
         self.set_values(values or {})
 
     def settings(self) -> Any:
-        """Return what is in the form as an instance of the model.
-
-        Raises
-        ------
-        SettingsError
-            If a value is not allowed.
-        """
+        """Return the form as an instance of the model; raise `SettingsError` if a value is not allowed."""
         values = {name: field.value for name, field in self._fields.items()}
         try:
             return self._model(**values)
@@ -150,7 +133,7 @@ class SettingsForm(QWidget):
             raise SettingsError(f"These settings cannot be used: {explain(error, self._model)}.") from error
 
     def set_values(self, values: Mapping[str, Any]) -> None:
-        """Show these values; names that are not in the form are left out."""
+        """Show these values; names without a field are ignored."""
         for name, value in values.items():
             if name in self._fields:
                 self._fields[name].value = value
@@ -164,7 +147,7 @@ class SettingsForm(QWidget):
         return [label for container in self._containers for label in container.native.findChildren(QLabel)]
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Leave the wheel to the scroll area: it must not change settings that it passes over."""
+        """Leave the wheel to the scroll area, so that scrolling past a field does not change it."""
         if event is not None and event.type() == QEvent.Type.Wheel:
             event.ignore()
             return isinstance(watched, QWidget) and not watched.hasFocus()
@@ -172,7 +155,7 @@ class SettingsForm(QWidget):
 
 
 def fold(text: str, inside: QWidget) -> QCollapsible:
-    """Return a button that unfolds what is below it; its arrow is text, which takes the colour of the theme."""
+    """Return a button that unfolds `inside`; its arrow is text, so that it follows the theme's colour."""
     found = QCollapsible(expandedIcon=QIcon(), collapsedIcon=QIcon())
     found.setDuration(0)  # an animation would redraw the canvas on every step
     found.setContent(inside)
@@ -194,14 +177,14 @@ def fold(text: str, inside: QWidget) -> QCollapsible:
 
 
 def label_of(name: str, unit: str = "") -> str:
-    """Return a setting's name as a label: ``rbc_diameter_px`` in "px" is "RBC diameter (px)"."""
+    """Return a setting's name as a label: ``rbc_diameter_px`` in "px" becomes "RBC diameter (px)"."""
     words = name.split("_")[: -1 if unit else None]
     text = " ".join(_ACRONYMS.get(word, word) for word in words)
     return text[:1].upper() + text[1:] + (f" ({unit})" if unit else "")
 
 
 def _field_of(name: str, info: FieldInfo) -> ValueWidget[Any]:
-    """Return magicgui's widget for a setting."""
+    """Return the magicgui widget for a setting."""
     shown = next((one for one in info.metadata if isinstance(one, Shown)), Shown())
     kind = _without_none(info.annotation)
     field: Any
@@ -223,21 +206,21 @@ def _field_of(name: str, info: FieldInfo) -> ValueWidget[Any]:
 
 
 def _tooltip(info: FieldInfo) -> str:
-    """Return a setting's docstring, without places in the paper, as rich text, which Qt wraps."""
+    """Return a setting's docstring, without references to the paper, as rich text, which Qt wraps."""
     text = _PLACES.sub("", " ".join((info.description or "").split()))
     text = re.sub(r"`([^`]*)`", r"<i>\1</i>", text.replace("&", "&amp;").replace("<", "&lt;"))
     return f"<qt>{text}</qt>"
 
 
 def _without_none(annotation: Any) -> Any:
-    """Return the type of a setting that may also be None."""
+    """Return the type of an optional setting without None."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(annotation) if part is not type(None))
     return annotation
 
 
 def _bounds(info: FieldInfo, smallest: float) -> dict[str, Any]:
-    """Return `min` and `max` of a number's widget."""
+    """Return `min` and `max` for a number's widget."""
     sides = ("ge", "gt", "le", "lt")
     rules = {side: getattr(rule, side) for rule in info.metadata for side in sides if hasattr(rule, side)}
     low = rules.get("ge", rules["gt"] + smallest if "gt" in rules else -1e9)

@@ -1,4 +1,4 @@
-"""A grid of pictures of cells that is filled where it is looked at, in which cells are marked."""
+"""A grid of cell pictures, loaded as it is scrolled, in which cells can be marked."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from qtpy.QtCore import (
     Signal,
 )
 from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
-from napari_bloodcell.napari.layers.cells import full_resolution
+from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
 from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 from napari_bloodcell.napari.layers.selection import COLOUR
 
@@ -41,20 +42,20 @@ if TYPE_CHECKING:
 
 UNSURE_FIRST, SURE_FIRST = "least certain first", "most certain first"
 FEW: Final = 50_000
-"""Cells that come back into a list that is not longer find their place in the order; else they come first."""
+"""In lists up to this length, cells that come back are sorted in; in longer ones they come first."""
 SIDE_PX: Final = 64
-"""Of a picture."""
+"""Side of a picture."""
 CELL_PX: Final = QSize(76, 92)
 PAGE: Final = 240
-"""Cells that the list grows by when its end comes into view."""
+"""Number of cells added when the end of the list is reached."""
 MARKED: Final = f"QListView::item:selected {{ border: 2px solid {COLOUR}; background: transparent; }}"
-"""As the outlines of selected cells: seen in every theme, also where the grid has not the focus."""
+"""The colour of selected cells; visible in every theme, with or without focus."""
 KEPT: Final = 4000
-"""Pictures that are kept."""
+"""Number of cached pictures."""
 
 
 class GalleryModel(QAbstractListModel):
-    """Cells in an order, with their pictures as far as they were made; the list grows as one scrolls."""
+    """Sorted cells with the pictures loaded so far; the list grows while scrolling."""
 
     def __init__(self, loader: CutoutLoader) -> None:
         super().__init__()
@@ -67,18 +68,18 @@ class GalleryModel(QAbstractListModel):
         loader.loaded.connect(self._on_loaded)
 
     def show_cells(self, ids: NDArray[np.int64], captions: Callable[[int], tuple[str, str]]) -> None:
-        """Show these cells; `captions` gives text and tooltip by id."""
+        """Show these cells; `captions` returns text and tooltip by id."""
         self.beginResetModel()
         self.ids, self._captions = ids, captions
         self._shown = min(len(ids), PAGE)
         self.endResetModel()
 
     def forget_pictures(self) -> None:
-        """Make pictures anew: the image or the cells are others."""
+        """Drop all pictures: image or cells changed."""
         self._pictures.clear()
 
     def remove(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
-        """Take cells out."""
+        """Remove cells."""
         rows = np.flatnonzero(np.isin(self.ids, np.asarray(ids)))
         hidden = rows[rows >= self._shown]
         self.ids = np.delete(self.ids, hidden)
@@ -89,7 +90,7 @@ class GalleryModel(QAbstractListModel):
             self.endRemoveRows()
 
     def insert(self, ids: Sequence[int], row: int = 0) -> None:
-        """Put cells at a place."""
+        """Insert cells at a row."""
         fresh = np.setdiff1d(np.asarray(ids, np.int64), self.ids)
         if len(fresh):
             row = min(row, self._shown)
@@ -132,7 +133,7 @@ class GalleryModel(QAbstractListModel):
         return None
 
     def has_picture(self, cell: int) -> bool:
-        """Return whether the picture of a cell is there."""
+        """Return whether a cell's picture is loaded."""
         return cell in self._pictures
 
     def _on_loaded(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
@@ -146,14 +147,14 @@ class GalleryModel(QAbstractListModel):
 
 
 class Gallery(QListView):
-    """The grid. Cells are marked by clicks, Ctrl- and Shift-clicks, or a band; a double click goes to a cell."""
+    """The grid: cells are marked by click, Ctrl- or Shift-click or rubber band; a double click goes to a cell."""
 
     cell_chosen = Signal(int)
-    """Of a double click, or Enter."""
+    """By double click, or Enter."""
     key_pressed = Signal(str)
-    """A letter or digit, in capitals."""
+    """A letter or digit, upper case."""
     marked = Signal()
-    """Other cells are marked."""
+    """The marked cells changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +185,7 @@ class Gallery(QListView):
         return self._model
 
     def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
-        """Take the pictures from these layers."""
+        """Take pictures from these layers."""
         self.loader.use(cells_layer, image_layer)
         self._model.forget_pictures()
 
@@ -195,7 +196,7 @@ class Gallery(QListView):
         return sorted(int(index.data(Qt.ItemDataRole.UserRole)) for index in rows)
 
     def mark(self, ids: Sequence[int]) -> None:
-        """Mark these cells, and no others."""
+        """Mark exactly these cells."""
         selection = self.selectionModel()
         if selection is None:
             return
@@ -204,7 +205,7 @@ class Gallery(QListView):
             selection.select(self._model.index(row), QItemSelectionModel.SelectionFlag.Select)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Tell of letters and digits; all else moves about in the grid."""
+        """Emit letters and digits; other keys navigate the grid."""
         text = event.text().upper() if event is not None else ""
         plain = event is not None and not event.modifiers() & Qt.KeyboardModifier.ControlModifier
         if plain and len(text) == 1 and text.isalnum():
@@ -236,16 +237,16 @@ def _blank_icon() -> QIcon:
 
 
 MARGIN: Final = 0.25
-"""Of the cell's box, on each side: what lies around it helps to tell what it is."""
+"""Added on each side, relative to the cell's box: the surroundings help to identify a cell."""
 DIMMED: Final = 0.55
-"""What is not the cell keeps this share of its light."""
+"""Pixels outside the cell keep this share of their brightness."""
 BATCH: Final = 12
-"""Pictures that a thread makes before it tells."""
+"""Number of pictures that a thread cuts at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Sources:
-    """What pictures are cut from, as it was when it was asked for."""
+    """What pictures are cut from, as it was when they were requested."""
 
     image: ImageSource
     cells: Any
@@ -266,7 +267,7 @@ class _Cut(QRunnable):
         self._sources = sources
 
     def run(self) -> None:
-        """Cut, and tell; a picture that cannot be read is black."""
+        """Cut the cells; a picture that cannot be read is black."""
         pictures = {}
         for cell, (box, plane) in self._sources.places.items():
             try:
@@ -277,7 +278,7 @@ class _Cut(QRunnable):
 
 
 class CutoutLoader(QObject):
-    """Cuts the cells of a layer that are asked for, the last ones first; `loaded` tells of each."""
+    """Cuts requested cells in a thread, the latest request first."""
 
     loaded = Signal(object)
     """dict of int to ndarray of uint8, shape (h, w, 3): square pictures by id."""
@@ -290,13 +291,13 @@ class CutoutLoader(QObject):
         self._running: _Cut | None = None
 
     def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
-        """Cut from these layers; what was asked for before is forgotten."""
+        """Cut from these layers; earlier requests are dropped."""
         self._cells, self._image = cells_layer, image_layer
         self._wanted.clear()
         self._running = None
 
     def ask(self, cell: int) -> None:
-        """Ask for the picture of a cell."""
+        """Request the picture of a cell."""
         if cell not in self._wanted:
             self._wanted.append(cell)
             del self._wanted[:-200]  # what was scrolled over quickly is asked for again when it is seen
@@ -326,7 +327,7 @@ class CutoutLoader(QObject):
 def cut_with_surroundings(
     image: ImageSource, cells: Any, cell: int, box: tuple[int, int, int, int], plane: tuple[int, ...] = ()
 ) -> NDArray[np.uint8]:
-    """Return a square picture of a cell, (h, h, 3) uint8, in which what is not the cell is dimmed."""
+    """Return a square picture of a cell, (h, h, 3) uint8, with its surroundings dimmed."""
     y0, x0, y1, x1 = box
     half = max(1, round((0.5 + MARGIN) * max(y1 - y0, x1 - x0)))
     cy, cx = (y0 + y1) // 2, (x0 + x1) // 2
@@ -362,7 +363,7 @@ def as_rgb(pixels: NDArray[np.generic], *, rgb: bool) -> NDArray[np.uint8]:
 
 
 class GalleryPanel(QWidget):
-    """Class, order, grid, and the class that marked cells are moved to."""
+    """The gallery of one class, with its order and the class that marked cells are moved to."""
 
     move_wanted = Signal(object, str)
     """ids, class"""
@@ -379,20 +380,13 @@ class GalleryPanel(QWidget):
         self._target.setToolTip("Where the marked cells are moved")
         self.gallery = Gallery()
         self._told = QLabel()
-        self.move_marked = QPushButton("Move marked to")
-        self.move_marked.setToolTip("Give the marked cells this class; in the grid the class's key does the same")
+        self.move_marked = make_button(
+            "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
+        )
         self.move_marked.setEnabled(False)
-        top, below = QHBoxLayout(), QHBoxLayout()
-        top.addWidget(self._class, 1)
-        top.addWidget(self._order, 1)
-        below.addWidget(self.move_marked)
-        below.addWidget(self._target, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.addLayout(top)
-        layout.addWidget(self.gallery, 1)
-        layout.addWidget(self._told)
-        layout.addLayout(below)
+        above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
+        below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
+        fill_column(self, above, self.gallery, self._told, below, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
         self.gallery.marked.connect(self._on_marked)
@@ -436,7 +430,7 @@ class GalleryPanel(QWidget):
         self._tell()
 
     def follow(self, change: TypeChange) -> None:
-        """Take cells out whose class is another now, and put those in that came into this one."""
+        """Remove cells that left the class, and insert those that joined it."""
         if self._layer is None:
             return
         features = self._layer.features
@@ -460,14 +454,14 @@ class GalleryPanel(QWidget):
         return np.asarray(ids[np.argsort(keys, kind="stable")], np.int64)
 
     def _keys(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return by what cells are sorted."""
+        """Return the sort keys of some rows."""
         if self._layer is None:
             return np.empty(0)
         certain = self._layer.features["probability"].to_numpy(np.float64)[rows]
         return np.asarray(-certain if self._order.currentText() == SURE_FIRST else certain, np.float64)
 
     def _place_of(self, probability: float) -> int:
-        """Return where a cell of this probability belongs in the list."""
+        """Return the row for a cell of this probability."""
         ids = self.gallery.cells.ids
         if self._layer is None or len(ids) > FEW:
             return 0

@@ -1,10 +1,10 @@
-"""Mouse and keys on cells, shared by all docks of a window: clicks, boxes and cuts as events of what was meant."""
+"""Mouse and keys on cells, shared by all docks of a window, and the base of the docks that use them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import numpy as np
@@ -14,8 +14,11 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
-from napari_bloodcell.napari.layers.cells import KEY, image_layer_for, is_cells, placement_of, types_layer_for
-from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel
+from napari_bloodcell.napari.layers.links import KEY, image_layer_for, is_cells, types_layer_for
+from napari_bloodcell.napari.layers.look import cell_at, placement_of
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 
 if TYPE_CHECKING:
@@ -24,22 +27,23 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
     from napari.utils.events import Event
+    from napari.viewer import Viewer
     from numpy.typing import NDArray
 
     from napari_bloodcell.napari.session.session import CellsSession
 
 CLICK_PX: Final = 4.0
-"""A press that moves no further than this is a click, pixels of the screen."""
+"""A press that moves at most this far is a click, screen pixels."""
 BAND_PX: Final = 2.0
-"""Width of the box or line that is being drawn, pixels of the screen."""
+"""Width of the rubber band, screen pixels."""
 BAND_COLOUR: Final = "#0b57d0"
-"""Its colour: seen on glass and on stain, and of no type."""
+"""Visible on glass and on stain, and not the colour of a type."""
 _mice: WeakValueDictionary[int, CellsMouse] = WeakValueDictionary()
 _keys: WeakKeyDictionary[CellsSession, CellKeys] = WeakKeyDictionary()
 
 
 class Tool(StrEnum):
-    """What the left mouse button does on the cells."""
+    """What the left mouse button does on cells."""
 
     MOVE = "move"
     CLICK = "click"
@@ -49,11 +53,10 @@ class Tool(StrEnum):
 
 
 class CellsMouse:
-    """Turns the mouse of a window into events; one tool at a time, whichever dock took it.
+    """Turns the mouse of a window into events; one tool at a time, whichever dock chose it.
 
-    `events` are `clicked`, `boxed` and `cut`; their values a point (y, x), a box (y0, x0, y1, x1) and a line
-    ((y, x), (y, x)), all in pixels of the layer. `events.tool` tells that another dock took a tool. Shift-click selects
-    with every tool.
+    `events.clicked`, `boxed` and `cut` carry a point (y, x), a box (y0, x0, y1, x1) and a line ((y, x), (y, x)) in
+    pixels of the layer; `events.tool` follows when another dock takes a tool. Shift-click selects with every tool.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -68,15 +71,15 @@ class CellsMouse:
 
     @property
     def tool(self) -> Tool:
-        """What the mouse does now."""
+        """The current tool."""
         return self._tool
 
     def is_of(self, user: object) -> bool:
-        """Return whether a dock took the tool that is in use."""
+        """Return whether a dock owns the current tool."""
         return self._owner == id(user)
 
     def use(self, tool: Tool, layer: Layer | None, user: object) -> None:
-        """Take a tool to a layer, which becomes the active one. To put one down, `MOVE`, is up to who took it."""
+        """Apply a tool to a layer, which becomes active; only its owner can put a tool down (`MOVE`)."""
         if tool is Tool.MOVE and self._tool is not Tool.MOVE and not self.is_of(user):
             return
         if self._layer is not None and self._layer is not layer and self._layer in self._viewer.layers:
@@ -92,13 +95,13 @@ class CellsMouse:
             self.events.tool()
 
     def attach(self, user: object) -> None:
-        """Listen to the mouse for a dock."""
+        """Follow the mouse for a dock."""
         if not self._users:
             self._viewer.mouse_drag_callbacks.append(self._on_drag)
         self._users.add(id(user))
 
     def detach(self, user: object) -> None:
-        """Leave the mouse alone, once no dock needs it."""
+        """Stop following the mouse, once no dock needs it."""
         self.use(Tool.MOVE, self._layer, user)
         self._users.discard(id(user))
         if not self._users and self._on_drag in self._viewer.mouse_drag_callbacks:
@@ -141,7 +144,7 @@ class CellsMouse:
         self.events.cut(value=(_point(start), _point(end)))
 
     def _show_band(self, layer: Layer, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:
-        """Draw the box or the line that is being drawn."""
+        """Draw the rubber band: a box or a line."""
         corners = [start, end]
         if self._tool is Tool.BOX:
             corners = [start, np.array([start[0], end[1]]), end, np.array([end[0], start[1]])]
@@ -175,14 +178,9 @@ class CellsMouse:
 
 
 class ToolButtons(QWidget):
-    """Buttons in two columns: tools, of which one is on at most, and actions.
+    """Buttons in two columns: tools, at most one of them on, and actions.
 
-    Parameters
-    ----------
-    tools : sequence of (Tool, str, str)
-        With what is on the button, and its tooltip.
-    actions : sequence of (str, str)
-        What is on the button, and its tooltip.
+    `tools` are (tool, text, tooltip), `actions` (text, tooltip).
     """
 
     tool_chosen = Signal(object)
@@ -212,7 +210,7 @@ class ToolButtons(QWidget):
             button.setChecked(one is tool)
 
     def enable(self, *, has_cells: bool, can_undo: bool, can_redo: bool) -> None:
-        """Enable the actions that can be done."""
+        """Enable the actions that are possible."""
         for name, button in self.actions_by_name.items():
             button.setEnabled({"Undo": can_undo, "Redo": can_redo}.get(name, has_cells))
 
@@ -224,7 +222,7 @@ class ToolButtons(QWidget):
 
 
 class CellKeys:
-    """Keys of the docks on a cells layer, its types and its image; what they did before comes back with `release`."""
+    """The docks' keys on a cells layer, its types and its image; earlier bindings return on `release`."""
 
     def __init__(self) -> None:
         self._wanted: dict[int, Mapping[str, Callable[[], object]]] = {}
@@ -232,13 +230,13 @@ class CellKeys:
         self._bound: list[tuple[Callable[[], Layer | None], str, Any, Any]] = []
 
     def bind(self, owner: object, session: CellsSession, actions: Mapping[str, Callable[[], object]]) -> None:
-        """Let keys do these things while one of the layers is the active one."""
+        """Bind keys to actions while one of the layers is active."""
         self._session = ref(session)
         self._wanted[id(owner)] = actions
         self.renew()
 
     def release(self, owner: object) -> None:
-        """Give the keys of a dock back."""
+        """Unbind the keys of a dock."""
         if self._wanted.pop(id(owner), None) is not None:
             self.renew()
 
@@ -275,13 +273,13 @@ class CellKeys:
 
 
 class Consent:
-    """What is done to cells out of view is said before it happens: the first time it is only said."""
+    """Warns before something is done to cells out of view; doing it again goes ahead."""
 
     def __init__(self) -> None:
         self._asked: tuple[str, bytes] | None = None
 
     def is_given(self, session: CellsSession, what: str, ids: Sequence[int] | NDArray[np.integer[Any]]) -> bool:
-        """Return whether something may be done to cells; `what` says it: "Delete", "Type WBC"."""
+        """Return whether to go ahead with `what`, such as "Delete" or "Type WBC"; warn if not."""
         wanted = np.asarray(ids, np.int64)
         hidden, asked = session.out_of_view(wanted), (what, wanted.tobytes())
         if not len(hidden) or self._asked == asked:
@@ -295,8 +293,132 @@ class Consent:
         return False
 
 
+class CellsDock(Dock):
+    """Base of the docks that change cells by mouse and keys: one session, tools, undo, and a hint of what happened.
+
+    Subclasses build `cells`, `buttons` and `hint` in `build`, and say in `gestures` and `keys` what mouse and keys do.
+    """
+
+    tools: ClassVar[Sequence[tuple[Tool, str, str]]]
+    idle: ClassVar[str]
+    """Hint while no tool is on."""
+    selected_hint: ClassVar[str]
+    """What can be done with selected cells."""
+    no_cells: ClassVar[str]
+    """Error if no cells layer is chosen."""
+    cells: LayerChoice
+    buttons: ToolButtons
+    hint: PlainLabel
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__(viewer)
+        self._session: CellsSession | None = None
+        self._consent = Consent()
+        self.mouse = mouse_of(self._viewer)
+        self.build()
+        for name in self.gestures():
+            connect_for_life(getattr(self.mouse.events, name), self._on_gesture)
+        connect_for_life(self.mouse.events.tool, self._on_tool)
+        self.cells.chosen.connect(self._on_layer)
+
+    def build(self) -> None:
+        """Make the widgets."""
+        raise NotImplementedError
+
+    def gestures(self) -> dict[str, Callable[[Any], None]]:
+        """Return what the mouse does, by event of `CellsMouse`."""
+        raise NotImplementedError
+
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Return what keys do on the layers."""
+        raise NotImplementedError
+
+    @property
+    def session(self) -> CellsSession:
+        """The session of the chosen layer; raises `InputError` if no cells layer is chosen."""
+        if self._session is None:
+            raise InputError(self.no_cells)
+        return self._session
+
+    def use_tool(self, tool: Tool) -> None:
+        """Choose a tool; `Tool.MOVE` leaves the mouse to napari."""
+        self.buttons.show_tool(tool)
+        self.mouse.use(tool, self.cells.layer, self)
+        self.hint.setText(next((tip for one, _, tip in self.tools if one is tool), self.idle))
+
+    def act(self, name: str) -> None:
+        """Do what a button says."""
+        if name == "Select none":
+            self.session.select([])
+        elif name in ("Undo", "Redo"):
+            undo_by_key(lambda: self.session, name.lower())
+
+    def on_wake(self) -> None:
+        """Follow mouse and keys."""
+        self.mouse.attach(self)
+        self._on_layer()
+
+    def on_rest(self) -> None:
+        """Release mouse and keys."""
+        self.use_tool(Tool.MOVE)
+        self.mouse.detach(self)
+        self._leave()
+
+    def _on_layer(self) -> None:
+        """Switch to another layer."""
+        raise NotImplementedError
+
+    def _slots(self) -> dict[str, Callable[[Event], None]]:
+        """Return which events of the session are followed."""
+        return {**dict.fromkeys(("done", "undone", "redone"), self._on_change), "selection": self._on_selection}
+
+    def _enter(self, layer: Labels) -> None:
+        self._session = cells_session(self._viewer, layer)
+        for name, slot in self._slots().items():
+            getattr(self._session.events, name).connect(slot)
+        self._bind_keys()
+
+    def _leave(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            keys_of(session).release(self)
+            for name, slot in self._slots().items():
+                getattr(session.events, name).disconnect(slot)
+
+    def _bind_keys(self) -> None:
+        keys_of(self.session).bind(self, self.session, self.keys())
+
+    def _on_key(self, method: Callable[[Any], None], value: Any) -> None:
+        notify_errors(partial(method, value))
+
+    def _on_change(self, event: Event) -> None:
+        self.hint.setText(told_change(event))
+        self._show_state()
+
+    def _on_selection(self, _event: Event) -> None:
+        told = told_selection(self.session)
+        self.hint.setText(f"{told}: {self.selected_hint}" if told else self.idle)
+
+    def _on_gesture(self, event: Event) -> None:
+        if self.mouse.is_of(self):
+            notify_errors(partial(self.gestures()[event.type], event.value))
+
+    def _on_tool(self, _event: Event) -> None:
+        if not self.mouse.is_of(self):
+            self.buttons.show_tool(Tool.MOVE)
+
+    def _show_state(self) -> None:
+        history = self._session.history if self._session is not None else None
+        for buttons in self.findChildren(ToolButtons):
+            buttons.enable(
+                has_cells=history is not None,
+                can_undo=history is not None and bool(history.done),
+                can_redo=history is not None and bool(history.undone),
+            )
+
+
 def mouse_of(viewer: ViewerModel) -> CellsMouse:
-    """Return the mouse that the docks of a window share; it lives as long as one of them."""
+    """Return the mouse shared by the docks of a window; it lives as long as one of them."""
     mouse = _mice.get(id(viewer))
     if mouse is None or mouse._viewer is not viewer:
         mouse = _mice[id(viewer)] = CellsMouse(viewer)
@@ -304,7 +426,7 @@ def mouse_of(viewer: ViewerModel) -> CellsMouse:
 
 
 def keys_of(session: CellsSession) -> CellKeys:
-    """Return the keys that the docks share on the cells of a session."""
+    """Return the keys shared by the docks on a session's cells."""
     return _keys.setdefault(session, CellKeys())
 
 
@@ -319,8 +441,8 @@ def told_selection(session: CellsSession) -> str:
 
 
 def told_change(event: Event) -> str:
-    """Return what to tell of a change that a session speaks of."""
-    text: str = {"undone": "Undone: ", "redone": "Again: "}.get(event.type, "") + event.value.what
+    """Return a sentence about a session's change."""
+    text: str = {"undone": "Undone: ", "redone": "Redone: "}.get(event.type, "") + event.value.what
     return text[:1].upper() + text[1:]
 
 
@@ -333,7 +455,7 @@ def _point(place: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def cell_on_line(cells: NDArray[np.integer[Any]], line: tuple[tuple[float, float], tuple[float, float]]) -> int:
-    """Return the cell of a plane (Y, X) that a line crosses longest; 0 for none."""
+    """Return the cell of a plane (Y, X) with the longest part of a line on it; 0 for none."""
     start, end = np.asarray(line, float)
     n_steps = int(np.ceil(2 * np.abs(end - start).max())) + 1
     places = np.round(np.linspace(start, end, n_steps)).astype(int)

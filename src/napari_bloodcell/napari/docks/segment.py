@@ -6,24 +6,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from napari.layers import Shapes
+from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.models.weights import needs_download
-from napari_bloodcell.napari.docks.base import StageDock, may_download
-from napari_bloodcell.napari.docks.edit.by_hand import ask_to_keep
+from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
 from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large, may_write_into
 from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, add_part
+from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
+from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.components import ViewerModel
     from napari.layers import Image
+    from qtpy.QtWidgets import QWidget
 
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.napari.work.worker import Run
@@ -34,12 +37,9 @@ WHOLE, IN_VIEW = "The whole image", "What is in view"
 
 
 class FindingDock(StageDock):
-    """Base of the docks that find cells: in memory, or of a slide in a folder.
+    """Base of the docks that find cells, in memory or, for a slide, in a folder.
 
-    Attributes
-    ----------
-    generator, classifier : optional
-        Used instead of the models of the settings, where they are given.
+    `generator` and `classifier`, if set, replace the models of the settings.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, *, button: str, tooltip: str) -> None:
@@ -49,19 +49,19 @@ class FindingDock(StageDock):
         self.folder = SlideFolder()
 
     def recipe(self) -> Recipe:
-        """Return the settings of all stages as they are in the form."""
+        """Return the settings of all stages, from the form."""
         raise NotImplementedError
 
     def regions(self, _layer: Image) -> list[Box]:
-        """Return the parts that are looked at, (y0, x0, y1, x1) in pixels; none for all of the image."""
+        """Return the parts to analyse, (y0, x0, y1, x1) in pixels; none for the whole image."""
         return []
 
     def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
-        """Go on when a run has ended, whatever came of it."""
+        """Continue after a run, whatever its outcome."""
         self.summary.setText(run.summary)
 
     def start(self) -> None:
-        """Find the cells with what is in the form; see `StageDock.start`."""
+        """Find the cells with the settings of the form; see `StageDock.start`."""
         layer = self.image.layer
         if layer is None:
             raise InputError("There is no image. Open a smear first: File ▸ Open, or File ▸ Open Sample ▸ Blood cells.")
@@ -89,7 +89,7 @@ class FindingDock(StageDock):
         return find(self._viewer, self.panel.work, layer, recipe.segment, planes=planes, regions=regions)
 
     def _find_on_disk(self, layer: Image, recipe: Recipe) -> Run | None:
-        """Begin in the folder that the dock shows; None where there is none, or what is there stays."""
+        """Start in the folder shown in the dock; None if there is none, or its contents must stay."""
         output = self.folder.ask()
         if output is None or not may_write_into(self, output, layer, recipe):
             return None
@@ -128,3 +128,22 @@ class SegmentWidget(FindingDock):
         if self.region.layer is not None:
             return boxes_of_shapes(self.region.layer, layer)
         return [box_of_view(layer)] if self.region.currentText() == IN_VIEW else []
+
+
+def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> bool | None:
+    """Return whether to keep hand-made outlines, asking if there are some; None: cancel."""
+    layer = cells_layer_for(viewer, image_layer)
+    n = len(cells_session(viewer, layer).by_hand) if layer is not None else 0
+    if not n:
+        return True
+    box = QMessageBox(parent)
+    box.setWindowTitle("Find cells again?")
+    which = "One cell of this image was" if n == 1 else f"{n:,} cells of this image were"
+    box.setText(f"{which} added or outlined by hand. All others are found anew. Ctrl+Z takes it back.")
+    keep = box.addButton("Keep by hand", QMessageBox.ButtonRole.AcceptRole)
+    replace = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(keep)
+    box.exec()
+    pressed = box.clickedButton()
+    return True if pressed is keep else False if pressed is replace else None

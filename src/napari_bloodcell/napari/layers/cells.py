@@ -1,8 +1,8 @@
-"""Results as layers, and layers as results: the contract between the docks. Touch layers on the GUI thread only.
+"""The contract between the docks: a smear's results as layers. Call everything here on the GUI thread.
 
-A smear's **cells layer** is a Labels layer `"<image> cells"`, ids 1..N, whose `features` are the cell table (column
-`index` = id, row 0 the background) and whose ``metadata["napari_bloodcell"]`` says what made it. Its **types layer**
-`"<image> types"` is derived from it by a lookup table. Both lie on the image as it lies in the world.
+The **cells layer** is a Labels layer `"<image> cells"` with ids 1..N. Its `features` hold the cell table (column
+`index` = id, row 0 = background), its ``metadata["napari_bloodcell"]`` the provenance. The **types layer**
+`"<image> types"` is derived from it by a lookup table. Both share the image's placement in the world.
 """
 
 from __future__ import annotations
@@ -17,27 +17,20 @@ from napari.layers import Image, Labels
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
-from napari_bloodcell.napari.layers.features import INDEX, PLANE, boxes_in, to_features, with_user_types, write_types
-from napari_bloodcell.napari.layers.images import current_plane, image_plane, image_source, plane_number
+from napari_bloodcell.napari.layers.features import INDEX, boxes_in, to_features, with_user_types, write_types
+from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.keeper import keep_on_disk
 from napari_bloodcell.napari.layers.links import (
     KEY,
-    calibration_of,
     cells_layer_for,
     colours_of,
     full_resolution,
-    has_table,
     image_layer_for,
     info_of,
-    is_cells,
-    is_types,
-    known_calibration_of,
-    known_table_of,
     levels_of,
     names_of,
     table_of,
     types_layer_for,
-    warnings_of,
 )
 from napari_bloodcell.napari.layers.look import (
     CELLS_OPACITY,
@@ -64,50 +57,11 @@ if TYPE_CHECKING:
     from napari_bloodcell.stages.segment import Segmentation
 
 
-__all__ = [
-    "KEY",
-    "PLANE",
-    "add_cells",
-    "add_segmentation",
-    "add_types",
-    "adopt",
-    "as_layer_data",
-    "calibration_of",
-    "cells_layer_for",
-    "colours_of",
-    "current_plane",
-    "full_resolution",
-    "has_table",
-    "image_layer_for",
-    "image_plane",
-    "image_source",
-    "info_of",
-    "is_cells",
-    "is_types",
-    "known_calibration_of",
-    "known_table_of",
-    "lookup_of",
-    "names_of",
-    "note_segmentation",
-    "placement_of",
-    "plane_number",
-    "refresh_cells",
-    "relink",
-    "set_cells_in_region",
-    "set_features",
-    "set_table",
-    "set_types",
-    "table_of",
-    "type_colormap",
-    "types_layer_for",
-    "warnings_of",
-]
-
 _LOOKUP: Final = "napari_bloodcell_lookup"
 
 
-class Typed(Protocol):
-    """What is shown of a classification: `Classification` and `TypedCells` have it."""
+class _Typed(Protocol):
+    """What is shown of a typing run; `Classification` and `TypedCells` implement it."""
 
     @property
     def table(self) -> pd.DataFrame: ...
@@ -123,20 +77,10 @@ def add_cells(
     name: str | None = None,
     visible: bool = True,
 ) -> Labels:
-    """Add an empty cells layer, or one with these labels, over an image layer, and return it.
+    """Add a cells layer over an image layer and return it.
 
-    Parameters
-    ----------
-    viewer : Viewer or ViewerModel
-        Where the layer goes.
-    image_layer : Image
-        The smear.
-    cells : ndarray of int32, shape (..., Y, X), optional
-        Ids 1..N. None: no cell yet.
-    name : str, optional
-        The layer's name; by default that of the image and "cells".
-    visible : bool
-        A layer that is shown only later is added in half the time.
+    `cells` has shape (..., Y, X), ids 1..N; None: an empty layer. Adding a layer hidden and showing it later takes the
+    event loop half as long at a time.
     """
     shape = image_source(image_layer).shape
     if cells is None:
@@ -167,7 +111,7 @@ def add_segmentation(
     *,
     image_sha256: str | None = None,
 ) -> Labels:
-    """Show a segmentation of a whole image as its cells layer, which is made or replaced, and return that."""
+    """Show the segmentation of a whole image in its cells layer, made if there is none, and return the layer."""
     layer = cells_layer_for(viewer, image_layer)
     if layer is None:
         layer = add_cells(viewer, image_layer, cells=segmentation.cells)
@@ -180,12 +124,9 @@ def add_segmentation(
 
 
 def adopt(layer: Labels, image_layer: Image) -> None:
-    """Make any Labels layer the cells layer of an image; what the program knows of it already stays.
+    """Turn any Labels layer into the cells layer of an image, keeping metadata it already has.
 
-    Raises
-    ------
-    InputError
-        If the shapes differ.
+    Raises `InputError` if the shapes differ.
     """
     shape, wanted = full_resolution(layer).shape, image_source(image_layer).shape
     if tuple(shape) != wanted:
@@ -199,7 +140,7 @@ def adopt(layer: Labels, image_layer: Image) -> None:
 
 
 def relink(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
-    """Give a cells layer that was read from a file its place in this viewer, and derive its types layer anew."""
+    """Link a cells layer that was read from a file to its image in this viewer, and rebuild its types layer."""
     image_layer = image_layer_for(viewer, cells_layer)
     if image_layer is not None:
         adopt(cells_layer, image_layer)
@@ -218,7 +159,7 @@ def relink(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
 def note_segmentation(
     layer: Labels, segmentation: Segmentation, recipe: Recipe, *, image_sha256: str | None = None
 ) -> None:
-    """Write settings, versions, model and calibration of a segmentation into the metadata of its cells layer."""
+    """Record settings, versions, model and calibration of a segmentation in the metadata of its cells layer."""
     info = info_of(layer)
     old = info.get("recipe") or {}
     info |= {
@@ -238,23 +179,14 @@ def note_segmentation(
 def add_types(
     viewer: ViewerModel,
     cells_layer: Labels,
-    classification: Typed | None = None,
+    classification: _Typed | None = None,
     *,
     recipe: Recipe | None = None,
     classifier: CellClassifier | None = None,
 ) -> Labels:
-    """Show the types of cells as a layer derived from the cells layer, and return that.
+    """Show the types of cells in a layer derived from the cells layer, and return it.
 
-    Parameters
-    ----------
-    viewer : Viewer or ViewerModel
-        Where the layer goes.
-    cells_layer : Labels
-        The cells; a classification fills its table.
-    classification : Classification, optional
-        The types. None: those that the table has already.
-    recipe, classifier : optional
-        What made them, for the metadata.
+    `classification` replaces the types in the table; `recipe` and `classifier` are recorded in the metadata.
     """
     info = info_of(cells_layer)
     if recipe is not None:
@@ -301,7 +233,7 @@ def add_types(
 def as_layer_data(
     cells: NDArray[np.int32], table: pd.DataFrame, info: dict[str, Any], place: dict[str, Any]
 ) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return cells and types as layer data, for readers: napari makes the layers; `relink` ties them together."""
+    """Return cells and types as layer data, for readers; `relink` links the layers that napari makes of them."""
     names = list(info["names"])
     codes = type_lut(table, names, int(cells.max(initial=0)))
     image = info["image"]
@@ -327,7 +259,7 @@ def as_layer_data(
 
 
 def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
-    """Write a cell table (index = id) into the features of its layer and show its types."""
+    """Store a cell table (index = id) in the features of its layer and show the types."""
     info = info_of(cells_layer)
     known = names_of(cells_layer)
     found = [t for t in table["cell_type"].unique() if t and t not in known]
@@ -338,7 +270,7 @@ def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
 
 
 def set_features(cells_layer: Labels, features: pd.DataFrame) -> None:
-    """Take features that the layer had at another time, and show their types."""
+    """Restore features that the layer had earlier, and show their types."""
     cells_layer.features = features
     codes = np.zeros(1, np.uint8)
     if "cell_type" in features.columns:
@@ -354,14 +286,9 @@ def set_types(
     probability: float | Sequence[float] = 1.0,
     source: str | Sequence[str] = "user",
 ) -> None:
-    """Give some cells another type, or each its own: constant time, however many cells the layer has.
+    """Set the type of some cells, one for all or one for each; constant time, however many cells the layer has.
 
-    Ids that are not in the table are passed over.
-
-    Raises
-    ------
-    InputError
-        If a type is not one of `names_of`.
+    Ids that are not in the table are skipped. Raises `InputError` if a type is not in `names_of`.
     """
     names = names_of(cells_layer)
     wanted = np.atleast_1d(np.asarray(ids, np.int64))
@@ -377,7 +304,7 @@ def set_types(
 
 
 def set_cells_in_region(cells_layer: Labels, cells_in_region: pd.Series[int]) -> None:
-    """Write how many cells each region counts as; types and drawing stay."""
+    """Store how many cells each region counts as; types and drawing stay."""
     features = cells_layer.features
     counts = cells_in_region.reindex(features[INDEX]).fillna(1).to_numpy(np.int64)
     counts[features[INDEX].to_numpy() == 0] = 0
@@ -386,7 +313,7 @@ def set_cells_in_region(cells_layer: Labels, cells_in_region: pd.Series[int]) ->
 
 
 def lookup_of(cells_layer: Labels) -> TypeLookup:
-    """Return the lookup table of a cells layer; made from its table where it has none yet."""
+    """Return the lookup table of a cells layer, built from its cell table if there is none yet."""
     lookup = cells_layer.metadata.get(_LOOKUP)
     if isinstance(lookup, TypeLookup):
         return lookup
@@ -399,13 +326,13 @@ def lookup_of(cells_layer: Labels) -> TypeLookup:
 
 
 def refresh_cells(cells_layer: Labels) -> None:
-    """Draw cells and types again after the label image was written to."""
+    """Redraw cells and types after the label image was written to."""
     read_again(cells_layer)
     lookup_of(cells_layer).refresh()
 
 
 def _follow_edits(cells_layer: Labels, lookup: TypeLookup) -> None:
-    """Draw the types again when cells are painted by hand."""
+    """Redraw the types whenever cells are painted."""
     for event in (cells_layer.events.paint, cells_layer.events.data):
         event.disconnect(lookup.refresh)
         event.connect(lookup.refresh)

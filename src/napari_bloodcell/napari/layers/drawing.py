@@ -1,4 +1,4 @@
-"""Labels as textures: what napari computes for each pixel on the GUI thread, here by a lookup table and in cache."""
+"""Textures of label layers, computed through a lookup table and in bands that fit the processor's cache."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 BAND_PX: Final = 1 << 18
-"""How many pixels are worked on at once: they and what comes of them stay in the processor's cache."""
+"""Pixels worked on at once, so that they and the results stay in the processor's cache."""
 FEW_PX: Final = 1 << 16
-"""Napari's own way is as quick for so few, as under a brush."""
+"""For so few pixels, as under a brush, napari's own way is as fast."""
 _AFTER, _BEFORE = slice(1, None), slice(None, -1)
 _NEIGHBOURS: Final = (((_AFTER, slice(None)), (_BEFORE, slice(None))), ((slice(None), _AFTER), (slice(None), _BEFORE)))
 
@@ -25,7 +25,7 @@ _NEIGHBOURS: Final = (((_AFTER, slice(None)), (_BEFORE, slice(None))), ((slice(N
 def look_up(codes: NDArray[Any], ids: NDArray[np.integer[Any]]) -> NDArray[Any]:
     """Return ``codes[ids]``; ids beyond the table take its last entry.
 
-    Done at once, numpy would first write all ids anew with eight bytes each.
+    In bands, because numpy first copies all ids to eight bytes each.
     """
     if ids.ndim < 2 or ids.size <= BAND_PX:
         return np.take(codes, ids, mode="clip")
@@ -37,14 +37,14 @@ def look_up(codes: NDArray[Any], ids: NDArray[np.integer[Any]]) -> NDArray[Any]:
 
 
 def draw_quickly(layer: Labels) -> None:
-    """Let a layer make its textures by `texture_of`."""
+    """Make a layer compute its textures with `texture_of`."""
     private.make_textures_by(layer, partial(texture_of, layer))
 
 
 def texture_of(layer: Labels, labels: NDArray[Any], data_slice: tuple[slice, ...] | None = None) -> NDArray[Any]:
-    """Return the texture of labels (Y, X), or of a part of them: napari's, for a large plane in a tenth of the time.
+    """Return the texture of labels (Y, X), or of a part: as napari's, but ten times faster on a large plane.
 
-    Outlines wider than one pixel are as wide on both sides of a border, and not on that of the higher label alone.
+    Outlines wider than one pixel cover both sides of a border evenly; napari draws them on the higher label only.
     """
     part = data_slice or tuple(slice(0, n) for n in labels.shape)
     wanted, width = labels[part], layer.contour
@@ -71,14 +71,10 @@ def texture_of(layer: Labels, labels: NDArray[Any], data_slice: tuple[slice, ...
 
 
 def redraw_boxes(layer: Labels, boxes: NDArray[np.int64]) -> bool:
-    """Make the texture of some boxes anew, as napari does for a brush, and return whether that was possible.
+    """Recompute the texture inside some boxes, as napari does for a brush; return whether that was possible.
 
-    Parameters
-    ----------
-    layer : Labels
-        What is on screen of it is still what is in its data; its colours, or a few labels in memory, changed.
-    boxes : ndarray of int64, shape (N, 4)
-        (y0, x0, y1, x1), half-open, pixels of the finest level.
+    `boxes` is int64 (N, 4), (y0, x0, y1, x1), half-open, in pixels of the finest level. What is on screen must still
+    match the layer's data, apart from colours or a few labels that changed in memory.
     """
     drawn = private.drawn_of(layer)
     if not layer.visible:

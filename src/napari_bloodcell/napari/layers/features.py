@@ -9,6 +9,7 @@ import pandas as pd
 
 from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.napari.layers.images import plane_number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 INDEX: Final = "index"
-"""Column that holds the label id; the row of 0 is the background."""
+"""Column of the label id; the row of id 0 is the background."""
 PLANE: Final = "plane"
-"""Column of the cells of a stack: the number of the plane, counted from 0."""
+"""In stacks, the column of the plane's number, counted from 0."""
 FEW: Final = 16
-"""Up to so many rows are written one by one."""
+"""Up to this many rows are written one at a time."""
 _NEEDED: Final = (INDEX, "cell_type", "probability", "type_source", "area_px", *BOX, *CENTROID)
 
 
 def to_features(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a cell table (index = id) as features: rising ids in `index`, and a first row for the background."""
+    """Convert a cell table (index = id) to features: sorted ids in `index`, and a first row for the background."""
     table = table.sort_index()
     known = [name for name in COLUMNS if name in table.columns]
     others = [name for name in map(str, table.columns) if name not in COLUMNS]
@@ -35,17 +36,14 @@ def to_features(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_table(features: pd.DataFrame) -> bool:
-    """Return whether features hold a cell table, which those of another program do not."""
+    """Return whether features hold a cell table; those of other programs do not."""
     return all(name in features.columns for name in _NEEDED)
 
 
 def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Return features as the cell table that they were made of, or only these columns of it.
+    """Convert features back to the cell table, or to some of its columns.
 
-    Raises
-    ------
-    InputError
-        If there is no column `index`.
+    Raises `InputError` if there is no column `index`.
     """
     if INDEX not in features.columns:
         raise InputError("The layer has no table of cells: its features lack the column 'index'.")
@@ -59,14 +57,14 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
 
 
 def full_table(features: pd.DataFrame) -> pd.DataFrame:
-    """Return features as a cell table with all columns of one, as it is written."""
+    """Convert features to a complete cell table, as it is written to disk."""
     table = to_table(features)
     texts = {name: table[name].fillna(BLANKS[name]) for name in table.columns if name in BLANKS}
     return cell_table(table.index, **{**table, **texts})
 
 
 def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """Return the rows of these ids in features that `to_features` made; ids that are not there are left out."""
+    """Return the rows of these ids in features that `to_features` made; unknown ids are left out."""
     index = features[INDEX].to_numpy(np.int64)
     wanted = np.atleast_1d(np.asarray(ids, np.int64))
     rows = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
@@ -76,7 +74,7 @@ def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]
 def write_types(
     features: pd.DataFrame, ids: NDArray[np.int64], types: Any, probabilities: Any, sources: Any
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Write types of cells, one value or one for each, and return their rows and which of the ids are there (N,)."""
+    """Write types of cells, one value for all or one for each; return their rows and which ids exist, (N,)."""
     rows = rows_of(features, ids)
     there = np.isin(ids, features[INDEX].to_numpy(np.int64)[rows])
     for column, value in (("cell_type", types), ("probability", probabilities), ("type_source", sources)):
@@ -85,7 +83,7 @@ def write_types(
 
 
 def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: NDArray[np.object_]) -> None:
-    """Write a column of some rows: a few one by one, in place; at once pandas would copy the column."""
+    """Set a column in some rows. A few are set in place, because pandas copies the whole column for an array."""
     place, frame = features.columns.get_loc(column), cast("Any", features)
     if len(rows) > FEW:
         frame.iloc[rows, place] = values if features[column].dtype.kind == "O" else values.tolist()
@@ -95,19 +93,19 @@ def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: ND
 
 
 def boxes_in(features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:
-    """Return the boxes of some rows, int64 (N, 4), (y0, x0, y1, x1) in pixels; None where the table has none."""
+    """Return the boxes of some rows, int64 (N, 4), (y0, x0, y1, x1) in pixels; None if the table has no boxes."""
     return boxes_of(features.iloc[rows]) if BOX[0] in features.columns else None
 
 
 def by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which rows a person decided on, (N,)."""
+    """Return which rows hold a person's decision, (N,)."""
     if "type_source" not in features.columns:
         return np.zeros(len(features), np.bool_)
     return (features["type_source"] == "user").to_numpy(bool)
 
 
 def with_user_types(features: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return a cell table in which cells that a person typed meanwhile, as features say, keep that type."""
+    """Return a cell table in which cells that a person has typed, according to `features`, keep that type."""
     if INDEX not in features.columns:
         return table
     decided = features[by_hand(features)]
@@ -136,7 +134,7 @@ def _with_background(column: pd.Series[Any]) -> Any:
 def places_of(
     features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]
 ) -> dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]:
-    """Return box (y0, x0, y1, x1) and plane of cells by id; those without a box are left out."""
+    """Return box (y0, x0, y1, x1) and plane of cells by id; cells without a box are left out."""
     places = {}
     for cell in ids:
         rows = rows_of(features, [cell])
@@ -151,10 +149,15 @@ def places_of(
     return places
 
 
+def rows_on_plane(table: pd.DataFrame, index: tuple[int, ...], stack: tuple[int, ...]) -> pd.DataFrame:
+    """Return the rows of one plane of a stack; all rows if there is one plane only."""
+    return table[table[PLANE] == plane_number(index, stack)] if stack and PLANE in table.columns else table
+
+
 def cells_in_box(
     features: pd.DataFrame, box: tuple[float, float, float, float], *, plane: int | None = None
 ) -> NDArray[np.int64]:
-    """Return the ids of the cells whose centre lies in a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    """Return the ids of cells whose centre lies in a box (y0, x0, y1, x1), pixels; in a stack, on one plane."""
     if CENTROID[0] not in features.columns:
         return np.empty(0, np.int64)
     y, x = centroids_of(features).T
@@ -168,7 +171,7 @@ def cells_in_box(
 def cells_near(
     features: pd.DataFrame, box: tuple[int, int, int, int], *, plane: int | None = None
 ) -> NDArray[np.int64]:
-    """Return the ids of the cells whose boxes touch a box (y0, x0, y1, x1), pixels, of one plane of a stack."""
+    """Return the ids of cells whose boxes touch a box (y0, x0, y1, x1), pixels; in a stack, on one plane."""
     if BOX[0] not in features.columns:
         return np.empty(0, np.int64)
     y0, x0, y1, x1 = boxes_of(features).T
@@ -181,7 +184,7 @@ def cells_near(
 def cells_outside(
     features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: tuple[int, int, int, int]
 ) -> NDArray[np.int64]:
-    """Return those of some cells that lie wholly outside of a box (y0, x0, y1, x1), pixels."""
+    """Return those of `ids` that lie wholly outside a box (y0, x0, y1, x1), pixels."""
     rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
     boxes = boxes_in(features, rows)
     if boxes is None:

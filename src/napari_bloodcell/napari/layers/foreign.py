@@ -1,4 +1,4 @@
-"""Labels of other programs: what must be mended before they can be cells of this one."""
+"""Label images from other programs, repaired until they can be cells."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_ID: Final = 2**24
-"""Larger ids are numbered anew: tables by id would not fit into memory."""
+"""Larger ids are renumbered: tables indexed by id would not fit into memory."""
 
 
 def number_cells(layer: Labels) -> None:
-    """Give each cell of a foreign layer an id of its own, and say so, where planes share ids or these are very large.
+    """Give every cell of a foreign layer an id of its own, and tell the user.
 
-    Cellpose and StarDist, which look at one frame after the other, begin with 1 in each.
-
-    Raises
-    ------
-    InputError
-        If there is no cell.
+    Cellpose and StarDist number each frame from 1, and some programs use very large ids. Raises `InputError` if the
+    layer holds no cell.
     """
     cells: Any = full_resolution(layer)
     if has_table(layer) or is_large_plane(cells.shape):
@@ -52,7 +48,7 @@ def number_cells(layer: Labels) -> None:
 
 
 def pieces_of_mask(layer: Labels) -> NDArray[np.int32] | None:
-    """Return the connected pieces of a layer that is a mask, numbered 1..N, (…, Y, X); None where it is none.
+    """Return the connected pieces of a mask, numbered 1..N, (…, Y, X); None if the layer is no mask.
 
     A mask has one id only, and more than one piece.
     """
@@ -69,7 +65,7 @@ def pieces_of_mask(layer: Labels) -> NDArray[np.int32] | None:
 
 
 def _ids_in(plane: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Return the ids in a plane, rising, without the background."""
+    """Return the sorted ids in a plane, without the background."""
     if plane.size and int(plane.min()) >= 0 and int(plane.max()) <= LARGEST_ID:
         return np.flatnonzero(np.bincount(plane.ravel())[1:]) + 1
     found = np.unique(plane)

@@ -1,4 +1,4 @@
-"""Image layers as planes for the engine: what is read is fixed on the GUI thread, reading may happen anywhere."""
+"""Image layers as input of the analysis. `image_source` runs on the GUI thread; reading works in any thread."""
 
 from __future__ import annotations
 
@@ -23,68 +23,44 @@ if TYPE_CHECKING:
     from napari_bloodcell.images.image import SlideImage
 
 PlaneIndex = tuple[int, ...]
-"""Position along the leading axes of a stack; () where there is one plane only."""
+"""Position along the leading axes of a stack; () if there is one plane only."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """What an image layer held at one moment.
+    """The contents of an image layer at one moment."""
 
-    Attributes
-    ----------
-    data : array-like
-        Full resolution, (…, Y, X) or (…, Y, X, channel) where `rgb`.
-    rgb : bool
-        Whether the last axis is colour.
-    name : str
-        The layer's name.
-    pixel_size_um : float or None
-        Micrometres per pixel, where the layer has physical units.
-    """
-
-    data: Any
+    data: Any  # full resolution, (…, Y, X), or (…, Y, X, channel) if `rgb`
     rgb: bool
     name: str
-    pixel_size_um: float | None
+    pixel_size_um: float | None  # None if the layer has no units of length
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape without colours: leading axes, Y, X."""
+        """Shape without channels: leading axes, Y, X."""
         shape = tuple(int(n) for n in self.data.shape)
         return shape[:-1] if self.rgb else shape
 
     @property
     def stack_shape(self) -> tuple[int, ...]:
-        """Lengths of the leading axes; () where there is one plane only."""
+        """Lengths of the leading axes; () if there is one plane only."""
         return self.shape[:-2]
 
     @property
     def is_large(self) -> bool:
-        """Whether this is one plane that is too large to be read whole."""
+        """Whether this is one plane, too large to be read whole."""
         return is_large_plane(self.shape)
 
     def slide(self) -> SlideImage:
-        """Return an image without leading axes as a slide, which is read where it is sliced.
-
-        Raises
-        ------
-        InputError
-            If its pixels cannot be read as an image.
-        """
+        """Return an image without leading axes as a slide, which is read lazily."""
         return replace(open_image(self.data, name=self.name), pixel_size_um=self.pixel_size_um).with_measured_values()
 
     def plane_indices(self) -> Iterator[PlaneIndex]:
-        """Yield the position of every plane."""
+        """Yield the index of every plane."""
         return itertools.product(*(range(n) for n in self.stack_shape))
 
     def plane(self, index: PlaneIndex = ()) -> Plane:
-        """Read one plane as (Y, X, 3) uint8.
-
-        Raises
-        ------
-        InputError
-            If its pixels cannot be read as an image.
-        """
+        """Read one plane as (Y, X, 3) uint8."""
         data = self.data[index] if index else self.data
         if not self.rgb:  # so that a plane three pixels wide is not taken for colours
             data = np.asarray(data)[..., None]
@@ -93,17 +69,14 @@ class ImageSource:
 
 
 def is_large_plane(shape: tuple[int, ...]) -> bool:
-    """Return whether this is the shape of one plane, (Y, X), that is too large to be read whole."""
+    """Return whether a shape is that of one plane (Y, X) too large to be read whole."""
     return len(shape) == 2 and math.prod(shape) > LARGE_PX
 
 
 def image_source(layer: Image) -> ImageSource:
-    """Return what an image layer holds now; pixels are read later, by `ImageSource.plane`.
+    """Return what an image layer holds now; `ImageSource.plane` reads the pixels later.
 
-    Raises
-    ------
-    InputError
-        If the layer is not an image, or has fewer than two axes.
+    Raises `InputError` if the layer is not an image, or has fewer than two axes.
     """
     from napari.layers import Image as ImageLayer
 
@@ -117,12 +90,12 @@ def image_source(layer: Image) -> ImageSource:
 
 
 def image_plane(layer: Image, index: PlaneIndex = ()) -> Any:
-    """Return one plane of an image layer, (Y, X, 3) uint8, read here and now."""
+    """Read one plane of an image layer, (Y, X, 3) uint8."""
     return image_source(layer).plane(index).data
 
 
 def pixel_size_um(layer: Layer) -> float | None:
-    """Return µm per pixel along Y and X where a layer has units of length and square pixels of a sensible size."""
+    """Return µm per pixel of a layer with units of length and square pixels of a plausible size, else None."""
     sizes = []
     for unit, scale in zip(layer.units[-2:], layer.scale[-2:], strict=True):
         if not unit.is_compatible_with("micrometer"):
@@ -134,7 +107,7 @@ def pixel_size_um(layer: Layer) -> float | None:
 
 
 def current_plane(viewer: ViewerModel, layer: Layer) -> PlaneIndex:
-    """Return which plane of a layer the sliders show."""
+    """Return the plane of a layer that the sliders show."""
     shape = _spatial_shape(layer)
     if len(shape) <= 2:
         return ()
@@ -143,7 +116,7 @@ def current_plane(viewer: ViewerModel, layer: Layer) -> PlaneIndex:
 
 
 def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
-    """Return what of a layer lies in the window, (y0, x0, y1, x1) in pixels; None where nothing is drawn."""
+    """Return the part of a layer inside the window, (y0, x0, y1, x1) in pixels; None if nothing of it is drawn."""
     corners = np.asarray(layer.corner_pixels, float)[:, -2:]
     if layer.multiscale:
         corners = corners * np.asarray(layer.downsample_factors[layer.data_level])[-2:]
@@ -154,7 +127,7 @@ def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
 
 
 def told_of_colours(source: ImageSource) -> str:
-    """Return a hint where the planes of a stack may be the colours of one image; "" where not."""
+    """Return a hint if the planes of a stack may be the channels of one image, else ""."""
     if source.rgb or source.stack_shape not in ((3,), (4,)) or np.dtype(source.data.dtype) != np.uint8:
         return ""
     return (
@@ -164,7 +137,7 @@ def told_of_colours(source: ImageSource) -> str:
 
 
 def plane_number(index: PlaneIndex, stack_shape: tuple[int, ...]) -> int:
-    """Return the number of a plane in the column `plane`: its position in the stack, counted from 0."""
+    """Return the number of a plane in column `plane`: its position in the stack, counted from 0."""
     return int(np.ravel_multi_index(index, stack_shape)) if stack_shape else 0
 
 

@@ -1,4 +1,4 @@
-"""Writes what people change in the cells of a slide into its folder, and knows what that is."""
+"""Saves corrections of a slide's cells into the folder of its result."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 
 _KEEPER: Final = "napari_bloodcell_keeper"
 _unsaved: set[SlideKeeper] = set()
-"""Keepers with something to write: they live until it is written, also when their layer is removed."""
+"""Keepers with unsaved changes. Kept alive until saved, even after their layer was removed."""
 
 
 def keep_on_disk(cells_layer: Labels, lookup: TypeLookup) -> None:
-    """Write what is changed in a cells layer that lies in the folder of a slide into that folder, from now on."""
+    """Start saving corrections of a cells layer whose labels lie in a slide's result folder."""
     folder = info_of(cells_layer).get("folder")
     is_lazy = not isinstance(full_resolution(cells_layer), np.ndarray)
     if keeper_of(cells_layer) is None and is_lazy and folder is not None and Path(folder).is_dir():
@@ -46,13 +46,13 @@ def keep_on_disk(cells_layer: Labels, lookup: TypeLookup) -> None:
 
 
 def keeper_of(cells_layer: Labels) -> SlideKeeper | None:
-    """Return who keeps a cells layer on disk, or None."""
+    """Return the keeper of a cells layer, or None."""
     keeper = cells_layer.metadata.get(_KEEPER)
     return keeper if isinstance(keeper, SlideKeeper) and keeper.is_of(cells_layer) else None
 
 
 class SlideKeeper:
-    """Keeps the folder of a slide as its cells layer is: by itself in a window, when `flush` is called in a script."""
+    """Keeps a slide's result folder up to date: automatically in a window, on `flush` in a script."""
 
     def __init__(self, cells_layer: Labels, lookup: TypeLookup, folder: Path) -> None:
         self._layer, self._lookup, self.folder = ref(cells_layer), lookup, folder
@@ -69,7 +69,7 @@ class SlideKeeper:
             self.clock = KeeperClock(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return this one: the copy of a layer is not what it keeps, as `is_of` tells."""
+        """Return itself; `is_of` tells that it does not keep the copied layer."""
         return self
 
     def is_of(self, cells_layer: Labels) -> bool:
@@ -77,12 +77,12 @@ class SlideKeeper:
         return self._layer() is cells_layer
 
     def touch(self, box: Box) -> None:
-        """Hear that cells in a box (y0, x0, y1, x1) of the finest level have other pixels now."""
+        """Note that pixels changed in a box (y0, x0, y1, x1) of the finest level."""
         self._boxes.append(box)
         self._later()
 
     def flush(self) -> None:
-        """Write what is left, here and now."""
+        """Save pending changes now."""
         if self.clock is not None:
             self.clock.stop()
         changes = self.changes()
@@ -100,14 +100,14 @@ class SlideKeeper:
             self.clock.start()
 
     def rest(self) -> None:
-        """Let the layer go: all of it is written."""
+        """Release the layer; everything is saved."""
         self._held = None
         _unsaved.discard(self)
         if self.clock is not None:
             self.clock.saved.emit()
 
     def changes(self) -> Changes | None:
-        """Return what has to be written, or None; it counts as written from now on."""
+        """Return the unsaved changes, or None; they count as saved from now on."""
         layer = self._held or self._layer()
         if layer is None:
             return None
@@ -127,7 +127,7 @@ class SlideKeeper:
 
 @dataclass(frozen=True)
 class Changes:
-    """A state of the cells that is not in the folder yet."""
+    """Cells as they are now, not yet saved."""
 
     folder: Path
     features: pd.DataFrame
@@ -137,14 +137,14 @@ class Changes:
     typing: _Typing
 
     def write(self) -> None:
-        """Write it."""
+        """Save them."""
         repaint_types(self.folder, self.codes, self.boxes)
         params, classifier = self.typing
         write_corrected(self.folder, full_table(self.features), self.names, typed_with=params, classifier=classifier)
 
 
 def _typing_of(cells_layer: Labels) -> _Typing:
-    """Return the settings of a layer's last typing, and name and hash of its model, where they are noted."""
+    """Return the settings of a layer's last typing, and name and hash of its model, if known."""
     info = info_of(cells_layer)
     params, model = (info.get("recipe") or {}).get("classify"), (info.get("models") or {}).get("classify")
     return (ClassifyParams.model_validate(params) if params else None), (dict(model) if model else None)

@@ -1,4 +1,4 @@
-"""What the program knows of layers: which belong together, and the table, names and calibration they carry."""
+"""Links between layers, and what their metadata holds: kind, table, class names, calibration."""
 
 from __future__ import annotations
 
@@ -23,48 +23,45 @@ if TYPE_CHECKING:
 
 
 KEY: Final = "napari_bloodcell"
-"""Key of a layer's metadata under which the program keeps what it knows of it."""
+"""Metadata key of everything that the plugin stores in a layer."""
 
 
 def info_of(layer: Layer | None) -> dict[str, Any]:
-    """Return what the program noted of a layer: kind, image, recipe, models, …; empty for a foreign layer."""
+    """Return the plugin's metadata of a layer (kind, image, recipe, models, …); empty for a foreign layer."""
     found = layer.metadata.get(KEY) if layer is not None else None
     return found if isinstance(found, dict) else {}
 
 
 def is_cells(layer: Layer | None) -> bool:
-    """Return whether this is a layer of cells with their table."""
+    """Return whether this is a cells layer."""
     return isinstance(layer, Labels) and info_of(layer).get("kind") == "cells"
 
 
 def is_types(layer: Layer | None) -> bool:
-    """Return whether this is a typed layer."""
+    """Return whether this is a types layer."""
     return isinstance(layer, Labels) and info_of(layer).get("kind") == "types"
 
 
 def table_of(cells_layer: Labels, columns: Collection[str] | None = None) -> pd.DataFrame:
-    """Return the cell table of a cells layer, index = id; only some columns where they are named, which is quicker.
+    """Return the cell table of a cells layer, index = id; only some columns if named, which is faster.
 
-    Raises
-    ------
-    InputError
-        If the layer has none.
+    Raises `InputError` if the layer has no table.
     """
     return to_table(cells_layer.features, columns)
 
 
 def names_of(cells_layer: Labels) -> list[str]:
-    """Return the names of all types of a cells layer; the code of a type is its position plus 1."""
+    """Return the class names of a cells layer; a class's code is its position plus 1."""
     return list(info_of(cells_layer).get("names") or type_names())
 
 
 def colours_of(cells_layer: Labels) -> dict[str, str]:
-    """Return the colours, "#rrggbb" by type, that were chosen for this layer; other types have their usual ones."""
+    """Return the colours chosen for this layer, "#rrggbb" by class name; other classes have their default."""
     return dict(info_of(cells_layer).get("colours") or {})
 
 
 def calibration_of(cells_layer: Labels) -> Calibration:
-    """Return what was measured of the smear; the default where nothing is known of it."""
+    """Return the calibration of the smear, or the default if it is unknown."""
     record = info_of(cells_layer).get("calibration")
     if not isinstance(record, dict):
         return Calibration(DEFAULT_DIAMETER_PX, (255.0, 255.0, 255.0), 255.0, "default")
@@ -73,27 +70,27 @@ def calibration_of(cells_layer: Labels) -> Calibration:
 
 
 def warnings_of(cells_layer: Labels) -> tuple[str, ...]:
-    """Return why the cells of a layer are not to be trusted as they are, in sentences for people."""
+    """Return the warnings about the cells of a layer, as sentences."""
     return tuple(map(str, info_of(cells_layer).get("warnings") or ()))
 
 
 def has_table(cells_layer: Labels) -> bool:
-    """Return whether a layer has a cell table, which a layer of another program has not."""
+    """Return whether a layer has a cell table; layers of other programs do not."""
     return is_table(cells_layer.features)
 
 
 def known_table_of(cells_layer: Labels) -> pd.DataFrame | None:
-    """Return the cell table of a layer, or None where it has none."""
+    """Return the cell table of a layer, or None if it has none."""
     return table_of(cells_layer) if has_table(cells_layer) else None
 
 
 def known_calibration_of(cells_layer: Labels) -> Calibration | None:
-    """Return what was measured of the smear, or None where nothing is known of it."""
+    """Return the calibration of the smear, or None if it is unknown."""
     return calibration_of(cells_layer) if "calibration" in info_of(cells_layer) else None
 
 
 def cells_layer_for(viewer: ViewerModel, image_layer: Layer | None) -> Labels | None:
-    """Return the cells layer of an image layer, the topmost where there are several, or None."""
+    """Return the cells layer of an image layer, the topmost if there are several, or None."""
     return _linked(viewer, image_layer, "cells", "image")
 
 
@@ -103,7 +100,7 @@ def types_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Labels | 
 
 
 def image_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Image | None:
-    """Return the image layer that cells were found in, or None if it is gone."""
+    """Return the image layer that the cells were found in, or None if it is gone."""
     info = info_of(cells_layer)
     images = [layer for layer in viewer.layers if isinstance(layer, Image)]
     by_id = [layer for layer in images if str(layer.unique_id) == info.get("image_id")]
@@ -112,7 +109,7 @@ def image_layer_for(viewer: ViewerModel, cells_layer: Layer | None) -> Image | N
 
 
 def full_resolution(layer: Labels) -> NDArray[np.int32]:
-    """Return the label image that is written to, (..., Y, X); levels of a pyramid made by `add_cells` follow it."""
+    """Return the writable label image, (..., Y, X); the pyramid levels that `add_cells` makes are views of it."""
     return cast("NDArray[np.int32]", levels_of(layer)[0])
 
 
@@ -122,7 +119,7 @@ def levels_of(layer: Labels) -> list[Any]:
 
 
 def _linked(viewer: ViewerModel, layer: Layer | None, kind: str, link: str) -> Labels | None:
-    """Return the layer of this kind that names `layer`: by its id, else by name, as layers that were read do."""
+    """Return the layer of this kind that refers to `layer`, by id or, if it was read from a file, by name."""
     if layer is None:
         return None
     candidates = [
@@ -137,7 +134,7 @@ def _linked(viewer: ViewerModel, layer: Layer | None, kind: str, link: str) -> L
 
 
 def viewer_of(layer: Layer, viewer: ViewerModel | None) -> ViewerModel:
-    """Return the viewer that shows a layer: the one given, else the one that listens to the layer."""
+    """Return `viewer`, or if it is None the viewer that listens to the layer's events."""
     if viewer is not None:
         return viewer
     from napari.components import ViewerModel as NapariViewerModel

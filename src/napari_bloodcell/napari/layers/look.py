@@ -1,4 +1,4 @@
-"""How the program's layers look and where they lie: colours by type, places in the world, levels."""
+"""How the plugin's layers look and where they lie: colours, outlines, placement, pyramid levels, status bar."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ if TYPE_CHECKING:
 
 
 MOST_PIXELS_IN_ONE: Final = 4096 * 4096
-"""A larger plane is shown as a pyramid, so that drawing follows the screen and not the smear."""
+"""A larger plane is shown as a pyramid, so that drawing time depends on the screen, not on the smear."""
 COARSEST_PX: Final = 1024
-"""Levels are added to a pyramid until none of its sides is longer."""
+"""A pyramid gets coarser levels until no side is longer than this."""
 OUTLINE_PX: Final = 1.5
-"""Width of outlines, pixels of the screen, as nearly as whole pixels of the image allow."""
+"""Width of outlines in screen pixels, as nearly as whole image pixels allow."""
 FILLED_BELOW_PX: Final = 12
-"""Red cells that are narrower on screen are filled: outlines would hide them."""
+"""Red cells narrower than this on screen are filled, because outlines would hide them."""
 CELLS_OPACITY: Final = 0.85
 UNTYPED_COLOUR: Final = "#38bdf8"
 HIDING_KEY: Final = "H"
 _OUTLINES: Final = "napari_bloodcell_outlines"
 TOOLS_AFTER_MS: Final = 50
-"""How long the first of napari's painting tools waits after its layer; the next one as long again."""
+"""Delay of napari's first painting tool after its layer, and between one tool and the next."""
 
 
 def type_colours(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> dict[int | None, Any]:
-    """Return the colours of types by code; `chosen` ones go before the usual."""
+    """Return colours by class code; `chosen` overrides the defaults."""
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent", int(UNTYPED): UNTYPED_COLOUR}
     return colours | {code: (chosen or {}).get(name) or colour_of(name, names) for code, name in enumerate(names, 1)}
 
 
 def type_colormap(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> DirectLabelColormap:
-    """Return the colours of typed layers: few, by type, never by cell."""
+    """Return the colormap of a types layer."""
     return DirectLabelColormap(color_dict=type_colours(names, chosen))
 
 
 def placement_of(layer: Layer) -> Mapping[str, Any]:
-    """Return where a layer lies in the world, as arguments of another layer's constructor."""
+    """Return a layer's placement in the world as constructor arguments for another layer."""
     return {
         "scale": layer.scale,
         "translate": layer.translate,
@@ -70,7 +70,7 @@ def placement_of(layer: Layer) -> Mapping[str, Any]:
 
 
 def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
-    """Return labels as they are, or a pyramid of views of them: what is written to the first shows in all."""
+    """Return labels as they are, or as a pyramid of views into them: writing to the first level changes all."""
     height, width = cells.shape[-2:]
     if not is_pyramid and height * width <= MOST_PIXELS_IN_ONE:
         return cells
@@ -81,21 +81,16 @@ def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
 
 
 def show_as_cells(cells_layer: Labels, lookup: TypeLookup) -> None:
-    """Draw cells in the colours of their types, quickly, and let the status bar tell of them."""
+    """Draw cells in the colours of their types, with fast textures, and describe them in the status bar."""
     show_status_of(cells_layer, cells_layer)
     draw_quickly(cells_layer)
     lookup.colour(cells_layer, type_colours(names_of(cells_layer), colours_of(cells_layer)))
 
 
 def outline_width(screen_px: float, *, diameter_px: float) -> int:
-    """Return how wide outlines are, pixels of the image; 0, that is filled cells, where these are tiny on screen.
+    """Return the width of outlines in image pixels; 0 (filled cells) if red cells are tiny on screen.
 
-    Parameters
-    ----------
-    screen_px : float
-        Pixels of the screen that one of the image takes.
-    diameter_px : float
-        Width of a red cell, pixels of the image.
+    `screen_px` is the size of an image pixel on screen, `diameter_px` the width of a red cell in image pixels.
     """
     if screen_px * diameter_px < FILLED_BELOW_PX:
         return 0
@@ -103,7 +98,7 @@ def outline_width(screen_px: float, *, diameter_px: float) -> int:
 
 
 class Outlines:
-    """Keeps the outlines of a cells layer equally wide on screen, unless the user chose another width."""
+    """Keeps outlines equally wide on screen at any zoom, unless the user sets another width."""
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._layer, self._camera, self._width = ref(cells_layer), viewer.scene.camera, cells_layer.contour
@@ -111,10 +106,10 @@ class Outlines:
         self.fit()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """Return nothing: a layer that was duplicated gets its own."""
+        """Return None: a duplicated layer gets its own."""
 
     def fit(self, _event: object = None) -> None:
-        """Take the width that belongs to the zoom."""
+        """Set the width for the current zoom."""
         layer = self._layer()
         if layer is None or layer.contour != self._width:
             return
@@ -127,14 +122,14 @@ class Outlines:
 
 
 def follow_view(viewer: ViewerModel, cells_layer: Labels) -> None:
-    """Let outlines follow the zoom, and hide everything that lies on the images while `HIDING_KEY` is held."""
+    """Adapt outlines to the zoom, and hide all labels while `HIDING_KEY` is held."""
     if not isinstance(cells_layer.metadata.get(_OUTLINES), Outlines):
         cells_layer.metadata[_OUTLINES] = Outlines(viewer, cells_layer)
     viewer.bind_key(HIDING_KEY, hide_while_held, overwrite=True)
 
 
 def hide_while_held(viewer: ViewerModel) -> Iterator[None]:
-    """Hide all layers of cells until the key is released."""
+    """Hide all Labels layers until the key is released."""
     hidden = [(layer, layer.opacity) for layer in viewer.layers if isinstance(layer, Labels)]
     for layer, _ in hidden:
         layer.opacity = 0  # unlike `visible`, nothing is read again afterwards
@@ -144,7 +139,7 @@ def hide_while_held(viewer: ViewerModel) -> Iterator[None]:
 
 
 def show_tools_later(layer: Labels) -> None:
-    """Let napari make the marks of brush and polygon one by one after a layer was added: half of what that takes."""
+    """Delay napari's brush and polygon overlays: creating them is half of what adding a layer costs."""
     if running_app() is None:
         return
     shown = [mark for mark in private.marks_of(layer) if mark.visible]
@@ -154,7 +149,7 @@ def show_tools_later(layer: Labels) -> None:
 
 
 def cell_at(cells_layer: Labels, position: Sequence[float]) -> int:
-    """Return the id of the cell at a position in the world, exactly, at any zoom; 0 where there is none."""
+    """Return the id of the cell at a world position, at full resolution; 0 if there is none."""
     ids = cells_layer.data[0] if cells_layer.multiscale else cells_layer.data
     pixel = np.round(np.asarray(cells_layer.world_to_data(np.asarray(position)))).astype(int)[-len(ids.shape) :]
     if len(pixel) != len(ids.shape) or np.any(pixel < 0) or np.any(pixel >= ids.shape):
@@ -163,7 +158,7 @@ def cell_at(cells_layer: Labels, position: Sequence[float]) -> int:
 
 
 def describe_cell(cells_layer: Labels, cell: int) -> str:
-    """Return "cell 12: RBC, 98 %", as far as it is known; "" for the background."""
+    """Return "cell 12: RBC, 98 %", as far as known; "" for the background."""
     if not cell:
         return ""
     features = cells_layer.features
@@ -179,7 +174,7 @@ def describe_cell(cells_layer: Labels, cell: int) -> str:
 
 
 def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **options: Any) -> dict[str, Any]:
-    """Do as ``Labels.get_status`` of `layer`, telling of the cell instead of every column of its table."""
+    """Replace ``Labels.get_status``: describe the cell instead of listing every column of its table."""
     status = private.status_by_napari(layer, position, **options)
     if position is None:
         return status
@@ -191,11 +186,11 @@ def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **opti
 
 
 def show_status_of(layer: Labels, cells_layer: Labels) -> None:
-    """Let the status bar tell id, type and probability of the cell under the mouse."""
+    """Show id, type and probability of the cell under the mouse in the status bar."""
     private.tell_status_by(layer, partial(cell_status, layer, cells_layer))
 
 
 def moved_placement(layer: Layer, corner: tuple[int, int]) -> dict[str, Any]:
-    """Return `translate` of a layer whose first pixel is the pixel `corner` (y, x) of another one."""
+    """Return `translate` for a layer whose first pixel is pixel `corner` (y, x) of `layer`."""
     matrix = Affine(scale=layer.scale[-2:], rotate=layer.rotate[-2:, -2:], shear=layer.shear[-1:]).linear_matrix
     return {"translate": np.asarray(layer.translate[-2:]) + matrix @ np.asarray(corner, float)}

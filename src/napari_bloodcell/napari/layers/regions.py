@@ -1,4 +1,4 @@
-"""Regions of interest in pixels of an image: the rectangles of a Shapes layer, and what the window shows."""
+"""Regions of interest in pixels of an image, from Shapes layers or the view."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.layers.cells import full_resolution, plane_number
-from napari_bloodcell.napari.layers.images import image_source, visible_box
+from napari_bloodcell.napari.layers.images import image_source, plane_number, visible_box
+from napari_bloodcell.napari.layers.links import full_resolution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 
 
 def box_of_view(image_layer: Image) -> Box:
-    """Return what the window shows of an image, (y0, x0, y1, x1) in pixels.
-
-    Raises
-    ------
-    InputError
-        If nothing of it is in sight.
-    """
+    """Return the part of an image inside the window, (y0, x0, y1, x1) in pixels; `InputError` if there is none."""
     box = visible_box(image_layer)
     if box is None:
         raise InputError(f"Nothing of {image_layer.name!r} is in sight. Move the image into the window.")
@@ -38,12 +32,9 @@ def box_of_view(image_layer: Image) -> Box:
 
 
 def boxes_of_shapes(shapes: Shapes, image_layer: Image) -> list[Box]:
-    """Return the boxes around the selected shapes, or around all where none is selected, in pixels of the image.
+    """Return the boxes around the selected shapes, or around all if none is selected, in pixels of the image.
 
-    Raises
-    ------
-    InputError
-        If there is no shape, or none over the image.
+    Raises `InputError` if there is no shape over the image.
     """
     chosen = sorted(shapes.selected_data) or range(len(shapes.data))
     height, width = image_source(image_layer).shape[-2:]
@@ -61,13 +52,7 @@ def boxes_of_shapes(shapes: Shapes, image_layer: Image) -> list[Box]:
 
 
 def boxes_of(region: Box | Shapes | Literal["view"] | None, image_layer: Image) -> Sequence[Box]:
-    """Return the boxes of a region as a script gives it; none for the whole image.
-
-    Raises
-    ------
-    InputError
-        If it is no region, or nothing of the image lies in it.
-    """
+    """Return the boxes of a region as a script gives it; none for the whole image."""
     if region is None:
         return []
     if isinstance(region, str):
@@ -80,33 +65,23 @@ def boxes_of(region: Box | Shapes | Literal["view"] | None, image_layer: Image) 
 
 
 FINEST_PX = 2048
-"""The area of shapes that overlap is measured on a raster of at most this many pixels a side."""
+"""Longest side of the raster on which the area of overlapping shapes is measured."""
 _CORNERS = 90
 _AREAS = ("rectangle", "polygon", "ellipse")
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Outlines in pixels of a label image.
+    """Outlines in pixels of a label image."""
 
-    Attributes
-    ----------
-    outlines : list of ndarray of float, shape (N, 2)
-        (y, x) of the corners of each shape.
-    planes : list of int or None
-        The plane that each shape is on; None: on all.
-    shape : tuple of int
-        Shape of the label image, (…, Y, X).
-    """
-
-    outlines: list[NDArray[np.float64]]
-    planes: list[int | None]
-    shape: tuple[int, ...]
+    outlines: list[NDArray[np.float64]]  # corners (y, x) of each shape, (N, 2)
+    planes: list[int | None]  # of each shape; None: on all planes
+    shape: tuple[int, ...]  # of the label image, (…, Y, X)
 
     def contains(
         self, centroids: NDArray[np.floating[Any]], planes: NDArray[np.integer[Any]] | None = None
     ) -> NDArray[np.bool_]:
-        """Return which cells, given by their centroids (N, 2) as (y, x) and their planes (N,), lie in the region."""
+        """Return which cells lie in the region, given their centroids (N, 2), (y, x), and their planes (N,)."""
         inside = np.zeros(len(centroids), bool)
         for outline, plane in zip(self.outlines, self.planes, strict=True):
             near = np.all((centroids >= outline.min(0)) & (centroids <= outline.max(0)), axis=1)
@@ -117,7 +92,7 @@ class Region:
         return inside
 
     def area_px(self, plane: int | None = None) -> float:
-        """Return the area of the region within the image, pixels², overlaps counted once; of one plane, or of all."""
+        """Return the area within the image in pixels², overlaps counted once; of one plane, or summed over all."""
         everywhere = [o for o, on in zip(self.outlines, self.planes, strict=True) if on is None]
         alone = sorted({on for on in self.planes if on is not None})
         wanted = alone if plane is None else [plane]
@@ -151,12 +126,9 @@ class Region:
 
 
 def region_of(shapes_layer: Shapes, cells_layer: Labels) -> Region:
-    """Return the rectangles, polygons and ellipses of a Shapes layer in the pixels of a cells layer.
+    """Return the rectangles, polygons and ellipses of a Shapes layer in pixels of a cells layer.
 
-    Raises
-    ------
-    InputError
-        If the layer has none: lines enclose nothing.
+    Raises `InputError` if there are none: lines enclose no area.
     """
     shape = tuple(int(n) for n in full_resolution(cells_layer).shape)
     outlines: list[NDArray[np.float64]] = []
@@ -182,7 +154,7 @@ def region_of(shapes_layer: Shapes, cells_layer: Labels) -> Region:
 
 
 def _ellipse(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return corners on an ellipse, given the four corners of the rectangle around it."""
+    """Return points on the ellipse that fills a rectangle, given its four corners."""
     centre = corners.mean(0)
     first, second = (corners[1] - corners[0]) / 2, (corners[2] - corners[1]) / 2
     angle = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)[:, None]
@@ -190,7 +162,7 @@ def _ellipse(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _unit_factors(layer: Layer, other: Layer) -> NDArray[np.float64]:
-    """Return what one unit of each axis of `layer` is in units of `other`: 1 where they cannot be compared."""
+    """Return one unit of each axis of `layer` in units of `other`; 1 if they are incompatible."""
     factors = np.ones(layer.ndim)
     for i in range(1, min(layer.ndim, other.ndim) + 1):
         one, another = layer.units[-i], other.units[-i]

@@ -1,4 +1,4 @@
-"""Layers as a result that can be written, and as numbers."""
+"""Converts cells layers to results that can be counted and saved."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from napari_bloodcell.core.cells import type_lut
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import CountParams, Recipe
 from napari_bloodcell.core.protocols import FailedTile
-from napari_bloodcell.napari.layers import cells as layers
-from napari_bloodcell.napari.layers.features import PLANE, full_table
-from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um, plane_number
+from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.features import PLANE, full_table, rows_on_plane
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2
@@ -31,8 +31,8 @@ _UNKNOWN = {"name": "unknown", "sha256": ""}
 
 
 def recipe_of(cells_layer: Labels) -> Recipe:
-    """Return the settings with which the cells of a layer were found, typed and counted; defaults for the rest."""
-    return Recipe.model_validate(layers.info_of(cells_layer).get("recipe") or {})
+    """Return the settings that a layer's cells were found, typed and counted with; defaults where unknown."""
+    return Recipe.model_validate(links.info_of(cells_layer).get("recipe") or {})
 
 
 def count_cells(
@@ -42,43 +42,38 @@ def count_cells(
     index: PlaneIndex | None = None,
     area_mm2: float | None = None,
 ) -> Counting:
-    """Count the cells of a layer, or of one plane of it; per mm² where the layer has physical units."""
-    table = layers.table_of(cells_layer)
+    """Count the cells of a layer, or of one plane of it; per mm² if the layer has physical units."""
+    table = links.table_of(cells_layer)
     if not len(table) or not table["cell_type"].astype(bool).any():
         raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
-    shape = layers.full_resolution(cells_layer).shape
+    shape = links.full_resolution(cells_layer).shape
     n_planes = int(np.prod(shape[:-2], dtype=np.int64))
     if index:
-        table, n_planes = table[table[PLANE] == plane_number(index, shape[:-2])], 1
+        table, n_planes = rows_on_plane(table, index, shape[:-2]), 1
     size = pixel_size_um(cells_layer)
     if area_mm2 is None and size is not None:
-        area_mm2 = seen_area_mm2((*shape[-2:], n_planes), size, layers.known_calibration_of(cells_layer))
-    diameter = layers.calibration_of(cells_layer).rbc_diameter_px
+        area_mm2 = seen_area_mm2((*shape[-2:], n_planes), size, links.known_calibration_of(cells_layer))
+    diameter = links.calibration_of(cells_layer).rbc_diameter_px
     return count(table, params=params or recipe_of(cells_layer).count, rbc_diameter_px=diameter, area_mm2=area_mm2)
 
 
 def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> Result:
-    """Return a cells layer, or one plane of it, as the result that `napari_bloodcell.analyse` would return.
+    """Return a cells layer, or one plane of it, as the `Result` that `napari_bloodcell.analyse` would return.
 
-    Raises
-    ------
-    InputError
-        If the cells have no types yet, or no table.
+    Raises `InputError` if the cells have no types, or the layer is too large for memory.
     """
-    info = layers.info_of(cells_layer)
-    labels: Any = layers.full_resolution(cells_layer)
+    info = links.info_of(cells_layer)
+    labels: Any = links.full_resolution(cells_layer)
     if not isinstance(labels, np.ndarray) and not index and is_large_plane(labels.shape):
         raise InputError(
             f"{cells_layer.name!r} is too large to be held in memory. Its table is table_of, its counts count_layer; "
             "save_result writes it."
         )
     counting = count_cells(cells_layer, index=index)
-    table = layers.table_of(cells_layer)
-    if index:
-        table = table[table[PLANE] == plane_number(index, labels.shape[:-2])]
+    table = rows_on_plane(links.table_of(cells_layer), index, labels.shape[:-2] if index else ())
     table = table.assign(cells_in_region=counting.cells_in_region)
     cells = np.asarray(labels[index], np.int32)
-    names = layers.names_of(cells_layer)
+    names = links.names_of(cells_layer)
     recipe = recipe_of(cells_layer)
     size = pixel_size_um(cells_layer)
     if size is not None and recipe.segment.pixel_size_um is None:
@@ -89,62 +84,56 @@ def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> Result:
         rows=table,
         known_counting=counting,
         names=names,
-        calibration=layers.calibration_of(cells_layer),
+        calibration=links.calibration_of(cells_layer),
         recipe=recipe,
         models=_models_of(cells_layer),
         image_name=str(info.get("image") or cells_layer.name),
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
-        warnings=layers.warnings_of(cells_layer),
+        warnings=links.warnings_of(cells_layer),
         pixel_size_um=size or recipe.segment.pixel_size_um,
     )
 
 
 def save_large(folder: Path, cells_layer: Labels, source: ImageSource) -> None:
-    """Write a plane that is never in memory as a whole, with its typed cells, as the result of a slide.
-
-    Raises
-    ------
-    BloodCellError
-        If the cells have no types, or the folder is their own or cannot be written to.
-    """
+    """Save the typed cells of a plane that never fits into memory, with its image, as the result of a slide."""
     from napari_bloodcell.results.pictures import write_pictures_of_slide
 
-    info = layers.info_of(cells_layer)
+    info = links.info_of(cells_layer)
     own = info.get("folder")
     if own is not None and folder.resolve() == Path(own).resolve():
         raise OutputError(f"{folder} holds these cells, and every correction of them is saved there. Choose another.")
-    if not layers.table_of(cells_layer, ("cell_type",))["cell_type"].astype(bool).any():
+    if not links.table_of(cells_layer, ("cell_type",))["cell_type"].astype(bool).any():
         raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
     result = write_slide(
         folder,
         source.slide(),
-        layers.full_resolution(cells_layer),
+        links.full_resolution(cells_layer),
         full_table(cells_layer.features),
-        names=layers.names_of(cells_layer),
+        names=links.names_of(cells_layer),
         recipe=recipe_of(cells_layer),
         models=_models_of(cells_layer),
-        calibration=layers.calibration_of(cells_layer),
+        calibration=links.calibration_of(cells_layer),
         device=str(info.get("device") or "auto"),
         failed_tiles=_failed_tiles_of(cells_layer),
-        warnings=layers.warnings_of(cells_layer),
+        warnings=links.warnings_of(cells_layer),
     )
     write_pictures_of_slide(result)
 
 
 def _models_of(cells_layer: Labels) -> dict[str, dict[str, str]]:
-    known: dict[str, dict[str, str]] = layers.info_of(cells_layer).get("models") or {}
+    known: dict[str, dict[str, str]] = links.info_of(cells_layer).get("models") or {}
     return {stage: known.get(stage, _UNKNOWN) for stage in ("segment", "classify")}
 
 
 def _failed_tiles_of(cells_layer: Labels) -> list[FailedTile]:
-    listed = layers.info_of(cells_layer).get("failed_tiles") or []
+    listed = links.info_of(cells_layer).get("failed_tiles") or []
     return [FailedTile(**{**tile, "box": tuple(tile["box"])}) for tile in listed]
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentedPlane:
-    """One plane of a cells layer, as cutouts are made of it."""
+    """One plane of a cells layer, as input for cutouts."""
 
     cells: NDArray[np.int32]
     table: pd.DataFrame
@@ -152,19 +141,17 @@ class SegmentedPlane:
 
 
 def segmented_plane(cells_layer: Labels, index: PlaneIndex = ()) -> SegmentedPlane:
-    """Return labels, table and calibration of one plane of a cells layer; of a large one the labels are not read."""
-    labels = layers.full_resolution(cells_layer)
-    table = layers.table_of(cells_layer)
-    if index:
-        table = table[table[PLANE] == plane_number(index, labels.shape[:-2])]
+    """Return labels, table and calibration of one plane of a cells layer; the labels of a large one stay lazy."""
+    labels = links.full_resolution(cells_layer)
+    table = rows_on_plane(links.table_of(cells_layer), index, labels.shape[:-2] if index else ())
     cells = labels if is_large_plane(labels.shape) else np.asarray(labels[index], np.int32)
-    return SegmentedPlane(cells, table, layers.calibration_of(cells_layer))
+    return SegmentedPlane(cells, table, links.calibration_of(cells_layer))
 
 
 def planes_with_cells(cells_layer: Labels) -> list[PlaneIndex]:
-    """Return the planes of a stack that have cells; ``[()]`` where there is one plane only."""
-    stack_shape = layers.full_resolution(cells_layer).shape[:-2]
+    """Return the planes of a stack that have cells; ``[()]`` if there is one plane only."""
+    stack_shape = links.full_resolution(cells_layer).shape[:-2]
     if not stack_shape:
         return [()]
-    numbers = sorted(set(layers.table_of(cells_layer, (PLANE,))[PLANE].tolist()))
+    numbers = sorted(set(links.table_of(cells_layer, (PLANE,))[PLANE].tolist()))
     return [tuple(int(i) for i in np.unravel_index(int(n), stack_shape)) for n in numbers]

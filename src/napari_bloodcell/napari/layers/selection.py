@@ -1,6 +1,6 @@
-"""The cells that are selected, and those that are only pointed out, outlined by a layer of their own.
+"""Selected and highlighted cells, outlined by a layer of their own.
 
-What a person selects is what the next key means. What a walk, or a click into a histogram, points out is not selected.
+Selected cells are what the next key acts on; a walk or a click into a histogram only points cells out.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     Ids = Sequence[int] | NDArray[np.integer[Any]]
 
 COLOUR: Final = "#ffd83d"
-"""Of selected cells: in no type's colours, and seen on stain and on glass."""
+"""Colour of selected cells: unlike all types, visible on stain and on glass."""
 POINTED_COLOUR: Final = "#22d3ee"
-"""Of cells that are pointed out."""
+"""Colour of cells that are pointed out."""
 OUTLINE_PX: Final = 3
 _SELECTED, _POINTED = 1, 2  # bits of a code
 _LOOKUP: Final = "napari_bloodcell_selected"
 
 
 def select_cells(viewer: ViewerModel, cells_layer: Labels, ids: Ids) -> Labels | None:
-    """Select these cells and no others; return the layer that outlines them, None where nothing is outlined."""
+    """Select exactly these cells; return the layer that outlines them, or None if nothing is outlined."""
     return _mark(viewer, cells_layer, ids, _SELECTED)
 
 
@@ -43,12 +43,12 @@ def point_out(viewer: ViewerModel, cells_layer: Labels, ids: Ids) -> Labels | No
 
 
 def selected_cells(viewer: ViewerModel, cells_layer: Labels) -> NDArray[np.int64]:
-    """Return the ids of the selected cells, rising."""
+    """Return the sorted ids of the selected cells."""
     return _marked(viewer, cells_layer, _SELECTED)
 
 
 def pointed_out(viewer: ViewerModel, cells_layer: Labels) -> NDArray[np.int64]:
-    """Return the ids of the cells that are pointed out, rising."""
+    """Return the sorted ids of the cells that are pointed out."""
     return _marked(viewer, cells_layer, _POINTED)
 
 
@@ -58,7 +58,7 @@ def _marked(viewer: ViewerModel, cells_layer: Labels, bit: int) -> NDArray[np.in
 
 
 def _mark(viewer: ViewerModel, cells_layer: Labels, ids: Ids, bit: int) -> Labels | None:
-    """Mark these cells and no others: constant time, by a lookup table over the label image."""
+    """Mark exactly these cells, in constant time, through a lookup table over the label image."""
     layer = _layer_for(viewer, cells_layer)
     wanted = np.asarray(ids, np.int64)
     codes = layer.metadata[_LOOKUP].codes[:-1] & ~np.uint8(bit) if layer is not None else np.zeros(1, np.uint8)

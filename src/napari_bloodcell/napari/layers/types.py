@@ -1,4 +1,4 @@
-"""The typed image of a smear, derived: a lookup table over the label image, read when and where it is drawn."""
+"""The types layer of a smear: a lookup table over the label image, evaluated where it is drawn."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 
 
 UNTYPED: Final = np.uint8(255)
-"""Colour code of cells that have no type."""
+"""Colour code of cells without a type."""
 
 
 class TypeLookup:
-    """Label id → code of its type, and the layers that show it: the cells, in its colours, and what is derived from it.
+    """Maps label ids to type codes, and redraws the layers that show them.
 
-    Attributes
-    ----------
-    codes : ndarray of uint8, shape (≥ N + 2,)
-        Code of each id, 0 for background and for cells without a type. The last entry is always 0: ids that the table
-        does not know are read there.
+    `codes` is uint8, (≥ N + 2,): 0 for background and cells without a type. Its last entry is always 0, because ids
+    beyond the table read that entry.
     """
 
     def __init__(self, codes: NDArray[np.uint8]) -> None:
@@ -38,26 +35,26 @@ class TypeLookup:
         self._colours: dict[int | None, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return one of its own for a layer that was duplicated; nothing shows it yet."""
+        """Return a copy for a duplicated layer; no layer shows it yet."""
         return type(self)(self.codes[:-1].copy())
 
     def show_in(self, layer: Labels) -> None:
-        """Read this layer, which is derived from the codes, again when they change."""
+        """Redraw this layer, which is derived from the codes, whenever they change."""
         self._derived.add(layer)
 
     def colour(self, cells_layer: Labels, colours: dict[int | None, Any]) -> None:
-        """Colour the cells themselves by their codes; `UNTYPED` is one of them."""
+        """Colour the cells themselves by their codes, `UNTYPED` included."""
         if cells_layer not in self._coloured or colours != self._colours:  # to set it draws the layer anew
             cells_layer.colormap = private.LookupColormap.by(self.colours_of, colours)
             self._coloured.add(cells_layer)
             self._colours = colours
 
     def colours_of(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Return the codes by which labels are coloured: 0 for background, `UNTYPED` for cells without a type."""
+        """Return the colour codes of labels: 0 for background, `UNTYPED` for cells without a type."""
         return np.where(ids == 0, np.uint8(0), look_up(np.where(self.codes == 0, UNTYPED, self.codes), ids))
 
     def replace(self, codes: NDArray[np.uint8]) -> None:
-        """Take the codes of all ids, shape (N + 1,), and refresh what shows them."""
+        """Replace the codes of all ids, (N + 1,), and redraw."""
         self.codes = np.append(codes, np.uint8(0))
         for layer in list(self._coloured):
             private.read_again(layer)
@@ -70,16 +67,9 @@ class TypeLookup:
         *,
         boxes: NDArray[np.int64] | None = None,
     ) -> None:
-        """Give cells another code and draw them again: constant time, however many cells there are.
+        """Set the codes of some cells, one for all or one for each, and redraw; constant time.
 
-        Parameters
-        ----------
-        ids : sequence of int
-            The cells.
-        code : int or ndarray of uint8, shape (N,)
-            Their new code, or one for each.
-        boxes : ndarray of int64, shape (N, 4), optional
-            (y0, x0, y1, x1) of each, pixels of the finest level: only these are looked at. None: all that is shown.
+        Only inside `boxes` (N, 4), (y0, x0, y1, x1) in pixels of the finest level, if they are given.
         """
         index = np.asarray(ids, np.int64)
         if index.size and index.max() >= self.codes.size - 1:
@@ -91,22 +81,15 @@ class TypeLookup:
         self.refresh()
 
     def refresh(self) -> None:
-        """Draw again what is derived: codes or cells changed."""
+        """Redraw the derived layers after codes or cells changed."""
         for layer in list(self._derived):
             private.read_again(layer)
 
 
 class TypedView:
-    """One level of a typed image, shape (..., Y, X) uint8: what napari slices instead of an array.
+    """One level of a types layer, (..., Y, X) uint8, which napari slices like an array.
 
-    Parameters
-    ----------
-    cells_layer : Labels
-        Layer of the label image; followed when its data are exchanged.
-    lookup : TypeLookup
-        Codes of its ids.
-    level : int
-        Level of the pyramid; 0 where there is none.
+    Reads the cells layer on each access, so it also follows when the layer's data are replaced.
     """
 
     dtype = np.dtype(np.uint8)

@@ -1,4 +1,4 @@
-"""Changes of the cells of a layer, with all that is needed to take them back."""
+"""Changes of a layer's cells, with everything needed to undo them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NONE: Final = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellTypes:
-    """Types of some cells with their probabilities and who said so; each of shape (N,)."""
+    """Types of some cells, their probabilities and who gave them; each (N,)."""
 
     types: NDArray[np.object_]
     probabilities: NDArray[np.float64]
@@ -34,61 +34,31 @@ class CellTypes:
 
 @dataclass(slots=True, eq=False)
 class TypeChange:
-    """Other types of cells, other classes, or both.
+    """Changed types, changed classes, or both."""
 
-    Attributes
-    ----------
-    what : str
-        What was done, for people.
-    ids : ndarray of int64, shape (N,)
-        Cells whose type changed.
-    before, after : CellTypes
-        Their types.
-    classes : tuple of ClassList, optional
-        Classes before and after, where they changed.
-    renamed : dict of str to str
-        New names of classes by old ones.
-    selected : ndarray of int64
-        Cells that were selected, and are no more.
-    written : list of Correction
-        What the journal last wrote of it.
-    n_said : int
-        How many corrections that are, or will be when the journal has come to it.
-    """
-
-    what: str
-    ids: NDArray[np.int64]
+    what: str  # for people, in the past: "typed cell 5 as WBC"
+    ids: NDArray[np.int64]  # (N,), cells whose type changed
     before: CellTypes
     after: CellTypes
-    classes: tuple[ClassList, ClassList] | None = None
-    renamed: Mapping[str, str] | None = None
-    selected: NDArray[np.int64] = field(default_factory=lambda: NONE)
-    written: list[Correction] = field(default_factory=list)
-    n_said: int = 0
+    classes: tuple[ClassList, ClassList] | None = None  # before and after, if they changed
+    renamed: Mapping[str, str] | None = None  # new class names by old ones
+    selected: NDArray[np.int64] = field(default_factory=lambda: NONE)  # ended by the change, restored by undo
+    written: list[Correction] = field(default_factory=list)  # what the journal last wrote about it
+    n_said: int = 0  # number of corrections written, or queued for writing
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Approximate memory use."""
         return 64 * len(self.ids)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutlineChange:
-    """Cells that were added, deleted, split, merged or painted.
-
-    Attributes
-    ----------
-    edit : Edit
-        Pixels and rows.
-    by_hand : frozenset of int
-        Ids of cells whose outlines a person had made before.
-    selected : ndarray of int64
-        Cells that were selected, and are no more.
-    """
+    """Cells added, deleted, split, merged or painted."""
 
     edit: Edit
-    by_hand: frozenset[int]
-    selected: NDArray[np.int64] = field(default_factory=lambda: NONE)
+    by_hand: frozenset[int]  # cells that a person had outlined before
+    selected: NDArray[np.int64] = field(default_factory=lambda: NONE)  # restored by undo
 
     @property
     def what(self) -> str:
@@ -97,51 +67,31 @@ class OutlineChange:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Approximate memory use."""
         return self.edit.n_bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """All that a layer holds of its cells.
+    """Everything that a layer holds about its cells, copied."""
 
-    Attributes
-    ----------
-    cells : ndarray of int32, shape (…, Y, X), or None
-        A copy of the labels; None where only the rest is kept.
-    features : DataFrame
-        A copy.
-    info : dict
-        A copy of what the program noted of the layer.
-    by_hand : frozenset of int
-        Ids of cells whose outlines a person made.
-    """
-
-    cells: NDArray[np.int32] | None
+    cells: NDArray[np.int32] | None  # (…, Y, X); None if a run leaves them alone
     features: pd.DataFrame
-    info: dict[str, Any]
-    by_hand: frozenset[int]
+    info: dict[str, Any]  # the plugin's metadata of the layer
+    by_hand: frozenset[int]  # cells that a person outlined
 
 
 @dataclass(slots=True, eq=False)
 class RunChange:
-    """All cells, found or typed by a run.
+    """A run that found or typed all cells."""
 
-    Attributes
-    ----------
-    what : str
-        What was done, for people.
-    other : Snapshot
-        What the layer held before the run; once that is undone, what it held after it.
-    """
-
-    what: str
-    other: Snapshot
+    what: str  # for people, in the past
+    other: Snapshot  # the layer before the run; once undone, after it
     selected: NDArray[np.int64] = field(default_factory=lambda: NONE)
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Approximate memory use."""
         cells = self.other.cells
         return (cells.nbytes if cells is not None else 0) + int(self.other.features.memory_usage().sum())
 
@@ -150,7 +100,7 @@ Change = TypeChange | OutlineChange | RunChange
 
 
 def types_of(features: pd.DataFrame, ids: NDArray[np.int64]) -> CellTypes:
-    """Return the types of cells, all of which are in the table."""
+    """Return the types of cells, all of which must be in the table."""
     rows = rows_of(features, ids)
 
     def text(column: str) -> NDArray[np.object_]:

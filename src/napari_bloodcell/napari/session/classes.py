@@ -1,4 +1,4 @@
-"""The classes of a cells layer: names, colours and keys; added, renamed, recoloured, deleted."""
+"""The classes of a cells layer: names, colours and keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, USER_COLOURS, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,38 +19,27 @@ if TYPE_CHECKING:
     from napari.layers import Labels
 
 EDIT_KEYS: Final = {"D": "delete", "S": "split", "J": "merge"}
-"""Letters that edit cells: no class has them."""
+"""Letters that edit cells, so no class gets them."""
 MOST_CLASSES: Final = 254
-"""The typed layer has one byte for a pixel; 0 is the background."""
+"""The types layer has one byte per pixel; 0 is the background."""
 
 
 @dataclass(frozen=True)
 class ClassList:
-    """Names of all classes, code of a class = position plus 1, and the colours that the user chose.
+    """Class names (a class's code is its position plus 1), and the colours that the user chose."""
 
-    Attributes
-    ----------
-    names : tuple of str
-        The program's own first, then the user's, "unidentified" last.
-    colours : dict of str to str
-        "#rrggbb" by name; those that are not here have their usual colour.
-    """
-
-    names: tuple[str, ...]
-    colours: Mapping[str, str]
+    names: tuple[str, ...]  # the program's own first, then the user's, "unidentified" last
+    colours: Mapping[str, str]  # "#rrggbb" by name; other classes have their default
 
     @classmethod
     def of(cls, cells_layer: Labels) -> Self:
         """Return the classes of a cells layer."""
-        return cls(tuple(layers.names_of(cells_layer)), dict(layers.colours_of(cells_layer)))
+        return cls(tuple(links.names_of(cells_layer)), dict(links.colours_of(cells_layer)))
 
     def add(self, name: str, colour: str | None = None) -> ClassList:
-        """Return the list with one class more.
+        """Return the list with another class.
 
-        Raises
-        ------
-        InputError
-            If the name is empty or taken, the colour is none, or there are too many classes.
+        Raises `InputError` if the name is empty or taken, the colour is invalid, or there are too many classes.
         """
         name = self._checked(name)
         if len(self.names) >= MOST_CLASSES:
@@ -60,7 +50,7 @@ class ClassList:
         return ClassList(names, {**self.colours, name: _checked_colour(colour or fresh)})
 
     def rename(self, old: str, new: str) -> ClassList:
-        """Return the list with another name for a class of the user; errors as for `add`, and of `check_is_own`."""
+        """Return the list with a class of the user renamed; raises as `add` and `check_is_own`."""
         self.check_is_own(old, "renamed")
         new = self._checked(new)
         colours = {new if name == old else name: colour for name, colour in self.colours.items()}
@@ -79,7 +69,7 @@ class ClassList:
         return ClassList(tuple(n for n in self.names if n != name), colours)
 
     def check_is_own(self, name: str, what: str) -> None:
-        """Raise `InputError` if a class is not one of the user's: counting needs the others by their names."""
+        """Raise `InputError` unless the class is one of the user's; counting needs the others by name."""
         if name in BUILTIN_TYPES or name == UNIDENTIFIED:
             raise InputError(f"{name} is a class of the program, which counts by it: it cannot be {what}.")
         if name not in self.names:
@@ -94,7 +84,7 @@ class ClassList:
         return name
 
     def keys(self) -> dict[str, str]:
-        """Return which key stands for which class: 1–9 in their order, and first letters, else another letter."""
+        """Return class by key: 1–9 in order, and the first letter if free, else another letter of the name."""
         keys: dict[str, str] = {str(i): name for i, name in enumerate(self.names[:9], start=1)}
         late = []
         for name in self.names:
@@ -112,9 +102,9 @@ class ClassList:
 
 
 def with_classes_of_others(viewer: ViewerModel, cells_layer: Labels) -> ClassList:
-    """Return the classes of a cells layer with those that the user made in other images of the viewer."""
+    """Return the classes of a cells layer, extended by the user's classes in other images of the viewer."""
     classes = ClassList.of(cells_layer)
-    for other in (layer for layer in viewer.layers if layers.is_cells(layer) and layer is not cells_layer):
+    for other in (layer for layer in viewer.layers if links.is_cells(layer) and layer is not cells_layer):
         theirs = ClassList.of(other)
         for name in theirs.names:
             if name.lower() not in {known.lower() for known in classes.names} and len(classes.names) < MOST_CLASSES:
@@ -125,19 +115,19 @@ def with_classes_of_others(viewer: ViewerModel, cells_layer: Labels) -> ClassLis
 def show_classes(
     viewer: ViewerModel, cells_layer: Labels, classes: ClassList, renamed: Mapping[str, str] | None = None
 ) -> None:
-    """Give a cells layer these classes; cells keep theirs, also where a class has another code now.
+    """Give a cells layer these classes; cells keep theirs, even if its code changes.
 
-    `renamed` says under which new name an old class goes on. Cells of a class that is gone have no code any more.
+    `renamed` has new class names by old ones. Cells of a removed class get no code.
     """
-    old = layers.names_of(cells_layer)
-    info = layers.info_of(cells_layer)
+    old = links.names_of(cells_layer)
+    info = links.info_of(cells_layer)
     info["names"], info["colours"] = list(classes.names), dict(classes.colours)
     codes = {name: code for code, name in enumerate(classes.names, start=1)}
     mapping = np.zeros(256, np.uint8)
     for code, name in enumerate(old, start=1):
         mapping[code] = codes.get((renamed or {}).get(name, name), 0)
     lookup = layers.lookup_of(cells_layer)
-    if layers.types_layer_for(viewer, cells_layer) is not None:
+    if links.types_layer_for(viewer, cells_layer) is not None:
         layers.add_types(viewer, cells_layer)  # in the colours of these classes
     if not np.array_equal(mapping[: len(old) + 1], np.arange(len(old) + 1)):
         lookup.replace(mapping[lookup.codes[:-1]])
@@ -150,6 +140,6 @@ def _checked_colour(colour: str) -> str:
 
 
 def key_of(name: str, keys: Mapping[str, str]) -> str:
-    """Return the keys of a class, as people read them: "R or 1"."""
+    """Return the keys of a class for people: "R or 1"."""
     mine: Sequence[str] = sorted((k for k, n in keys.items() if n == name), key=str.isdigit)
     return " or ".join(mine)

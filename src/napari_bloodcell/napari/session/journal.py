@@ -1,4 +1,4 @@
-"""The journal of a cells layer: each correction goes to the disk at once, and comes back with the image."""
+"""The journal of a cells layer: corrections are written at once, and come back with the image."""
 
 from __future__ import annotations
 
@@ -46,48 +46,26 @@ _THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="journal")  # all that
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a journal knows of the cells of a layer.
+    """What the journal knows about the cells of a layer."""
 
-    Attributes
-    ----------
-    types : dict of int to str
-        Type by id.
-    lost : list of Correction
-        Those whose cell is not there.
-    n_corrections : int
-        How many stand: those that were undone are not counted.
-    """
-
-    types: dict[int, str]
-    lost: list[Correction]
-    n_corrections: int
+    types: dict[int, str]  # class by id
+    lost: list[Correction]  # corrections whose cell is not there any more
+    n_corrections: int  # still valid, that is, not undone
 
 
 @dataclass(frozen=True, slots=True)
 class SecondOpinion:
-    """What came of reading another person's journal.
-
-    Attributes
-    ----------
-    merged : Merged
-        Agreement, with kappa.
-    disputes : list of (int, Dispute)
-        With the id of the cell, 0 where it is not there.
-    taken : list of Correction
-        What they said and I did not; not in my journal yet.
-    types : dict of int to str
-        Type by id, of those cells.
-    """
+    """Another person's journal compared with one's own."""
 
     merged: Merged
-    disputes: list[tuple[int, Dispute]]
-    taken: list[Correction]
-    types: dict[int, str]
+    disputes: list[tuple[int, Dispute]]  # with the cell's id, 0 if it is not there any more
+    taken: list[Correction]  # corrections that only the other person made, not in this journal yet
+    types: dict[int, str]  # class by id, of those cells
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a person said of a cell: where it lies, and the other fields of a `Correction`."""
+    """A person's decision about a cell: where it lies, and the other fields of a `Correction`."""
 
     cell: int
     box: Box
@@ -98,9 +76,9 @@ class Said:
 def said_of(
     cells_layer: Labels, change: TypeChange, annotator: str, model_said: dict[int, tuple[str, float | None]]
 ) -> list[Said]:
-    """Return what a person said of cells by a change of their types.
+    """Return the decisions that a change of types holds.
 
-    `model_said` holds type and probability that the model gave to cells which a person typed since, and learns of more.
+    `model_said` keeps type and probability that the model gave to cells before a person retyped them; it is updated.
     """
     model = (info_of(cells_layer).get("models") or {}).get("classify") or {}
     places = places_of(cells_layer.features, change.ids.tolist(), full_resolution(cells_layer).shape[:-2])
@@ -126,15 +104,7 @@ def said_of(
 
 
 class LayerJournal:
-    """Reads and writes the corrections of the image of a cells layer, in a thread, one thing after the other.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where both layers are.
-    cells_layer : Labels
-        Its cells.
-    """
+    """Reads and writes corrections of a cells layer's image, in a thread, one task after another."""
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
@@ -144,21 +114,21 @@ class LayerJournal:
 
     @property
     def has_image(self) -> bool:
-        """Whether the image is in the viewer: corrections are kept by its content."""
+        """Whether the image is in the viewer; corrections are stored under its hash."""
         viewer = self._viewer()
         return viewer is not None and image_layer_for(viewer, self._layer()) is not None
 
     def write(self, corrections: list[Correction], said: Sequence[Said]) -> Future[None]:
-        """Write what was said of cells, and put it into `corrections`."""
+        """Write decisions, and append them to `corrections`."""
         cells, source = self._layers()
         return _THREAD.submit(lambda: self._write(corrections, said, cells, source))
 
     def take_back(self, corrections: list[Correction]) -> Future[None]:
-        """Write that corrections were undone, and put that into their place: taken back again, they stand."""
+        """Write that corrections were undone; each is replaced by its undo, whose undo is a redo."""
         return _THREAD.submit(lambda: self._take_back(corrections))
 
     def take_over(self, corrections: Iterable[Correction]) -> Future[None]:
-        """Write corrections of another person."""
+        """Write another person's corrections."""
         return _THREAD.submit(lambda: self._take_over(corrections))
 
     def look_up(self) -> Future[Found]:
@@ -167,7 +137,7 @@ class LayerJournal:
         return _THREAD.submit(lambda: self._find(cells, source))
 
     def compare(self, path: Path) -> Future[SecondOpinion]:
-        """Compare with another person's journal; nothing is written."""
+        """Compare with another person's journal, without writing."""
         cells, source = self._layers()
         return _THREAD.submit(lambda: self._compare(path, cells, source))
 
@@ -248,7 +218,7 @@ class LayerJournal:
 
 
 def told_of(found: Found, n_back: int) -> str:
-    """Return what to tell of corrections that were put back; "" where there is nothing to tell."""
+    """Return a summary of restored corrections; "" if there is nothing to tell."""
     parts = []
     if n_back:
         parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day put back.")
@@ -259,7 +229,7 @@ def told_of(found: Found, n_back: int) -> str:
 
 
 def when_done(future: Future[T], then: Callable[[T], object]) -> None:
-    """Call `then`, on the GUI thread, with what a job returned; without a window here and now. An error is shown."""
+    """Call `then` with a future's result: on the GUI thread, or without a window here and now. Errors are shown."""
 
     def finish(done: Future[T]) -> None:
         error = done.exception()
@@ -278,7 +248,7 @@ def when_done(future: Future[T], then: Callable[[T], object]) -> None:
 
 
 def tell_if_failed(future: Future[Any]) -> None:
-    """Show the error of a job that nobody waits for."""
+    """Show the error of a task whose result nobody awaits."""
     error = future.exception()
     if isinstance(error, Exception):
         tell_of(error)

@@ -1,4 +1,4 @@
-"""Opens the session of a cells layer, and puts corrections of another day back into it."""
+"""Opens the session of a cells layer, and restores earlier corrections."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import INDEX
 from napari_bloodcell.napari.session.classes import show_classes, with_classes_of_others
 from napari_bloodcell.napari.session.journal import told_of
@@ -26,16 +27,12 @@ _SESSION: Final = "napari_bloodcell_session"
 
 
 def cells_session(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
-    """Return the session of a cells layer; it lives as long as the layer, and so does what can be undone.
+    """Return the session of a cells layer, which lives as long as the layer, with its undo history.
 
-    As long as nothing was done in it, it takes over the classes that the user made in other images of the viewer.
-
-    Raises
-    ------
-    InputError
-        If this is not a layer of cells.
+    While its history is empty, it adopts the user's classes from other images of the viewer. Raises `InputError` if
+    this is not a cells layer.
     """
-    if not layers.is_cells(cells_layer):
+    if not links.is_cells(cells_layer):
         raise InputError(f"The layer {getattr(cells_layer, 'name', None)!r} holds no cells. Segment the image first.")
     session = cells_layer.metadata.get(_SESSION)
     if not isinstance(session, CellsSession) or not session.is_of(viewer, cells_layer):
@@ -49,13 +46,13 @@ def cells_session(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
 
 
 def open_cells(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
-    """Give a cells layer that was read, or comes from another program, its place in this viewer, and its session."""
+    """Link a cells layer that was read, or comes from another program, to its image; return its session."""
     layers.relink(viewer, cells_layer)
     return cells_session(viewer, cells_layer)
 
 
 def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
-    """Put corrections of another day back into cells that were found or typed just now, and return what to tell."""
+    """Restore earlier corrections of cells that were just found or typed; return what to tell the user."""
     session = cells_session(viewer, cells_layer)
     try:
         return told_of(*session.put_back()) if session.journal.has_image else ""
@@ -64,16 +61,16 @@ def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
 
 
 def show_put_back(found: Found, n_back: int) -> None:
-    """Tell that corrections of another day were put back."""
+    """Tell the user that earlier corrections were restored."""
     if n_back:
         show_info(told_of(found, n_back))
 
 
 def open_soon(viewer: ViewerModel) -> None:
-    """Open the cells layers of results that are being read, once napari has made their layers."""
+    """Open the cells layers of results that are being read, once napari has made the layers."""
 
     def open_all() -> None:
-        for layer in [one for one in viewer.layers if layers.is_cells(one)]:
+        for layer in [one for one in viewer.layers if links.is_cells(one)]:
             session = open_cells(viewer, layer)
             if INDEX in layer.features.columns:
                 session.put_back_soon(show_put_back)
@@ -84,7 +81,7 @@ def open_soon(viewer: ViewerModel) -> None:
 
 
 def bind_undo(layer: Labels, session: CellsSession) -> None:
-    """Let Ctrl+Z and Ctrl+Shift+Z on a layer undo, and do again, what was done with the cells of a session."""
+    """Bind Ctrl+Z and Ctrl+Shift+Z on a layer to undo and redo of a session."""
     find = ref(session)
 
     def undo(_layer: Any) -> None:
@@ -100,7 +97,7 @@ def bind_undo(layer: Labels, session: CellsSession) -> None:
 
 
 def undo_by_key(find: Callable[[], CellsSession | None], name: str) -> None:
-    """Undo or redo in a session that may be gone; that there is nothing to undo is no error."""
+    """Undo or redo in a session that may be gone; if there is nothing to undo, say so without an error."""
     session = find()
     if session is None:
         return

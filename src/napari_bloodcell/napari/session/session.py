@@ -1,4 +1,4 @@
-"""What people do with the cells of one layer: types, classes, outlines and runs, in one history, without a window."""
+"""One history of everything people do with the cells of a layer: types, classes, outlines and runs. No window."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from napari_bloodcell.corrections import edits
 from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import (
     FEW,
     INDEX,
@@ -27,7 +28,7 @@ from napari_bloodcell.napari.layers.features import (
     to_features,
     to_table,
 )
-from napari_bloodcell.napari.layers.images import plane_number, visible_box
+from napari_bloodcell.napari.layers.images import current_plane, plane_number, visible_box
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.selection import point_out, pointed_out, select_cells, selected_cells
@@ -64,11 +65,10 @@ if TYPE_CHECKING:
 
 
 class CellsSession:
-    """Changes the cells of a layer, and takes it back.
+    """Changes the cells of a layer, with undo.
 
-    `events.done`, `events.undone` and `events.redone` are emitted after each change, value the change; `events.classes`
-    when the classes are others, `events.selection` when other cells are selected or pointed out. Neither layer nor
-    viewer are kept alive.
+    `events.done`, `undone` and `redone` follow each change, with the change as value; `classes` when the classes
+    changed, `selection` when other cells are selected or pointed out. Holds neither layer nor viewer alive.
     """
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
@@ -90,11 +90,11 @@ class CellsSession:
         cells_layer.events.paint.connect(self._on_paint)
 
     def is_of(self, viewer: ViewerModel, cells_layer: Labels) -> bool:
-        """Return whether this is work on that layer in that viewer."""
+        """Return whether this session belongs to that layer in that viewer."""
         return self._layer() is cells_layer and self._viewer() is viewer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return this one: a layer that was duplicated gets its own session when it is worked on."""
+        """Return itself; `cells_session` makes a new one for a duplicated layer."""
         return self
 
     @property
@@ -115,21 +115,21 @@ class CellsSession:
 
     @property
     def classes(self) -> ClassList:
-        """The classes as they are now."""
+        """The current classes."""
         return ClassList.of(self.layer)
 
     @property
     def plane(self) -> tuple[int, ...]:
         """The plane that the sliders show."""
-        return layers.current_plane(self.viewer, self.layer)
+        return current_plane(self.viewer, self.layer)
 
     @property
     def next_id(self) -> int:
-        """An id that no cell has."""
+        """The next free id."""
         return int(self.layer.features[INDEX].max()) + 1 if INDEX in self.layer.features.columns else 1
 
     def numbers(self) -> dict[str, int]:
-        """Return how many cells each class has: 2 ms for a million."""
+        """Return the number of cells of each class: 2 ms for a million cells."""
         numbers = np.bincount(layers.lookup_of(self.layer).codes, minlength=256)
         return {name: int(numbers[code]) for code, name in enumerate(self.classes.names, start=1)}
 
@@ -137,29 +137,29 @@ class CellsSession:
 
     @property
     def selected(self) -> NDArray[np.int64]:
-        """Ids of the selected cells, rising."""
+        """Sorted ids of the selected cells."""
         return selected_cells(self.viewer, self.layer)
 
     def select(self, ids: Ids) -> None:
-        """Select these cells and no others."""
+        """Select exactly these cells."""
         select_cells(self.viewer, self.layer, ids)
         self.events.selection()
 
     def toggle(self, cell: int) -> None:
-        """Add a cell to the selection, or take it out."""
+        """Add a cell to the selection, or remove it."""
         self.select(np.setxor1d(self.selected, [cell]))
 
     def point_out(self, cell: int) -> None:
-        """Outline a cell; the mouse counts again when it is moved."""
+        """Outline a cell; keys act on it until the mouse moves."""
         point_out(self.viewer, self.layer, [cell])
         self._mouse_was = tuple(self.viewer.cursor.position)
         self.events.selection()
 
     @property
     def meant(self) -> NDArray[np.int64]:
-        """Ids of the cells that a key means: the selected ones, else the one under the mouse.
+        """Ids of the cells that a key acts on: the selected ones, else the one pointed out or under the mouse.
 
-        Until the mouse is moved again, that is the one that was pointed out last.
+        A cell that was pointed out counts until the mouse moves.
         """
         selected = self.selected
         if len(selected):
@@ -171,7 +171,7 @@ class CellsSession:
         return np.array([cell], np.int64) if cell else NONE
 
     def out_of_view(self, ids: Ids) -> NDArray[np.int64]:
-        """Return those of some cells that the window does not show."""
+        """Return those of `ids` that the window does not show."""
         layer = self.layer
         box = visible_box(layer)
         hidden = cells_outside(layer.features, ids, box) if box is not None else NONE
@@ -185,9 +185,9 @@ class CellsSession:
     # --- types and classes -------------------------------------------------------------------------------------------
 
     def type_cells(self, ids: Ids, cell_type: str, *, annotator: str | None = None) -> int:
-        """Say of what type cells are, as a person; return how many that are.
+        """Type cells as a person, and return how many.
 
-        Cells that have the type already are confirmed: they are a person's decision from then on.
+        Cells that already have the type are confirmed: from now on it is a person's decision.
         """
         wanted = self._known(ids)
         if cell_type not in self.classes.names:
@@ -198,30 +198,30 @@ class CellsSession:
         after = CellTypes(np.full(n, cell_type, object), np.ones(n), np.full(n, "user", object))
         one = f"cell {wanted[0]}" if n == 1 else f"{n:,} cells"
         before = types_of(self.layer.features, wanted)
-        change = TypeChange(f"{one}: {cell_type}", wanted, before, after, selected=self._used(wanted))
+        change = TypeChange(f"typed {one} as {cell_type}", wanted, before, after, selected=self._used(wanted))
         self._do(change, before_told=lambda: self._note(change, annotator or self.journal.annotator))
         return n
 
     def add_class(self, name: str, colour: str | None = None) -> None:
-        """Add a class; see `ClassList.add`, also for what it raises."""
-        self._change_classes(f"new class {name}", self.classes.add(name, colour))
+        """Add a class; raises as `ClassList.add`."""
+        self._change_classes(f"added class {name}", self.classes.add(name, colour))
 
     def rename_class(self, old: str, new: str) -> None:
-        """Rename a class of the user, its cells with it."""
+        """Rename a class of the user, and retype its cells."""
         classes = self.classes.rename(old, new)
         name = next(n for n in classes.names if n not in self.classes.names)
-        self._change_classes(f"class {old} is {name}", classes, of_class=old, to=name, renamed={old: name})
+        self._change_classes(f"renamed class {old} to {name}", classes, of_class=old, to=name, renamed={old: name})
 
     def recolour_class(self, name: str, colour: str) -> None:
-        """Give a class another colour."""
-        self._change_classes(f"colour of {name}", self.classes.recolour(name, colour))
+        """Change the colour of a class."""
+        self._change_classes(f"recoloured class {name}", self.classes.recolour(name, colour))
 
     def delete_class(self, name: str, *, into: str = UNIDENTIFIED) -> None:
-        """Delete a class of the user; its cells go into another one."""
+        """Delete a class of the user, and move its cells into another."""
         classes = self.classes.delete(name)
         if into not in classes.names:
             raise InputError(f"There is no class {into!r} for the cells of {name!r}.")
-        self._change_classes(f"class {name} deleted", classes, of_class=name, to=into)
+        self._change_classes(f"deleted class {name}", classes, of_class=name, to=into)
 
     # --- outlines ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +233,7 @@ class CellsSession:
         may_replace: Collection[int] | None = None,
         **values: object,
     ) -> int:
-        """Add a cell and return its id; see `edits.add_cell`, also for what it raises."""
+        """Add a cell and return its id; raises as `edits.add_cell`."""
         plane = self.plane if plane is None else plane
         stack = self._cells.shape[:-2]
         near = cells_near(self.layer.features, mask.bbox, plane=plane_number(plane, stack) if stack else None)
@@ -243,18 +243,18 @@ class CellsSession:
         return int(edit.added.index.max())
 
     def delete(self, ids: Ids) -> None:
-        """Delete cells; see `edits.delete_cells`."""
+        """Delete cells; raises as `edits.delete_cells`."""
         wanted = [int(i) for i in ids]
         edit = edits.delete_cells(self._cells, self._rows_of(wanted), wanted, plane=self.plane)
         self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
 
     def split(self, cell: int, *, line: tuple[Point, Point] | None = None) -> None:
-        """Split a cell at its waist, or along a line in pixels of the layer; see `edits.split_cell`."""
+        """Split a cell at its waist, or along a line in pixels of the layer; raises as `edits.split_cell`."""
         edit = edits.split_cell(self._cells, self._rows_of([cell]), cell, line=line, plane=self._plane_of([cell]))
         self._do(OutlineChange(edit, self.by_hand, self._used([cell])))
 
     def merge(self, ids: Ids) -> None:
-        """Make several cells one; see `edits.merge_cells`."""
+        """Merge several cells into one; raises as `edits.merge_cells`."""
         wanted = [int(i) for i in ids]
         edit = edits.merge_cells(self._cells, self._rows_of(wanted), wanted, plane=self._plane_of(wanted))
         self._do(OutlineChange(edit, self.by_hand, self._used(wanted)))
@@ -262,7 +262,7 @@ class CellsSession:
     def take_stroke(
         self, before: NDArray[np.int32], after: NDArray[np.int32], corner: tuple[int, int], plane: tuple[int, ...] = ()
     ) -> None:
-        """Take a patch (h, w) at `corner` (y, x) of a plane that was painted into cells, table and history."""
+        """Enter a painted patch (h, w), at `corner` (y, x) of a plane, into cells, table and history."""
         box = (*corner, corner[0] + before.shape[0], corner[1] + before.shape[1])
         self._cells[edits.window_of(plane, box)] = after
         changed = before != after
@@ -275,20 +275,20 @@ class CellsSession:
     # --- runs --------------------------------------------------------------------------------------------------------
 
     def snapshot(self, *, with_cells: bool) -> Snapshot:
-        """Return what the layer holds now."""
+        """Return a copy of what the layer holds now."""
         layer = self.layer
         cells = np.array(self._cells, np.int32) if with_cells else None
-        return Snapshot(cells, layer.features.copy(), deepcopy(layers.info_of(layer)), self.by_hand)
+        return Snapshot(cells, layer.features.copy(), deepcopy(links.info_of(layer)), self.by_hand)
 
     def remember_run(self, what: str, before: Snapshot, kept: Collection[int] = ()) -> None:
-        """Remember a run that has changed the layer, as one step of undo; `kept` are cells that it left alone."""
+        """Record a run that changed the layer as one undo step; it left the cells `kept` alone."""
         self.by_hand &= frozenset(kept)
         self._remember(RunChange(what, before))
 
     # --- undo --------------------------------------------------------------------------------------------------------
 
     def undo(self) -> Change:
-        """Take the last change back and return it; see `History.undo`, also for what it raises."""
+        """Undo the last change and return it; raises as `History.undo`."""
         self._check_may(self.history.done[-1] if self.history.done else None)
         change = self.history.undo(self._take_back)
         if len(change.selected):
@@ -297,7 +297,7 @@ class CellsSession:
         return change
 
     def redo(self) -> Change:
-        """Do again what was undone last, and return it; see `History.redo`, also for what it raises."""
+        """Redo the change that was undone last and return it; raises as `History.redo`."""
         self._check_may(self.history.undone[-1] if self.history.undone else None)
         change = self.history.redo(self._do_again)
         if len(change.selected):
@@ -348,24 +348,24 @@ class CellsSession:
             self._take_back_in_journal(change, -1)
 
     def _check_may(self, change: Change | None) -> None:
-        """Raise `InputError` if a run is at work with what a change changes."""
+        """Raise `InputError` if a run is working on what the change affects."""
         if self.busy == "found" or (self.busy and not isinstance(change, TypeChange)):
             raise InputError(f"The cells of this image are being {self.busy}: wait for that, or press Cancel.")
 
     def _used(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the selection, if all of it is about to be used."""
+        """Return the selection if all of it is about to be used, else no cells."""
         selected = self.selected
         return selected if np.isin(selected, ids).all() else NONE
 
     def _swap(self, run: RunChange) -> None:
-        """Exchange all that the layer holds for what a run keeps of it."""
+        """Exchange the contents of the layer with the snapshot of a run."""
         layer, other = self.layer, run.other
         if other.cells is not None and other.cells.shape != self._cells.shape:
             raise InputError(f"The layer has another shape since: {run.what!r} cannot be undone or done again.")
         run.other = self.snapshot(with_cells=other.cells is not None)
         if other.cells is not None:
             self._cells[...] = other.cells
-        info = layers.info_of(layer)
+        info = links.info_of(layer)
         info.clear()
         info.update(other.info)
         self.by_hand = other.by_hand
@@ -377,7 +377,7 @@ class CellsSession:
     # --- the journal -------------------------------------------------------------------------------------------------
 
     def correct(self, types: Mapping[int, str], *, annotator: str | None = None) -> int:
-        """Say of what type cells are, adding classes that are not there; return of how many. It is on the disk then."""
+        """Type cells, adding missing classes, and return how many; everything is on disk when it returns."""
         if not self.journal.has_image:
             raise InputError(f"The image of {self.layer.name!r} is not in the viewer: corrections are kept with it.")
         ids: dict[str, list[int]] = {}
@@ -391,27 +391,30 @@ class CellsSession:
         return n
 
     def put_back(self) -> tuple[Found, int]:
-        """Put corrections of another day back, and return what was found and to how many cells."""
+        """Restore earlier corrections; return what the journal holds, and how many cells were retyped."""
         found = self.journal.look_up().result()
         return found, self._put_back(found)
 
     def put_back_soon(self, told: Callable[[Found, int], object]) -> None:
-        """Put corrections of another day back when the journal was read, and call `told` as `put_back` returns."""
-        me, n_written = ref(self), self._n_written
+        """Restore earlier corrections once the journal is read, then call `told` as `put_back` returns."""
+        find, n_written = ref(self), self._n_written
 
-        def finish(found: Found) -> None:
-            session = me()
+        def restore(found: Found) -> None:
+            session = find()
             if session is not None and session._n_written != n_written:
-                session.put_back_soon(told)  # a correction made since may be in `found`, though it is undone now
+                session.put_back_soon(told)  # `found` is stale: it may hold a correction that was undone since
             elif session is not None:
                 with suppress(InputError):  # the layer may be gone
                     told(found, session._put_back(found))
 
         if self.journal.has_image:
-            when_done(self.journal.look_up(), finish)
+            when_done(self.journal.look_up(), restore)
 
     def take_over(self, opinion: SecondOpinion) -> int:
-        """Take over what another person said of cells and nobody here did; return of how many, as one step of undo."""
+        """Adopt another person's corrections of cells that nobody here has typed, as one undo step.
+
+        Returns how many.
+        """
         self._check_may(None)
         stand = standing(opinion.taken)
         if not stand:
@@ -423,7 +426,7 @@ class CellsSession:
         after = CellTypes(types, np.ones(len(ids)), np.full(len(ids), "user", object))
         n = len(stand)
         change = TypeChange(
-            f"{n:,} correction{'' if n == 1 else 's'} taken over", ids, types_of(self.layer.features, ids), after
+            f"took over {n:,} correction{'' if n == 1 else 's'}", ids, types_of(self.layer.features, ids), after
         )
         change.written.extend(stand)
         change.n_said = n
@@ -433,7 +436,7 @@ class CellsSession:
         return n
 
     def flush(self) -> None:
-        """Return when everything is on the disk; `OutputError` if it could not be written."""
+        """Block until everything is on disk; raise `OutputError` if it could not be written."""
         writing, self._writing = self._writing, []
         for future in writing:
             future.result()
@@ -442,7 +445,7 @@ class CellsSession:
             keeper.flush()
 
     def _put_back(self, found: Found) -> int:
-        """Give cells of which a person said something the types that they said, where nothing newer was said."""
+        """Retype cells as the journal says, except those that a person has typed since."""
         self.n_corrections = found.n_corrections
         ids = self._known(list(found.types))
         ids = ids[types_of(self.layer.features, ids).sources != "user"]
@@ -453,7 +456,7 @@ class CellsSession:
         return len(ids)
 
     def _have_classes(self, names: Sequence[str]) -> None:
-        """Add the classes that are not there."""
+        """Add the classes that are missing."""
         classes = self.classes
         for name in dict.fromkeys(names):
             if name not in classes.names:
@@ -462,7 +465,7 @@ class CellsSession:
             self._show_classes(classes)
 
     def _note(self, change: TypeChange, annotator: str) -> None:
-        """Write what a person said of cells."""
+        """Write a person's decisions to the journal."""
         if not self.journal.has_image:
             show_warning("The image of these cells is not in the viewer: corrections cannot be kept without it.")
             return
@@ -486,7 +489,7 @@ class CellsSession:
 
     @property
     def _cells(self) -> NDArray[np.int32]:
-        return layers.full_resolution(self.layer)
+        return links.full_resolution(self.layer)
 
     def _change_classes(
         self,
@@ -497,7 +500,7 @@ class CellsSession:
         to: str = "",
         renamed: Mapping[str, str] | None = None,
     ) -> None:
-        """Take other classes; cells of one class go into another."""
+        """Replace the classes; the cells of one class move into another."""
         features = self.layer.features
         ids = NONE
         if of_class is not None and "cell_type" in features.columns:
@@ -508,7 +511,7 @@ class CellsSession:
         self._do(change, before_told=lambda: self._note_persons(change))
 
     def _note_persons(self, change: TypeChange) -> None:
-        """Write of cells that a person typed that they are of another class now."""
+        """Write to the journal how cells that a person typed were moved into another class."""
         mine = change.after.sources == "user"
         if mine.any():
             before, after = (
@@ -523,14 +526,14 @@ class CellsSession:
         self.events.classes()
 
     def _put(self, ids: NDArray[np.int64], cells: CellTypes) -> None:
-        """Write types; cells that were deleted since are passed over, types of classes deleted since are none."""
+        """Write types; cells deleted since are skipped, types of deleted classes become ""."""
         self.looked_at.update(ids.tolist())
         known = {*self.classes.names, ""}
         types = [t if t in known else "" for t in cells.types]
         self._write_types(ids, types, probability=cells.probabilities, source=cells.sources)
 
     def _write_types(self, ids: NDArray[np.int64], types: Sequence[str], **values: Any) -> None:
-        """Write types; of a few napari's list of layers, which would be drawn anew at each event, hears nothing."""
+        """Write types. For a few, without napari's layer list, which is redrawn at each event."""
         self.is_changing = True
         try:
             with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():
@@ -539,7 +542,7 @@ class CellsSession:
             self.is_changing = False
 
     def _show(self, edit: Edit) -> None:
-        """Bring coarser levels, features, types and selection up to date with an edit that the pixels hold already."""
+        """Update pyramid levels, features, types and selection after an edit of the pixels."""
         layer = self.layer
         if layer.multiscale:
             for level in layer.data[1:]:
@@ -561,18 +564,18 @@ class CellsSession:
         layers.refresh_cells(layer)
 
     def _put_rows(self, old: pd.DataFrame, new: pd.DataFrame) -> None:
-        """Exchange rows of the features, and the types of their cells."""
+        """Replace rows of the features, and the types of their cells."""
         layer = self.layer
         features = layer.features.set_index(INDEX, drop=False)
         rows = (to_features(rows).set_index(INDEX, drop=False).drop(index=0) for rows in (old, new))
         layer.features = edits.replace_rows(features, *rows).reset_index(drop=True)
-        lookup, names = layers.lookup_of(layer), layers.names_of(layer)
+        lookup, names = layers.lookup_of(layer), links.names_of(layer)
         lookup.change(old.index.difference(new.index).to_numpy(), 0)
         for name, ids in new.groupby("cell_type").groups.items():
             lookup.change(ids.to_numpy(), names.index(str(name)) + 1 if name in names else 0)
 
     def _known(self, ids: Ids) -> NDArray[np.int64]:
-        """Return the ids that are in the table."""
+        """Return those ids that are in the table."""
         features = self.layer.features
         if INDEX not in features.columns:
             raise InputError(f"The layer {self.layer.name!r} has no table of cells. Segment the image first.")
@@ -580,7 +583,7 @@ class CellsSession:
         return np.asarray(features[INDEX].to_numpy(np.int64)[rows_of(features, wanted)], np.int64)
 
     def _rows_of(self, ids: Ids) -> pd.DataFrame:
-        """Return the table of these cells, and of the last one, whose id new ids follow."""
+        """Return the table of these cells and of the last one, whose id new ids follow."""
         features = self.layer.features
         if INDEX not in features.columns:
             raise InputError(f"The layer {self.layer.name!r} has no table of cells. Segment the image first.")
@@ -588,12 +591,12 @@ class CellsSession:
         return to_table(features.iloc[rows])
 
     def _plane_of(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Return the plane that the first of these cells is in: that of its row, else the one shown."""
+        """Return the plane of the first of these cells; without one, the plane shown."""
         rows = self._rows_of(ids[:1])
         return edits.plane_of(rows, ids[0] if ids else 0, self._cells.shape[:-2], self.plane)
 
     def _on_paint(self, event: Event) -> None:
-        """Take what was painted with napari's own tools into table and history."""
+        """Enter what was painted with napari's own tools into table and history."""
         if INDEX not in self.layer.features.columns or self.busy:
             return
         for stroke in strokes_of(self._cells, event.value):

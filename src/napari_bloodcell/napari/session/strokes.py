@@ -1,4 +1,4 @@
-"""What was painted with napari's own tools, from its paint event: labels before and after."""
+"""Labels before and after a stroke of napari's own tools, from its paint event."""
 
 from __future__ import annotations
 
@@ -15,34 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """What a stroke changed in one plane.
+    """What a stroke changed in one plane."""
 
-    Attributes
-    ----------
-    plane : tuple of int
-        Position in the axes before the last two.
-    corner : tuple of int
-        (y, x) of the patch, pixels.
-    before, after : ndarray of int32, shape (h, w)
-        Labels of the patch.
-    """
-
-    plane: tuple[int, ...]
-    corner: tuple[int, int]
-    before: NDArray[np.int32]
-    after: NDArray[np.int32]
+    plane: tuple[int, ...]  # position in the axes before the last two
+    corner: tuple[int, int]  # (y, x) of the patch, pixels
+    before: NDArray[np.int32]  # (h, w)
+    after: NDArray[np.int32]  # (h, w)
 
     @property
     def window(self) -> tuple[int | slice, ...]:
-        """Where the patch lies in the label image."""
+        """Index of the patch in the label image."""
         return (*self.plane, *(slice(c, c + n) for c, n in zip(self.corner, self.before.shape, strict=True)))
 
 
 def strokes_of(cells: NDArray[np.integer[Any]], atoms: Sequence[Any]) -> list[Stroke]:
-    """Return what the history atoms of a paint event changed in a label image, one stroke per plane.
+    """Return the changes described by the history atoms of a paint event, one stroke per plane.
 
-    napari emits the event before it writes a single stroke, and after it has written those of a drag: neither `before`
-    nor `after` can be read from the image, but both follow from the atoms.
+    napari emits the event before it writes a single stroke, but after it writes those of a drag, so the image shows
+    neither `before` nor `after` reliably; both follow from the atoms.
     """
     boxes = [_box_of(atom, cells.shape) for atom in atoms]
     low = np.min([box[0] for box in boxes], axis=0)
@@ -69,7 +59,7 @@ def strokes_of(cells: NDArray[np.integer[Any]], atoms: Sequence[Any]) -> list[St
 def _write(
     patch: NDArray[np.int32], atom: Any, low: NDArray[np.intp], shape: tuple[int, ...], *, is_undoing: bool
 ) -> None:
-    """Write an atom's old or new labels into a patch whose first pixel is `low`: a box with a mask, or indices."""
+    """Write an atom's old or new labels into a patch that begins at `low`; atoms hold a box with a mask, or indices."""
     if not hasattr(atom, "slice_key"):
         patch[tuple(np.asarray(i) - a for i, a in zip(atom[0], low, strict=True))] = atom[1] if is_undoing else atom[2]
         return

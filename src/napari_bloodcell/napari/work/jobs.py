@@ -1,10 +1,10 @@
-"""The work behind the docks, as generators that know no layer: they run in a worker or in a script alike."""
+"""The work behind the docks, as generators without layers, for workers and scripts alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,12 @@ import pandas as pd
 from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
-from napari_bloodcell.napari.layers.features import PLANE, to_table
+from napari_bloodcell.napari.layers.features import PLANE, rows_on_plane, to_table
 from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
-from napari_bloodcell.stages.classify import iter_classify, iter_type_rows
+from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.parts import PART_PX, iter_measure
 from napari_bloodcell.stages.replacing import replace_cells
 from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_bloodcell.core.params import ClassifyParams, SegmentParams
-    from napari_bloodcell.core.protocols import CellClassifier, CellMask, MaskGenerator
+    from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator
     from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FoundMasks:
-    """What a tile brought, for live display: masks in pixels of the plane."""
+    """Masks found in a tile, in pixels of the plane, for live display."""
 
     index: PlaneIndex
     masks: Sequence[CellMask]
@@ -46,37 +46,23 @@ class FoundMasks:
 
 @dataclass(frozen=True, eq=False)
 class FoundCells:
-    """The cells of one plane.
-
-    Attributes
-    ----------
-    index : tuple of int
-        The plane, along the leading axes of a stack.
-    cells : ndarray of int32, shape (Y, X)
-        Ids, unique in the whole stack.
-    table : DataFrame
-        Rows of this plane; with a column `plane` where there are several.
-    segmentation : Segmentation
-        What was found this time: its calibration, model and failed tiles.
-    image_sha256 : str
-        Of the plane.
-    """
+    """The cells of one plane."""
 
     index: PlaneIndex
-    cells: NDArray[np.int32]
-    table: pd.DataFrame
-    segmentation: Segmentation
-    image_sha256: str
+    cells: NDArray[np.int32]  # (Y, X), ids unique in the whole stack
+    table: pd.DataFrame  # rows of this plane; of a stack, with a column `plane`
+    segmentation: Segmentation  # of this run: calibration, model and failed tiles
+    image_sha256: str  # of the plane
 
     def without_pixels(self) -> FoundCells:
-        """Return this with images of no pixels, to be kept while many planes come."""
+        """Return a copy with empty images, to keep while many planes follow."""
         none = np.zeros((0, 0), np.int32)
         return replace(self, cells=none, segmentation=replace(self.segmentation, cells=none))
 
 
 @dataclass(frozen=True, eq=False)
 class TypedCells:
-    """The types of a cells layer: its whole table, the names of all types, and who typed."""
+    """The typed cells of a layer: its whole table, all class names, and the classifier."""
 
     table: pd.DataFrame
     names: list[str]
@@ -85,21 +71,19 @@ class TypedCells:
 
 @dataclass(frozen=True, eq=False)
 class EarlierCells:
-    """What a cells layer held when the work began: labels (…, Y, X) and features, which are not changed."""
+    """Contents of a cells layer before the work: labels (…, Y, X) and features. Read only."""
 
     cells: NDArray[np.int32]
     features: pd.DataFrame
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The cell table; made when it is asked for, as a worker does, because that takes time for many cells."""
+        """The cell table, built on first use: for many cells that takes time, which a worker has."""
         return to_table(self.features)
 
     def of_plane(self, index: PlaneIndex, stack_shape: tuple[int, ...]) -> tuple[NDArray[np.int32], pd.DataFrame]:
         """Return labels and rows of one plane."""
-        if not stack_shape or PLANE not in self.table.columns:
-            return self.cells[index], self.table
-        return self.cells[index], self.table[self.table[PLANE] == plane_number(index, stack_shape)]
+        return self.cells[index], rows_on_plane(self.table, index, stack_shape)
 
 
 def iter_find_cells(
@@ -113,36 +97,10 @@ def iter_find_cells(
     generator: MaskGenerator | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> Generator[Progress, None, list[FoundCells]]:
-    """Find the cells of planes of an image layer.
+    """Find the cells in planes of an image layer; return `FoundCells` of each plane, without its pixels.
 
-    Parameters
-    ----------
-    source : ImageSource
-        The image.
-    params : SegmentParams
-        Settings.
-    planes : sequence of tuple of int
-        Which planes of a stack.
-    regions : sequence of tuple
-        (y0, x0, y1, x1), pixels; only these parts. Empty: all of each plane.
-    earlier : EarlierCells, optional
-        Cells that stay where nothing new is looked for.
-    keep : collection of int
-        Ids of earlier cells that stay in any case.
-    generator : MaskGenerator, optional
-        Instead of the one that the settings name.
-    should_stop : callable
-        Asked after each tile; what is done until then is the result.
-
-    Yields
-    ------
-    Progress
-        Tiles, with `FoundMasks`; after each plane with `FoundCells`.
-
-    Returns
-    -------
-    list of FoundCells
-        Of all planes that were looked at, without their pixels.
+    Yields tiles with `FoundMasks`, and after each plane `FoundCells`. `regions` are boxes (y0, x0, y1, x1) in pixels:
+    `earlier` cells outside them stay, and those in `keep` stay anywhere. `should_stop` is asked after each tile.
     """
     if generator is None:
         if not (yield from iter_fetch(params.model, should_stop)):
@@ -184,7 +142,7 @@ def _iter_find_in_plane(
     first_id: int | None,
     should_stop: ShouldStop,
 ) -> Generator[Progress, None, tuple[NDArray[np.int32], pd.DataFrame, Segmentation]]:
-    """Find the cells of the parts of one plane, and put them among those that are known there."""
+    """Find the cells in parts of one plane, and merge them with the known ones."""
     done = 0
     found: Segmentation | None = None
     for part in parts:
@@ -223,13 +181,6 @@ def _count_tiles(shape: tuple[int, ...], parts: Sequence[Box | None], tile_size:
     return total
 
 
-@dataclass(frozen=True, eq=False)
-class _SegmentedPlane:
-    cells: NDArray[np.int32]
-    table: pd.DataFrame
-    calibration: Calibration
-
-
 def iter_type_cells(
     source: ImageSource,
     cells: NDArray[np.int32],
@@ -242,22 +193,9 @@ def iter_type_cells(
 ) -> Generator[Progress, None, TypedCells]:
     """Type the cells of a layer, plane by plane.
 
-    Parameters
-    ----------
-    source : ImageSource
-        The image.
-    cells : ndarray of int, shape (…, Y, X)
-        Labels of the same shape; may be those of another program.
-    table : DataFrame, optional
-        Their table, index = id. What was painted by hand since is measured again. None: all of it is measured.
-    params : ClassifyParams
-        Settings.
-    names : sequence of str
-        Names of the types that the layer has already; their codes stay.
-    calibration : Calibration, optional
-        What was measured of the smear; measured again where it is not known.
-    classifier : CellClassifier, optional
-        Instead of the one that the settings name.
+    `cells` has the shape of the source, (…, Y, X), and may come from another program. `table` has index = id; cells
+    painted since are measured again, without a table all are. `names` are the layer's classes, whose codes stay.
+    `calibration` is measured if it is not given.
     """
     if cells.shape != source.shape:
         raise InputError(
@@ -266,8 +204,7 @@ def iter_type_cells(
         )
     if classifier is None:
         classifier = yield from iter_classifier(params)
-    iter_types = _iter_type_large if source.is_large else _iter_type_planes
-    typed = yield from iter_types(source, cells, table, params, calibration, classifier)
+    typed = yield from _iter_type_planes(source, cells, table, params, calibration, classifier)
     typed.index.name = "id"
     found = [t for t in typed["cell_type"].unique() if t]
     names = type_names([n for n in [*names, *classifier.classes, *found] if n != UNIDENTIFIED])
@@ -282,56 +219,40 @@ def _iter_type_planes(
     calibration: Calibration | None,
     classifier: CellClassifier,
 ) -> Generator[Progress, None, pd.DataFrame]:
-    """Type the cells of one plane after the other, and return their table."""
+    """Type the cells plane by plane and return their table; a large plane is read in parts, never as a whole."""
     tables = []
     total = 0 if table is None else len(table)
     done = 0
     for index in source.plane_indices():
-        labels = np.asarray(cells[index])
-        known = _rows_of_plane(table, index, source.stack_shape)
-        rows = measured(labels, known)
+        known = None if table is None else rows_on_plane(table, index, source.stack_shape)
+        pixels: Any
+        labels: Any
+        if source.is_large:
+            pixels, labels, part_px = source.slide().pixels, cells, PART_PX
+            rows = _with_unchanged((yield from iter_measure(labels)), known)
+        else:
+            pixels, labels, part_px = None, np.asarray(cells[index]), None
+            rows = measured(labels, known)
         if rows.empty and source.stack_shape:
             continue
-        plane = source.plane(index)
+        if pixels is None:
+            pixels = source.plane(index).data
         if calibration is None:
-            calibration = calibrate_cells(plane.data, rows)
-        segmented = _SegmentedPlane(labels.astype(np.int32, copy=False), rows, calibration)
-        steps = Steps(iter_classify(plane.data, segmented, params=params, classifier=classifier))
+            calibration = calibrate_cells(pixels, rows)
+        steps = Steps(
+            iter_type_rows(pixels, labels, rows, calibration, params=params, classifier=classifier, part_px=part_px)
+        )
         done_before = done
         for step in steps:
             done = done_before + step.done
             yield Progress(done, max(total, done_before + step.total), step.what, step.payload)
-        rows = steps.result.table
-        if source.stack_shape:
-            rows = rows.assign(**{PLANE: plane_number(index, source.stack_shape)})
-        tables.append(rows)
+        rows = steps.result
+        tables.append(rows.assign(**{PLANE: plane_number(index, source.stack_shape)}) if source.stack_shape else rows)
     return pd.concat(tables) if tables else measure_cells(np.zeros((1, 1), np.int32))
 
 
-def _iter_type_large(
-    source: ImageSource,
-    cells: NDArray[np.int32],
-    table: pd.DataFrame | None,
-    params: ClassifyParams,
-    calibration: Calibration | None,
-    classifier: CellClassifier,
-) -> Generator[Progress, None, pd.DataFrame]:
-    """Type the cells of a plane that is never in memory as a whole, and return their table."""
-    pixels = source.slide().pixels
-    now = yield from iter_measure(cells)
-    if table is not None:
-        same = (table["area_px"].reindex(now.index) == now["area_px"]).to_numpy()
-        now = pd.concat([table.loc[now.index[same]], _with_known(now[~same], table)]).sort_index()
-    calibration = calibration or calibrate_cells(pixels, now)
-    return (
-        yield from iter_type_rows(
-            pixels, cells, now, calibration, params=params, classifier=classifier, part_px=PART_PX
-        )
-    )
-
-
 def measured(cells: NDArray[np.integer], table: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the table of a label image (Y, X), measuring only cells that the table does not have as they are."""
+    """Return the table of a label image (Y, X); only cells that changed since `table` are measured."""
     if table is None:
         return measure_cells(cells)
     areas = np.bincount(cells.ravel())
@@ -344,16 +265,18 @@ def measured(cells: NDArray[np.integer], table: pd.DataFrame | None) -> pd.DataF
     return pd.concat([table.loc[ids[same]], _with_known(fresh, table)]).sort_index()
 
 
+def _with_unchanged(now: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
+    """Return measured cells, with the rows of `table` for those whose area is unchanged."""
+    if table is None:
+        return now
+    same = (table["area_px"].reindex(now.index) == now["area_px"]).to_numpy()
+    return pd.concat([table.loc[now.index[same]], _with_known(now[~same], table)]).sort_index()
+
+
 def _with_known(fresh: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Return cells that were measured again, with what the table says of their types and quality."""
+    """Return newly measured cells with the types and quality that the table holds for them."""
     fresh = fresh.copy()
     for column in ("cell_type", "probability", "type_source", "predicted_iou", "stability_score"):
         old = table[column].reindex(fresh.index)
         fresh[column] = old.where(old.notna(), fresh[column]).astype(fresh[column].dtype)
     return fresh
-
-
-def _rows_of_plane(table: pd.DataFrame | None, index: PlaneIndex, stack_shape: tuple[int, ...]) -> pd.DataFrame | None:
-    if table is None or not stack_shape or PLANE not in table.columns:
-        return table
-    return table[table[PLANE] == plane_number(index, stack_shape)]

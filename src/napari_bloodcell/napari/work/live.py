@@ -1,4 +1,4 @@
-"""Cells on screen while they are found, and the layer they end in."""
+"""Shows cells while they are found, and stores them in their layer at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.drawing import redraw_boxes
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
@@ -26,43 +27,27 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.session.changes import Snapshot
 
 REFRESH_EVERY_S: Final = 0.25
-"""How often tiles that are done are drawn, at most."""
+"""Finished tiles are drawn at most this often."""
 TABLE_SHARE: Final = 0.05
-"""How much of the time, at most, goes into the table of a stack, which grows with every plane."""
+"""Largest share of the time spent on the table of a stack, which grows with every plane."""
 
 
 class CellsWriter:
-    """Writes what is found into the cells layer of an image, which it makes if there is none.
+    """Writes found cells into the cells layer of an image, which is created if needed.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where the layer is, or goes.
-    image_layer : Image
-        The smear.
-    recipe : Recipe
-        What is noted in the layer.
-    keeps_by_hand : bool
-        Whether cells whose outlines a person made stay.
-
-    Attributes
-    ----------
-    earlier : EarlierCells or None
-        A copy of what the layer held before.
-    kept : frozenset of int
-        Ids of the cells that stay.
+    `earlier` is a copy of the layer before, None if it was empty; `kept` are cells outlined by a person, which stay.
     """
 
     def __init__(self, viewer: ViewerModel, image_layer: Image, recipe: Recipe, *, keeps_by_hand: bool = True) -> None:
         self._viewer, self._image_layer, self._recipe = viewer, image_layer, recipe
-        self._layer = layers.cells_layer_for(viewer, image_layer)
+        self._layer = links.cells_layer_for(viewer, image_layer)
         self._shape = image_source(image_layer).shape
-        if self._layer is not None and layers.full_resolution(self._layer).shape != self._shape:
+        if self._layer is not None and links.full_resolution(self._layer).shape != self._shape:
             self._layer = None  # the image was exchanged for another one
         self.earlier: EarlierCells | None = None
         self.kept: frozenset[int] = frozenset()
         self._before: Snapshot | None = None
-        if self._layer is not None and layers.has_table(self._layer):
+        if self._layer is not None and links.has_table(self._layer):
             before = self._before = cells_session(viewer, self._layer).snapshot(with_cells=True)
             if before.cells is not None:
                 self.earlier = EarlierCells(before.cells, before.features)
@@ -88,12 +73,12 @@ class CellsWriter:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the user deleted the layer meanwhile."""
+        """Whether the user has deleted the layer."""
         return self._layer is not None and self._layer not in self._viewer.layers
 
     def show(self, found: FoundMasks) -> None:
         """Paint the masks of a tile; they are drawn a few times a second."""
-        plane = layers.full_resolution(self.layer)[found.index]
+        plane = links.full_resolution(self.layer)[found.index]
         for mask in found.masks:
             _paint(plane, mask, self._next_id)
             self._next_id += 1
@@ -105,12 +90,12 @@ class CellsWriter:
             self._drawn_at = time.monotonic()
 
     def store(self, found: FoundCells) -> None:
-        """Put the cells of a plane, as they are in the end, into the layer with their table."""
+        """Store the final cells of a plane, with their table."""
         layer = self.layer
-        layers.full_resolution(layer)[found.index] = found.cells
+        links.full_resolution(layer)[found.index] = found.cells
         layers.note_segmentation(layer, found.segmentation, self._recipe, image_sha256=found.image_sha256)
         self._warnings |= dict.fromkeys(found.segmentation.warnings)
-        layers.info_of(layer)["warnings"] = list(self._warnings)  # of all planes
+        links.info_of(layer)["warnings"] = list(self._warnings)  # of all planes
         self._waiting[plane_number(found.index, self._shape[:-2])] = found.table
         if time.monotonic() >= self._table_due:
             self.write_table()
@@ -118,12 +103,12 @@ class CellsWriter:
             layers.refresh_cells(layer)
 
     def lock(self, *, is_on: bool) -> None:
-        """Let nobody else change the cells meanwhile."""
+        """Lock the cells against other changes, or unlock them."""
         if not self.is_gone:
             cells_session(self._viewer, self.layer).busy = "found" if is_on else ""
 
     def write_table(self) -> None:
-        """Put the rows of planes that are done into the layer's table; asked for at the end."""
+        """Store the rows of finished planes in the layer's table."""
         if not self._waiting:
             return
         start = time.monotonic()
@@ -137,23 +122,23 @@ class CellsWriter:
         """Write what is left, and remember the run as one step of undo, if there were cells before."""
         self.write_table()
         if self._before is not None:
-            cells_session(self._viewer, self.layer).remember_run("cells found again", self._before, self.kept)
+            cells_session(self._viewer, self.layer).remember_run("found cells again", self._before, self.kept)
 
     def undo(self) -> None:
-        """Leave the layer as it was before, as after an error."""
+        """Restore the layer as it was before, as after an error."""
         if self._layer is None or self.is_gone:
             return
         if self.earlier is not None:
-            layers.full_resolution(self._layer)[...] = self.earlier.cells
+            links.full_resolution(self._layer)[...] = self.earlier.cells
             layers.set_table(self._layer, self.earlier.table)
             layers.refresh_cells(self._layer)
         elif not self._was_there:
             self._viewer.layers.remove(self._layer)
 
     def _draw(self, plane: NDArray[np.int32]) -> bool:
-        """Draw what was painted since the last time, and return whether that was possible: all of a layer takes long.
+        """Draw what was painted since the last time, and return whether that was possible.
 
-        Where napari has another plane or level of it in hand, what is in view must be read again.
+        Redrawing the whole layer takes long. If napari shows another plane or level, the view must be read again.
         """
         drawn = drawn_of(self.layer)
         if drawn is None or self.layer.multiscale or drawn.labels.shape != plane.shape:
@@ -163,9 +148,9 @@ class CellsWriter:
         return True
 
     def _reveal(self) -> bool:
-        """Show the layer when there is something to be seen, and return whether that was now.
+        """Show the layer once there is something to see; return whether that was now.
 
-        To add it and to draw it at once would take long.
+        Adding and drawing it in one step would stop the window for too long.
         """
         is_now, self._is_to_be_shown = self._is_to_be_shown, False
         if is_now:
@@ -173,11 +158,11 @@ class CellsWriter:
         return is_now
 
     def _whole_table(self, layer: Labels) -> pd.DataFrame:
-        """Return the rows of the planes that are done with those of the others."""
+        """Return the rows of finished planes with those of the others."""
         import pandas as pd
 
         found = list(self._waiting.values())
-        known = layers.known_table_of(layer) if len(self._shape) > 2 else None
+        known = links.known_table_of(layer) if len(self._shape) > 2 else None
         if known is not None and PLANE in known.columns:
             others = known[~known[PLANE].isin(self._waiting)]
             found = [others, *found] if len(others) else found

@@ -1,4 +1,4 @@
-"""Models for work in a worker: fetched and loaded step by step, so that the window lives meanwhile."""
+"""Loads models for work in a thread step by step, so that the window stays responsive."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def iter_fetch(model: str, should_stop: ShouldStop = lambda: False) -> Generator[Progress, None, bool]:
-    """Download a model's weights where they are not on this machine yet, and return whether all of them are.
+    """Download a model's weights if they are missing, and return whether they are complete.
 
-    What has come when the work should stop is kept for the next time.
+    A partial download is kept when the work should stop.
     """
     if needs_download(model):
         for step in iter_download(model):
@@ -36,14 +36,14 @@ def iter_fetch(model: str, should_stop: ShouldStop = lambda: False) -> Generator
 
 
 def iter_generator(params: SegmentParams) -> Generator[Progress, None, MaskGenerator]:
-    """Return the mask generator that the settings name; its weights are here."""
+    """Load the mask generator that the settings name; its weights must be here."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
         return load_generator(params.model, params.device)
 
 
 def iter_classifier(params: ClassifyParams) -> Generator[Progress, None, CellClassifier]:
-    """Return the classifier that the settings name."""
+    """Load the classifier that the settings name."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
         return load_classifier(params.model, params.device)
@@ -62,16 +62,16 @@ def _warm_up() -> None:
 
 @cache
 def warm_up() -> threading.Thread:
-    """Begin this in a thread, once; a fifth of a second that the window would stand still when cells are added."""
+    """Load, once and in a thread, what the first cells layer needs, which takes a fifth of a second."""
     thread = threading.Thread(target=_warm_up, name="napari-bloodcell warm-up", daemon=True)
     thread.start()
     return thread
 
 
 def postpone_collection() -> None:
-    """Let Python's collector not go through every object of the process right now: in napari's, a fifth of a second.
+    """Keep the garbage collector from scanning all objects now, which stops napari for a fifth of a second.
 
-    What is there is counted as old, as `preload.quiet_loading` does, and the collector begins to count anew.
+    Marks existing objects as old, as `preload.quiet_loading` does, so that counting starts anew.
     """
     if gc.get_freeze_count() == 0:  # else someone relies on what is frozen
         gc.freeze()

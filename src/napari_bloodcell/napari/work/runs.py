@@ -10,6 +10,7 @@ from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.foreign import number_cells
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um, told_of_colours
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
-"""Areas of cells that are taken for one whole red cell, by the area that the scale says."""
+"""Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""
 
 
 class FindCells(Run):
@@ -91,7 +92,7 @@ class FindCells(Run):
             self._writer.store(step.payload)
 
     def on_result(self, found: list[FoundCells]) -> None:
-        """Write the table, and say how many cells there are."""
+        """Write the table, and summarise."""
         if not found:
             self.lose(None)
             return
@@ -109,14 +110,14 @@ class FindCells(Run):
         if failed:
             names = ", ".join(tile.name for tile in failed[:5])
             remarks.append(f"{len(failed)} tiles failed ({names}): {failed[0].error}. They hold no new cells.")
-        remarks.append(tell_of_doubts(layers.warnings_of(layer)))
+        remarks.append(tell_of_doubts(links.warnings_of(layer)))
         remarks.append(put_back(self._viewer, layer))
         self.remarks = [remark for remark in remarks if remark]
         self.summary = " ".join([f"{self.n_cells:,} cells in {self.took}.", *self.remarks])
         self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
 
     def on_lost(self) -> None:
-        """Leave the cells as they were before."""
+        """Restore the earlier cells."""
         self._writer.lock(is_on=False)
         self._writer.undo()
         super().on_lost()
@@ -143,9 +144,9 @@ class TypeCells(Run):
         layers.adopt(cells_layer, image_layer)
         number_cells(cells_layer)
         self._session = open_cells(viewer, cells_layer)
-        source, cells = image_source(image_layer), layers.full_resolution(cells_layer)
-        features = cells_layer.features.copy() if layers.has_table(cells_layer) else None
-        names, calibration = layers.names_of(cells_layer), layers.known_calibration_of(cells_layer)
+        source, cells = image_source(image_layer), links.full_resolution(cells_layer)
+        features = cells_layer.features.copy() if links.has_table(cells_layer) else None
+        names, calibration = links.names_of(cells_layer), links.known_calibration_of(cells_layer)
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, TypedCells]:
             table = to_table(features) if features is not None else None  # takes time, and this is the worker
@@ -158,12 +159,12 @@ class TypeCells(Run):
         self._session.busy = "typed"
 
     def on_lost(self) -> None:
-        """Leave the types as they were before."""
+        """Leave the types as they were."""
         self._session.busy = ""
         super().on_lost()
 
     def on_result(self, typed: TypedCells) -> None:
-        """Show the types, and say how many cells there are of each."""
+        """Show the types, and summarise."""
         self._session.busy = ""
         recipe = Recipe(classify=self._params)
         before = self._session.snapshot(with_cells=False)
@@ -174,15 +175,15 @@ class TypeCells(Run):
         told = ", ".join(f"{counts[name]:,} {name}" for name in typed.names if name in counts)
         back = ""
         if self._is_one_step:
-            self._session.remember_run("cells typed", before, self._session.by_hand)
+            self._session.remember_run("typed cells", before, self._session.by_hand)
             back = put_back(self._viewer, self._cells_layer)
         self.summary = f"{told or 'No cell to type'} in {self.took}. {back}".strip()
         self._viewer.status = self.summary
 
 
 def scale_of(cells_layer: Labels) -> str:
-    """Return how wide a red cell was taken to be, and how many whole cells are; "" where nothing is known of it."""
-    calibration = layers.known_calibration_of(cells_layer)
+    """Return the assumed width of a red cell, and how many whole cells have about that width; "" if unknown."""
+    calibration = links.known_calibration_of(cells_layer)
     features = cells_layer.features
     if calibration is None or "touches_edge" not in features.columns:
         return ""

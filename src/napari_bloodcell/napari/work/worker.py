@@ -1,4 +1,4 @@
-"""Long work away from the GUI thread: a generator of `Progress` in a worker, with progress, time left and Cancel."""
+"""Long work off the GUI thread: a generator of `Progress` in a worker, with progress bar, time left and Cancel."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ShouldStop: TypeAlias = "Callable[[], bool]"
-"""Asked between steps: True when the user pressed Cancel."""
+"""Checked between steps: True once the user has pressed Cancel."""
 Job: TypeAlias = "Callable[[ShouldStop], Generator[Progress, None, Any]]"
 """Starts the work."""
 
 
 SHOW_EVERY_S: Final = 0.1
-"""How often the bar moves, at most: each time Qt paints the whole window."""
+"""The bar moves at most this often, because each time Qt repaints the whole window."""
 
 
 SWITCH_EVERY_S: Final = 0.0005
-"""How long a worker may keep Python's lock while the window wants it; Python's own 5 ms add up to stutter."""
+"""How long a worker may keep the GIL while the window wants it; Python's default of 5 ms causes stutter."""
 
 
 class _Thread(WorkerBase):
-    """Runs a job in a thread of napari's pool, and closes its generator there whatever happens.
+    """Runs a job in napari's thread pool, and always closes its generator there.
 
-    Not a `GeneratorWorker`: that one takes every RuntimeError (torch's out-of-memory is one) for a deleted worker.
+    Not a `GeneratorWorker`, which mistakes every RuntimeError (such as torch's out-of-memory) for a deleted worker.
     """
 
     def __init__(self, job: Job) -> None:
@@ -84,10 +84,10 @@ class _Thread(WorkerBase):
 
 
 class Work(QObject):
-    """One piece of long work at a time; its signals arrive on the GUI thread.
+    """One long job at a time; its signals arrive on the GUI thread.
 
-    Cancel asks a job that keeps what is done to end with that; asked again, or of another job, it cuts the job off at
-    its next step. Work ends when `shut_down` is called: nothing is delivered after that.
+    The first Cancel lets a job that can keep partial results finish with those; a second one, or the first for any
+    other job, stops it at its next step. After `shut_down` nothing is delivered.
     """
 
     started = Signal()
@@ -109,30 +109,19 @@ class Work(QObject):
 
     @property
     def is_running(self) -> bool:
-        """Whether work is under way."""
+        """Whether a job is running."""
         return self._thread is not None
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether Cancel was asked for and the work has not ended yet."""
+        """Whether Cancel was pressed and the job has not ended yet."""
         return self._thread is not None and self._thread.cancelled.is_set()
 
     def start(self, job: Job, *, keeps_done: bool = False, run: Run | None = None) -> None:
-        """Run a job in a thread; docks do so by `Run.start`.
+        """Run a job in a thread; docks use `Run.start`.
 
-        Parameters
-        ----------
-        job : callable
-            Starts the work.
-        keeps_done : bool
-            Whether the job asks if it should stop, and then returns what is done.
-        run : Run, optional
-            Hears of this job, and of no other.
-
-        Raises
-        ------
-        BloodCellError
-            If work is under way already.
+        A job that `keeps_done` checks `should_stop`, and then returns what is done; it alone reports to `run`. Raises
+        `BloodCellError` if a job is running already.
         """
         if self._thread is not None:
             raise BloodCellError("This is at work already. Wait for it, or press Cancel.")
@@ -149,12 +138,12 @@ class Work(QObject):
         QTimer.singleShot(0, partial(self._launch, thread))
 
     def _launch(self, thread: _Thread) -> None:
-        """Let the thread go, once the window has drawn what was changed for it: the two would hold each other up."""
+        """Start the thread once the window has drawn its changes; otherwise each would delay the other."""
         if thread is self._thread:
             thread.start()
 
     def cancel(self) -> None:
-        """Ask the work to end with what is done."""
+        """Ask the job to finish with what is done."""
         if self._thread is None:
             return
         if self._thread.cancelled.is_set() or not self._keeps_done:
@@ -162,27 +151,27 @@ class Work(QObject):
         self._thread.cancelled.set()
 
     def cut(self) -> None:
-        """End the work at its next step, without a result."""
+        """Stop the job at its next step, without a result."""
         if self._thread is not None:
             self._thread.cancelled.set()
             self._thread.quit()
 
     def shut_down(self) -> None:
-        """End the work at its next step and deliver nothing any more: what showed it is gone."""
+        """Stop the job at its next step and deliver nothing: the dock is gone."""
         self.cut()
         run, self._thread, self._run = self._run, None, None
         if run is not None:
             run.leave()
 
     def abandon(self) -> None:
-        """End the work as `cut` does, but tell at once that it was cut off, while those who listen are still there."""
+        """Stop the job as `cut` does, but report it now, while the listeners still exist."""
         if self._thread is not None:
             self.cut()
             self._lose(None)
             self._finish()
 
     def _is_current(self) -> bool:
-        """Return whether the signal that called comes from the work under way, not from one that was shut down."""
+        """Return whether the calling signal comes from the running job, not from one that was shut down."""
         return self._thread is not None and self.sender() is self._thread.signals
 
     def _on_yielded(self, step: Progress) -> None:
@@ -232,19 +221,13 @@ class Work(QObject):
 
 
 class Run(QObject):
-    """One job of a `Work`, and what its steps and its result mean for the window: the one way to run long work.
+    """One job of a `Work`, and what its steps and result do in the window: the only way to run long work.
 
-    A subclass overrides `on_step`, `on_result` and `on_lost`; all of them run on the GUI thread, and what they raise
-    becomes a notification and ends the job. Or `stepped` and `done` are connected. Either is for this job alone.
+    Subclasses override `on_step`, `on_result` and `on_lost`, or others connect `stepped` and `done`. All of them run on
+    the GUI thread; an exception in them becomes a notification and ends the job.
 
-    Attributes
-    ----------
-    result : object
-        What the job returned, or what `on_result` made of it; None where it was lost.
-    error : BloodCellError or None
-        Why it was lost, unless it was cut off.
-    summary : str
-        What to tell the user of it.
+    `result` is what the job returned or `on_result` made of it, None if it was lost; `error` is the reason, None if it
+    was cut off; `summary` is for the user.
     """
 
     stepped = Signal(object)
@@ -268,34 +251,34 @@ class Run(QObject):
         self._work.start(job, keeps_done=keeps_done, run=self)
 
     def stop_without(self, viewer: ViewerModel, *needed: Layer) -> None:
-        """Cut the job off when one of these layers is about to leave the viewer, before more of it is drawn."""
+        """Stop the job when one of these layers is removed from the viewer, before it draws more."""
         self._needed = list(needed)
         self._removing = viewer.layers.events.removing
         self._removing.connect(self._on_removing)
 
     def cut(self) -> None:
-        """End the job without a result, and take no more steps of it."""
+        """Stop the job without a result, and ignore further steps."""
         self._is_cut = True
         self._work.cut()
 
     def on_step(self, step: Progress) -> None:
-        """Show what a step brought."""
+        """Show a step."""
 
     def on_result(self, result: Any) -> None:
         """Show the result."""
         self.result = result
 
     def on_lost(self) -> None:
-        """Put back what was: there is no result."""
+        """Restore the earlier state: there is no result."""
         self.summary = "Nothing was changed."
 
     @property
     def took(self) -> str:
-        """How long it took until now, as people say it."""
+        """Time taken so far, for people."""
         return duration(time.monotonic() - self.started_s)
 
     def take_step(self, step: Progress) -> None:
-        """Show a step; called by `Work`, as the next three are."""
+        """Show a step; called by `Work`, as are the next three."""
         if not self._is_cut:
             self.stepped.emit(step)
             if not notify_errors(partial(self.on_step, step)):
@@ -307,19 +290,19 @@ class Run(QObject):
             self.lose(None)
 
     def lose(self, error: BloodCellError | None) -> None:
-        """Tell that there is no result, because of an error or because it was cut off."""
+        """Handle that there is no result, because of an error or because the job was cut off."""
         self.result, self.error = None, error
         self.leave()  # what is put back may remove layers of its own
         notify_errors(self.on_lost)
 
     def finish(self) -> None:
-        """Tell that the work has ended."""
+        """Report that the work has ended."""
         self.leave()
         self.done.emit(self.result)
         self.deleteLater()
 
     def leave(self) -> None:
-        """Follow the viewer no longer."""
+        """Stop following the viewer."""
         if self._removing is not None:
             self._removing.disconnect(self._on_removing)
             self._removing = None
@@ -332,14 +315,9 @@ class Run(QObject):
 
 
 class WorkPanel(QWidget):
-    """Progress bar, time left and Cancel of a `Work`; hidden while there is none. Errors become notifications.
+    """Progress bar, time left and Cancel of a `Work`; hidden while idle. Errors become notifications.
 
-    Parameters
-    ----------
-    title : str
-        What the work is called in napari's activity dock, which shows it as well.
-    parent : QWidget, optional
-        As for every widget.
+    `title` names the work in napari's activity dock.
     """
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
@@ -372,7 +350,7 @@ class WorkPanel(QWidget):
         self.hide()
 
     def closeEvent(self, event: QCloseEvent | None) -> None:
-        """End the work with the window."""
+        """Stop the work with the window."""
         self.work.shut_down()
         super().closeEvent(event)
 
@@ -403,7 +381,7 @@ class WorkPanel(QWidget):
 
 
 class _Clock:
-    """Estimates the time left from the steps of one kind."""
+    """Estimates the time left from steps of one kind."""
 
     def __init__(self) -> None:
         self._what, self._first, self._start = "", 0, 0.0
@@ -421,7 +399,7 @@ class _Clock:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: "8 s", "2 min", "1 h 20 min"."""
+    """Return a duration for people: "8 s", "2 min", "1 h 20 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -429,7 +407,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(step: Progress) -> str:
-    """Return how far a step is: "12 of 60 tiles", "120 of 375 MB (downloading …)"."""
+    """Return progress for people: "12 of 60 tiles", "120 of 375 MB (downloading …)"."""
     what = step.what
     if what.startswith(("downloading", "checking", "waiting")):
         return f"{what}: {step.done / 1e6:.0f} of {step.total / 1e6:.0f} MB"
@@ -437,13 +415,13 @@ def amount(step: Progress) -> str:
 
 
 EVERY_MS: Final = 300
-"""How often the bar moves: each time napari works through the events of the window."""
+"""The bar moves this often; each time napari processes waiting window events."""
 PERCENT: Final = 100
 
 
 @dataclass
 class Shown:
-    """What the bar says: percent is None while nobody knows how much there is to do."""
+    """State of the bar; percent is None while the total is unknown."""
 
     text: str = ""
     percent: int | None = None
@@ -451,13 +429,13 @@ class Shown:
 
 
 class ActivityBar(QObject):
-    """Shows a `Work` in the activity dock from its start to its end; `shown` is taken over a few times a second.
+    """Shows a `Work` in napari's activity dock, following `shown`.
 
-    It appears when it is known how much there is to do: napari takes a fifth of a second to make it, which is not to
-    fall together with the loading of a model. Work that is done at once has none.
+    The bar appears once the total is known: creating it stops the window for a fifth of a second, which should not
+    coincide with loading a model. Short work shows no bar.
 
-    The bar follows by a timer and not by the signals of the work: napari works through waiting events each time that
-    a bar moves, so that a signal would overtake the one before it.
+    It follows by timer, not by signals: napari processes waiting events whenever a bar moves, so that one signal would
+    overtake another.
     """
 
     def __init__(self, work: Work, title: str) -> None:
@@ -494,7 +472,7 @@ class ActivityBar(QObject):
 
 
 class _Bar(cancelable_progress):
-    """napari's bar, whose Cancel is that of a work."""
+    """napari's progress bar, with the Cancel of a `Work`."""
 
     def __init__(self, work: Work, title: str) -> None:
         self._work: Work | None = work
@@ -510,7 +488,7 @@ class _Bar(cancelable_progress):
         self._work = None  # napari's dock holds on to bars that were closed
 
     def show_state(self, title: str, shown: Shown) -> None:
-        """Move, and say how far it is."""
+        """Move the bar and describe the state."""
         self.total: int = 0 if shown.percent is None else PERCENT
         self.n = shown.percent or 0
         self.events.eta(value=shown.time_left)
@@ -518,4 +496,4 @@ class _Bar(cancelable_progress):
         self.events.value(value=self.n)
 
     def display(self, *_args: Any, **_options: Any) -> None:
-        """Leave the time left to `show_state`."""
+        """Do nothing; `show_state` shows the time left."""

@@ -1,4 +1,4 @@
-"""The Count dock: numbers, the histogram of red-cell areas, and the cells behind a part of it."""
+"""The Count dock: numbers, the histogram of red-cell areas, and the cells in a part of it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.napari.docks.base import Dock, form_rows
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, form_rows
 from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
-from napari_bloodcell.napari.docks.count.panels import AreaFields, ExportRow, LaterCount
+from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
-from napari_bloodcell.napari.docks.count.table import CountTable
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.layers import selection
-from napari_bloodcell.napari.layers.cells import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
+from napari_bloodcell.napari.layers.links import colours_of, full_resolution, is_cells, names_of, warnings_of
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.regions import Region, region_of
 from napari_bloodcell.napari.layers.results import recipe_of
@@ -32,14 +29,14 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.docks.base import Watched
 
 SOON_MS: Final = 15
-"""Changes that come in one burst, as while a threshold is dragged, are counted together."""
+"""Changes within one burst, as while a threshold is dragged, are counted together."""
 MOST_AT_ONCE: Final = 120_000
-"""More cells than this are counted in a worker: the window would stand still for longer than people notice."""
+"""More cells than this are counted in a worker, because the window would stop noticeably."""
 WHOLE, THIS_PLANE = "Whole image", "Plane in view"
 
 
 class CountWidget(Dock):
-    """Counts the cells of a layer whenever something changes; while it is hidden, it rests."""
+    """Counts the cells of a layer whenever something changes, except while hidden."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
@@ -75,7 +72,6 @@ class CountWidget(Dock):
         self._form = SettingsForm(CountParams, first=["rule"], without=["thresholds"])
         self._table = CountTable()
         self._note = PlainLabel()
-        self._note.setWordWrap(True)
         self._plot = AreaPlot()
         self._fields = AreaFields()
         self._export = ExportRow()
@@ -89,13 +85,13 @@ class CountWidget(Dock):
         return self._cells.layer
 
     def set_thresholds(self, thresholds: list[float] | None) -> None:
-        """Count by these areas, pixels²; None: by the rule again. They stay with the layer, and are saved with it."""
+        """Count with these areas, pixels², which are saved with the layer; None: with those of the rule."""
         self._thresholds = thresholds
         self._note_params()
         self._count_soon()
 
     def select_range(self, low: float, high: float) -> None:
-        """Select the red cells whose area, pixels², lies in a range, and outline them in the viewer."""
+        """Select and outline the red cells with an area, pixels², in a range."""
         layer = self.cells_layer
         if layer is None or self.counted is None:
             return
@@ -112,7 +108,7 @@ class CountWidget(Dock):
         self._fields.show_range(None, None)
 
     def recount(self) -> None:
-        """Count now, and show it."""
+        """Count now, and show the result."""
         self._soon.stop()
         layer = self.cells_layer
         if layer is None:
@@ -129,7 +125,7 @@ class CountWidget(Dock):
             self._show_nothing(str(error))
 
     def _show(self, layer: Labels, counted: Counted) -> None:
-        """Show a counting, unless its layer is no longer the one that is chosen."""
+        """Show counts, unless another layer was chosen meanwhile."""
         if layer is not self.cells_layer:
             return
         self.counted = self._export.counted = counted
@@ -142,7 +138,7 @@ class CountWidget(Dock):
         self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.warning))))
 
     def _params(self) -> CountParams:
-        """Return the settings of the form, with the thresholds that were set by hand."""
+        """Return the settings of the form, with thresholds set by hand."""
         by_hand = None if self._thresholds is None else tuple(self._thresholds)
         params: CountParams = self._form.settings().model_copy(update={"thresholds": by_hand})
         return params
@@ -153,7 +149,7 @@ class CountWidget(Dock):
             notify_errors(lambda: note_count_params(layer, self._params()))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None, str]:
-        """Return the region and the plane that are counted, and what they are called."""
+        """Return region and plane to count, and their name."""
         shapes = self._region.layer
         if shapes is not None:
             return region_of(shapes, layer), None, shapes.name
@@ -191,12 +187,12 @@ class CountWidget(Dock):
         self._count_soon()
 
     def _count_soon(self, _event: object = None) -> None:
-        """Count when this burst of changes is over; a dock that rests counts when it is shown again."""
+        """Count at the end of this burst of changes; a hidden dock counts when it is shown again."""
         if not self.is_resting:
             self._soon.start()
 
     def watched(self) -> Watched:
-        """Yield the events of what is counted, and of nothing else."""
+        """Yield the events that affect the counts."""
         layer, shapes = self._cells.layer, self._region.layer
         if layer is not None:
             yield from ((layer.events[name], self._count_soon) for name in ("features", "scale", "units"))
@@ -228,7 +224,7 @@ class CountWidget(Dock):
         self._count_soon()
 
     def on_rest(self) -> None:
-        """Count no more, and leave the mouse alone."""
+        """Stop counting, and release the mouse."""
         self._soon.stop()
         self._later.forget()
         self._viewer.mouse_move_callbacks.remove(self._on_hover)

@@ -1,4 +1,4 @@
-"""The numbers behind the count dock: a cells layer counted again and again, quickly; no Qt."""
+"""The numbers of the Count dock, without Qt."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
-from napari_bloodcell.napari.layers.cells import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
+from napari_bloodcell.napari.layers.links import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import seen_area_mm2
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.stages.counting import Counting
 
 FEWEST_WBC: Final = 100
-"""White cells that a differential needs: with fewer, its percentages are mostly chance."""
+"""Fewest white cells for a differential; below that, its percentages are mostly chance."""
 HEADER: Final = (
     *("type", "regions", "cells", "low_95", "high_95", "cells_per_mm2", "percent_of_wbc"),
     *("image", "region", "rule", "thresholds_px2", "pixel_size_um", "segment_model", "classify_model", "counted_at"),
@@ -45,33 +45,19 @@ HEADER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class CountRow:
-    """One line of the table of counts; what is not known, or not applicable, is None.
-
-    Attributes
-    ----------
-    cell_type : str
-        Name of the type.
-    regions, cells : int
-        Uncorrected and corrected number.
-    interval : tuple of int or None
-        95 % interval of `cells`, where the correction leaves it in doubt.
-    per_mm2 : float or None
-        Cells per mm².
-    percent : float or None
-        Share of the white cells of the differential.
-    """
+    """A line of the table of counts; None where a value is unknown or does not apply."""
 
     cell_type: str
-    regions: int
-    cells: int
-    interval: tuple[int, int] | None
+    regions: int  # as segmented
+    cells: int  # corrected for overlap
+    interval: tuple[int, int] | None  # 95 %, of `cells`; None where counting leaves no doubt
     per_mm2: float | None
-    percent: float | None
+    percent: float | None  # of the white cells in the differential
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What was counted: which image and region, found and typed by which models (name and hash), and when (UTC)."""
+    """What was counted: image, region, the models (name and hash) that found and typed the cells, and when (UTC)."""
 
     image: str
     region: str
@@ -87,33 +73,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counted:
-    """A counting of a layer, or of a region of it.
-
-    Attributes
-    ----------
-    counting : Counting
-        The numbers.
-    rows : list of CountRow
-        Its table.
-    rbc_ids : ndarray of int64, shape (N,)
-        Ids of the regions in `counting.areas`.
-    n_cells, n_counted : int
-        Cells in the layer, and in the region.
-    pixel_size_um : float or None
-        Micrometres per pixel.
-    area_mm2 : float or None
-        Area that was counted.
-    origin : Origin
-        Where the numbers come from.
-    """
+    """The counts of a layer, or of a region of it."""
 
     counting: Counting
     rows: list[CountRow]
-    rbc_ids: NDArray[np.int64]
-    n_cells: int
-    n_counted: int
+    rbc_ids: NDArray[np.int64]  # (N,), ids of the regions in `counting.areas`
+    n_cells: int  # in the layer
+    n_counted: int  # in the region
     pixel_size_um: float | None
-    area_mm2: float | None
+    area_mm2: float | None  # of what was counted
     origin: Origin
 
     @property
@@ -123,7 +91,7 @@ class Counted:
 
     @property
     def scope(self) -> str:
-        """How much was counted, where that is not all of it or has an area; "" otherwise."""
+        """How much was counted, if not everything or if the area is known; else ""."""
         parts = []
         if self.n_counted != self.n_cells:
             parts.append(f"{self.n_counted:,} of {self.n_cells:,} regions")
@@ -133,7 +101,7 @@ class Counted:
 
     @property
     def warning(self) -> str:
-        """What to know before one trusts the numbers; "" if nothing."""
+        """Reasons for caution about the numbers; "" if there are none."""
         if self.n_cells and not any(row.cells for row in self.rows if row.cell_type != "unidentified"):
             return "These cells have no types yet: classify them, then they are counted by type."
         told = []
@@ -153,14 +121,14 @@ class Counted:
         return " ".join(told)
 
     def _jump(self, area: float) -> str:
-        """Tell that regions of an area are more cells at once, where thresholds coincide."""
+        """Explain coinciding thresholds: at this area a region becomes several cells at once."""
         cells = np.flatnonzero(self.counting.thresholds == area) + 2
         size = f"{area:.0f} px²" if self.pixel_size_um is None else f"{area * self.pixel_size_um**2:.0f} µm²"
         skipped = " or ".join(str(n) for n in cells[:-1])
         return f"From {size} on a region is {cells[-1]} cells; {skipped} is at no area the likeliest."
 
     def ids_between(self, low: float, high: float) -> NDArray[np.int64]:
-        """Return the ids of the RBC regions whose area, pixels², lies in a range."""
+        """Return the ids of the RBC regions with an area, pixels², in a range."""
         areas = self.counting.areas
         return self.rbc_ids[(areas >= low) & (areas <= high)]
 
@@ -304,26 +272,26 @@ def _origin_of(cells_layer: Labels, region: str) -> Origin:
 
 
 def _model_in_words(model: Mapping[str, str]) -> str:
-    """Return "embedded (1f2e3d4c)": a model's name and the beginning of its hash."""
+    """Return a model's name and the start of its hash: "embedded (1f2e3d4c)"."""
     name, sha256 = model.get("name") or "unknown", model.get("sha256") or ""
     return f"{name} ({sha256[:8]})" if sha256 else name
 
 
 def note_count_params(cells_layer: Labels, params: CountParams) -> None:
-    """Keep settings in the recipe of a layer, so that what is saved is counted as what was shown."""
+    """Store settings in a layer's recipe, so that a saved result is counted like the one shown."""
     info = info_of(cells_layer)
     info["recipe"] = {**(info.get("recipe") or {}), "count": params.model_dump(mode="json")}
 
 
 def save_histogram(path: Path, counted: Counted) -> None:
-    """Write the histogram on white, for print: .png, .svg or .pdf."""
+    """Save the histogram on white, for print: .png, .svg or .pdf."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
     draw_kde(counted.counting, figure.add_subplot(), pixel_size_um=counted.pixel_size_um)
     figure.savefig(path, dpi=160)
 
 
 def area_of_cell(features: pd.DataFrame, cell: int) -> tuple[float, str] | None:
-    """Return area, pixels², and type of a cell by its features, or None where it is not there."""
+    """Return area, pixels², and type of a cell from the features, or None if it is not there."""
     ids = features[INDEX].to_numpy(np.int64)
     row = int(np.searchsorted(ids, cell))
     if not cell or row >= len(ids) or ids[row] != cell:
@@ -346,7 +314,7 @@ def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None
 def _area_mm2(
     cells_layer: Labels, region: Region | None, plane: int | None, size: float | None, calibration: Calibration | None
 ) -> float | None:
-    """Return the area that is counted, where its pixels have a size that can be true."""
+    """Return the counted area, if the pixel size is plausible."""
     shape = full_resolution(cells_layer).shape
     if region is None:
         return seen_area_mm2(shape[-2:] if plane is not None else shape, size, calibration)

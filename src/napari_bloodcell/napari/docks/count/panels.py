@@ -1,12 +1,12 @@
-"""The parts of the Count dock that are no plot: settings, the table of counts, fields for thresholds and a range."""
+"""The parts of the Count dock: fields for thresholds and a range of areas, the table of counts, and export."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -14,28 +14,32 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QPushButton,
-    QVBoxLayout,
+    QSizePolicy,
+    QTableWidgetItem,
     QWidget,
 )
 
+from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.napari.docks.base import NarrowTable, fill, fill_column, fit_height, make_button, plain, swatch
 from napari_bloodcell.napari.docks.count.model import save_histogram
 from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.work.worker import Run, Work
+from napari_bloodcell.stages.counting import is_white
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from napari.layers import Labels
     from numpy.typing import NDArray
 
-    from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountTask
+    from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountRow, CountTask
 
 
 class AreaFields(QWidget):
-    """Thresholds and a range of areas as text, for those who do not use the mouse."""
+    """Thresholds and a range of areas as text, for people who do not use the mouse."""
 
     thresholds_entered = Signal(object)
     """Rising areas, list of float; None for those of the rule."""
@@ -51,31 +55,21 @@ class AreaFields(QWidget):
             "Areas from which a region counts as 2, 3, 4, … cells. Drag them in the plot, or type: 70, 110"
         )
         self._thresholds.setPlaceholderText("none")
-        self._automatic = QPushButton("Auto")
-        self._automatic.setToolTip("Take the thresholds of the rule again")
+        self._automatic = make_button("Auto", "Take the thresholds of the rule again")
         self._automatic.setEnabled(False)
         self._range = QLineEdit()
         self._range.setToolTip("Select the red cells whose area lies in a range. Drag in the plot, or type: 30–50")
         self._range.setPlaceholderText("drag in the plot")
-        self._clear = QPushButton("Clear")
-        self._clear.setToolTip("Select no cell")
+        self._clear = make_button("Clear", "Select no cell")
         self._clear.setEnabled(False)
         self._found = QLabel()
         layout = QFormLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        rows = QHBoxLayout(), QHBoxLayout()
-        for row, field, button in zip(
-            rows, (self._thresholds, self._range), (self._automatic, self._clear), strict=True
-        ):
-            row.addWidget(field, 1)
-            row.addWidget(button)
         layout.addRow(self._labels[0])
-        layout.addRow(rows[0])  # all of the width: there are four or five of them
-        layout.addRow(self._labels[1], rows[1])
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addLayout(layout)
-        whole.addWidget(self._found)
+        thresholds = fill(QHBoxLayout(), self._thresholds, self._automatic, stretched=[self._thresholds])
+        layout.addRow(thresholds)  # over the full width: there are four or five of them
+        layout.addRow(self._labels[1], fill(QHBoxLayout(), self._range, self._clear, stretched=[self._range]))
+        fill_column(self, layout, self._found)
         self._found.hide()
         self._thresholds.editingFinished.connect(self._on_thresholds)
         self._range.editingFinished.connect(self._on_range)
@@ -83,20 +77,20 @@ class AreaFields(QWidget):
         self._clear.clicked.connect(lambda: self.range_cleared.emit())
 
     def use_unit(self, pixel_size_um: float | None) -> None:
-        """Show and take areas in µm² where the size of a pixel is known, else in pixels²."""
+        """Show and read areas in µm² if the pixel size is known, else in pixels²."""
         self._factor = pixel_size_um**2 if pixel_size_um else 1.0
         for label, text in zip(self._labels, ("Thresholds", "Select"), strict=True):
             label.setText(f"{text} ({'µm²' if pixel_size_um else 'px²'})")
 
     def show_thresholds(self, thresholds: NDArray[Any] | Sequence[float], *, by_hand: bool) -> None:
-        """Show the thresholds in use, pixels²."""
+        """Show the current thresholds, pixels²."""
         self._thresholds.setText(", ".join(self._text(t) for t in thresholds))
         self._thresholds.setModified(False)
         self._thresholds.setCursorPosition(0)
         self._automatic.setEnabled(by_hand)
 
     def show_range(self, low: float | None, high: float | None, *, n_cells: int = 0) -> None:
-        """Show which areas, pixels², are selected, and how many cells that are."""
+        """Show the selected range of areas, pixels², and the number of cells in it."""
         is_range = low is not None and high is not None
         self._range.setText(f"{self._text(low or 0.0)}–{self._text(high or 0.0)}" if is_range else "")
         self._range.setModified(False)
@@ -125,7 +119,7 @@ class AreaFields(QWidget):
         self.range_entered.emit(min(ends), max(ends))
 
     def _text(self, area: float) -> str:
-        """Return an area, pixels², as text in the unit that is shown."""
+        """Return an area, pixels², as text in the unit shown."""
         return f"{area * self._factor:.{0 if area * self._factor >= 100 else 1}f}"
 
     def _areas(self, text: str) -> list[float]:
@@ -133,7 +127,7 @@ class AreaFields(QWidget):
 
 
 def _numbers(text: str) -> list[float]:
-    """Return the numbers of a text, parted by commas or blanks."""
+    """Parse numbers separated by commas or blanks."""
     try:
         numbers = [float(part) for part in text.replace(",", " ").replace(";", " ").split()]
     except ValueError:
@@ -144,7 +138,7 @@ def _numbers(text: str) -> list[float]:
 
 
 class ExportRow(QWidget):
-    """Copies and saves `counted`, the counting that is shown; None while there is none."""
+    """Copies and saves `counted`, the counts shown; None while there are none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,10 +151,7 @@ class ExportRow(QWidget):
             ("PNG…", "Save the histogram as a picture", lambda: self._ask_and_save("png")),
             ("SVG…", "Save the histogram as a drawing", lambda: self._ask_and_save("svg")),
         ):
-            button = QPushButton(text)
-            button.setToolTip(tip)
-            button.clicked.connect(slot)
-            layout.addWidget(button)
+            layout.addWidget(make_button(text, tip, slot))
 
     def copy(self) -> None:
         """Copy the table of counts, for a spreadsheet."""
@@ -171,12 +162,7 @@ class ExportRow(QWidget):
     def save(self, path: str | Path) -> None:
         """Save the table (.csv) or the histogram (.png, .svg, .pdf).
 
-        Raises
-        ------
-        InputError
-            If nothing is counted, or the ending is another.
-        OutputError
-            If the file cannot be written.
+        Raises `InputError` if there is nothing to save or the suffix differs, `OutputError` if writing fails.
         """
         path, counted = Path(path), self._shown()
         kind = path.suffix.lower()
@@ -203,7 +189,7 @@ class ExportRow(QWidget):
 
 
 class LaterCount(QObject):
-    """Counts one task at a time."""
+    """Counts one task at a time in a worker; of several waiting ones only the last."""
 
     counted = Signal(object, object)
     """The layer, and its `Counted`."""
@@ -222,13 +208,13 @@ class LaterCount(QObject):
         return self._work.is_running
 
     def ask(self, layer: Labels, task: CountTask) -> None:
-        """Count this, instead of what else is waiting."""
+        """Count this instead of anything that is waiting."""
         self._next = (layer, task)
         if not self._work.is_running:
             self._start()
 
     def forget(self) -> None:
-        """Deliver nothing of what is under way."""
+        """Deliver nothing of the running count."""
         self._next = None
         self._work.shut_down()
 
@@ -253,3 +239,67 @@ class LaterCount(QObject):
             self.counted.emit(layer, counted)
         elif run.error is not None:
             self.failed.emit(run.error)
+
+
+COLUMNS: Final = (
+    ("Type", "Type of the cells"),
+    ("Cells", "Red cells are corrected for overlap; all others count one by one"),
+    (
+        "95 % or share",
+        "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential",
+    ),
+    ("/ mm²", "Cells per mm² of the counted area"),
+)
+UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"
+SUMS: Final = {UNCORRECTED: "Red-cell regions as they were segmented", ALL_WHITE: "WBC and all their classes together"}
+"""Rows that are not types, with their tooltips."""
+
+
+class CountTable(NarrowTable):
+    """Counts, one type per row, and the uncorrected number of red cells; fits a dock of 350 px."""
+
+    def __init__(self) -> None:
+        super().__init__(COLUMNS, "Counts")
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        fit_height(self)
+
+    def show_rows(
+        self,
+        rows: Sequence[CountRow],
+        names: Sequence[str],
+        chosen: Mapping[str, str] | None = None,
+        *,
+        n_white: int = 0,
+    ) -> None:
+        """Show these counts. `names` are all types, which default colours depend on; `chosen` overrides them.
+
+        `n_white` is the number of white cells, shown if they have several classes.
+        """
+        lines: list[tuple[str, tuple[str, str, str]]] = []
+        for row in rows:
+            doubt = "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}"
+            share = "" if row.percent is None else f"{row.percent:.1f} %"
+            lines.append((row.cell_type, (f"{row.cells:,}", doubt or share, _rounded(row.per_mm2))))
+            if row.cell_type == RBC:
+                lines.append((UNCORRECTED, (f"{row.regions:,}", "", "")))
+        if n_white > max((row.cells for row in rows if is_white(row.cell_type)), default=0):
+            lines.append((ALL_WHITE, (f"{n_white:,}", "", "")))
+        self.setRowCount(len(lines))
+        for i, (name, texts) in enumerate(lines):
+            first = QTableWidgetItem(name)
+            first.setToolTip(SUMS.get(name) or plain(name))
+            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name not in SUMS else None
+            first.setIcon(swatch(colour))
+            self.setItem(i, 0, first)
+            for j, text in enumerate(texts, start=1):
+                item = QTableWidgetItem(text)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight)
+                self.setItem(i, j, item)
+        self.setColumnHidden(3, all(row.per_mm2 is None for row in rows))
+        fit_height(self)
+
+
+def _rounded(number: float | None) -> str:
+    """Return three significant digits, or all digits before the point."""
+    return "" if number is None else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -1,4 +1,4 @@
-"""The histogram of RBC areas as a canvas: drawn in place, with thresholds to drag and a range to choose."""
+"""The histogram of RBC areas, with draggable thresholds and a selectable range."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from napari_bloodcell.stages.counting import Counting
 
 GRAB_PX: Final = 7
-"""A threshold is grabbed from this near, pixels of the screen."""
+"""A threshold can be grabbed from this distance, screen pixels."""
 BINS: Final = 80
 """Bars of the histogram."""
 MARGINS_PX: Final = (66, 14, 48, 24)
 """Left, right, bottom and top margin of the axes, for their labels."""
 HEIGHT_PX: Final = 260
-"""Lowest height of the canvas: other docks would crush it."""
+"""Minimum height of the canvas, which other docks would squeeze."""
 
 
 class AreaPlot(FigureCanvasQTAgg):
-    """Histogram, density, peaks and thresholds of a `Counting`; all areas that go in and out are in pixels²."""
+    """Histogram, density, peaks and thresholds of a `Counting`; its interface takes and emits areas in pixels²."""
 
     thresholds_moved = Signal(object)
-    """Rising areas, list of float; sent while a threshold is dragged."""
+    """Rising areas, list of float; emitted while a threshold is dragged."""
     range_chosen = Signal(float, float)
-    """From one area to another."""
+    """Lowest and highest area."""
     range_cleared = Signal()
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ class AreaPlot(FigureCanvasQTAgg):
 
     @property
     def thresholds(self) -> list[float]:
-        """What is shown now, pixels²."""
+        """The thresholds shown, pixels²."""
         return [float(t) for t in self._thresholds]
 
     @property
     def pixel_size_um(self) -> float | None:
-        """Micrometres per pixel of the axis; None where it is in pixels²."""
+        """Micrometres per pixel of the axis; None if it is in pixels²."""
         return None if self._factor == 1.0 else float(np.sqrt(self._factor))
 
     def sizeHint(self) -> QSize:
@@ -96,7 +96,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self.figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
 
     def show_counting(self, counting: Counting, *, pixel_size_um: float | None = None) -> None:
-        """Show the areas of a counting; the axis is in µm² where the size of a pixel is known."""
+        """Show the areas of a counting; the axis is in µm² if the pixel size is known."""
         self._factor = pixel_size_um**2 if pixel_size_um else 1.0
         self._axes.set_xlabel(f"Area of a red-cell region ({'µm²' if pixel_size_um else 'px²'})")
         is_empty = counting.areas.size == 0
@@ -115,7 +115,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def show_nothing(self) -> None:
-        """Show that there is nothing to show."""
+        """Show an empty plot."""
         self._empty.set_visible(True)
         self._bars.set_data([0.0] * BINS, np.linspace(0, self._axes.get_xlim()[1], BINS + 1))
         self._curve.set_data([], [])
@@ -125,7 +125,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def show_cell(self, area: float | None, text: str = "") -> None:
-        """Mark where a cell lies on the curve; None: no cell."""
+        """Mark a cell on the curve; None: no cell."""
         if area is None and not self._mark.get_visible() and not self._note.get_text():
             return
         x = [] if area is None else [area * self._factor]
@@ -137,7 +137,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def show_range(self, low: float | None, high: float | None = None) -> None:
-        """Show a range of areas as chosen, without a signal; None: no range."""
+        """Show a range of areas as selected, without emitting a signal; None: no range."""
         if low is None or high is None:
             self._span.clear()
         else:
@@ -146,7 +146,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def use_theme(self, name: str) -> None:
-        """Take the colours of one of napari's themes."""
+        """Use the colours of a napari theme."""
         theme = self._theme = get_theme(name)
         text, ground = theme.text.as_hex("long"), theme.background.as_hex("long")
         self.figure.set_facecolor(ground)
@@ -170,7 +170,7 @@ class AreaPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def _redraw(self) -> None:
-        """Draw when Qt has time; several calls make one drawing."""
+        """Draw when Qt is idle; repeated calls cause one drawing."""
         draw: Any = self.draw_idle
         draw()
 
@@ -198,7 +198,7 @@ class AreaPlot(FigureCanvasQTAgg):
                 cells.set(x=x, text=f"≥{i + 2}")
 
     def _near(self, event: LocationEvent) -> int:
-        """Return the number of the threshold under the mouse, or -1."""
+        """Return the index of the threshold under the mouse, or -1."""
         if event.inaxes is not self._axes or not self._thresholds.size:
             return -1
         places = self._axes.transData.transform(np.c_[self._thresholds * self._factor, np.zeros(self._thresholds.size)])
@@ -239,7 +239,7 @@ class AreaPlot(FigureCanvasQTAgg):
 
 
 def _right_end(counting: Counting) -> float:
-    """Return where the axis ends, pixels²: nearly all regions, doubles and the first threshold are in view."""
+    """Return where the axis ends, pixels²: it shows nearly all regions, doublets and the first threshold."""
     ends = [1.05 * float(np.quantile(counting.areas, 0.995)), 2.6 * counting.single_area]
     if counting.thresholds.size:
         ends.append(1.15 * float(counting.thresholds[0]))

@@ -1,4 +1,4 @@
-"""Painting cells of a pyramid: a small layer of the region in view, whose strokes become edits of the whole."""
+"""Painting in a pyramid: a small layer of the region in view, whose strokes become edits of the whole."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from napari.layers import Labels
 from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.layers.cells import KEY, full_resolution, info_of, placement_of
 from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
-from napari_bloodcell.napari.layers.look import moved_placement
+from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of
+from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import bind_undo
 from napari_bloodcell.napari.session.strokes import strokes_of
@@ -29,27 +29,16 @@ if TYPE_CHECKING:
 
 
 LARGEST_PX: Final = 4096 * 4096
-"""A region with more pixels is not painted in."""
+"""Largest region that can be painted in."""
 PAINTING: Final = "painting"
 """Kind of the layer."""
 
 
 class PaintPatch:
-    """A layer of a region of the cells, for napari's brush, eraser and fill; each stroke is an edit of the session.
+    """A layer with a region of the cells, for napari's brush, eraser and fill; each stroke edits the session.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where the layer goes.
-    session : CellsSession
-        Edits of the cells layer.
-    box : tuple of int, optional
-        (y0, x0, y1, x1), pixels of the finest level; by default what is in view.
-
-    Raises
-    ------
-    InputError
-        If nothing of the cells is in view, or too much.
+    `box` is (y0, x0, y1, x1), pixels of the finest level, by default the part in view. Raises `InputError` if no cells
+    are in view, or too many pixels.
     """
 
     def __init__(self, viewer: ViewerModel, session: CellsSession, box: Box | None = None) -> None:
@@ -87,7 +76,7 @@ class PaintPatch:
         return self.layer not in self._viewer.layers
 
     def close(self) -> None:
-        """Remove the layer; what was painted is in the cells."""
+        """Remove the layer; the strokes are in the cells."""
         for name in ("done", "undone", "redone"):
             getattr(self._session.events, name).disconnect(self.refresh)
         self.layer.events.paint.disconnect(self._on_paint)
@@ -95,7 +84,7 @@ class PaintPatch:
             self._viewer.layers.remove(self.layer)
 
     def refresh(self, _event: object = None) -> None:
-        """Show the cells as they are now."""
+        """Show the current cells."""
         now = self._read()
         if not np.array_equal(now, self.layer.data):
             np.copyto(self.layer.data, now)
@@ -106,13 +95,13 @@ class PaintPatch:
         return np.array(full_resolution(self._session.layer)[y0:y1, x0:x1], np.int32)
 
     def _on_paint(self, event: Event) -> None:
-        """Make edits of what was painted."""
+        """Turn strokes into edits."""
         y0, x0 = self.box[:2]
         for stroke in strokes_of(self.layer.data, event.value):
             self._session.take_stroke(stroke.before, stroke.after, (stroke.corner[0] + y0, stroke.corner[1] + x0))
 
     def _on_label(self, _event: object = None) -> None:
-        """Paint no cell that lies elsewhere on the slide: a new one instead."""
+        """Refuse to paint a cell that lies elsewhere on the slide, and pick a new id instead."""
         if len(cells_outside(self._session.layer.features, [int(self.layer.selected_label)], self.box)):
             self.layer.selected_label = self._session.next_id
 
@@ -122,7 +111,7 @@ class PaintPatch:
 
 
 class PaintButton(QPushButton):
-    """Adds a layer of the region in view to paint in, and removes it; hidden for cells that can be painted directly."""
+    """Opens and closes a layer to paint in; hidden for cells that can be painted directly."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__("Paint what is in view")
@@ -139,7 +128,7 @@ class PaintButton(QPushButton):
         self.follow(None)
 
     def follow(self, session: CellsSession | None) -> None:
-        """Turn to the edits of another layer of cells; what is painted in is closed."""
+        """Switch to another session, and stop painting."""
         self.close_patch()
         self._session = session
         self.setVisible(session is not None and session.layer.multiscale and session.layer.ndim == 2)

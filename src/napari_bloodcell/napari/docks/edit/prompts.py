@@ -1,4 +1,4 @@
-"""A cell from a click or a box, as a generator that knows no layer: it runs in a worker."""
+"""Finds one cell from a click or a box: a generator for a worker, and the queue that feeds it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
 from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
@@ -24,14 +25,13 @@ from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.napari.work.worker import Run
 from napari_bloodcell.stages.calibration import brighten
-from napari_bloodcell.stages.classify import iter_classify
+from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.masks import fill_holes
 from napari_bloodcell.stages.segment import calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    import pandas as pd
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
     from numpy.typing import NDArray
@@ -45,14 +45,16 @@ if TYPE_CHECKING:
 
 
 WINDOW_PX = 512
-"""Side of what the model looks at around a prompt, pixels; more for large cells and boxes."""
+"""Side of the window around a prompt that the model sees, pixels; more for large cells and boxes."""
 WINDOW_CELLS = 8.0
-"""… and at least this many red cells."""
+"""Least side of that window in widths of a red cell."""
 CELL_FROM = 0.7
-"""What scores less, by the worse of predicted IoU and stability, is no cell: on the shipped smear clicked cells score
-0.90 and more, bare glass 0.63 at most."""
+"""Least score of a cell, the lower one of predicted IoU and stability.
+
+On the shipped smear clicked cells score 0.90 and more, bare glass at most 0.63.
+"""
 STEP_PX = 128
-"""Windows start at multiples of this, so that clicks near each other share one, which official SAMs remember."""
+"""Windows start at multiples of this, so that nearby clicks share one, whose embedding official SAMs cache."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Prompt:
 
     @property
     def around(self) -> tuple[float, float, float, float]:
-        """The box, or the point as one."""
+        """The box, or the point as an empty box."""
         if self.box is not None:
             return self.box
         y, x = self.point or (0.0, 0.0)
@@ -74,7 +76,7 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class PromptedCell:
-    """What was found: a mask in pixels of the plane, its type ("" if unknown), and what was measured of the smear."""
+    """A cell that was found: its mask in pixels of the plane, type ("" if unknown), and the smear's calibration."""
 
     prompt: Prompt
     mask: CellMask
@@ -84,15 +86,8 @@ class PromptedCell:
 
     @property
     def plane(self) -> PlaneIndex:
-        """Where it was looked for."""
+        """The plane of the prompt."""
         return self.prompt.plane
-
-
-@dataclass(frozen=True, eq=False)
-class _OneCell:
-    cells: NDArray[np.int32]
-    table: pd.DataFrame
-    calibration: Calibration
 
 
 def iter_prompt(
@@ -105,27 +100,10 @@ def iter_prompt(
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
 ) -> Generator[Progress, None, PromptedCell]:
-    """Find the cell that a prompt means.
+    """Find the cell at a prompt.
 
-    Parameters
-    ----------
-    source : ImageSource
-        The image.
-    prompt : Prompt
-        Where to look.
-    params : SegmentParams
-        Model and device.
-    calibration : Calibration, optional
-        What was measured of the smear; measured now where it is not known.
-    typing : ClassifyParams, optional
-        How the cell is typed; None: it is not.
-    generator, classifier : optional
-        Instead of the models that the settings name.
-
-    Raises
-    ------
-    InputError
-        If the prompt lies outside of the image, or there is no cell.
+    `calibration` is measured if it is unknown. Without `typing` the cell is not typed. Raises `InputError` if the
+    prompt lies outside the image, or there is no cell.
     """
     if generator is None:
         yield from iter_fetch(params.model)
@@ -150,7 +128,7 @@ def iter_prompt(
 
 
 def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> Box:
-    """Return what to look at: a square around the prompt, on a grid, within the image."""
+    """Return the window that the model sees: a square around the prompt, on a grid, within the image."""
     y0, x0, y1, x1 = prompt.around
     if y1 < 0 or x1 < 0 or y0 > shape[0] - 0.5 or x0 > shape[1] - 0.5:
         raise InputError("This place is outside of the image: click, or draw a box, on the image.")
@@ -164,7 +142,7 @@ def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> B
 
 
 def _read(source: ImageSource, plane: PlaneIndex, box: Box) -> NDArray[np.uint8]:
-    """Return a part of a plane; where grey values are scaled by the largest one, the plane has to be read whole."""
+    """Read a part of a plane. Grey values scaled by the plane's maximum need the whole plane."""
     y0, x0, y1, x1 = box
     if np.dtype(source.data.dtype) != np.uint8:
         return np.ascontiguousarray(source.plane(plane).data[y0:y1, x0:x1])
@@ -180,7 +158,7 @@ def _predict(
     calibration: Calibration,
     params: SegmentParams,
 ) -> CellMask:
-    """Return the one mask, without holes, in pixels of the window."""
+    """Return the best mask, without holes, in pixels of the window."""
     if params.brighten and not generator.normalises_light:
         part = brighten(part, params.brightness_target, mean=calibration.mean_brightness)
     y0, x0, y1, x1 = window
@@ -207,7 +185,7 @@ def _predict(
 
 
 def _holds(mask: CellMask, y: float, x: float) -> bool:
-    """Return whether a point lies in a mask; both in pixels of the window."""
+    """Return whether a mask contains a point; both in pixels of the window."""
     row, column = round(float(y)) - mask.bbox[0], round(float(x)) - mask.bbox[1]
     height, width = mask.mask.shape
     return 0 <= row < height and 0 <= column < width and bool(mask.mask[row, column])
@@ -227,29 +205,23 @@ def _iter_type(
     cells[y0:y1, x0:x1] = inside
     if not inside.any():
         return mask.cell_type or "", float("nan")
-    one = _OneCell(cells, measure_cells(cells), calibration)
-    typed = yield from iter_classify(part, one, params=params, classifier=classifier)
-    return str(typed.table["cell_type"].iloc[0]), float(typed.table["probability"].iloc[0])
+    table = measure_cells(cells)
+    typed = yield from iter_type_rows(part, cells, table, calibration, params=params, classifier=classifier)
+    return str(typed["cell_type"].iloc[0]), float(typed["probability"].iloc[0])
 
 
 BY_MODEL, UNTYPED = "typed by the model", "without a type"
 
 
 class PromptQueue(QObject):
-    """Prompts that wait for each other.
+    """Runs prompts one after another.
 
-    Attributes
-    ----------
-    params : SegmentParams
-        Model and device of the next prompt; the other settings are the layer's own.
-    cell_type : str
-        Type of new cells: `BY_MODEL`, `UNTYPED`, or a name.
-    generator, classifier : optional
-        Used instead of the models that the settings name.
+    `params` holds model and device of the next prompt; other settings are the layer's. `cell_type` is for new cells:
+    `BY_MODEL`, `UNTYPED` or a name. `generator` and `classifier`, if set, replace the models of the settings.
     """
 
     layer_made = Signal(object)
-    """The cells layer that was made for the first cell of an image."""
+    """The cells layer made for the first cell of an image."""
 
     def __init__(self, viewer: ViewerModel, work: Work) -> None:
         super().__init__(work)
@@ -272,19 +244,19 @@ class PromptQueue(QObject):
         self._next()
 
     def _next(self) -> None:
-        """Start with the next prompt, if nothing is under way."""
+        """Start the next prompt, if none is running."""
         while self._waiting and not self._work.is_running:
             layer, prompt = self._waiting.pop(0)
             notify_errors(partial(self._start, layer, prompt))
 
     def _start(self, layer: Layer, prompt: Prompt) -> None:
-        image = layer if isinstance(layer, Image) else layers.image_layer_for(self._viewer, layer)
+        image = layer if isinstance(layer, Image) else links.image_layer_for(self._viewer, layer)
         if image is None or layer not in self._viewer.layers:
             raise InputError("The image of these cells is gone: open it again to add cells.")
-        cells = layers.cells_layer_for(self._viewer, layer) if isinstance(layer, Image) else layer
+        cells = links.cells_layer_for(self._viewer, layer) if isinstance(layer, Image) else layer
         params, calibration, typing = self.params, None, None
         if cells is not None:
-            recipe, calibration = recipe_of(cells), layers.known_calibration_of(cells)
+            recipe, calibration = recipe_of(cells), links.known_calibration_of(cells)
             params = recipe.segment.model_copy(update={"model": params.model, "device": params.device})
             if self.cell_type == BY_MODEL and _has_types(cells):
                 typing = recipe.classify
@@ -310,7 +282,7 @@ class PromptQueue(QObject):
         self._next()
 
     def _add(self, layer: Layer, found: PromptedCell) -> None:
-        """Put a cell that was found where it belongs, if that is still there."""
+        """Add a found cell to its layer, if that still exists."""
         if layer not in self._viewer.layers:
             raise InputError("The layer was deleted while a cell was looked for: nothing was added.")
         values: dict[str, object] = {"cell_type": found.cell_type, "probability": found.probability}
@@ -323,19 +295,19 @@ class PromptQueue(QObject):
         cells_session(self._viewer, cells).add(found.mask, plane=found.plane, may_replace=clicked, **values)
 
     def _cells_of(self, image: Image, found: PromptedCell) -> Labels:
-        """Return the cells layer of an image, made now if this is its first cell."""
-        layer = layers.cells_layer_for(self._viewer, image)
+        """Return the cells layer of an image; for its first cell, make it."""
+        layer = links.cells_layer_for(self._viewer, image)
         if layer is None:
             layer = layers.add_cells(self._viewer, image)
-            layers.info_of(layer)["calibration"] = asdict(found.calibration)
+            links.info_of(layer)["calibration"] = asdict(found.calibration)
             layers.set_table(layer, measure_cells(np.zeros((1, 1), np.int32)))
             self.layer_made.emit(layer)
         return layer
 
 
 def _cells_at(cells_layer: Labels, prompt: Prompt) -> list[int]:
-    """Return the known cells that a prompt means, which the new one may replace."""
-    cells = layers.full_resolution(cells_layer)
+    """Return the known cells at a prompt, which the new cell may replace."""
+    cells = links.full_resolution(cells_layer)
     if prompt.box is not None:
         plane = plane_number(prompt.plane, cells.shape[:-2]) if prompt.plane else None
         found: list[int] = cells_in_box(cells_layer.features, prompt.box, plane=plane).tolist()

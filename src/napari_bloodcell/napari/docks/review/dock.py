@@ -1,4 +1,4 @@
-"""The Review dock: types are corrected by key, click, box or gallery, with undo, and every correction is kept."""
+"""The Review dock: corrects types by key, click, box or gallery, with undo, and keeps every correction."""
 
 from __future__ import annotations
 
@@ -9,31 +9,21 @@ from weakref import WeakMethod, ref
 import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QLabel, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QTabWidget, QWidget
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.napari.docks.base import Dock, form_rows
+from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.mouse import (
-    Consent,
-    Tool,
-    ToolButtons,
-    keys_of,
-    mouse_of,
-    told_change,
-    told_selection,
-)
-from napari_bloodcell.napari.docks.review.class_editor import ClassEditor
-from napari_bloodcell.napari.docks.review.journal_panel import JournalPanel
+from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons
+from napari_bloodcell.napari.docks.review.panels import ClassEditor, JournalPanel
 from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
-from napari_bloodcell.napari.notify import connect_for_life, notify_errors, notifying
+from napari_bloodcell.napari.layers.images import plane_number
+from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
 from napari_bloodcell.napari.session.journal import told_of, when_done
-from napari_bloodcell.napari.session.opening import cells_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +35,6 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.corrections.correction import Correction
     from napari_bloodcell.napari.session.journal import Found, SecondOpinion
-    from napari_bloodcell.napari.session.session import CellsSession
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
@@ -59,21 +48,21 @@ UNDOING: Final = (
     ("Undo", "Take the last change back; on the layers Ctrl+Z"),
     ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),
 )
-IDLE: Final = "Point at a cell and press the key of its class. Keys . and , go to the next cell and back."
 SOON_MS: Final = 150
-"""After a change from elsewhere the dock looks again at the cells when this long nothing more came."""
+"""After a change from elsewhere the dock refreshes once nothing more has come for this long."""
 
 
-class ReviewWidget(Dock):
-    """Reviews the types of a layer's cells; while it is hidden, it rests."""
+class ReviewWidget(CellsDock):
+    """Reviews the types of a layer's cells; rests while hidden."""
+
+    tools = TOOLS
+    idle = "Point at a cell and press the key of its class. Keys . and , go to the next cell and back."
+    selected_hint = "press the key of their class."
+    no_cells = "There are no cells to review. Segment and classify an image first."
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
-        self._session: CellsSession | None = None
         self._awaited: Labels | None = None
-        self._consent = Consent()
-        self.mouse = mouse_of(self._viewer)
-        self._build()
         self._walk = Walk(self.walk)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -82,20 +71,16 @@ class ReviewWidget(Dock):
         self._connect()
         self.wake()
 
-    def _build(self) -> None:
-        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+    def build(self) -> None:
+        """Make the widgets."""
+        self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The layer whose cells are reviewed")
         self.classes, self.walk = ClassEditor(), WalkControls()
         self.gallery, self.journal = GalleryPanel(), JournalPanel()
         self.buttons, self.undo_buttons = ToolButtons(TOOLS, SELECTING), ToolButtons((), UNDOING)
-        self.hint = QLabel(IDLE)
-        self.hint.setWordWrap(True)
+        self.hint = PlainLabel(self.idle)
         page = QWidget()
-        rows = QVBoxLayout(page)
-        rows.setContentsMargins(0, 6, 0, 0)
-        for widget in (self.buttons, self.walk, self.hint):
-            rows.addWidget(widget)
-        rows.addStretch(1)
+        fill_column(page, self.buttons, self.walk, self.hint, top=6).addStretch(1)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):
@@ -104,9 +89,6 @@ class ReviewWidget(Dock):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)  # else napari leaves half empty
 
     def _connect(self) -> None:
-        self.cells.chosen.connect(self._on_layer)
-        for name in ("clicked", "boxed", "tool"):
-            connect_for_life(getattr(self.mouse.events, name), getattr(self, f"_on_{name}"))
         for signal, method in (
             (self.buttons.tool_chosen, self.use_tool),
             (self.buttons.acted, self.act),
@@ -125,55 +107,40 @@ class ReviewWidget(Dock):
         ):
             signal.connect(notifying(method))
 
-    @property
-    def session(self) -> CellsSession:
-        """Work on the chosen layer.
+    def gestures(self) -> dict[str, Callable[[Any], None]]:
+        """Return what the mouse does, by event of `CellsMouse`."""
+        return {"clicked": self._type_at, "boxed": self._select_in}
 
-        Raises
-        ------
-        InputError
-            If no layer of cells is chosen.
-        """
-        if self._session is None:
-            raise InputError("There are no cells to review. Segment and classify an image first.")
-        return self._session
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Return what keys do on the layers: type cells, or go to another."""
+        typing = {key: partial(self._on_key, self.press, name) for key, name in self.session.classes.keys().items()}
+        return {**typing, ".": partial(self._on_key, self.step, 1), ",": partial(self._on_key, self.step, -1)}
 
     def act(self, name: str) -> None:
         """Do what a button says."""
-        match name:
-            case "Undo":
-                self.session.undo()
-            case "Redo":
-                self.session.redo()
-            case "Select none":
-                self.session.select([])
-            case "Type selected":
-                self.type_selected(self.classes.table.active)
+        if name == "Type selected":
+            self.type_selected(self.classes.table.active)
+        else:
+            super().act(name)
 
     def edit_classes(self, verb: str, arguments: tuple[str, ...]) -> None:
-        """Add, rename, recolour or delete a class: `verb` names the method of the session."""
+        """Add, rename, recolour or delete a class; `verb` is a method of the session."""
         getattr(self.session, verb)(*arguments)
 
-    def use_tool(self, tool: Tool) -> None:
-        """Take a tool; `Tool.MOVE` leaves the mouse to napari."""
-        self.buttons.show_tool(tool)
-        self.mouse.use(tool, self.cells.layer, self)
-        self.hint.setText(next((tip for one, _, tip in TOOLS if one is tool), IDLE))
-
     def type_cells(self, ids: Sequence[int], name: str) -> None:
-        """Give cells a class."""
+        """Type cells."""
         self.session.type_cells(ids, name)
 
     def type_selected(self, name: str) -> None:
-        """Give the selected cells a class."""
+        """Type the selected cells."""
         self._type(name, self.session.selected)
 
     def press(self, name: str) -> None:
-        """Do what the key of a class does: type the selected cells, else the one under the mouse."""
+        """Handle the key of a class: type the selected cells, else the one under the mouse."""
         self._type(name, self.session.meant)
 
     def step(self, by: int) -> None:
-        """Go to the next cell (1) or the one before (−1) in the chosen order."""
+        """Go to the next cell (1) or the previous one (−1) in the chosen order."""
         self._walk.step(self.session, by)
 
     def go_to(self, cell: int) -> None:
@@ -181,7 +148,7 @@ class ReviewWidget(Dock):
         self._walk.go_to(self.session, cell)
 
     def merge(self, path: Path) -> None:
-        """Take over another person's corrections, and show where people differ."""
+        """Merge another person's corrections, and show where people differ."""
         when_done(self.session.journal.compare(path), self._while_here(self._on_opinion))
 
     def _type(self, name: str, ids: Any) -> None:
@@ -191,7 +158,7 @@ class ReviewWidget(Dock):
             self.session.type_cells(ids, name)
 
     def _while_here(self, method: Callable[..., None]) -> Callable[..., None]:
-        """Return a function that calls a method as long as the dock is there and shows the same cells."""
+        """Return a function that calls a method while the dock exists and shows the same session."""
         find, dock, session = WeakMethod(method), ref(self), self._session
 
         def call(*values: Any) -> None:
@@ -202,7 +169,7 @@ class ReviewWidget(Dock):
         return call
 
     def _on_layer(self) -> None:
-        """Turn to another layer."""
+        """Switch to another layer."""
         self._leave()
         layer = self.cells.layer
         if layer is not None and not self.is_resting:
@@ -214,69 +181,46 @@ class ReviewWidget(Dock):
         self._look_again()
 
     def _on_table(self, _event: Event) -> None:
-        """Begin: the layer has its table now."""
+        """Start once the layer has its table."""
         if self._awaited is not None and "cell_type" in self._awaited.features.columns:
             self._on_layer()
 
+    def _slots(self) -> dict[str, Callable[[Event], None]]:
+        return {**super()._slots(), "classes": self._on_classes}
+
     def _enter(self, layer: Labels) -> None:
-        session = self._session = cells_session(self._viewer, layer)
-        for name in ("done", "undone", "redone"):
-            getattr(session.events, name).connect(self._on_change)
-        session.events.classes.connect(self._on_classes)
-        session.events.selection.connect(self._on_selection)
+        super()._enter(layer)
+        session = self.session
         layer.events.features.connect(self._on_features)
-        self.gallery.use(layer, layers.image_layer_for(self._viewer, layer))
+        self.gallery.use(layer, links.image_layer_for(self._viewer, layer))
         self.journal.clear()
         self.journal.setEnabled(session.journal.has_image)
         self.journal.name.setText(session.journal.annotator)
         session.put_back_soon(self._while_here(self._on_found))
-        self._bind_keys()
         self._viewer.layers.selection.active = layer
 
     def _leave(self) -> None:
-        session, self._session = self._session, None
-        awaited, self._awaited = self._awaited, None
+        session, awaited, self._awaited = self._session, self._awaited, None
+        super()._leave()
         if awaited is not None:
             awaited.events.features.disconnect(self._on_table)
         self._soon.stop()
-        if session is None:
-            return
-        keys_of(session).release(self)
-        for name in ("done", "undone", "redone"):
-            getattr(session.events, name).disconnect(self._on_change)
-        session.events.classes.disconnect(self._on_classes)
-        session.events.selection.disconnect(self._on_selection)
-        session.layer.events.features.disconnect(self._on_features)
-        self.gallery.use(None, None)
-
-    def _bind_keys(self) -> None:
-        session = self.session
-        actions: dict[str, Callable[[], object]] = {
-            key: partial(self._on_key, self.press, name) for key, name in session.classes.keys().items()
-        }
-        actions |= {".": partial(self._on_key, self.step, 1), ",": partial(self._on_key, self.step, -1)}
-        keys_of(session).bind(self, session, actions)
-
-    def _on_key(self, method: Callable[[Any], None], value: Any) -> None:
-        notify_errors(partial(method, value))
+        if session is not None:
+            session.layer.events.features.disconnect(self._on_features)
+            self.gallery.use(None, None)
 
     def _on_change(self, event: Event) -> None:
-        self.hint.setText(told_change(event))
         if isinstance(event.value, TypeChange):
             self.gallery.follow(event.value)
-        self._show_state()
+        super()._on_change(event)
 
     def _on_classes(self, _event: Event) -> None:
         self._walk.forget()
         self._bind_keys()
         self._look_again()
 
-    def _on_selection(self, _event: Event) -> None:
-        told = told_selection(self.session)
-        self.hint.setText(f"{told}: press the key of their class." if told else IDLE)
-
     def _on_features(self, _event: Event) -> None:
-        """Look again at a table that something else wrote."""
+        """Refresh after something else wrote to the table."""
         if self._session is not None and not self._session.is_changing:
             self._soon.start()
 
@@ -297,7 +241,7 @@ class ReviewWidget(Dock):
         self._look_again()
 
     def _look_again(self) -> None:
-        """Show classes, numbers and gallery as they are."""
+        """Refresh classes, numbers and gallery."""
         session = self._session
         if session is not None:
             classes = session.classes
@@ -308,13 +252,8 @@ class ReviewWidget(Dock):
         self._show_state()
 
     def _show_state(self) -> None:
+        super()._show_state()
         session = self._session
-        for buttons in (self.buttons, self.undo_buttons):
-            buttons.enable(
-                has_cells=session is not None,
-                can_undo=session is not None and bool(session.history.done),
-                can_redo=session is not None and bool(session.history.undone),
-            )
         for widget in (self.classes, self.walk, self.gallery, self.journal.merge, *self.buttons.tools.values()):
             widget.setEnabled(session is not None)
         if session is not None:
@@ -338,21 +277,9 @@ class ReviewWidget(Dock):
         y0, x0, y1, x1 = correction.bbox
         show_place(self._viewer, self.session.layer, correction.centroid, max(y1 - y0, x1 - x0))
 
-    def _on_clicked(self, event: Event) -> None:
-        if self.mouse.is_of(self):
-            notify_errors(partial(self._type_at, event.value))
-
-    def _on_boxed(self, event: Event) -> None:
-        if self.mouse.is_of(self):
-            notify_errors(partial(self._select_in, event.value))
-
-    def _on_tool(self, _event: Event) -> None:
-        if not self.mouse.is_of(self):
-            self.buttons.show_tool(Tool.MOVE)
-
     def _type_at(self, point: tuple[float, float]) -> None:
         y, x = (round(v) for v in point)
-        cells = layers.full_resolution(self.session.layer)
+        cells = links.full_resolution(self.session.layer)
         if 0 <= y < cells.shape[-2] and 0 <= x < cells.shape[-1]:
             cell = int(np.asarray(cells[(*self.session.plane, y, x)]))
             if cell:
@@ -360,17 +287,6 @@ class ReviewWidget(Dock):
 
     def _select_in(self, box: tuple[float, float, float, float]) -> None:
         layer = self.session.layer
-        stack = layers.full_resolution(layer).shape[:-2]
-        plane = layers.plane_number(self.session.plane, stack) if stack else None
+        stack = links.full_resolution(layer).shape[:-2]
+        plane = plane_number(self.session.plane, stack) if stack else None
         self.session.select(cells_in_box(layer.features, box, plane=plane))
-
-    def on_wake(self) -> None:
-        """Listen to mouse and keys."""
-        self.mouse.attach(self)
-        self._on_layer()
-
-    def on_rest(self) -> None:
-        """Leave mouse and keys alone."""
-        self.use_tool(Tool.MOVE)
-        self.mouse.detach(self)
-        self._leave()

@@ -1,4 +1,4 @@
-"""The way through the cells: in which order, of which class, back and on."""
+"""A walk through the cells: in which order, through which class, forward and back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
-from napari_bloodcell.napari.docks.plain import PlainLabel
-from napari_bloodcell.napari.layers.cells import full_resolution
+from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, form_rows, make_button
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
+from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class WalkControls(QWidget):
     """Order, class, Back and Next."""
 
     stepped = Signal(int)
-    """1 for the next cell, −1 for the one before."""
+    """1 for the next cell, −1 for the previous one."""
     changed = Signal()
-    """Another order, or another class."""
+    """Order or class changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,25 +45,11 @@ class WalkControls(QWidget):
         self._class = QComboBox()
         self._class.addItem(EVERY)
         self._class.setToolTip("Look at the cells of one class only")
-        self.back = QPushButton("◀ Back")
-        self.back.setToolTip("Go to the cell before; on the layers the key ,")
-        self.next = QPushButton("Next ▶")
-        self.next.setToolTip("Go to the next cell; on the layers the key .")
+        self.back = make_button("◀ Back", "Go to the cell before; on the layers the key ,")
+        self.next = make_button("Next ▶", "Go to the next cell; on the layers the key .")
         self.told = PlainLabel()
-        self.told.setWordWrap(True)
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Order", self._order)
-        form.addRow("Of", self._class)
-        row = QHBoxLayout()
-        row.addWidget(self.back)
-        row.addWidget(self.next)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(form)
-        layout.addLayout(row)
-        layout.addWidget(self.told)
+        form = form_rows(Order=self._order, Of=self._class)
+        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.told)
         self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.back.clicked.connect(lambda: self.stepped.emit(-1))
@@ -76,7 +62,7 @@ class WalkControls(QWidget):
 
     @property
     def cell_type(self) -> str | None:
-        """The chosen class; None: every one."""
+        """The chosen class; None: all."""
         return self._class.currentText() if self._class.currentIndex() > 0 else None
 
     def choose(self, order: Order, cell_type: str | None = None) -> None:
@@ -85,7 +71,7 @@ class WalkControls(QWidget):
         self._class.setCurrentIndex(max(self._class.findText(cell_type or EVERY), 0))
 
     def show_classes(self, names: Sequence[str]) -> None:
-        """Offer these classes; the chosen one stays, if it is among them."""
+        """Offer these classes; the chosen one stays if it is among them."""
         if [self._class.itemText(i) for i in range(1, self._class.count())] == list(names):
             return
         before = self._class.currentText()
@@ -99,17 +85,17 @@ class WalkControls(QWidget):
 
 
 class Walk:
-    """Goes through the cells of a review as its controls say."""
+    """Walks through the cells of a review as its controls say."""
 
     def __init__(self, controls: WalkControls) -> None:
         self._controls, self._tour = controls, Tour()
 
     def forget(self) -> None:
-        """Begin anew with the next step: cells, classes or the order are others."""
+        """Start over at the next step: cells, classes or order changed."""
         self._tour.clear()
 
     def step(self, session: CellsSession, by: int) -> None:
-        """Go to the next cell (1) or the one before (−1); cells that are gone are passed over."""
+        """Go to the next cell (1) or the previous one (−1), skipping cells that are gone."""
         controls, tour = self._controls, self._tour
         if not len(tour):
             features = session.layer.features
@@ -122,7 +108,7 @@ class Walk:
         controls.told.setText("There is no such cell left.")
 
     def go_to(self, session: CellsSession, cell: int) -> bool:
-        """Centre the view on a cell, outline it, and say what it is; return whether it is there."""
+        """Centre the view on a cell, outline and describe it; return whether it exists."""
         layer = session.layer
         if not cell or not show_cell(session, cell):
             return False
@@ -135,11 +121,11 @@ class Walk:
 
 
 ROW_PX: Final = 512
-"""From top to bottom means in rows of this height, each from left to right, so that the view moves little."""
+"""Reading order goes through rows of this height, left to right, so that the view moves little."""
 
 
 class Order(StrEnum):
-    """Which cell comes first."""
+    """Which cells come first."""
 
     LEAST_CERTAIN = "Least certain first"
     LARGEST = "Largest area first"
@@ -150,18 +136,9 @@ class Order(StrEnum):
 def ordered_cells(
     features: pd.DataFrame, order: Order, *, cell_type: str | None = None, looked_at: Collection[int] = ()
 ) -> NDArray[np.int64]:
-    """Return the ids of cells in an order.
+    """Return the ids of cells in an order, of one type if it is given.
 
-    Parameters
-    ----------
-    features : DataFrame
-        Of a cells layer.
-    order : Order
-        `LEAST_CERTAIN` leaves out what a person typed; `NOT_LOOKED_AT` also what is in `looked_at`.
-    cell_type : str, optional
-        Only cells of this type.
-    looked_at : collection of int
-        Ids.
+    `LEAST_CERTAIN` leaves out cells that a person typed, `NOT_LOOKED_AT` also those in `looked_at`.
     """
     if INDEX not in features.columns or "cell_type" not in features.columns:
         return np.empty(0, np.int64)
@@ -178,7 +155,7 @@ def ordered_cells(
 
 
 def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArray[np.intp]:
-    """Return how to sort these rows; ties go by id."""
+    """Return the sort order of these rows; ties go by id."""
     if order is Order.LEAST_CERTAIN:
         return np.argsort(features["probability"].to_numpy(np.float64)[rows], kind="stable")
     if order is Order.LARGEST:
@@ -191,7 +168,7 @@ def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArr
 
 
 class Tour:
-    """A way through the cells, forth and back, that begins again after the last one."""
+    """A way through cells, forward and back, that wraps around."""
 
     def __init__(self) -> None:
         self.ids: NDArray[np.int64] = np.empty(0, np.int64)
@@ -201,15 +178,15 @@ class Tour:
         return len(self.ids)
 
     def start(self, ids: NDArray[np.int64]) -> None:
-        """Take another way, and stand before its first cell."""
+        """Start over with other cells, before the first one."""
         self.ids, self.position = ids, -1
 
     def clear(self) -> None:
-        """Forget the way: another one is wanted."""
+        """Forget the cells."""
         self.start(np.empty(0, np.int64))
 
     def step(self, by: int) -> int:
-        """Go on (1) or back (−1) and return the id of the cell; 0 where there is none."""
+        """Go forward (1) or back (−1) and return the id of the cell; 0 if there is none."""
         if not len(self.ids):
             return 0
         self.position = (max(self.position, 0 if by < 0 else -1) + by) % len(self.ids)
@@ -217,19 +194,13 @@ class Tour:
 
 
 TOO_SMALL_PX: Final = 24.0
-"""A cell that is narrower than this on the screen cannot be judged: the view is zoomed to it."""
+"""The view zooms in on a cell narrower than this on screen, which could not be judged."""
 READABLE_PX: Final = 72.0
-"""It is then about this wide."""
+"""Width of the cell on screen after zooming in."""
 
 
 def show_cell(session: CellsSession, cell: int) -> bool:
-    """Centre the view on a cell and outline it; the zoom stays where the cell is large enough to be judged.
-
-    Returns
-    -------
-    bool
-        Whether the cell is there.
-    """
+    """Centre the view on a cell and outline it, zooming in only if it is too small; return whether it exists."""
     layer = session.layer
     found = places_of(layer.features, [cell], full_resolution(layer).shape[:-2]).get(cell)
     if found is None:
@@ -247,7 +218,7 @@ def show_place(
     width_px: float,
     plane: tuple[int, ...] = (),
 ) -> None:
-    """Centre the view on a place (y, x), pixels of a layer, and zoom in where `width_px` would hardly be seen."""
+    """Centre the view on (y, x), pixels of a layer, and zoom in if `width_px` would hardly be visible."""
     world = np.asarray(cells_layer.data_to_world((*plane, *centre)), np.float64)
     if plane:
         viewer.dims.set_point(range(len(plane)), world[: len(plane)])

@@ -1,4 +1,4 @@
-"""Where the results of a slide go: a row of the docks that analyse, for images that are better analysed on disk."""
+"""Where the results of a slide go: a row in the docks, for images that are better analysed on disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QMessageBox, QToolButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
-from napari_bloodcell.napari.docks.plain import plain
+from napari_bloodcell.napari.docks.base import fill_column, plain, with_browse_button
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.results.files import RECIPE, SLIDE
 from napari_bloodcell.results.store import read_result
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def is_large(layer: Image) -> bool:
-    """Return whether an image layer shows one plane that is too large to be analysed in memory."""
+    """Return whether an image layer shows one plane too large for memory."""
     return image_source(layer).is_large
 
 
 class SlideFolder(QWidget):
-    """A folder by its path, or by a dialog; one for each layer. Empty: the image is analysed in memory."""
+    """A folder, typed or chosen in a dialog, one per layer. Empty: analyse in memory."""
 
     changed = Signal()
 
@@ -41,18 +41,11 @@ class SlideFolder(QWidget):
             "The folder that cells, table and counts of the slide are written to while they are found. "
             "Work that was stopped there goes on"
         )
-        browse = QToolButton()
-        browse.setText("…")
-        browse.setToolTip("Choose the folder")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self._text, 1)
-        row.addWidget(browse)
-        browse.clicked.connect(self._on_browse)
+        fill_column(self, with_browse_button(self._text, self._on_browse))
         self._text.textChanged.connect(self._on_text)
 
     def follow(self, layer: Image | None) -> bool:
-        """Turn to an image, and return whether it may be analysed on disk: it is a pyramid, or large."""
+        """Switch to an image; return whether it can be analysed on disk, being a pyramid or large."""
         self._layer = layer
         may_be = layer is not None and not image_source(layer).stack_shape and (layer.multiscale or is_large(layer))
         self._text.setPlaceholderText("choose a folder" if self.is_required else "in memory only")
@@ -75,7 +68,7 @@ class SlideFolder(QWidget):
         self._text.setText(str(path))
 
     def ask(self) -> Path | None:
-        """Return the folder, asked for by a dialog where there is none yet and it is required."""
+        """Return the folder; open a dialog if it is required but missing."""
         if self.path is None and self.is_required:
             self._on_browse()
         return self.path
@@ -93,12 +86,9 @@ class SlideFolder(QWidget):
 
 
 def may_write_into(parent: QWidget, folder: Path, layer: Image, recipe: Recipe) -> bool:
-    """Return whether a slide may be analysed into a folder; the user is asked before a result there is replaced.
+    """Return whether a slide may be analysed into a folder, asking the user before replacing a result.
 
-    Raises
-    ------
-    InputError
-        If the folder holds something that must not be replaced: the result of a small image, or corrections by hand.
+    Raises `InputError` if the folder holds what must not be replaced: a small image's result, or corrections.
     """
     if not (folder / RECIPE).is_file():
         return True

@@ -1,4 +1,4 @@
-"""One run on a whole slide in a window: it writes into a folder, and what is there becomes layers."""
+"""Analyses a whole slide in a window: writes into a folder, and shows its contents as layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from napari.layers import Image
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
-from napari_bloodcell.napari.layers.cells import placement_of
-from napari_bloodcell.napari.layers.look import moved_placement
+from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.pyramids import MOST_PIXELS_HALVED
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator, postpone_collection
@@ -62,13 +61,13 @@ class AnalyseSlide(Run):
         self.start(lambda should_stop: job(should_stop=should_stop), keeps_done=True)
 
     def on_step(self, step: Progress) -> None:
-        """Show the cells that are new on disk."""
+        """Show new cells on disk."""
         if step.what == "tiles and blocks":
             self._done, self._total = step.done, step.total
         self._view.show(step)
 
     def on_result(self, result: Result | None) -> None:
-        """Put the cells as they are in the end in the place of what was shown, and say how many there are."""
+        """Replace the live layers by the final cells, and summarise."""
         if result is None:
             self.lose(None)
             return
@@ -86,7 +85,7 @@ class AnalyseSlide(Run):
         self._viewer.status = parts[0]
 
     def on_lost(self) -> None:
-        """Leave on screen what was found: it is on the disk."""
+        """Keep showing the cells found: they are on disk."""
         if self._image_layer in self._viewer.layers:
             self._view.pause()
         else:
@@ -106,7 +105,7 @@ def _iter_slide(
     *,
     should_stop: Callable[[], bool],
 ) -> Generator[Progress, None, Result | None]:
-    """Analyse a slide until it is done, or until it should stop: then None, with what is done on the disk."""
+    """Analyse a slide, or return None when it should stop; finished work stays on disk."""
     if generator is None:
         if not (yield from iter_fetch(recipe.segment.model, should_stop)):
             return None
@@ -124,13 +123,7 @@ def _iter_slide(
 
 
 def add_part(viewer: ViewerModel, image_layer: Image, box: Box) -> Image:
-    """Add a part of a large image, a box (y0, x0, y1, x1) in its pixels, as a layer of its own, to try settings on.
-
-    Raises
-    ------
-    InputError
-        If it is too large for memory.
-    """
+    """Add a part of a large image, box (y0, x0, y1, x1) in pixels, as a layer on which to try settings."""
     y0, x0, y1, x1 = box
     if (y1 - y0) * (x1 - x0) > MOST_PIXELS_HALVED // 4:
         raise InputError(

@@ -1,4 +1,4 @@
-"""A slide's cells on screen while they are found on disk, and when they are all there."""
+"""Shows a slide's cells while they are found on disk, and afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.images import image_source, pixel_size_um
+from napari_bloodcell.napari.layers.look import placement_of, type_colormap
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.pyramids import read_slide_result
 from napari_bloodcell.napari.session.opening import open_cells, show_put_back
@@ -29,23 +31,13 @@ if TYPE_CHECKING:
 
 
 REFRESH_EVERY_S: Final = 0.3
-"""How often blocks that are new on disk are drawn, at most."""
+"""New blocks on disk are drawn at most this often."""
 IN_PROGRESS: Final = "in progress"
-"""Kind of the layers that show what a run has found so far."""
+"""Kind of the layers that show a running analysis."""
 
 
 class SlideView:
-    """Shows what a run writes into its folder; touch it on the GUI thread only.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Where the layers go.
-    image_layer : Image
-        The slide.
-    output : path
-        The folder of the result.
-    """
+    """Shows what a run writes into its folder `output`. GUI thread only."""
 
     def __init__(self, viewer: ViewerModel, image_layer: Image, output: Path) -> None:
         self._viewer, self._image_layer, self._output = viewer, image_layer, output
@@ -54,26 +46,26 @@ class SlideView:
         self._remove_stale()
 
     def show(self, step: Progress) -> None:
-        """Draw the cells that are new; a few times a second, however many steps there are."""
+        """Draw new cells, a few times a second at most."""
         if not isinstance(step.payload, tuple) or self._image_layer not in self._viewer.layers:
             return
         if not self._live:
-            self._live = [self._add("types", layers.type_colormap(type_names())), self._add("cells", None)]
+            self._live = [self._add("types", type_colormap(type_names())), self._add("cells", None)]
         if time.monotonic() - self._drawn_at >= REFRESH_EVERY_S:
             self.pause()
             self._drawn_at = time.monotonic()
 
     def pause(self) -> None:
-        """Draw what is on the disk, and leave it on screen; the view of the run that goes on takes its place."""
+        """Draw what is on disk, and keep it on screen until the run is resumed."""
         for layer in self._live:
             if layer in self._viewer.layers:
                 read_again(layer)
 
     def finish(self, result: Result) -> Labels:
-        """Put the cells as they are in the end in the place of what was shown meanwhile, and return their layer."""
+        """Replace the live layers by the final cells, and return their layer."""
         self.close()
         data, about, _ = read_slide_result(cast("Path", result.folder))[-1]
-        about = {**about, **layers.placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
+        about = {**about, **placement_of(self._image_layer), "name": f"{self._image_layer.name} cells"}
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
@@ -81,23 +73,23 @@ class SlideView:
         return cells
 
     def close(self) -> None:
-        """Remove what was shown meanwhile."""
+        """Remove the live layers."""
         for layer in self._live:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
         self._live = []
 
     def _remove_stale(self) -> None:
-        """Remove what an earlier run left of this image on screen, and the cells of the folder that is written to."""
+        """Remove layers of an earlier run on this image, and cells whose folder is written to."""
         viewer, image_id, folder = self._viewer, str(self._image_layer.unique_id), str(self._output.resolve())
         stale: list[Layer] = []
         for layer in viewer.layers:
-            info = layers.info_of(layer)
+            info = links.info_of(layer)
             if info.get("kind") == IN_PROGRESS and info.get("image_id") == image_id:
                 stale.append(layer)
-            elif layers.is_cells(layer) and info.get("folder") == folder:
+            elif links.is_cells(layer) and info.get("folder") == folder:
                 cells_id = str(layer.unique_id)
-                stale += [one for one in viewer.layers if layers.info_of(one).get("cells_id") == cells_id]
+                stale += [one for one in viewer.layers if links.info_of(one).get("cells_id") == cells_id]
                 stale.append(layer)
         for layer in stale:
             viewer.layers.remove(layer)
@@ -108,10 +100,10 @@ class SlideView:
             _levels(data),
             multiscale=len(data) > 1,
             name=f"{self._image_layer.name} {kind} (in progress)",
-            metadata={layers.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
+            metadata={links.KEY: {"kind": IN_PROGRESS, "image_id": str(self._image_layer.unique_id)}},
             opacity=0.45 if kind == "types" else 0.6,
             **({} if colormap is None else {"colormap": colormap}),
-            **layers.placement_of(self._image_layer),
+            **placement_of(self._image_layer),
         )
         layer.contour = 0 if kind == "types" else 1
         self._viewer.add_layer(layer)
@@ -119,12 +111,9 @@ class SlideView:
 
 
 def slide_of(layer: Image) -> SlideImage:
-    """Return what an image layer shows as a slide: by its file where that is the same, else by its arrays.
+    """Return the image of a layer as a slide: from its file if that has the same shape, else from its arrays.
 
-    Raises
-    ------
-    InputError
-        If the layer is a stack.
+    Raises `InputError` if the layer is a stack.
     """
     source = image_source(layer)
     if source.stack_shape:

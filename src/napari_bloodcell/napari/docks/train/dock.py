@@ -1,4 +1,4 @@
-"""The Train dock: a classifier is trained on corrected cells, judged, and used on the open image."""
+"""The Train dock: trains a classifier on corrected cells, judges it, and uses it on the open image."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QTabWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QTabWidget
 
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.learning.reports import Epoch
-from napari_bloodcell.napari.docks.base import Dock
-from napari_bloodcell.napari.docks.layer_choice import LayerChoice
-from napari_bloodcell.napari.docks.plain import PlainLabel
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, fill, make_button
 from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
 from napari_bloodcell.napari.docks.train.result import ResultView
-from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.notify import notifying
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.work.runs import TypeCells
@@ -34,7 +32,7 @@ UNSAVED: Final = "trained, not saved"
 
 
 class TrainWidget(Dock):
-    """Trains, shows how it goes and what came of it."""
+    """Trains, and shows progress and result."""
 
     panel: WorkPanel
 
@@ -54,42 +52,32 @@ class TrainWidget(Dock):
 
     def _build(self) -> None:
         self.form = TrainForm(self._viewer)
-        self.run = QPushButton("Train")
-        self.run.setToolTip("Train on the examples; Cancel keeps the best so far")
+        self.run = make_button("Train", "Train on the examples; Cancel keeps the best so far")
         self.panel = WorkPanel()
         self.summary = PlainLabel()
-        self.summary.setWordWrap(True)
         self.summary.hide()
         self.plot, self.grid, self.result = TrainingPlot(), GridTable(), ResultView()
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for title, page in (("Curves", self.plot), ("Result", self.result), ("Grid search", self.grid)):
             self.tabs.addTab(page, title)
-        self.cells = LayerChoice(self._viewer, layers.is_cells, none="No cells yet", follows_active=True)
+        self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The cells that are typed again")
-        self.use = QPushButton("Use it on")
-        self.use.setToolTip("Type these cells with the new model; what a person typed stays as it is")
-        self.save = QPushButton("Save the model…")
-        self.save.setToolTip("As .safetensors, with classes, settings and report; the Classify dock takes it as model")
-        row = QHBoxLayout()
-        row.addWidget(self.use)
-        row.addWidget(self.cells, 1)
+        self.use = make_button("Use it on", "Type these cells with the new model; what a person typed stays as it is")
+        self.save = make_button(
+            "Save the model…", "As .safetensors, with classes, settings and report; the Classify dock takes it as model"
+        )
+        row = fill(QHBoxLayout(), self.use, self.cells, stretched=[self.cells])
         parts = (self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
         self.lay_out(*parts, stretched=self.tabs)
 
     @property
     def is_running(self) -> bool:
-        """Whether work is under way."""
+        """Whether work is running."""
         return self.panel.work.is_running
 
     def start(self) -> None:
-        """Begin to train with what is in the form.
-
-        Raises
-        ------
-        BloodCellError
-            If examples are missing, a setting is not allowed, or work is under way already.
-        """
+        """Start training with the form's settings; raise `BloodCellError` if examples or valid settings are missing."""
         form = self.form
         is_grid = form.preset is Preset.GRID
         task = TrainTask(
@@ -112,15 +100,9 @@ class TrainWidget(Dock):
         run.start(lambda should_stop: iter_training(task, should_stop), keeps_done=True)
 
     def use_it(self) -> None:
-        """Type the cells of the chosen layer with the model that was trained; a person's decisions stay.
-
-        Raises
-        ------
-        InputError
-            If there is no model, no layer, or its image is gone.
-        """
+        """Type the chosen cells with the trained model, except those that a person typed."""
         trained, cells = self._trained(), self.cells.layer
-        image = layers.image_layer_for(self._viewer, cells)
+        image = links.image_layer_for(self._viewer, cells)
         if cells is None or image is None:
             raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
         params = ClassifyParams(model=str(self.saved_as or UNSAVED))
@@ -128,15 +110,7 @@ class TrainWidget(Dock):
         run.done.connect(lambda _layer: self._tell(run.summary))
 
     def save_as(self, path: str | Path) -> None:
-        """Write the model that was trained.
-
-        Raises
-        ------
-        InputError
-            If there is none.
-        OutputError
-            If the file cannot be written, or does not end with .safetensors.
-        """
+        """Save the trained model; raise `OutputError` if it cannot be written, or is no .safetensors file."""
         path = Path(path)
         if path.suffix != ".safetensors":
             raise OutputError(f"A model is a file that ends with .safetensors; {path.name!r} was given.")
@@ -201,6 +175,6 @@ class TrainWidget(Dock):
         yield self._viewer.events.theme, self._on_theme
 
     def on_wake(self) -> None:
-        """Show how many corrections there are to train on."""
+        """Show the number of corrections to train on."""
         self._on_theme()
         self.form.tell()

@@ -1,4 +1,4 @@
-"""The Train dock's form: which examples, from which model on, with which settings."""
+"""The Train dock's form: examples, starting model, settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QHBoxLayout,
     QLineEdit,
-    QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -23,12 +20,10 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.learning.grid_search import TABLE_1
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.models.weights import CLASSIFIERS
-from napari_bloodcell.napari.docks.base import form_rows
+from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_rows, slim, with_browse_button
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
-from napari_bloodcell.napari.docks.layer_choice import slim
-from napari_bloodcell.napari.docks.plain import PlainLabel
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
-from napari_bloodcell.napari.layers.cells import is_cells
+from napari_bloodcell.napari.layers.links import is_cells
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -45,7 +40,7 @@ class Preset(StrEnum):
 
 
 class TrainForm(QWidget):
-    """Examples, start and settings."""
+    """Examples, starting model and settings."""
 
     changed = Signal()
 
@@ -61,14 +56,8 @@ class TrainForm(QWidget):
             "training set, or pictures in one folder per class, as the paper's authors published theirs"
         )
         self._folder = QLineEdit(str(default_training_set()))
-        browse = QToolButton()
-        browse.setText("…")
-        browse.setToolTip("Choose a folder")
-        folder = QHBoxLayout()
-        folder.addWidget(self._folder, 1)
-        folder.addWidget(browse)
+        folder = with_browse_button(self._folder, self._on_browse)
         self.told = PlainLabel()
-        self.told.setWordWrap(True)
         self._start = NameChoice((*CLASSIFIERS, SCRATCH), is_file=True)
         self._start.tooltip = (
             "Go on from the embedded classifier (transfer learning), from the paper's, from a file of an earlier "
@@ -81,12 +70,7 @@ class TrainForm(QWidget):
         )
         rows = form_rows(Examples=self._source, Folder=folder, Start=self._start.native, Settings=self._preset)
         self.settings_form = SettingsForm(TrainParams, first=("epochs", "learning_rate"), values=self._usual())
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(rows)
-        layout.addWidget(self.settings_form)
-        layout.addWidget(self.told)
-        browse.clicked.connect(self._on_browse)
+        fill_column(self, rows, self.settings_form, self.told)
         self._source.currentIndexChanged.connect(lambda _: self._on_source())
         self._start.changed.connect(lambda _: self._on_settings())
         self._preset.currentIndexChanged.connect(lambda _: self._on_settings())
@@ -100,13 +84,7 @@ class TrainForm(QWidget):
 
     @property
     def folder(self) -> Path:
-        """The training set, or the folders of pictures.
-
-        Raises
-        ------
-        InputError
-            If no folder is given.
-        """
+        """The training set, or the folders of pictures; raises `InputError` if the field is empty."""
         text = self._folder.text().strip()
         if not text:
             raise InputError("There is no folder of examples. Choose one with the button beside its field.")
@@ -114,7 +92,7 @@ class TrainForm(QWidget):
 
     @property
     def start(self) -> str | None:
-        """Model that training begins with; None: from scratch."""
+        """Model to start from; None: from scratch."""
         is_scratch = self.preset is Preset.GRID or self._start.value in ("", SCRATCH)
         return None if is_scratch else self._start.value
 
@@ -124,7 +102,7 @@ class TrainForm(QWidget):
         return list(Preset)[self._preset.currentIndex()]
 
     def params(self) -> TrainParams:
-        """Return the settings; see `SettingsForm.settings` for what it raises."""
+        """Return the settings; raises as `SettingsForm.settings`."""
         params: TrainParams = self.settings_form.settings()
         return params
 
@@ -136,7 +114,7 @@ class TrainForm(QWidget):
         start: str | None = "",
         preset: Preset | None = None,
     ) -> None:
-        """Fill in the form; what is not given stays."""
+        """Fill in the form; omitted fields stay."""
         if source is not None:
             self._source.setCurrentIndex(list(Source).index(source))
         if folder is not None:
@@ -147,7 +125,7 @@ class TrainForm(QWidget):
             self._preset.setCurrentIndex(list(Preset).index(preset))
 
     def tell(self) -> None:
-        """Say what there is to learn from."""
+        """Show how many examples there are."""
         self.told.setVisible(self.source is Source.CORRECTIONS)
         if self.source is not Source.CORRECTIONS:
             self.told.clear()
@@ -160,7 +138,7 @@ class TrainForm(QWidget):
         self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
 
     def _usual(self) -> dict[str, Any]:
-        """Return the values of the chosen settings."""
+        """Return the values of the chosen preset."""
         params = TrainParams.quick() if self.preset is Preset.QUICK else TrainParams()
         return params.model_dump()
 

@@ -1,4 +1,4 @@
-"""The work behind the Train dock: examples are gathered, a classifier is trained, and its mistakes are noted."""
+"""The work behind the Train dock: gathers examples, trains a classifier, and collects its mistakes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
-from napari_bloodcell.napari.layers.cells import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
 from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.links import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.results import SegmentedPlane
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
 
 FOLDER_VARIABLE: Final = "NAPARI_BLOODCELL_TRAINING_SET"
-"""Environment variable that names the folder in which corrections are gathered."""
+"""Environment variable with the folder in which corrections are gathered."""
 
 
 class Source(StrEnum):
@@ -65,62 +65,30 @@ class CorrectedPlane:
 
 @dataclass(frozen=True, eq=False)
 class TrainTask:
-    """What is to be trained, and on what.
-
-    Attributes
-    ----------
-    source : Source
-        Where examples come from.
-    folder : Path
-        The training set, or the folders of pictures.
-    corrected : sequence of CorrectedPlane
-        Corrections that go into the training set first.
-    annotator : str
-        Who made them.
-    params : TrainParams
-        Settings.
-    start : str or None
-        "embedded", "paper" or a file; None: from scratch.
-    is_grid_search : bool
-        Whether the settings of Table 1 are tried.
-    """
+    """What to train, and on what."""
 
     source: Source
-    folder: Path
-    corrected: Sequence[CorrectedPlane]
-    annotator: str
+    folder: Path  # the training set, or the folders of pictures
+    corrected: Sequence[CorrectedPlane]  # added to the training set first
+    annotator: str  # who corrected
     params: TrainParams
-    start: str | None
-    is_grid_search: bool = False
+    start: str | None  # "embedded", "paper" or a file; None: from scratch
+    is_grid_search: bool = False  # over the settings of the paper's Table 1
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What came of a task.
-
-    Attributes
-    ----------
-    training : Training
-        The classifier with its report.
-    parts : dict of str to LabelledCutouts
-        Validation and test part, where they are not empty.
-    figures : dict of str to PartFigures
-        Those of these parts, with the cutouts behind each number.
-    grid : GridSearch or None
-        All tries, where there were several.
-    kept : Path or None
-        Where the classifier is kept until the next training, saved or not; None where that could not be written.
-    """
+    """The outcome of a task."""
 
     training: Training
-    parts: dict[str, LabelledCutouts]
-    figures: dict[str, PartFigures]
-    grid: GridSearch | None = None
-    kept: Path | None = None
+    parts: dict[str, LabelledCutouts]  # "val" and "test", if not empty
+    figures: dict[str, PartFigures]  # of these parts, with the cutouts behind each number
+    grid: GridSearch | None = None  # all tries of a grid search
+    kept: Path | None = None  # backup until the next training; None if it could not be written
 
 
 def default_training_set() -> Path:
-    """Return where corrections are gathered: `FOLDER_VARIABLE`, or the user's data folder."""
+    """Return the folder in which corrections are gathered: `FOLDER_VARIABLE`, or in the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
         return expanded(chosen).absolute()
@@ -148,7 +116,7 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
 
 
 def n_corrected(cells_layer: Labels) -> int:
-    """Return how many cells of a layer a person typed so that they can be learned from."""
+    """Return the number of cells of a layer that a person typed and that can be learned from."""
     mine = _typed_by_hand(cells_layer.features)
     return int((cells_layer.features.loc[mine, "cell_type"] != UNIDENTIFIED).sum()) if mine.any() else 0
 
@@ -160,7 +128,7 @@ def _typed_by_hand(features: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator[Progress, None, Trained]:
-    """Gather examples, train, and compare; the payload is an `Epoch`, a try of a grid search, or None."""
+    """Gather examples, train, and evaluate; the payload is an `Epoch`, a try of a grid search, or None."""
     yield Progress(0, 0, "reading the examples")
     if task.source is Source.CORRECTIONS:
         yield from _iter_gather(task)
@@ -186,7 +154,7 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
 
 
 def _keep(classifier: CnnClassifier) -> Path | None:
-    """Write a classifier that nobody saved yet, so that a dock that is closed does not take a night's work with it."""
+    """Back up the new classifier, so that closing the dock does not lose a night's work."""
     path = default_training_set().parent / "last trained.safetensors"
     try:
         classifier.save(path)
@@ -196,7 +164,7 @@ def _keep(classifier: CnnClassifier) -> Path | None:
 
 
 def _iter_gather(task: TrainTask) -> Generator[Progress, None, None]:
-    """Put corrections into the training set; those that it has already are passed over."""
+    """Add corrections to the training set, skipping those that it has already."""
     kept = TrainingSet(task.folder, shares=task.params.split)
     if not task.corrected and not len(kept):
         raise TrainingError("Nobody corrected a cell of the open images yet. Correct some in the Review dock first.")
@@ -215,7 +183,7 @@ def _iter_gather(task: TrainTask) -> Generator[Progress, None, None]:
 
 
 def _examples(task: TrainTask) -> TrainingSet | Path:
-    """Return what `train` learns from."""
+    """Return what to train on."""
     if task.source is Source.PAPER_LAYOUT:
         return task.folder
     known = TrainingSet(task.folder, shares=task.params.split)
@@ -225,6 +193,6 @@ def _examples(task: TrainTask) -> TrainingSet | Path:
 
 
 def _folder_of_search(parts: Parts, params: TrainParams) -> Path:
-    """Return where the tries of a search are kept: one that was stopped goes on there."""
+    """Return the folder of a search's tries, where an interrupted search is resumed."""
     what = "".join(part.content_hash() for _, part in parts.items()) + params.model_dump_json()
     return default_training_set().parent / "grid searches" / hashlib.sha256(what.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a training, drawn while it runs."""
+"""Curves and tries of a training, drawn while it runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_bloodcell.napari.docks.base import narrow_headers
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 
 
 HEIGHT_PX: Final = 280
-"""Lowest height of the canvas: other docks would crush it."""
+"""Minimum height of the canvas, which other docks would squeeze."""
 COLOURS: Final = {"training": "#3b82f6", "validation": "#f97316"}
 
 
 class TrainingPlot(FigureCanvasQTAgg):
-    """Two axes above each other: loss and accuracy, of training and validation part, by epoch."""
+    """Loss above accuracy, by epoch, for training and validation part."""
 
     def __init__(self) -> None:
         super().__init__(Figure(layout="constrained"))  # type: ignore[no-untyped-call]
@@ -46,11 +48,11 @@ class TrainingPlot(FigureCanvasQTAgg):
         self.show_epochs([])
 
     def sizeHint(self) -> QSize:
-        """Ask for little: the figure's own size would make the dock wide and long."""
+        """Return a small size; the figure's own would make the dock wide and tall."""
         return QSize(280, HEIGHT_PX)
 
     def minimumSizeHint(self) -> QSize:
-        """Be readable in a dock of 350 px."""
+        """Return a size that is readable in a dock of 350 px."""
         return QSize(120, HEIGHT_PX)
 
     def show_epochs(self, epochs: Sequence[Epoch]) -> None:
@@ -77,7 +79,7 @@ class TrainingPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def use_theme(self, name: str) -> None:
-        """Take the colours of one of napari's themes."""
+        """Use the colours of a napari theme."""
         theme = get_theme(name)
         text, ground = theme.text.as_hex("long"), theme.background.as_hex("long")
         self.figure.set_facecolor(ground)
@@ -94,7 +96,7 @@ class TrainingPlot(FigureCanvasQTAgg):
         self._redraw()
 
     def _redraw(self) -> None:
-        """Draw when Qt has time; several calls make one drawing."""
+        """Draw when Qt is idle; repeated calls cause one drawing."""
         draw: Any = self.draw_idle
         draw()
 
@@ -110,7 +112,7 @@ SHORT = {
 
 
 class GridTable(QTableWidget):
-    """One try a row, the best one in bold; a click on a header sorts."""
+    """One try per row, the best in bold; a click on a header sorts."""
 
     def __init__(self) -> None:
         super().__init__(0, 0)
@@ -123,7 +125,7 @@ class GridTable(QTableWidget):
         self.tries: list[dict[str, Any]] = []
 
     def clear_tries(self) -> None:
-        """Begin anew."""
+        """Start over."""
         self.tries.clear()
         self.setRowCount(0)
 
@@ -148,15 +150,10 @@ class GridTable(QTableWidget):
             item = QTableWidgetItem(short)
             item.setToolTip(tip)
             self.setHorizontalHeaderItem(column, item)
-        header, vertical = self.horizontalHeader(), self.verticalHeader()
-        if header is not None and vertical is not None:
-            header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-            header.setMinimumSectionSize(30)
-            vertical.setVisible(False)
-            vertical.setDefaultSectionSize(vertical.minimumSectionSize())
+        narrow_headers(self, QHeaderView.ResizeMode.Stretch, smallest_px=30)
 
     def _embolden(self) -> None:
-        """Show which try has the least loss."""
+        """Show the try with the lowest loss in bold."""
         column = list(self.tries[0]).index("val_loss")
         rows = range(self.rowCount())
         best = min(rows, key=lambda row: _value(self.item(row, column)))
@@ -170,7 +167,7 @@ class GridTable(QTableWidget):
 
 
 class _Number(QTableWidgetItem):
-    """Sorted by its value, not by its text."""
+    """Sorts by value instead of text."""
 
     def __init__(self, text: str, value: float) -> None:
         super().__init__(text)

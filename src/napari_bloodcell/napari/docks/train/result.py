@@ -1,4 +1,4 @@
-"""What a training reached: accuracy beside the model before, confusion matrix, figures by class, and the mistakes."""
+"""The result of a training: accuracy, comparison with the model before, confusion matrix, figures and mistakes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
-    QFormLayout,
     QHeaderView,
     QLabel,
     QListView,
@@ -18,12 +17,11 @@ from qtpy.QtWidgets import (
     QListWidgetItem,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
+from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_rows, plain
 from napari_bloodcell.napari.docks.gallery import CELL_PX, SIDE_PX, icon_of
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +33,11 @@ if TYPE_CHECKING:
 PART_NAMES: Final = {"test": "Test part", "val": "Validation part"}
 MOST_PICTURES: Final = 300
 FEW_CLASSES: Final = 4
-"""As many columns fit into a dock, whatever their names."""
+"""This many columns fit into a dock, whatever their names."""
 
 
 class ResultView(QWidget):
-    """Figures of the chosen part; a click on the confusion matrix shows the cutouts behind that number."""
+    """Figures of the chosen part; a click on the confusion matrix shows the cutouts behind a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +51,6 @@ class ResultView(QWidget):
         self.confusion.setToolTip("Click a number to see its cells")
         self.by_class = _table("Figures by class")
         self.told = PlainLabel("Click a number of the matrix to see its cells.")
-        self.told.setWordWrap(True)
         self.pictures = QListWidget()
         self.pictures.setViewMode(QListView.ViewMode.IconMode)
         self.pictures.setResizeMode(QListView.ResizeMode.Adjust)
@@ -62,21 +59,14 @@ class ResultView(QWidget):
         self.pictures.setGridSize(QSize(CELL_PX.width(), SIDE_PX + 8))
         self.pictures.setMinimumHeight(SIDE_PX + 24)
         self.pictures.setAccessibleName("Cutouts behind a number")
-        form = QFormLayout()
-        form.setContentsMargins(0, 0, 0, 0)
-        form.addRow("On the", self.part)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 6, 0, 0)
-        layout.addLayout(form)
-        for widget in (self.summary, self.confusion, self.by_class, self.told):
-            layout.addWidget(widget)
-        layout.addWidget(self.pictures, 1)
+        rows = (form_rows(On_the=self.part), self.summary, self.confusion, self.by_class, self.told, self.pictures)
+        fill_column(self, *rows, stretched=self.pictures, top=6)
         self.part.currentIndexChanged.connect(lambda _: self._show_part())
         for wish in (self.confusion.cellClicked, self.confusion.cellActivated):  # by mouse, by the Enter key
             wish.connect(self.open_cell)
 
     def show_trained(self, trained: Trained) -> None:
-        """Show what came of a training."""
+        """Show the outcome of a training."""
         self._trained = trained
         self.part.blockSignals(True)
         self.part.clear()
@@ -87,7 +77,7 @@ class ResultView(QWidget):
         self._show_part()
 
     def open_cell(self, row: int, column: int) -> None:
-        """Show the cutouts of class `row` that the model takes for class `column`."""
+        """Show the cutouts of class `row` that the model typed as class `column`."""
         trained, name = self._trained, self.part.currentData()
         if trained is None or name not in trained.parts:
             return
@@ -133,7 +123,7 @@ class ResultView(QWidget):
             _fit(table)
 
     def _told(self, name: str) -> str:
-        """Return what to say of a part: accuracy now and before, and how training went."""
+        """Return a summary of a part: accuracy, change, and how the training went."""
         trained = self._trained
         if trained is None:
             return ""
@@ -148,7 +138,7 @@ class ResultView(QWidget):
 
 
 def _with_interval(value: float, interval: tuple[float, float], n: int) -> str:
-    """Return "98.2 (95–99)", percent; "–" where there is nothing to count."""
+    """Return "98.2 (95–99)", percent; "–" if there is nothing to count."""
     return f"{100 * value:.1f} ({100 * interval[0]:.0f}–{100 * interval[1]:.0f})" if n else "–"
 
 
@@ -178,7 +168,7 @@ def _fill(table: QTableWidget, rows: Sequence[str], columns: Sequence[str]) -> N
 
 
 def _fit(table: QTableWidget) -> None:
-    """Be as high as the rows, eight at most."""
+    """Match the height to the rows, up to eight."""
     table.resizeRowsToContents()
     header = table.horizontalHeader()
     height = sum(table.rowHeight(i) for i in range(min(table.rowCount(), 8))) + 2 * table.frameWidth() + 2
@@ -205,5 +195,5 @@ def _close(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _short(name: str) -> str:
-    """Return a name that leaves room for the others."""
+    """Shorten a name, to leave room for others."""
     return name if len(name) <= 11 else f"{name[:10]}…"

@@ -9,8 +9,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QTableWidget, QWidget
 
 from napari_bloodcell.core.cells import RBC
-from napari_bloodcell.napari.docks.plain import PlainLabel, plain
+from napari_bloodcell.napari.docks.base import PlainLabel, plain
 from napari_bloodcell.napari.layers import cells as layers
+from napari_bloodcell.napari.layers import links
 from tests.napari.smears import add_smear
 
 HOSTILE = "<h1>band</h1><img src='file:///etc/passwd'>"
@@ -33,7 +34,7 @@ def test_a_tip_draws_no_html_and_an_ordinary_one_stays_as_it_is():
 @pytest.mark.parametrize("dock", ["Review", "Count", "Edit cells"])
 def test_no_dock_draws_the_name_of_a_class_as_html(viewer, qtbot, dock):
     layer = add_smear(viewer)
-    table = layers.table_of(layer)
+    table = links.table_of(layer)
     table.loc[[1, 2], "cell_type"] = HOSTILE  # as from a result of another program: no dock takes such a name
     layers.set_table(layer, table)
     widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", dock)[1]
