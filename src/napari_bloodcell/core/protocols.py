@@ -78,6 +78,8 @@ class Calibration:
         Colour of a typical red cell of the image, 0 to 255; None if too few were seen, or the generator reports none.
     """
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the files in which it is recorded
+
     rbc_diameter_px: float
     background_rgb: tuple[float, float, float]
     mean_brightness: float

@@ -34,17 +34,8 @@ PAPER_MAX_CELLS = 4
 GRID_PER_BANDWIDTH, MOST_GRID_POINTS = 5, 1 << 16
 """A narrow bandwidth gets more grid points than the settings ask for."""
 LEUKOCYTES: tuple[str, ...] = (
-    *(
-        "neutrophil",
-        "segmented neutrophil",
-        "band neutrophil",
-        "band",
-        "lymphocyte",
-        "monocyte",
-        "eosinophil",
-        "basophil",
-    ),
-    *("blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
+    *("neutrophil", "segmented neutrophil", "band neutrophil", "band", "lymphocyte", "monocyte", "eosinophil"),
+    *("basophil", "blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
 )
 """User classes with these names (any case, singular or plural) are white cells of a differential."""
 
