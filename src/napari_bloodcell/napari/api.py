@@ -11,27 +11,24 @@ Everything here works on a `napari.components.ViewerModel` too, without a displa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
+from napari_bloodcell.corrections.correction import Correction
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.stages.counting import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer, Shapes
 
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.results.result import Result
-    from napari_bloodcell.stages.counting import Counting
-
-    Box = tuple[int, int, int, int]
-
+Box = tuple[int, int, int, int]
 
 __all__ = [
     "analyse_layer",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
@@ -10,9 +11,6 @@ from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
 from napari_bloodcell.core.errors import BloodCellError, OutputError
 from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.notify import logger
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LATER_MS: Final = 2000
 """Delay after the last change."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterable
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakMethod, finalize, ref
 
+from napari.utils.events import EventEmitter
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error, show_warning
 
 from napari_bloodcell.core.errors import BloodCellError, reason_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from napari.utils.events import EventEmitter
-
 
 Result = TypeVar("Result")
 

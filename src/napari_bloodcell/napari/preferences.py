@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import getpass
 import os
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from napari_bloodcell.core.cells import TYPE_COLOURS, type_colour
 from napari_bloodcell.models.weights import CACHE_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 PLUGIN: Final = "napari-bloodcell"
 _COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
+from napari_bloodcell.images.image import Level, SlideImage
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, record_of
 
-if TYPE_CHECKING:
-    from napari_bloodcell.images.image import Level, SlideImage
-    from napari_bloodcell.results.result import Result
-
-    LayerData = tuple[Any, dict[str, Any], str]
-
+LayerData = tuple[Any, dict[str, Any], str]
 
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid gets one in memory up to this size; a larger one is read in steps."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import napari.viewer
+from napari.layers import Image
 from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.params import Recipe, SegmentParams
@@ -16,12 +18,7 @@ from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import FindCells, TypeCells
-
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.layers import Image
-
-    from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run
 
 PRESETS: Final = ("Default", "Paper (Rao et al. 2024)")
 _SHOWN: Final = ("model", "device", "rbc_diameter_px", "pixel_size_um")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import napari.viewer
 from napari.layers import Labels
 from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
@@ -16,11 +16,6 @@ from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_fo
 from napari_bloodcell.napari.layers.look import pyramid_of
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import TypeCells
-
-if TYPE_CHECKING:
-    import napari.viewer
-
-    from napari_bloodcell.core.protocols import CellClassifier
 
 
 class ClassifyWidget(StageDock):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import (
     QAbstractListModel,
     QItemSelectionModel,
@@ -18,27 +21,17 @@ from qtpy.QtCore import (
     QThreadPool,
     Signal,
 )
-from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
+from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, image_source
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 from napari_bloodcell.napari.layers.selection import COLOUR
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from napari.layers import Image, Labels
-    from numpy.typing import NDArray
-    from qtpy.QtGui import QKeyEvent
-
-    from napari_bloodcell.napari.layers.images import ImageSource
-    from napari_bloodcell.napari.session.changes import TypeChange
-
+from napari_bloodcell.napari.session.changes import TypeChange
 
 UNSURE_FIRST, SURE_FIRST = "least certain first", "most certain first"
 FEW: Final = 50_000

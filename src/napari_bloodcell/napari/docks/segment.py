@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
-from napari.layers import Shapes
-from qtpy.QtWidgets import QMessageBox
+import napari.viewer
+from napari.components import ViewerModel
+from napari.layers import Image, Shapes
+from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
@@ -21,17 +23,9 @@ from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
+from napari_bloodcell.napari.work.worker import Run
 
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.components import ViewerModel
-    from napari.layers import Image
-    from qtpy.QtWidgets import QWidget
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.napari.work.worker import Run
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
 

@@ -7,16 +7,21 @@ The **cells layer** is a Labels layer `"<image> cells"` with ids 1..N. Its `feat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.napari.layers.features import INDEX, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.keeper import keep_on_disk
@@ -45,17 +50,7 @@ from napari_bloodcell.napari.layers.look import (
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 from napari_bloodcell.results.recipes import portable, versions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellClassifier
-    from napari_bloodcell.stages.segment import Segmentation
-
+from napari_bloodcell.stages.segment import Segmentation
 
 _LOOKUP: Final = "napari_bloodcell_lookup"
 

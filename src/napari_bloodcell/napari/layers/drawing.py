@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.napari.layers import private
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
 
 BAND_PX: Final = 1 << 18
 """Pixels worked on at once, so that they and the results stay in the processor's cache."""

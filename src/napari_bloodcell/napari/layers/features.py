@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Collection, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.images import plane_number
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
 
 INDEX: Final = "index"
 """Column of the label id; the row of id 0 is the background."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Labels
 from napari.utils.notifications import show_info
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.images import is_large_plane
 from napari_bloodcell.napari.layers.links import full_resolution, has_table
 from napari_bloodcell.napari.layers.look import pyramid_of
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from numpy.typing import NDArray
 
 LARGEST_ID: Final = 2**24
 """Larger ids are renumbered: tables indexed by id would not fit into memory."""

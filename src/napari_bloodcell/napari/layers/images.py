@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,13 @@ import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import LARGE_PX, open_image, read_plane
 from napari_bloodcell.images.plane import Plane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer
-
-    from napari_bloodcell.images.image import SlideImage
 
 PlaneIndex = tuple[int, ...]
 """Position along the leading axes of a stack; () if there is one plane only."""

@@ -9,24 +9,23 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import ref
 
 import numpy as np
+import pandas as pd
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
+from napari_bloodcell.napari.layers.types import TypeLookup
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.slides.save import repaint_types, write_corrected
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
     from napari_bloodcell.napari.keeper_clock import KeeperClock
-    from napari_bloodcell.napari.layers.types import TypeLookup
 
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 

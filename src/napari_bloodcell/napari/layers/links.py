@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Collection
+from typing import Any, Final, cast
 
-from napari.layers import Image, Labels
+import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.napari.layers.features import is_table, to_table
 from napari_bloodcell.stages.calibration import DEFAULT_DIAMETER_PX
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    import numpy as np
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from numpy.typing import NDArray
-
 
 KEY: Final = "napari_bloodcell"
 """Metadata key of everything that the plugin stores in a layer."""

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 import numpy as np
-from napari.layers import Labels
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
+from numpy.typing import NDArray
 
 from napari_bloodcell.napari.event_loop import running_app, soon
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import draw_quickly
 from napari_bloodcell.napari.layers.features import rows_of
 from napari_bloodcell.napari.layers.links import calibration_of, colours_of, names_of
-from napari_bloodcell.napari.layers.types import UNTYPED
+from napari_bloodcell.napari.layers.types import UNTYPED, TypeLookup
 from napari_bloodcell.napari.preferences import colour_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.layers.types import TypeLookup
-
 
 MOST_PIXELS_IN_ONE: Final = 4096 * 4096
 """A larger plane is shown as a pyramid, so that drawing time depends on the screen, not on the smear."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
+from collections.abc import Sequence
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 import numpy as np
+from napari.layers import Labels
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import look_up, redraw_boxes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from napari.layers import Labels
-    from numpy.typing import DTypeLike, NDArray
-
 
 UNTYPED: Final = np.uint8(255)
 """Colour code of cells without a type."""

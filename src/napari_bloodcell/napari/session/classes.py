@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Labels
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, USER_COLOURS, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels
 
 EDIT_KEYS: Final = {"D": "delete", "S": "split", "J": "merge"}
 """Letters that edit cells, so no class gets them."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 from weakref import ref
 
 import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Labels
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections.agreement import Dispute, Merged
 from napari_bloodcell.corrections.journal import (
     Correction,
     Journal,
@@ -21,23 +26,13 @@ from napari_bloodcell.corrections.journal import (
     standing,
 )
 from napari_bloodcell.napari.layers.features import places_of
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, image_source
 from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
 from napari_bloodcell.napari.notify import tell_of
 from napari_bloodcell.napari.preferences import annotator_name
+from napari_bloodcell.napari.session.changes import TypeChange
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-
-    from napari_bloodcell.corrections.agreement import Dispute, Merged
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
-    from napari_bloodcell.napari.session.changes import TypeChange
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 T = TypeVar("T")
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import ref
 
 import numpy as np
-from napari.utils.events import EmitterGroup
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Labels
+from napari.utils.events import EmitterGroup, Event
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.corrections import edits
+from napari_bloodcell.corrections.edits import Edit
 from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
 from napari_bloodcell.napari.layers import cells as layers
@@ -35,6 +43,7 @@ from napari_bloodcell.napari.layers.selection import point_out, pointed_out, sel
 from napari_bloodcell.napari.session.changes import (
     NONE,
     CellTypes,
+    Change,
     OutlineChange,
     RunChange,
     Snapshot,
@@ -42,26 +51,19 @@ from napari_bloodcell.napari.session.changes import (
     types_of,
 )
 from napari_bloodcell.napari.session.classes import ClassList, show_classes
-from napari_bloodcell.napari.session.journal import LayerJournal, said_of, tell_if_failed, when_done
+from napari_bloodcell.napari.session.journal import (
+    Found,
+    LayerJournal,
+    SecondOpinion,
+    said_of,
+    tell_if_failed,
+    when_done,
+)
 from napari_bloodcell.napari.session.strokes import strokes_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from concurrent.futures import Future
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-    from napari.utils.events import Event
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.corrections.edits import Edit, Point
-    from napari_bloodcell.napari.session.changes import Change
-    from napari_bloodcell.napari.session.journal import Found, SecondOpinion
-
-    Ids = Sequence[int] | NDArray[np.integer[Any]]
-    Box = tuple[int, int, int, int]
+Point = tuple[float, float]
+Ids = Sequence[int] | NDArray[np.integer[Any]]
+Box = tuple[int, int, int, int]
 
 
 class CellsSession:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
 
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.drawing import redraw_boxes
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
 from napari_bloodcell.napari.layers.private import drawn_of
+from napari_bloodcell.napari.session.changes import Snapshot
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Image, Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.napari.session.changes import Snapshot
 
 REFRESH_EVERY_S: Final = 0.25
 """Finished tiles are drawn at most this often."""

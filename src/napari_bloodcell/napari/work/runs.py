@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
+from napari.viewer import Viewer
 
-from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.foreign import number_cells
-from napari_bloodcell.napari.layers.images import image_source, pixel_size_um, told_of_colours
+from napari_bloodcell.napari.layers.images import PlaneIndex, image_source, pixel_size_um, told_of_colours
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.session.opening import open_cells, put_back
-from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
+from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, TypedCells, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
-from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run, Work
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
-
-    from napari_bloodcell.core.params import ClassifyParams, SegmentParams
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.napari.layers.images import PlaneIndex
-    from napari_bloodcell.napari.work.jobs import TypedCells
-    from napari_bloodcell.napari.work.worker import Work
-
-    Box = tuple[int, int, int, int]
-
+Box = tuple[int, int, int, int]
 
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
 """Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""

@@ -6,32 +6,27 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 from weakref import finalize
 
+from napari.components import ViewerModel
+from napari.layers import Layer
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
+from napari.utils.events import Event, EventEmitter
 from napari.utils.notifications import show_info, show_warning
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors, tell_of
 from napari_bloodcell.napari.work.models import warm_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from napari.utils.events import Event, EventEmitter
-    from qtpy.QtGui import QCloseEvent
-
-    from napari_bloodcell.core.protocols import Progress
-
 
 logger = logging.getLogger(__name__)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from napari.layers import Shapes
+import napari.viewer
+from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, form_rows
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, Watched, form_rows
 from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
 from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
@@ -21,12 +22,6 @@ from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.regions import Region, region_of
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
-
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.layers import Labels
-
-    from napari_bloodcell.napari.docks.base import Watched
 
 SOON_MS: Final = 15
 """Changes within one burst, as while a threshold is dragged, are counted together."""

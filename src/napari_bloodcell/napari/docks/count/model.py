@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
+from napari_bloodcell.core.params import CountParams
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, known_calibration_of
+from napari_bloodcell.napari.layers.regions import Region
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import seen_area_mm2
-from napari_bloodcell.stages.counting import count, is_white
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    import pandas as pd
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import CountParams
-    from napari_bloodcell.core.protocols import Calibration
-    from napari_bloodcell.napari.layers.regions import Region
-    from napari_bloodcell.stages.counting import Counting
+from napari_bloodcell.stages.counting import Counting, count, is_white
 
 FEWEST_WBC: Final = 100
 """Fewest white cells for a differential; below that, its percentages are mostly chance."""

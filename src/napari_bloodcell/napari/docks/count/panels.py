@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from napari.layers import Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
@@ -23,19 +26,11 @@ from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.docks.base import NarrowTable, fill, fill_column, fit_height, make_button, plain, swatch
-from napari_bloodcell.napari.docks.count.model import save_histogram
+from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountRow, CountTask, save_histogram
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.stages.counting import is_white
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountRow, CountTask
 
 
 class AreaFields(QWidget):

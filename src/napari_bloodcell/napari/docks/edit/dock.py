@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from napari.layers import Image
+import napari.viewer
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.errors import InputError
@@ -20,14 +23,6 @@ from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.worker import WorkPanel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import napari.viewer
-    from napari.layers import Labels, Layer
-    from numpy.typing import NDArray
-
 
 TOOLS: Final = (
     (Tool.CLICK, "Add by click", "Click a cell that was missed; a click on a known cell outlines it anew."),

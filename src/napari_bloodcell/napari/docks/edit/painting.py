@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.utils.events import Event
+from numpy.typing import NDArray
 from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.core.errors import InputError
@@ -16,17 +19,10 @@ from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of
 from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import bind_undo
+from napari_bloodcell.napari.session.session import CellsSession
 from napari_bloodcell.napari.session.strokes import strokes_of
 
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
-    from napari.utils.events import Event
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.session.session import CellsSession
-
-    Box = tuple[int, int, int, int]
-
+Box = tuple[int, int, int, int]
 
 LARGEST_PX: Final = 4096 * 4096
 """Largest region that can be painted in."""

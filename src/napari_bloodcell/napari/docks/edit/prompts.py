@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from napari.layers import Image
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.params import SegmentParams
-from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.core.params import ClassifyParams, SegmentParams
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
-from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
-from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.masks import fill_holes
 from napari_bloodcell.stages.segment import calibrate
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels, Layer
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import ClassifyParams
-    from napari_bloodcell.core.protocols import CellClassifier, CellMask, MaskGenerator
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
-    from napari_bloodcell.napari.work.worker import Work
-
-    Box = tuple[int, int, int, int]
-
+Box = tuple[int, int, int, int]
 
 WINDOW_PX = 512
 """Side of the window around a prompt that the model sees, pixels; more for large cells and boxes."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from napari.layers import Image
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLineEdit, QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.napari.docks.base import fill_column, plain, with_browse_button
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.results.files import RECIPE, SLIDE
 from napari_bloodcell.results.store import read_result
-
-if TYPE_CHECKING:
-    from napari.layers import Image
-
-    from napari_bloodcell.core.params import Recipe
 
 
 def is_large(layer: Image) -> bool:

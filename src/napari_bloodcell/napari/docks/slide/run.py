@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from napari.components import ViewerModel
 from napari.layers import Image
+from napari.viewer import Viewer
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
 from napari_bloodcell.napari.layers.look import moved_placement, placement_of
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.pyramids import MOST_PIXELS_HALVED
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator, postpone_collection
 from napari_bloodcell.napari.work.runs import scale_of
-from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run, Work
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.run import iter_analyse_slide
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from pathlib import Path
-
-    from napari.components import ViewerModel
-    from napari.viewer import Viewer
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.images.image import SlideImage
-    from napari_bloodcell.napari.work.worker import Work
-    from napari_bloodcell.results.result import Result
-
-    Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 
 class AnalyseSlide(Run):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import napari.viewer
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QTabWidget
 
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.reports import Epoch
-from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, fill, make_button
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, Watched, fill, make_button
 from napari_bloodcell.napari.docks.train.form import Preset, TrainForm
 from napari_bloodcell.napari.docks.train.jobs import Source, Trained, TrainTask, corrected_planes, iter_training
 from napari_bloodcell.napari.docks.train.plots import GridTable, TrainingPlot
@@ -21,12 +23,6 @@ from napari_bloodcell.napari.notify import notifying
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.work.runs import TypeCells
 from napari_bloodcell.napari.work.worker import Run, WorkPanel
-
-if TYPE_CHECKING:
-    import napari.viewer
-
-    from napari_bloodcell.core.protocols import Progress
-    from napari_bloodcell.napari.docks.base import Watched
 
 UNSAVED: Final = "trained, not saved"
 

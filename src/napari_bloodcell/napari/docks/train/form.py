@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from napari.components import ViewerModel
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QComboBox,
@@ -24,9 +25,6 @@ from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_row
 from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set, n_corrected
 from napari_bloodcell.napari.layers.links import is_cells
-
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
 
 SCRATCH: Final = "from scratch"
 

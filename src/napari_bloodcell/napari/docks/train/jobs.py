@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import platformdirs
+from napari.components import ViewerModel
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
 from napari_bloodcell.learning.grid_search import GridSearch, iter_grid_search
 from napari_bloodcell.learning.reports import PartFigures, figures_of
 from napari_bloodcell.learning.train import Training, iter_train, parts_of
@@ -24,23 +32,12 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, image_source
 from napari_bloodcell.napari.layers.links import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.results import SegmentedPlane
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from pathlib import Path
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import TrainParams
-    from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
+if TYPE_CHECKING:  # loads torch
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
 
 FOLDER_VARIABLE: Final = "NAPARI_BLOODCELL_TRAINING_SET"
 """Environment variable with the folder in which corrections are gathered."""

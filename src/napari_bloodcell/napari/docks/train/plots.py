@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
@@ -11,13 +12,8 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_bloodcell.learning.reports import Epoch
 from napari_bloodcell.napari.docks.base import narrow_headers
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from napari_bloodcell.learning.reports import Epoch
-
 
 HEIGHT_PX: Final = 280
 """Minimum height of the canvas, which other docks would squeeze."""

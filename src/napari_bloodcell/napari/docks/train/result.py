@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -22,13 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_bloodcell.napari.docks.base import PlainLabel, fill_column, form_rows, plain
 from napari_bloodcell.napari.docks.gallery import CELL_PX, SIDE_PX, icon_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.docks.train.jobs import Trained
+from napari_bloodcell.napari.docks.train.jobs import Trained
 
 PART_NAMES: Final = {"test": "Test part", "val": "Validation part"}
 MOST_PICTURES: Final = 300
