@@ -122,9 +122,27 @@ def test_strict_says_nothing_of_a_result_without_warnings(tmp_path: Path) -> Non
     assert (code, row["warnings"]) == (cli.DONE, "")
 
 
+@pytest.mark.usefixtures("fake_models")
+def test_a_picture_that_is_turned_upright_is_said_to_be_and_its_result_has_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, exif = glass(), PIL.Image.Exif()
+    for x in (20, 60, 95):
+        image[30:50, x : x + 20] = 120
+    exif[0x0112] = 6
+    PIL.Image.fromarray(image).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    code = cli.main(["analyse", str(tmp_path / "phone.jpg"), "-o", str(tmp_path / "out"), "-q", "--strict"])
+    assert code == cli.DONE
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "phone.jpg: note: " in said[0]
+    assert "EXIF orientation 6" in said[0]
+    assert json.loads((tmp_path / "out" / "phone" / "counts.json").read_text())["warnings"] == []
+
+
 def test_what_is_heard_of_an_input_is_heard_by_all_who_read_it() -> None:
     with warnings.catch_warnings(), heard_of_input() as outer, heard_of_input() as inner:
         warnings.simplefilter("ignore", nb.InputWarning)
         warn_of_input("It was turned.")
         warn_of_input("It was turned.")
-    assert inner == outer == ["It was turned."]
+    assert inner.doubts == outer.doubts == ["It was turned."]

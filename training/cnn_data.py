@@ -1,8 +1,9 @@
 """Training data of the embedded classifier: cells with their surroundings, at the working scale, glass at one level.
 
 Sources (read from the shared data folder, never copied into the project): TXL-PBC's boxes with the ellipse in each, and
-the masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts. Held out
-always: HS2 columns 12 and up, HS1 columns 17 and up, every cell of cutouts/val, TXL-PBC val.
+the masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts; with a
+segmenter, malaria smears in many stains and crops around single white cells (`training.cnn_more_data`). Held out
+always: HS2 columns 12 and up, HS1 columns 17 and up, every cell of cutouts/val, TXL-PBC val, Chula.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.learning.dataset import LabelledCutouts, concatenate, read_cutouts
+from napari_bloodcell.models.boxes import colour_in_boxes
 from napari_bloodcell.stages.calibration import background_colour
-from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL, cut_out
+from napari_bloodcell.stages.segment import FEWEST_MEASURED
 from training.cnn_masks import (
     CANVAS_PX,
     PLATELET,
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 CLASSES = ("RBC", "WBC", "platelet")
 RBC_DIAMETER_PX = 28.0
 HS_DIAMETER_PX = 34.0
+RED_DENSITY = [float(-np.log(level / GLASS_LEVEL)) for level in RED_LEVEL]
+"""Optical density of the typical red cell, once its smear is brought to one stain."""
 HELD_OUT_FROM = {"HS1": 17, "HS2": 12}
 """First column of each smear that no training sees."""
 SMEAR_SHARE = 0.28
@@ -70,7 +75,7 @@ class Samples:
         return Samples(self.rgba[rows], self.labels[rows], self.stains[rows], self.origins[rows])
 
 
-class _Collector:
+class Collector:
     """Gathers canvases of one field after the other."""
 
     def __init__(self) -> None:
@@ -94,6 +99,7 @@ class _Collector:
             self.origins.append(origin)
 
     def samples(self) -> Samples:
+        """Return what was gathered."""
         return Samples(np.stack(self.rgba), np.array(self.labels), np.stack(self.stains), np.array(self.origins))
 
 
@@ -103,17 +109,17 @@ def laboratory(name: str) -> str:
 
 
 def txl_fields(
-    data: Path, part: str, leave_out: str | None = None, only: str | None = None
+    data: Path, part: str, leave_out: str | None = None, only: str | None = None, file: str = "*"
 ) -> Iterator[tuple[str, Any, Any, float]]:
     """Yield (laboratory, image, boxes, RBC diameter); boxes (N, 5) are class, y0, x0, y1, x1 in pixels."""
-    for file in sorted((data / "txl_pbc" / "images" / part).iterdir()):
-        with Image.open(file) as picture:
+    for path in sorted((data / "txl_pbc" / "images" / part).glob(file)):
+        with Image.open(path) as picture:
             image = np.asarray(picture.convert("RGB"))
         height, width = image.shape[:2]
         lab = laboratory(f"{width}x{height}")
         if lab == leave_out or (only is not None and lab != only):
             continue
-        text = (data / "txl_pbc" / "labels" / part / f"{file.stem}.txt").read_text()
+        text = (data / "txl_pbc" / "labels" / part / f"{path.stem}.txt").read_text()
         rows = np.array([line.split() for line in text.splitlines() if line.strip()], float).reshape(-1, 5)
         x, y, w, h = rows[:, 1] * width, rows[:, 2] * height, rows[:, 3] * width, rows[:, 4] * height
         boxes = np.stack(
@@ -131,7 +137,7 @@ def txl_samples(data: Path, *, seed: int, rbc_per_field: int = 6, segmenter: Seg
     An RBC whose box shares much with that of a WBC is left out: the ellipse in its box holds a piece of the WBC.
     """
     rng = np.random.default_rng(seed)
-    collector = _Collector()
+    collector = Collector()
     for lab, image, boxes, diameter in txl_fields(data, "train"):
         scale = RBC_DIAMETER_PX / diameter
         small = normalised(image, scale)
@@ -151,7 +157,7 @@ def txl_samples(data: Path, *, seed: int, rbc_per_field: int = 6, segmenter: Seg
 def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
     """Return cells of HS1 and HS2 with the masks that the paper's authors got from SAM ViT-H."""
     rng = np.random.default_rng(seed)
-    collector = _Collector()
+    collector = Collector()
     kept_back, kept_back_cells = _validation_patches(data)
     scale = RBC_DIAMETER_PX / HS_DIAMETER_PX
     for smear, first_held_out in HELD_OUT_FROM.items():
@@ -177,7 +183,7 @@ def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
 
 def cutout_samples(data: Path) -> Samples:
     """Return the paper's training cutouts that come from parts of the smears that training may see."""
-    collector = _Collector()
+    collector = Collector()
     glass = smear_glass(data)
     for label, name in ((RBC, "RBC"), (WBC, "WBC")):
         for file in sorted((data / "cutouts" / "train" / name).glob("*.png")):
@@ -205,6 +211,10 @@ def cutout_samples(data: Path) -> Samples:
 def training_samples(data: Path, *, seed: int, segmenter: Segmenter | None = None) -> Samples:
     """Return the samples of all sources."""
     parts = [txl_samples(data, seed=seed, segmenter=segmenter), smear_samples(data, seed=seed), cutout_samples(data)]
+    if segmenter is not None:
+        from training.cnn_more_data import malaria_samples, white_cell_samples
+
+        parts += [malaria_samples(data, segmenter, seed=seed), white_cell_samples(data, segmenter, seed=seed)]
     return join(parts)
 
 
@@ -311,15 +321,18 @@ def _validation_patches(data: Path) -> tuple[set[tuple[str, int, int]], set[tupl
 
 def _scaled_cutouts(data: Path, scale: float) -> LabelledCutouts:
     """Return cutouts/val as the embedded classifier sees them."""
-    glass = smear_glass(data)
-    parts = []
+    glass, factor = smear_glass(data), RBC_DIAMETER_PX / HS_DIAMETER_PX * scale
+    pictures: dict[str, list[tuple[NDArray[np.uint8], int]]] = {}
     for label, name in ((RBC, "RBC"), (WBC, "WBC")):
         for file in sorted((data / "cutouts" / "val" / name).glob("*.png")):
             where = patch_of(file.stem)
-            cutout = np.asarray(Image.open(file).convert("RGB"))
-            mask = cutout.any(-1)
-            factor = RBC_DIAMETER_PX / HS_DIAMETER_PX * scale
-            parts.append(_labelled(cutout, [(mask, (0, 0), label)], factor, glass[where[0] if where else "HS1"]))
+            picture = np.asarray(Image.open(file).convert("RGB"))
+            pictures.setdefault(where[0] if where else "HS1", []).append((picture, label))
+    parts = []
+    for smear, cells in pictures.items():
+        red = np.median([np.median(c[c.any(-1)], axis=0) for c, label in cells if label == RBC], axis=0)
+        typical = (float(red[0]), float(red[1]), float(red[2]))
+        parts += [_labelled(c, [(c.any(-1), (0, 0), label)], factor, glass[smear], typical) for c, label in cells]
     return concatenate(parts)
 
 
@@ -338,15 +351,23 @@ def _checked_patches(data: Path, scale: float) -> Iterator[LabelledCutouts]:
 
 
 def _labelled(
-    image: NDArray[np.uint8], objects: list[Any], scale: float, glass: NDArray[np.float64]
+    image: NDArray[np.uint8],
+    objects: list[Any],
+    scale: float,
+    glass: NDArray[np.float64],
+    red: tuple[float, float, float] | None = None,
 ) -> LabelledCutouts:
-    """Cut objects (mask, corner, class), which may overlap, as the program does."""
+    """Cut objects (mask, corner, class), which may overlap, as the program does; `red` is measured where not given."""
+    if red is None:
+        boxes = np.array([(y, x, y + m.shape[0], x + m.shape[1]) for m, (y, x), k in objects if k == RBC])
+        red = colour_in_boxes(image, boxes) if len(boxes) >= FEWEST_MEASURED else None
     cutouts = np.zeros((len(objects), 128, 128, 3), np.uint8)
     for i, (mask, (y, x), _) in enumerate(objects):
         crop = image[y : y + mask.shape[0], x : x + mask.shape[1]]
-        cutouts[i] = cut_out(crop, mask.astype(np.int32), [1], scale=scale, background_rgb=glass)[0]
+        colours: dict[str, Any] = {"background_rgb": glass, "red_rgb": red, "red_level": RED_LEVEL}
+        cutouts[i] = cut_out(crop, mask.astype(np.int32), [1], scale=scale, **colours)[0]
     labels = np.array([o[2] for o in objects], np.int64)
-    return LabelledCutouts(cutouts, labels, CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL)
+    return LabelledCutouts(cutouts, labels, CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, red_level=RED_LEVEL)
 
 
 def paper_parts(data: Path) -> tuple[LabelledCutouts, LabelledCutouts]:

@@ -27,7 +27,7 @@ from napari_bloodcell.learning.train import iter_train
 from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn
 from napari_bloodcell.models.cnn.training import loss_of
-from napari_bloodcell.stages.cutouts import GLASS_LEVEL
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL
 from training import cnn_data
 from training.cnn_augment import Augmenter, Strengths
 
@@ -97,6 +97,7 @@ def train_embedded(
         classes=cnn_data.CLASSES,
         rbc_diameter_px=cnn_data.RBC_DIAMETER_PX,
         glass_level=GLASS_LEVEL,
+        red_level=RED_LEVEL,
         settings=settings,
         data_hash=hashlib.sha256(samples.rgba.tobytes() + samples.labels.tobytes()).hexdigest(),
     )

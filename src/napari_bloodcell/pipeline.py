@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Generator
+from pathlib import Path
 
 from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.images.open import is_slide, read_plane
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
@@ -17,13 +20,6 @@ from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.classify import iter_classify
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import iter_segment
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.images.plane import Plane
 
 
 def analyse(
@@ -82,7 +78,7 @@ def analyse(
             )
         )
     for sentence in result.warnings:
-        if sentence not in heard:
+        if sentence not in heard.doubts:
             warnings.warn(f"{result.image_name}: {sentence}", ResultWarning, stacklevel=2)
     return result
 

@@ -268,7 +268,7 @@ def test_wrong_use_ends_with_2_before_anything_is_done(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("napari_bloodcell.cli.batch.load_generator", lambda *_: ThresholdGenerator())
+    monkeypatch.setattr("napari_bloodcell.models.load.load_generator", lambda *_: ThresholdGenerator())
     save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")

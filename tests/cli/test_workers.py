@@ -19,7 +19,7 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.cli.console import ProgressLine
 from napari_bloodcell.core.params import Recipe
-from napari_bloodcell.slides.workers import Team
+from napari_bloodcell.slides.workers import WorkerPool
 from napari_bloodcell.synthetic import load_shipped
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def test_an_image_that_kills_its_process_fails_alone(tmp_path: Path, monkeypatch
         started.append(Dying("c"))
         return started[-1]
 
-    monkeypatch.setattr(batch, "team_of_processes", lambda n, call, *_: Team(start, call, lambda: n))
+    monkeypatch.setattr(batch, "process_pool", lambda n, call, *_: WorkerPool(start, call, lambda: n))
     images = [batch.Image(i, tmp_path / f"{name}.png", name) for i, name in enumerate("abcde")]
     options = batch.Options(tmp_path, workers=2)
     bar = ProgressLine("5 images", is_quiet=True)

@@ -18,7 +18,7 @@ from napari_bloodcell.core.errors import ModelError, OutputError, SettingsError,
 from napari_bloodcell.learning.train_sam import iter_train_sam, read_masked_fields, train_sam
 from napari_bloodcell.models.embedded import tuning as sam_tuning
 from napari_bloodcell.models.embedded.proposals import propose
-from napari_bloodcell.models.embedded.views import see_field
+from napari_bloodcell.models.embedded.tuning import see_field
 from napari_bloodcell.models.load import load_generator
 
 if TYPE_CHECKING:

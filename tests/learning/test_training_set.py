@@ -18,9 +18,9 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.learning.dataset import read_parts
 from napari_bloodcell.learning.train import parts_of
-from napari_bloodcell.learning.training_list import BY_CLASS, BY_IMAGE, assign_parts
+from napari_bloodcell.learning.training_list import BY_CLASS, BY_IMAGE, LIST, assign_parts
 from napari_bloodcell.learning.training_set import Added, TrainingSet, TypedCell
-from napari_bloodcell.stages.cutouts import cut_out
+from napari_bloodcell.stages.cutouts import RED_LEVEL, cut_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -325,7 +325,14 @@ class Segmented:
         self.cells = np.zeros((300, 400), np.int32)
         self.cells[5:25, 5:25], self.cells[30:40, 50:60], self.cells[50:250, 100:300] = 1, 2, 3
         self.table = measure_cells(self.cells)
-        self.calibration = Calibration(20.0, (230.0, 220.0, 210.0), 200.0)
+        self.calibration = Calibration(20.0, (230.0, 220.0, 210.0), 200.0, red_rgb=(180.0, 90.0, 120.0))
+
+
+def test_a_list_of_before_red_cells_were_measured_still_opens(tmp_path: Path):
+    made = TrainingSet(tmp_path)
+    made.add([cell(n, "RBC" if n % 2 else "WBC") for n in range(8)])
+    made.table.drop(columns=["red_r", "red_g", "red_b"]).to_csv(tmp_path / LIST, index=False)
+    pd.testing.assert_frame_equal(TrainingSet(tmp_path).table, made.table)
 
 
 def test_typed_cells_of_a_smear_give_the_cutouts_that_the_classifier_sees(tmp_path: Path):
@@ -334,9 +341,10 @@ def test_typed_cells_of_a_smear_give_the_cutouts_that_the_classifier_sees(tmp_pa
     segmented, types = Segmented(), {1: "RBC", 2: "platelet", 3: "WBC"}
     made = TrainingSet(tmp_path)
     made.add_segmentation(image, segmented, types, annotator="ada", name="s", image_sha256="a" * 64)
-    parts = made.parts(rbc_diameter_px=10.0, glass_level=235.0)
-    background = segmented.calibration.background_rgb
-    seen = cut_out(image, segmented.cells, list(types), scale=10 / 20, background_rgb=background, glass_level=235.0)
+    parts = made.parts(rbc_diameter_px=10.0, glass_level=235.0, red_level=RED_LEVEL)
+    colours = {"background_rgb": segmented.calibration.background_rgb, "glass_level": 235.0}
+    colours |= {"red_rgb": segmented.calibration.red_rgb, "red_level": RED_LEVEL}
+    seen = cut_out(image, segmented.cells, list(types), scale=10 / 20, **colours)
     by_type = {
         c: x
         for part in (parts.train, parts.val, parts.test)

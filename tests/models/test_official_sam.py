@@ -24,10 +24,8 @@ from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.official import sam as official_sam
 from napari_bloodcell.models.official.checkpoint import load_network, recognise
-from napari_bloodcell.models.official.masks import UpSampling
 from napari_bloodcell.models.official.network import SharedDecoder, encode, interpolation_matrix, resize_longest_side
-from napari_bloodcell.models.official.prompts import find_foreground, points_on_cells, regular_grid
-from napari_bloodcell.models.official.sam import OfficialSam
+from napari_bloodcell.models.official.sam import OfficialSam, UpSampling, find_foreground, points_on_cells, regular_grid
 from tests.models.sam_examples import stock_masks, tiny_sam
 
 GLASS = (235.0, 228.0, 225.0)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_bloodcell.models.embedded.resample import resample
+from napari_bloodcell.models.embedded.sam import resample
 
 
 @given(st.floats(0.2, 3.0), st.integers(0, 500), st.integers(1, 60))

@@ -35,7 +35,11 @@ def a_record(recipe: Recipe):
         models={"segment": {"name": "embedded", "sha256": "a" * 64}},
         image=ImageRecord(name="smear", sha256="b" * 64, height=3, width=4),
         calibration=CalibrationRecord(
-            rbc_diameter_px=36.5, background_rgb=(1, 2, 3), mean_brightness=150.25, source="estimated"
+            rbc_diameter_px=36.5,
+            background_rgb=(1, 2, 3),
+            mean_brightness=150.25,
+            source="estimated",
+            red_rgb=(0.5, 1, 2),
         ),
         device="cpu",
     )

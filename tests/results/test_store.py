@@ -41,7 +41,7 @@ def a_result(
     for i in range(n):
         y, x = 2 + 14 * (i // 3), 3 + 16 * (i % 3)
         cells[y : y + 8 + i % 2, x : x + 9] = i + 1
-    table = measure_cells(cells, np.linspace(0.5, 0.9, n), np.full(n, 1 / 3))
+    table = measure_cells(cells, predicted_iou=np.linspace(0.5, 0.9, n), stability_score=np.full(n, 1 / 3))
     table["cell_type"] = pd.Series([types[i % len(types)] for i in range(n)], index=table.index, dtype=object)
     table["probability"] = np.linspace(1 / 7, 1, n)
     names = type_names(types)

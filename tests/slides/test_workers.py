@@ -20,7 +20,7 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.slides.workers import InOrder, Task, Team, start_pool
+from napari_bloodcell.slides.workers import InOrder, Task, WorkerPool, start_pool
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import SlowGenerator, random_discs, same, settings
 
@@ -85,7 +85,7 @@ def test_a_task_that_kills_every_process_fails_and_the_others_are_done() -> None
         return started[-1]
 
     schedule = Collected([Task("tile", n) for n in range(8)])
-    list(Team(start, lambda task: task.number, lambda: 4).work(schedule))
+    list(WorkerPool(start, lambda task: task.number, lambda: 4).work(schedule))
     assert sorted(schedule.errors) == list(range(8))
     assert [n for n, error in schedule.errors.items() if error is not None] == [3]
     assert "died 3 times" in str(schedule.errors[3])

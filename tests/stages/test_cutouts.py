@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.stages.cutouts import centre_cutout, cut_out
+from napari_bloodcell.stages.cutouts import RED_LEVEL, centre_cutout, cut_out
 
 
 def disc(radius: float, centre: tuple[float, float] = (40.0, 50.0), shape: tuple[int, int] = (90, 110)) -> np.ndarray:
@@ -91,6 +91,18 @@ def test_glass_of_any_colour_is_brought_to_one_level() -> None:
     image = np.broadcast_to(np.array(glass, np.uint8), (90, 110, 3))
     cutout = cut_out(image, disc(12), [1], background_rgb=glass)[0]
     assert set(np.unique(cutout[cutout.any(-1)])) == {235}
+
+
+@pytest.mark.parametrize("density", [(0.1, 0.2, 0.15), (0.15, 0.35, 0.25), (0.9, 1.2, 0.5)])
+@pytest.mark.parametrize("relative", [0.5, 1.0, 2.0])
+def test_cells_of_any_stain_are_brought_to_one(density: tuple[float, float, float], relative: float) -> None:
+    glass = np.array([230.0, 220.0, 210.0])
+    image = np.broadcast_to(np.rint(glass * np.exp(-np.array(density) * relative)).astype(np.uint8), (90, 110, 3))
+    red = glass * np.exp(-np.array(density))
+    levels = {"background_rgb": glass, "red_rgb": tuple(red), "red_level": RED_LEVEL}
+    cutout = cut_out(image, disc(12), [1], **levels)[0]
+    wanted = 235 * (np.array(RED_LEVEL) / 235) ** relative
+    np.testing.assert_allclose(cutout[cutout.any(-1)].mean(0), wanted, atol=2.5)
 
 
 def test_black_pixels_of_a_cell_stay_part_of_it_when_the_tint_is_taken_out() -> None:

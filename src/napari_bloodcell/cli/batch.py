@@ -1,4 +1,4 @@
-"""Many images in one call: each analysed and written, and the summary."""
+"""Analyses many images in one call: writes each result, and the summary."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from napari_bloodcell.cli.console import ProgressLine, describe_fault, say, warn, writes_json
 from napari_bloodcell.cli.folders import folder_for, folder_for_slide, folder_names
@@ -25,36 +27,30 @@ from napari_bloodcell.core.errors import (
     OutputError,
     SettingsError,
     escaped,
+    heard_of_input,
 )
 from napari_bloodcell.core.files import LOCK, locked, move_in, sweep_files, sweep_folders, temporary_folder, writing
+from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps, drain
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import is_slide, read_plane
-from napari_bloodcell.models import weights
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.images.plane import Plane
+from napari_bloodcell.models import load, weights
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
 from napari_bloodcell.results.recipes import read_record
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.work import WORK
-from napari_bloodcell.slides.workers import InOrder, end_with_parent, team_of_processes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import Result
+from napari_bloodcell.slides.workers import InOrder, end_with_parent, process_pool
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is written for each image."""
+    """Options of a batch."""
 
     output: Path
     label_format: LabelFormat = "ome-zarr"
@@ -76,14 +72,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Models:
-    """Loaded once for all images."""
+    """Models loaded once for all images."""
 
     generator: MaskGenerator
     classifier: CellClassifier
 
 
 class Image(NamedTuple):
-    """An image of a batch: its place, its path, and the name of its result."""
+    """An image of a batch: its number, its path, and the name of its result."""
 
     number: int
     path: Path
@@ -91,7 +87,7 @@ class Image(NamedTuple):
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether it is analysed in memory; what is wrong with it is told when that is tried."""
+        """Whether it is analysed in memory; errors are reported when that is tried."""
         try:
             return not is_slide(self.path)
         except InputError:
@@ -99,41 +95,24 @@ class Image(NamedTuple):
 
 
 def load_models(recipe: Recipe, *, quiet: bool = False) -> Models:
-    """Load both models, with a bar for what has to be downloaded first.
-
-    Raises
-    ------
-    ModelError
-        If one does not exist, is damaged or cannot be fetched.
-    """
+    """Load both models, with a bar for downloads; `ModelError` if one is unknown, damaged or cannot be fetched."""
     name = recipe.segment.model
     if weights.needs_download(name):
         bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         weights.download(name, bar)
         bar.clear()
-    return Models(
-        load_generator(name, recipe.segment.device), load_classifier(recipe.classify.model, recipe.classify.device)
-    )
+    return Models(*load.load_models(recipe))
 
 
 def run(
     images: Sequence[Path], missing: Mapping[str, str], *, recipe: Recipe, models: Models, options: Options
 ) -> bool:
-    """Analyse images, writing each result and the summary, and return whether all went well.
+    """Analyse images, write each result and the summary, and return whether all went well.
 
-    All went well where every image is done, the summary is written and, if `options.strict`, no result has a warning.
-
-    An image that fails is named and the others go on. Of several ordinary images `options.workers` are analysed at a
-    time, each in a process of its own; on a whole slide all processes work together.
-
-    Parameters
-    ----------
-    images : sequence of path
-        What to analyse.
-    missing : mapping of str to str
-        Why other arguments name no image.
-    recipe, models, options
-        How.
+    That is so if every image is done, the summary is written and, with `options.strict`, no result has a warning. An
+    image that fails is named and the others go on; `missing` says why other arguments name no image. Of several
+    ordinary images `options.workers` are analysed at a time, each in its own process; on a whole slide all processes
+    work together.
     """
     with locked(options.output / LOCK):
         sweep_files(options.output)
@@ -166,10 +145,12 @@ def run(
 
 
 def _tell(outcome: Outcome) -> None:
-    """Print what became of an image."""
+    """Print the outcome of an image."""
     about = asdict(outcome)
     if outcome.folder:
         say(f"{outcome.image}: {in_words(outcome.numbers)}", "image", **about)
+    for sentence in outcome.notes:
+        warn(f"{outcome.image}: note: {sentence}", "note", image=outcome.image, text=sentence)
     for sentence in outcome.warnings:
         warn(f"{outcome.image}: warning: {sentence}", "warning", image=outcome.image, text=sentence)
     if outcome.error:
@@ -181,14 +162,14 @@ def _tell(outcome: Outcome) -> None:
 
 
 class _Images(InOrder[Image]):
-    """Images, one after the other; why the processes of some died."""
+    """Schedules images one after the other, and records why the processes of some died."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         super().__init__(images)
         self.deaths: dict[Image, str] = {}
 
     def ended(self, task: Image, error: Exception | None) -> None:
-        """Take note that an image is done, or that its process died."""
+        """Record why an image's process died."""
         if error is not None:
             self.deaths[task] = str(error)
 
@@ -196,7 +177,7 @@ class _Images(InOrder[Image]):
 def _iter_outcomes(
     images: Sequence[Path], names: Sequence[str], recipe: Recipe, models: Models, options: Options
 ) -> Iterator[tuple[int, Outcome]]:
-    """Analyse images and yield what became of each, with its place among them."""
+    """Analyse images and yield each outcome with the image's number."""
     everything = [Image(n, path, name) for n, (path, name) in enumerate(zip(images, names, strict=True))]
     shared = [image for image in everything if options.workers > 1 and options.scheduler is None and image.is_ordinary]
     if len(shared) > 1:
@@ -213,21 +194,21 @@ def _iter_outcomes(
 def _iter_in_processes(
     images: Sequence[Image], names: Sequence[str], recipe: Recipe, options: Options, bar: ProgressLine
 ) -> Iterator[tuple[int, Outcome]]:
-    """Analyse images in processes that load the models once each and share the cores."""
+    """Analyse images in processes that each load the models once and share the cores."""
     schedule, n_workers = _Images(images), min(options.workers, len(images))
     arguments = (names, recipe, replace(options, workers=1, quiet=True))
-    team = team_of_processes(n_workers, _analyse, _begin, arguments)
+    pool = process_pool(n_workers, _analyse, _begin, arguments)
     try:
-        for done, (image, outcome) in enumerate(team.work(schedule), start=1):
+        for done, (image, outcome) in enumerate(pool.work(schedule), start=1):
             bar(Progress(done, len(images), "images"))
             bar.clear()
             yield image.number, outcome or Outcome(escaped(image.path), "failed", error=schedule.deaths[image])
     finally:
-        team.close()
+        pool.close()
 
 
 def _give_memory_back() -> None:
-    """Return freed memory to the system: images of many sizes leave gaps that glibc would keep for itself."""
+    """Return freed memory to the system: images of many sizes leave gaps that glibc would keep."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
             ctypes.CDLL(None).malloc_trim(0)
@@ -241,12 +222,12 @@ def analyse_one(
     options: Options,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Outcome:
-    """Analyse one image of a batch, write its result, and return what became of it; it never raises."""
+    """Analyse one image of a batch, write its result, and return the outcome; it never raises."""
     start = time.monotonic()
     analyse = _analyse_slide if options.is_shared or not image.is_ordinary else _analyse_smear
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # the result says it, too
+        with warnings.catch_warnings(), heard_of_input() as heard:
+            warnings.simplefilter("ignore", InputWarning)  # the outcome says it, too
             folder = analyse(image, names, recipe, models, options, on_progress)
         content = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
@@ -260,6 +241,7 @@ def analyse_one(
         numbers=numbers_of(content),
         seconds=time.monotonic() - start,
         warnings=tuple(content["warnings"]),
+        notes=tuple(heard.notes),
         error=f"these tiles failed and hold no cells: {tiles}" if tiles else "",
     )
 
@@ -274,8 +256,8 @@ def _analyse_smear(
 ) -> Path:
     """Analyse an image in memory and return the folder of its result.
 
-    The folder is chosen when the result is there, under the lock of the output folder: two batches that write there at
-    the same time choose one after the other, and see what the other has put down.
+    The folder is chosen when the result is ready, under the output folder's lock: batches that write there at the same
+    time choose one after the other, and see each other's results.
     """
     plane = read_plane(image.path, name=image.name)
     sha256 = image_hash(plane.data)
@@ -296,7 +278,7 @@ def _analyse_smear(
 
 
 def _is_done(folder: Path, recipe: Recipe, models: Models, options: Options) -> bool:
-    """Return whether a folder holds all that this batch would write there, made with the same settings and models."""
+    """Return whether a folder holds everything this batch would write there, made with equal settings and models."""
     labels = (CELLS_TIFF, TYPES_TIFF) if options.label_format == "tiff" else (ZARR,)
     wanted = {OVERLAY: options.overlay, KDE: options.kde, GEOJSON: options.geojson} | dict.fromkeys(labels, True)
     if not all((folder / name).exists() for name, is_wanted in wanted.items() if is_wanted):
@@ -343,7 +325,7 @@ def _analyse_slide(
     options: Options,
     on_progress: Callable[[Progress], object] | None,
 ) -> Path:
-    """Analyse a slide part by part, on from where an earlier call was stopped, and return the folder of its result."""
+    """Analyse a slide part by part, resuming an earlier call, and return the folder of its result."""
     if options.label_format == "tiff":
         raise SettingsError("A whole slide is written as OME-Zarr; leave out --format tiff.")
 

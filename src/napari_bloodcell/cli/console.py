@@ -1,4 +1,4 @@
-"""What a command says: results on standard output, progress and problems on standard error."""
+"""Output of the commands: results on standard output, progress and problems on standard error."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from cyclopts import Parameter
 
 from napari_bloodcell.core.errors import in_one_line, printable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import TextIO
-
+if TYPE_CHECKING:  # it would load NumPy, which --help does without
     from napari_bloodcell.core.protocols import Progress
 
 TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"
-"""Environment variable with which faults are shown with their traceback."""
+"""Environment variable that shows faults with their traceback."""
 
 Quiet = Annotated[bool, Parameter(alias="-q", negative=(), help="Show no progress.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Write every line as a JSON object, for programs.")]
@@ -39,7 +37,7 @@ _writes_json = False
 
 
 def use_json(wanted: bool = True) -> None:
-    """Write every line as a JSON object from now on, for programs that read it, or text again."""
+    """Write every line as a JSON object from now on, or text again."""
     global _writes_json
     _writes_json = wanted
 
@@ -50,17 +48,17 @@ def writes_json() -> bool:
 
 
 def say(line: str, /, event: str = "text", **fields: object) -> None:
-    """Write a line of the result: as it is, or in JSON the event with its fields."""
+    """Write a line of the result: the text, or in JSON the event with its fields."""
     _write(sys.stdout, line, event, fields or {"text": line})
 
 
 def warn(line: str, /, event: str = "warning", **fields: object) -> None:
-    """Write a line about a problem or the progress: as it is, or in JSON the event with its fields."""
+    """Write a line about a problem or progress: the text, or in JSON the event with its fields."""
     _write(sys.stderr, line, event, fields or {"text": line})
 
 
 def _write(stream: TextIO | None, text: str, event: str, fields: Mapping[str, object]) -> None:
-    """Write a line; nobody has to read it: a stream that was closed, as by `| head`, ends nothing."""
+    """Write a line; a closed stream, as after `| head`, is no error."""
     line = json.dumps({"event": event, **fields}) if _writes_json else printable(text)
     _put(stream, f"{line}\n")
 
@@ -78,13 +76,13 @@ def _put(stream: TextIO | None, text: str) -> None:
 
 
 def close_output() -> None:
-    """Write nothing more to standard output."""
+    """Discard further standard output."""
     if sys.stdout is not None:
         _discard(sys.stdout)
 
 
 def _discard(stream: TextIO) -> None:
-    """Let a stream whose reader went away lead nowhere: Python would complain of what it still holds."""
+    """Redirect a stream without a reader to nowhere: Python would complain about its buffer."""
     with contextlib.suppress(OSError, ValueError):  # no real stream
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -97,13 +95,13 @@ def wants_tracebacks() -> bool:
 
 
 def log_faults() -> None:
-    """Write what fails on the way, such as a tile, to standard error where tracebacks are wanted."""
+    """Log failures on the way, such as of a tile, to standard error if tracebacks are wanted."""
     if wants_tracebacks():
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
 def describe_fault(error: Exception) -> str:
-    """Return what to say, in one line, of an error that is none of the program's own; write its traceback if wanted."""
+    """Return one line about an error that is not the program's own; write its traceback if wanted."""
     if wants_tracebacks():
         warn("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, MemoryError):
@@ -116,7 +114,7 @@ def describe_fault(error: Exception) -> str:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a wish to stop, which the given function tells; the second one interrupts."""
+    """Turn the first Ctrl-C into a request to stop, which the yielded function reports; the second interrupts."""
     wish = threading.Event()
 
     def note(_number: int, _frame: object) -> None:
@@ -136,16 +134,10 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 class ProgressLine:
-    """Shows progress on standard error: one line that changes in a terminal, a line per finished stage elsewhere.
+    """Shows progress of `title` on standard error, unless `is_quiet`.
 
-    In JSON it is a line for each step, but not more than ten a second.
-
-    Parameters
-    ----------
-    title : str
-        What is being worked on.
-    is_quiet : bool
-        Show nothing.
+    That is one changing line in a terminal, a line per finished stage elsewhere, and in JSON a line per step, at most
+    ten a second.
     """
 
     def __init__(self, title: str, *, is_quiet: bool = False) -> None:
@@ -173,7 +165,7 @@ class ProgressLine:
             warn(f"  {step.what}: {_amount(step)}")
 
     def clear(self) -> None:
-        """Remove the line, so that something else can be written."""
+        """Clear the line, so that something else can be written."""
         if self._is_terminal and not self.is_quiet:
             _put(sys.stderr, "\r\x1b[K")
 

@@ -1,11 +1,11 @@
-"""Which images a batch has, and where the result of each goes."""
+"""The images of a batch, and the folder of each result."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
@@ -15,16 +15,12 @@ from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, REC
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-
 OWN_PICTURES = (OVERLAY, KDE, CELLS_TIFF, TYPES_TIFF)
-"""What the program draws beside a result: no smears."""
+"""Pictures that the program draws beside a result, which are not smears."""
 
 
 def collect(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Return the images that files, folders and globs name, each once, and why the other arguments name none."""
+    """Return the images named by files, folders and globs, each once, and why the other arguments name none."""
     images: dict[Path, Path] = {}
     missing: dict[str, str] = {}
     for argument in arguments:
@@ -39,13 +35,7 @@ def collect(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def _images_of(argument: str) -> list[Path]:
-    """Return the images that an argument names.
-
-    Raises
-    ------
-    InputError
-        If there is none.
-    """
+    """Return the images that an argument names; `InputError` if there is none."""
     path = Path(argument) if os.path.lexists(argument) else expanded(argument)
     if os.path.isdir(path) and not is_zarr(path):
         try:
@@ -76,12 +66,12 @@ def not_found(name: str) -> str:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether a picture lies in a result and is one that the program draws there."""
+    """Return whether a picture lies in a result and is one drawn by the program."""
     return path.name in OWN_PICTURES and any((path.parent / name).is_file() for name in (RECIPE, COUNTS))
 
 
 def folder_names(images: Sequence[Path]) -> list[str]:
-    """Return a legal name for the result of each image, none twice up to case: the image's, its folder's if needed."""
+    """Return a legal, unique name (ignoring case) for each image's result: the image's, with its folder's if needed."""
 
     def candidates(image: Path) -> tuple[str, str, str]:
         parent = image.resolve().parent.name or "root"
@@ -115,13 +105,9 @@ def _free(name: str, is_free: Callable[[str], bool]) -> str:
 
 
 def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterable[str]) -> Path:
-    """Return the folder of a result: `name`, or one with a number where that holds another image's result or work."""
-    others = {other.casefold() for other in taken if other != name}
+    """Return a result's folder: `name`, or with a number if that holds another image's result or work."""
 
-    def is_free(candidate: str) -> bool:
-        folder = output / candidate
-        if candidate.casefold() in others or folder.is_file():
-            return False
+    def is_free(folder: Path) -> bool:
         if (folder / SLIDE).exists():  # another kind of result, which people may have corrected
             return False
         if not (folder / RECIPE).exists():
@@ -131,18 +117,25 @@ def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterabl
         except SettingsError:
             return False
 
-    return output / _free(name, is_free)
+    return _free_folder(output, name, taken, is_free)
 
 
 def folder_for_slide(output: Path, name: str, image: Path, taken: Iterable[str]) -> Path:
-    """Return the folder of a slide's result: one that is its own already, as after a stop, or a free one."""
-    others = {other.casefold() for other in taken if other != name}
+    """Return the folder of a slide's result: its own already, as after a stop, or a free one."""
 
-    def is_free(candidate: str) -> bool:
-        folder = output / candidate
-        if candidate.casefold() in others or folder.is_file():
-            return False
+    def is_free(folder: Path) -> bool:
         owner = source_of_work(folder)
         return owner == escaped(image.resolve()) if owner is not None else not (folder / RECIPE).exists()
 
-    return output / _free(name, is_free)
+    return _free_folder(output, name, taken, is_free)
+
+
+def _free_folder(output: Path, name: str, taken: Iterable[str], is_free: Callable[[Path], bool]) -> Path:
+    """Return the first folder of name, name_2, … that is free and not the name of another image's result."""
+    others = {other.casefold() for other in taken if other != name}
+
+    def may_take(candidate: str) -> bool:
+        folder = output / candidate
+        return candidate.casefold() not in others and not folder.is_file() and is_free(folder)
+
+    return output / _free(name, may_take)

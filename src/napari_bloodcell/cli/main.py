@@ -1,18 +1,15 @@
-"""The command ``napari-bloodcell``: what each of its commands does is loaded when it is run."""
+"""The command ``napari-bloodcell``; each of its commands is loaded when it is run."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
 import napari_bloodcell
 from napari_bloodcell.cli import console
 from napari_bloodcell.core.errors import BloodCellError, DownloadError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all done; some images (or a download) failed; wrong use, nothing was done; stopped by the user."""
@@ -42,17 +39,9 @@ app.command(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code.
+    """Run the command line and return its exit code: 0 done, 1 some images failed, 2 wrong use, 130 interrupted.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        What follows the program's name; those of the process where it is not given.
-
-    Returns
-    -------
-    int
-        0 all done, 1 some images failed, 2 wrong use, 130 interrupted.
+    `arguments` are those after the program's name; by default those of the process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     console.use_json("--json" in words)
@@ -80,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
-    """Refuse an empty argument, such as a variable of a script that is not set: it would be the working directory."""
+    """Refuse an empty argument, such as a script's unset variable: it would be the working directory."""
     for word in words:
         if not word.strip() or (word.startswith("--") and word.endswith("=")):
             raise InputError(f"The argument {word!r} is empty. Give a name, or leave it out.")

@@ -1,8 +1,10 @@
-"""The settings of every stage as flags, made from the models in `params`."""
+"""The settings of every stage as flags, made from the models in `core.params`."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, default_name_transform
@@ -13,9 +15,6 @@ from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, Se
 from napari_bloodcell.results.recipes import explain, read_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from pydantic import BaseModel
 
 _STAGES: dict[str, type[BaseModel]] = {"segment": SegmentParams, "classify": ClassifyParams, "count": CountParams}
@@ -23,7 +22,7 @@ _TIMES = Counter(name for stage in _STAGES.values() for name in stage.model_fiel
 
 
 def flag_of(stage: str) -> Callable[[str], str]:
-    """Return the function that names the flag of a setting: ``--segment-model`` where several stages have a model."""
+    """Return the function that names a setting's flag: ``--segment-model`` if several stages have a model."""
 
     def transform(name: str) -> str:
         flag = default_name_transform(name)
@@ -53,12 +52,9 @@ def recipe_from(
     device: str | None,
     seed: int | None,
 ) -> Recipe:
-    """Return the settings of a recipe file or a preset, with those of flags in place of theirs.
+    """Return the settings of a recipe file or a preset, overridden by flags.
 
-    Raises
-    ------
-    SettingsError
-        If both a file and a preset are given, or the settings cannot be used together.
+    Raises `SettingsError` if both a file and a preset are given, or the settings cannot be used together.
     """
     if file is not None and preset is not None:
         raise SettingsError("Give either --recipe or --preset, not both: a recipe has all settings of its own.")

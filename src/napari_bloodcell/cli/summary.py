@@ -1,18 +1,16 @@
-"""The table of a batch: a row for each image, whoever analysed it into this folder."""
+"""The summary of a batch: a row for each image analysed into this folder, by any run."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
 SUMMARY: Final = "summary.csv"
 Status = Literal["done", "incomplete", "failed"]
@@ -22,24 +20,11 @@ _FIRST, _LAST = ("image", "status", "folder"), ("seconds", "warnings", "error")
 
 @dataclass
 class Outcome:
-    """What became of an image.
+    """The outcome of an image, which is "incomplete" if tiles failed.
 
-    Attributes
-    ----------
-    image : str
-        Its path as it was given, as it is printed.
-    status : {"done", "incomplete", "failed"}
-        Incomplete where tiles failed.
-    folder : str
-        Name of the folder of its result.
-    numbers : dict
-        Counts, by the column of the summary.
-    seconds : float
-        What it took.
-    warnings : tuple of str
-        What speaks against the result.
-    error : str
-        Why it is not done.
+    `image` is its path as given, as it is printed, `folder` the name of its result's folder, and `numbers` are counts
+    by column of the summary. `warnings` speak against the result, `notes` do not. `error`
+    says why it is not done.
     """
 
     image: str
@@ -48,11 +33,12 @@ class Outcome:
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     error: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells a row from others."""
+        """Identifies a row."""
         return self.image, self.folder
 
     def row(self) -> Row:
@@ -64,7 +50,7 @@ class Outcome:
 
 
 def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of the summary from what ``counts.json`` says of a result."""
+    """Return the columns of the summary from the content of ``counts.json``."""
     low, high = content["rbc_interval_95"] or ("", "")
     return dict(content["counts"]) | {
         f"{RBC}_uncorrected": content["uncorrected"].get(RBC, 0),
@@ -75,14 +61,9 @@ def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Summary:
-    """``summary.csv`` of an output folder; the rows of other runs stay, also of those that write at the same time.
+    """``summary.csv`` of an output folder; rows of other runs stay, even of those that write at the same time.
 
-    Parameters
-    ----------
-    output : path
-        The folder.
-    images : collection of str
-        Those of this run: what an earlier run says of them goes.
+    Earlier rows of `images`, those of this run, are replaced.
     """
 
     def __init__(self, output: Path, images: Collection[str]) -> None:
@@ -91,13 +72,7 @@ class Summary:
             self._mine = {_key(row) for row in _read(self.path) if row["image"] in {csv_text(i) for i in images}}
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
-        """Write the rows of this run, and those of others before them.
-
-        Raises
-        ------
-        OutputError
-            If that is not possible.
-        """
+        """Write the rows of this run after those of others; may raise `OutputError`."""
         mine = [outcome.row() for outcome in outcomes]
         self._mine |= {_key(row) for row in mine}
         with locked(self.path.with_name(LOCK)):
@@ -110,7 +85,7 @@ def _key(row: Row) -> tuple[str, str]:
 
 
 def _read(path: Path) -> list[Row]:
-    """Return the rows of a summary; none of a file that is not there or no summary."""
+    """Return the rows of a summary; none if the file is missing or no summary."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [{str(k): v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
@@ -120,7 +95,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _to_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV: a type that a result does not know has none of its cells there."""
+    """Return rows as CSV; a type that a result does not have counts 0 there."""
     types = dict.fromkeys(name for row in rows for name in row if name not in (*_FIRST, *_LAST))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_FIRST, *types, *_LAST], restval="", lineterminator="\n")

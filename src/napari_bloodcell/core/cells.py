@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 RBC, WBC, PLATELET, UNIDENTIFIED = "RBC", "WBC", "platelet", "unidentified"
 BUILTIN_TYPES: tuple[str, ...] = (RBC, WBC, PLATELET)
 """Codes 1, 2 and 3 of the typed image; user classes follow in the order they were made."""
 
 TYPE_COLOURS: dict[str, str] = {RBC: "#e0312f", WBC: "#2fb344", PLATELET: "#f5a524", UNIDENTIFIED: "#8a8f98"}
-"""The one place where colours of types are kept (paper §3.5: RBC red, WBC green)."""
+"""Colours of types (paper §3.5: RBC red, WBC green)."""
 USER_COLOURS: tuple[str, ...] = ("#3b82f6", "#a855f7", "#14b8a6", "#ec4899", "#84cc16", "#f97316", "#6366f1", "#eab308")
 
 BOX = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
@@ -42,9 +39,8 @@ COLUMNS: dict[str, str] = {
 """Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
 `type_source` is "model" or "user". `cells_in_region` is 1 until cells are counted. `proposed_type` and
 `proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
-_UNTYPED: dict[str, object] = {"cell_type": "", "type_source": "model", "proposed_type": "", "cells_in_region": 1}
 BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "proposed_type": ""}
-"""What an untyped cell has in the columns of texts."""
+"""Text columns of an untyped cell."""
 _NUMBERS: dict[str, float] = {"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0), "touches_edge": False}
 _SUMS = ("y_sum", "x_sum")
 _MEASURED = ("area_px", *BOX, *_SUMS)
@@ -74,7 +70,7 @@ def type_lut(table: pd.DataFrame, names: Sequence[str], n_ids: int | None = None
 
 
 def cell_table(ids: ArrayLike, **columns: Any) -> pd.DataFrame:
-    """Return a cell table of these ids (N,); columns that are not given hold what an untyped cell has."""
+    """Return a cell table for these ids (N,); columns that are not given get the values of an untyped cell."""
     index = pd.Index(np.asarray(ids, np.int64), name="id")
     values = {**dict.fromkeys(COLUMNS, np.nan), **BLANKS, **_NUMBERS, **columns}
     return pd.DataFrame({n: pd.Series(values[n], index, dtype=d) for n, d in COLUMNS.items()})
@@ -96,23 +92,13 @@ def centroids_of(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.stack([table[name].to_numpy(np.float64) for name in CENTROID], axis=1)
 
 
-def measure_cells(
-    cells: NDArray[np.integer],
-    predicted_iou: NDArray[np.floating] | None = None,
-    stability_score: NDArray[np.floating] | None = None,
-) -> pd.DataFrame:
-    """Return the cell table of a (Y, X) label image with ids 1..N; types are empty and regions count 1.
-
-    `predicted_iou` and `stability_score` have shape (N,), in the order of the ids; NaN where they are not given.
-    """
-    measured = measure(cells)
-    known = {"predicted_iou": predicted_iou, "stability_score": stability_score}
-    of_ids = {n: np.asarray(v, float)[measured.index.to_numpy() - 1] for n, v in known.items() if v is not None}
-    return table_of_measured(measured, cells.shape, **of_ids)
+def measure_cells(cells: NDArray[np.integer], **columns: Any) -> pd.DataFrame:
+    """Return the cell table of a (Y, X) label image, untyped, with these further columns (N,) in order of the ids."""
+    return table_of_measured(measure(cells), cells.shape, **columns)
 
 
 def measure(cells: NDArray[np.integer], corner: tuple[int, int] = (0, 0)) -> pd.DataFrame:
-    """Return area, box, and sums of y and x of the pixels of each cell of a part (Y, X) that begins at `corner`."""
+    """Return area, box, and sums of y and x of each cell in a part (Y, X) of an image that begins at `corner`."""
     boxes = ndimage.find_objects(cells)
     ids = [i + 1 for i, box in enumerate(boxes) if box is not None]
     rows = np.zeros((len(ids), len(_MEASURED)), np.int64)
@@ -128,13 +114,13 @@ def measure(cells: NDArray[np.integer], corner: tuple[int, int] = (0, 0)) -> pd.
 
 
 def join_measured(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return what `measure` finds of cells that lie in several parts, from what it found in each."""
+    """Combine what `measure` found in several parts; a cell may lie in more than one."""
     how = {name: "min" if name in BOX[:2] else "max" if name in BOX[2:] else "sum" for name in _MEASURED}
     return pd.concat(parts).groupby(level=0).agg(how)[list(_MEASURED)]
 
 
 def table_of_measured(measured: pd.DataFrame, shape: tuple[int, ...], **columns: Any) -> pd.DataFrame:
-    """Return the cell table of what was measured in an image (Y, X) of this shape."""
+    """Return the cell table for measurements made in an image of `shape` (Y, X)."""
     area, boxes = measured["area_px"].to_numpy(np.int64), boxes_of(measured)
     columns |= dict(zip(BOX, boxes.T, strict=True)) | {"area_px": area}
     columns |= {name: measured[total].to_numpy() / area for name, total in zip(CENTROID, _SUMS, strict=True)}

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: every message says what was given, what is allowed and what to do."""
+"""The program's exceptions: every message says what was given, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ import struct
 import unicodedata
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
     *(RuntimeError, MemoryError, SyntaxError, ImportError, struct.error, zlib.error),
 )
-"""What libraries raise when they read a damaged file, or one that claims to be larger than memory. Errors of this
-program are among them by inheritance: let those pass first."""
+"""What libraries raise on a damaged file, or one that claims to be larger than memory. The program's own errors are
+subclasses of some of these: catch them first."""
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 MOST_CHARACTERS = 500
-"""Of the reason that another library gives."""
+"""Longest reason quoted from another library."""
 
 
 def printable(text: str) -> str:
     r"""Return a text that can be printed and written anywhere.
 
-    Bytes of a name that is no UTF-8 (``caf\xe9.png``), and what would steer a terminal, become escapes.
+    Bytes of a name that is not UTF-8 (``caf\xe9.png``), and terminal control characters, become escapes.
     """
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in _UNPRINTABLE else _escape(c) for c in text)
 
 
 def escaped(path: object) -> str:
-    """Return a path, or another name, as it is printed and written: on one line, whatever it holds."""
+    """Return a path or name on one line, safe to print and write."""
     return printable(str(path)).replace("\n", "\\n").replace("\t", "\\t")
 
 
@@ -45,18 +43,18 @@ def _escape(character: str) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the type and the words of an error; those of torch go over many lines."""
+    """Return the type and message of an error on one line; torch's messages span many."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the words of an error in one line, without the last full stop, cut off where data made them long."""
+    """Return the message of an error on one line, without a final full stop, cut off where data made it long."""
     words = " ".join(str(error).split()).rstrip(".")
     return words if len(words) <= MOST_CHARACTERS else f"{words[:MOST_CHARACTERS]}…"
 
 
 class BloodCellError(Exception):
-    """Base of all errors that the program raises on purpose; their words can be printed whatever names they hold."""
+    """Base of all errors that the program raises on purpose; their messages can always be printed."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
@@ -91,21 +89,37 @@ class OutputError(BloodCellError, OSError):
 
 
 class InputWarning(UserWarning):
-    """An input was usable, but not as it was: the message says what was done to it."""
+    """An input was usable only after a change: the message says what was done to it."""
 
 
 class ResultWarning(UserWarning):
-    """A result is there, but not to be trusted as it is: the message says why and what to do."""
+    """A result should not be trusted as it is: the message says why and what to do."""
 
 
-_heard: ContextVar[list[str] | None] = ContextVar("_heard", default=None)
+@dataclass(frozen=True)
+class Heard:
+    """What was said of an input: `doubts` speak against a result, `notes` only tell what was done."""
+
+    doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Heard) -> None:
+        """Take over what is not there yet."""
+        for mine, more in ((self.doubts, other.doubts), (self.notes, other.notes)):
+            mine += [message for message in more if message not in mine]
 
 
-def warn_of_input(message: str) -> None:
-    """Warn that an input was usable, but not as it was; whoever reads it within `heard_of_input` is told as well."""
+_heard: ContextVar[Heard | None] = ContextVar("_heard", default=None)
+
+
+def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
+    """Warn that an input was usable only after a change; `heard_of_input` collects the warning.
+
+    Without `is_doubt` it is a note: the result is as good as any other.
+    """
     heard, message = _heard.get(), printable(message)
-    if heard is not None and message not in heard:
-        heard.append(message)
+    if heard is not None:
+        heard.add(Heard([message], []) if is_doubt else Heard([], [message]))
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
         level, frame = level + 1, frame.f_back  # the line that is shown is the caller's, not one of the program
@@ -113,13 +127,13 @@ def warn_of_input(message: str) -> None:
 
 
 @contextmanager
-def heard_of_input() -> Iterator[list[str]]:
-    """Collect what `warn_of_input` says meanwhile, in this thread: it becomes the `warnings` of what is read."""
-    heard: list[str] = []
+def heard_of_input() -> Iterator[Heard]:
+    """Collect what `warn_of_input` says meanwhile, in this thread: doubts become the `warnings` of what is read."""
+    heard = Heard()
     token = _heard.set(heard)
     try:
         yield heard
     finally:
         _heard.reset(token)
         if (around := _heard.get()) is not None:
-            around += [message for message in heard if message not in around]
+            around.add(heard)

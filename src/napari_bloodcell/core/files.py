@@ -9,21 +9,19 @@ import shutil
 import time
 import unicodedata
 import uuid
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from napari_bloodcell.core.errors import OutputError
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
 LOCK = ".lock"
-"""Name of the file that is locked while a folder is written to. It stays: removing it could let two in at once."""
+"""The file that is locked while a folder is written to. It stays: removing it could let two writers in at once."""
 IN_USE = ".in-use"
-"""The same in a temporary folder, where a program that writes may lock `LOCK` itself."""
+"""Lock file of a temporary folder; not `LOCK`, which a program writing there may lock itself."""
 _TEMPORARY = ".writing-"
 """Prefix of temporary files and folders."""
 _HALF_A_CHUNK = re.compile(r".*\.[0-9a-f]{32}\.partial")  # as zarr names what it is writing
@@ -41,7 +39,7 @@ def _create(path: Path) -> int:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with a home folder for ``~``, unless something of that very name is there, or no such user is."""
+    """Return a path with ``~`` expanded, unless a file of that very name exists or there is no such user."""
     path = Path(path)
     with suppress(RuntimeError):
         return path if os.path.lexists(path) else path.expanduser()
@@ -49,13 +47,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under another name in its folder, then give it its own.
-
-    Raises
-    ------
-    OutputError
-        If that is not possible; what was there before is still there.
-    """
+    """Write a file under a temporary name, then rename it; on `OutputError` the old file is still there."""
     temporary = _temporary(path.parent)
     with writing(path):
         try:
@@ -71,13 +63,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder in which files can be written, with those above it.
-
-    Raises
-    ------
-    OutputError
-        If it is a file, or nothing can be written there.
-    """
+    """Make a folder and its parents; `OutputError` if the path is a file or nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = _temporary(folder)
@@ -93,12 +79,9 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock on a file, which is made if it is missing; that of a process that was killed is free.
+    """Hold the lock on a file, created if missing; the lock of a killed process is free.
 
-    Raises
-    ------
-    OutputError
-        If the folder cannot be written to or, without `wait`, another process or thread holds the lock.
+    Raises `OutputError` if the folder is not writable or, without `wait`, another process or thread holds the lock.
     """
     lock = FileLock(path, blocking=wait, thread_local=False)
     try:
@@ -117,7 +100,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder within a folder, and remove it at the end; `sweep` knows by its lock that it is in use."""
+    """Make a folder within a folder and remove it at the end; its lock tells `sweep` that it is in use."""
     path = _temporary(folder)
     path.mkdir()
     try:
@@ -128,9 +111,9 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder and in those within it; temporary folders in use stay.
+    """Remove what killed processes left half written in a folder tree; temporary folders in use stay.
 
-    Whoever else writes files there must be locked out.
+    The caller must hold the lock that keeps other writers out.
     """
     for parent, folders, files in os.walk(folder):
         for name in [name for name in folders if name.startswith(_TEMPORARY)]:
@@ -142,14 +125,14 @@ def sweep(folder: Path) -> None:
 
 
 def sweep_files(folder: Path) -> None:
-    """Remove files that killed processes left half written right in a folder, whose writers are locked out."""
+    """Remove half-written files directly in a folder; the caller must hold the lock of its writers."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
 
 
 def sweep_folders(folder: Path) -> None:
-    """Remove the temporary folders of killed processes right in a folder, while others may write there."""
+    """Remove the temporary folders of killed processes directly in a folder; others may write there meanwhile."""
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if path.name.startswith(_TEMPORARY)]:
             if path.is_dir() and ((path / IN_USE).exists() or time.time() - path.stat().st_mtime > _MADE_S):
@@ -157,7 +140,7 @@ def sweep_folders(folder: Path) -> None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove a temporary folder unless a process is at it."""
+    """Remove a temporary folder unless a process uses it."""
     with suppress(OutputError):
         if (folder / IN_USE).exists():
             with locked(folder / IN_USE, wait=False):
@@ -167,13 +150,7 @@ def _remove_unused(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the path where what is done in the block cannot be written there.
-
-    Raises
-    ------
-    OutputError
-        In place of any `OSError`.
-    """
+    """Turn any `OSError` in the block into an `OutputError` that names the path."""
     try:
         yield
     except OutputError:
@@ -184,21 +161,10 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[Path]:
-    """Give a folder to write into; what it holds at the end replaces what `folder` holds under the same names.
+    """Give a folder to write into; at the end its contents replace those of the same names in `folder`.
 
-    Parameters
-    ----------
-    folder : path
-        Where the files go; made if it is missing.
-    last : str
-        Name of the file that is put down last, as the mark that the others are complete.
-    stale : collection of str
-        Names that are removed from `folder` in the end if they were not written.
-
-    Raises
-    ------
-    OutputError
-        If a file cannot be written; `folder` then holds what it held before.
+    `last` is the file that is moved last and marks the others as complete; names in `stale` are removed from `folder`
+    if they were not written. On `OutputError` the folder holds what it held before.
     """
     make_folder(folder)
     with writing(folder), temporary_folder(folder) as stage:
@@ -207,24 +173,10 @@ def staged(folder: Path, *, last: str, stale: Collection[str] = ()) -> Iterator[
 
 
 def move_in(stage: Path, folder: Path, *, last: str, stale: Collection[str] = ()) -> None:
-    """Move all that a stage holds into a folder, in place of what it holds under the same names.
+    """Move everything from `stage` into `folder`, replacing what has the same names.
 
-    The old file `last` is the first to go and the new one the last to come: wherever this is killed, a folder that has
-    it holds nothing old beside something new. Where a move fails, all that was there is put back.
-
-    Parameters
-    ----------
-    stage, folder : path
-        In the same file system.
-    last : str
-        Name of the file that marks the others as complete.
-    stale : collection of str
-        Names that are removed from `folder` if the stage does not have them.
-
-    Raises
-    ------
-    OSError
-        If something cannot be moved.
+    The old `last` is removed first and the new one moved last: if this is killed, a folder with that file never mixes
+    old and new. If a move fails with `OSError`, everything is put back.
     """
     found = (item.name for item in stage.iterdir() if item.name not in (LOCK, IN_USE))
     names = sorted(found, key=lambda name: (name == last, name))
@@ -245,7 +197,7 @@ def move_in(stage: Path, folder: Path, *, last: str, stale: Collection[str] = ()
 
 
 LONGEST_BYTES: Final = 100
-"""Most bytes of a name in UTF-8: a file system takes 255, but a path on Windows only 260 characters in all."""
+"""Most bytes of a name in UTF-8: file systems take 255, but a whole path on Windows may have only 260 characters."""
 
 _FORBIDDEN: Final = frozenset('<>:"/\\|?*')
 _NO_CHARACTERS: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
@@ -258,21 +210,11 @@ _DEVICES: Final = frozenset(
 
 
 def legal_name(text: str, *, instead: str = "unnamed") -> str:
-    """Return a text as the name of one file or folder, the text itself where every system takes it.
+    """Return a text as a file or folder name that every system accepts; `instead` if nothing is left of it.
 
-    Parameters
-    ----------
-    text : str
-        Such as the name of an image, a layer or a class; may hold anything.
-    instead : str
-        The name where nothing of the text is left.
-
-    Returns
-    -------
-    str
-        In composed Unicode (NFC), as macOS takes both forms for the same name; at most `LONGEST_BYTES` long. What
-        systems forbid became ``_``; dots and blanks at the ends are gone; a name that Windows keeps for a device got a
-        ``_`` before it; a name that was too long ends with a part of its SHA-256.
+    It is composed Unicode (NFC), since macOS treats both forms as the same name. Forbidden characters become ``_``;
+    dots and blanks at the ends are dropped; Windows device names get a ``_`` in front; a name that is too long ends
+    with part of its SHA-256.
     """
     composed = unicodedata.normalize("NFC", text)
     allowed = "".join(
@@ -292,10 +234,10 @@ _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 
 
 def csv_text(text: str) -> str:
-    """Return a text for a cell of a CSV that no spreadsheet takes for a formula: `'` comes before one."""
+    """Return a text that no spreadsheet takes for a formula: those get a leading `'`."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def text_of_csv(cell: str) -> str:
-    """Return the text that `csv_text` was given."""
+    """Undo `csv_text`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

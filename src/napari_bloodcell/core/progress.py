@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-
-    from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Progress
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -16,31 +14,23 @@ P = ParamSpec("P")
 
 
 class Steps(Generic[S, R]):
-    """The steps of long work in a for loop, and its result after them.
+    """Iterates over the steps of long work; `result` holds its return value afterwards.
 
-    A loop that is left early closes the work, so that it can clean up.
-
-    Parameters
-    ----------
-    work : generator
-        What an ``iter_`` function returns.
+    Leaving the loop early closes the work, so that it can clean up.
     """
 
     result: R
-    """What the generator returned; there once the loop has come to its end."""
+    """Return value of the generator; set when the loop has ended."""
 
     def __init__(self, work: Generator[S, None, R]) -> None:
         self._work = work
 
     def __iter__(self) -> Iterator[S]:
-        """Yield the steps that are left."""
+        """Yield the remaining steps."""
         self.result = yield from self._work
 
 
-def drain(
-    work: Generator[Progress, None, R],
-    on_progress: Callable[[Progress], object] | None = None,
-) -> R:
+def drain(work: Generator[Progress, None, R], on_progress: Callable[[Progress], object] | None = None) -> R:
     """Run long work to its end and return its result.
 
     Parameters
@@ -71,7 +61,7 @@ def drain(
 
 
 def drained(iter_work: Callable[P, Generator[Progress, None, R]]) -> Callable[P, R]:
-    """Return the function that runs long work to its end: ``segment = drained(iter_segment)``."""
+    """Return the function that runs an ``iter_`` function to its end: ``segment = drained(iter_segment)``."""
 
     @wraps(iter_work)
     def work(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,21 +1,18 @@
-"""What the program asks of a mask generator and of a classifier; bring your own by implementing these.
+"""Protocols of the mask generator and the classifier; implement these to bring your own.
 
 Arrays are (Y, X) or (Y, X, 3) with the origin at the top left; boxes are half-open (y0, x0, y1, x1) in pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.params import SegmentParams
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +75,9 @@ class Calibration:
         What of the picture is no smear, as `stages.surroundings` writes it; "" where all of it is.
     light : tuple of float
         How the light falls off over the smear, as `stages.light` writes it; () where it is even.
+    red_rgb : tuple of float, optional
+        Colour of a typical red cell of the image, 0 to 255; None where too few were seen, or the generator does not
+        tell.
     """
 
     rbc_diameter_px: float
@@ -88,17 +88,18 @@ class Calibration:
     smear_confidence: float = 1.0
     outside: str = ""
     light: tuple[float, ...] = ()
+    red_rgb: tuple[float, float, float] | None = None
 
 
 @runtime_checkable
 class MaskGenerator(Protocol):
     """Finds the cells of an image.
 
-    `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images
-    itself, so that they need not be brightened for it.
+    `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images itself,
+    so that they need not be brightened for it.
 
-    It may have more: `device`, where it runs; `look_px(calibration)`, the side in pixels of what it likes to look at
-    at once, for which small tiles are put together; `threads`, an `ahead.Threads`, if `generate` may be called from
+    Optional members: `device`, where it runs; `look_px(calibration)`, the side in pixels of the image it prefers to see
+    at once, for which small tiles are combined; `threads`, a `core.threads.Threads`, if `generate` may be called from
     several threads at once.
     """
 
@@ -126,8 +127,8 @@ class MaskGenerator(Protocol):
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap.
 
         `origin` is the (y, x) of the image in its smear: a generator that resamples does so on one grid for all tiles.
-        `within` is a half-open box (y0, x0, y1, x1): cells whose point lies outside of it are of no use, so a generator
-        may spare itself their masks. Boxes and points, `within` too, are relative to the image.
+        `within` is a half-open box (y0, x0, y1, x1): cells whose point lies outside it are discarded, so a generator
+        may skip their masks. Boxes and points, `within` too, are relative to the image.
         """
         ...
 
@@ -148,8 +149,9 @@ class CellClassifier(Protocol):
     """Types cells from their cutouts. `classes` are names in the order of the columns of `predict`.
 
     `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
-    trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). It may
-    have `glass_level`, to which the glass is brought before, and `threads`, as a `MaskGenerator`.
+    trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). Optional
+    members: `glass_level` and `red_level`, the level of the glass and the colour of a typical red cell in the cutouts,
+    and `threads`, as in `MaskGenerator`.
     """
 
     name: str

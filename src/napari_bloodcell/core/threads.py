@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,28 +18,18 @@ def nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """How many threads may work at once, and what each does first."""
+    """How many threads may work at once, and what each runs first."""
 
     n: int = 1
     prepare: Callable[[], None] = nothing
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: Threads | None) -> Iterator[Result]:
-    """Yield ``work(item)`` for each item in their order.
+    """Yield ``work(item)`` for each item, in order; in the caller's thread where `threads` is None.
 
-    Parameters
-    ----------
-    work : callable
-        Called from as many threads at once as there are.
-    items : iterable
-        Asked by the caller's thread, one item more than there are threads ahead of what is yielded.
-    threads : Threads, optional
-        None: the caller does the work, when it asks for the next.
-
-    Notes
-    -----
-    What `work` or `items` raise is raised where the result would have come. When the caller stops, what has not begun
-    never does, and what has is waited for.
+    Items are taken in the caller's thread, at most one more than there are threads ahead of what is yielded. Exceptions
+    of `work` or `items` are raised where the result would have come. When the caller stops, running work is awaited and
+    the rest is never started.
     """
     if threads is None:
         yield from map(work, items)

@@ -1,1 +1,1 @@
-"""What people say about cells: corrections, the journal that keeps them, edits of masks."""
+"""What people say about cells: corrections, their journal, edits of masks."""

@@ -1,31 +1,28 @@
-"""Two people, one set of cells: journals are merged, and where they differ is shown."""
+"""Merges the journals of several people, and shows where they differ."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.correction import Correction, group_by_cell, standing
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
 
 @runtime_checkable
 class Readable(Protocol):
-    """What corrections can be read from, such as a `Journal`."""
+    """A source of corrections, such as a `Journal`."""
 
     def read(self) -> list[Correction]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """A cell on which people differ: the last correction by each of them."""
+    """A cell on which people differ, with the last correction by each."""
 
     corrections: tuple[Correction, ...]
 
@@ -39,16 +36,8 @@ class Dispute:
 class Merged:
     """Several journals as one.
 
-    Attributes
-    ----------
-    agreed : list of Correction
-        The last correction of each cell that one person corrected, or several alike.
-    disputes : list of Dispute
-        Cells on which they differ.
-    kappas : dict of (str, str) to float
-        Cohen's kappa of each two people over the cells that both looked at.
-    n_shared : dict of (str, str) to int
-        How many those are.
+    `agreed` is the last correction of each cell that one person corrected, or several alike. `kappas` maps each pair of
+    people to Cohen's kappa over the cells that both looked at, `n_shared` to the number of those.
     """
 
     agreed: list[Correction]
@@ -58,16 +47,9 @@ class Merged:
 
 
 def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
-    """Merge journals of one or more people.
+    """Merge journals or corrections of one or more people, of any images.
 
-    Parameters
-    ----------
-    journals : iterable of Journal or of corrections
-        Of any images. A correction that is in several journals counts once; people are told apart by `annotator`.
-
-    Returns
-    -------
-    Merged
+    A correction that is in several journals counts once. People are told apart by `annotator`.
     """
     every: dict[str, Correction] = {}
     for journal in journals:
@@ -89,26 +71,11 @@ def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
     return Merged(agreed, disputes, kappas, {pair: len(both) for pair, both in pairs.items() if both})
 
 
-def cohens_kappa(
-    a: Sequence[str] | Mapping[Any, str],
-    b: Sequence[str] | Mapping[Any, str],
-) -> float:
-    """Return Cohen's kappa, −1 to 1: how far two people agree beyond chance.
+def cohens_kappa(a: Sequence[str] | Mapping[Any, str], b: Sequence[str] | Mapping[Any, str]) -> float:
+    """Return Cohen's kappa, −1 to 1: how far two people agree beyond chance; NaN if there is no cell.
 
-    Parameters
-    ----------
-    a, b : sequence or mapping of str
-        Types by one and the other, of the same cells in the same order, or by cell: those that both have count.
-
-    Returns
-    -------
-    float
-        1 where they always agree; NaN where there is no cell.
-
-    Raises
-    ------
-    InputError
-        If the sequences differ in length.
+    `a` and `b` are types of the same cells in the same order, or by cell: those that both have count. Raises
+    `InputError` if the sequences differ in length.
     """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         a, b = [a[cell] for cell in a if cell in b], [b[cell] for cell in a if cell in b]

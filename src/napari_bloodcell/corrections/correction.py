@@ -1,27 +1,23 @@
-"""One correction: what a person said of a cell, with the cell's outline, so that it can be found again."""
+"""A correction: the type a person gave a cell, with the cell's outline, by which it is found again."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box, shared_box
 
 SAME_FROM = 0.5
-"""Two outlines whose IoU is more than this are one cell; no cell can then be two others."""
+"""Outlines whose IoU is above this are one cell; above a half no cell can match two others."""
 _LONGEST_SIDE_PX = 8192  # what a line of a journal may claim: a cell is some thousand pixels large
 _LARGEST_BOX_PX = 2**24
 _LEVELS = 14  # sides up to `_LONGEST_SIDE_PX`
@@ -44,7 +40,7 @@ class Correction:
     Attributes
     ----------
     cell : int
-        Its id in the segmentation that was corrected; others have other ids.
+        Its id in the segmentation that was corrected; other segmentations have other ids.
     bbox : tuple of int
         (y0, x0, y1, x1), half-open, pixels of the image.
     centroid : tuple of float
@@ -52,23 +48,23 @@ class Correction:
     runs : tuple of int
         The cell within its box: lengths of runs row by row, the first one outside the cell; `mask` unpacks them.
     from_type, to_type : str
-        The type before ("" for none) and after. The same twice: the person looked, and it was right.
+        The type before ("" for none) and after; equal if the person confirmed it.
     annotator : str
-        Who.
+        Who made the correction.
     image_sha256 : str
-        Which image, by its content (`journal.image_hash`).
+        The image, by its content (`journal.image_hash`).
     model, model_sha256 : str
         The classifier that typed the image.
     model_type : str
-        What it had said of the cell; "" for nothing.
+        The type it gave; "" for none.
     model_probability : float or None
-        How sure it was, 0 to 1.
+        Its probability, 0 to 1.
     when : str
         UTC, ISO 8601.
     key : str
-        Names this correction among all.
+        Unique name of this correction.
     undoes : str
-        Key of the correction that this one takes back; "" for none. Doing it again takes back the taking back.
+        Key of the correction that this one takes back; "" for none. A redo is recorded as an undo of the undo.
     """
 
     cell: int
@@ -132,19 +128,17 @@ class Correction:
         return replace(back, when=_now(), key=_new_key())
 
     def most_iou(self, other: Correction) -> float:
-        """Return what the two cells' intersection over union can be at most, by their boxes and areas."""
-        a, b, areas = self.bbox, other.bbox, (self.area, other.area)
-        shared = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-        both = min(shared, *areas)
+        """Return an upper bound of the two cells' IoU, from their boxes and areas."""
+        areas, box = (self.area, other.area), shared_box(self.bbox, other.bbox)
+        both = 0 if box is None else min((box[2] - box[0]) * (box[3] - box[1]), *areas)
         return both / max(sum(areas) - both, 1)
 
     def iou(self, other: Correction) -> float:
-        """Return intersection over union of the two cells, 0 to 1; 0 for cells of different images."""
+        """Return the IoU of the two cells, 0 to 1; 0 for cells of different images."""
         if self.image_sha256 != other.image_sha256:
             return 0.0
         a, b = self.bbox, other.bbox
-        y0, x0, y1, x1 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
-        if y0 >= y1 or x0 >= x1:
+        if shared_box(a, b) is None:
             return 0.0
         if (a, self.runs) == (b, other.runs):
             return 1.0
@@ -154,7 +148,7 @@ class Correction:
         return both / (self.area + other.area - both)
 
     def _segments(self, width: int) -> NDArray[np.int64]:
-        """Return first and last + 1 pixel of each stretch of the cell in a row, (2, N), numbered in a plane so wide."""
+        """Return the cell's horizontal stretches, first and last + 1 pixel, (2, N), in a plane `width` wide."""
         y0, x0, _, x1 = self.bbox
         side = x1 - x0
         edges = np.concatenate([[0], np.cumsum(np.asarray(self.runs, np.int64))])
@@ -172,18 +166,12 @@ class Correction:
         return np.asarray((rows + y0) * width + x0 + columns)
 
     def to_json(self) -> str:
-        """Return the correction as one line of JSON, without the line's end."""
+        """Return the correction as one line of JSON, without a line end."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Correction:
-        """Return the correction that `to_json` wrote; fields of later versions are passed over.
-
-        Raises
-        ------
-        ValueError
-            If it is not one.
-        """
+        """Return the correction written by `to_json`, ignoring fields of later versions; `ValueError` if it is none."""
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("a correction is a JSON object")
@@ -195,7 +183,7 @@ class Correction:
 
 
 def standing(corrections: Iterable[Correction]) -> list[Correction]:
-    """Return the corrections that hold, in their order: without those taken back, and without the taking back."""
+    """Return the corrections that hold, in order: neither undone nor an undo."""
     records = list(corrections)
     taken_back: set[str] = set()
     for record in reversed(records):  # what is taken back takes nothing back
@@ -205,9 +193,9 @@ def standing(corrections: Iterable[Correction]) -> list[Correction]:
 
 
 def group_by_cell(corrections: Iterable[Correction]) -> list[list[Correction]]:
-    """Return the corrections by cell, each cell's in their order: outlines that overlap enough are one cell.
+    """Return the corrections grouped by cell, in order: outlines that overlap enough are one cell.
 
-    Boxes are compared where the one's sides are not several times the other's.
+    Outlines are not compared if the sides of one box are several times those of the other.
     """
     groups: list[list[Correction]] = []
     near: dict[tuple[str, int, int, int], deque[int]] = defaultdict(lambda: deque(maxlen=_MOST_IN_BUCKET))
@@ -230,13 +218,13 @@ def group_by_cell(corrections: Iterable[Correction]) -> list[list[Correction]]:
 
 
 def _level_of(correction: Correction) -> int:
-    """Return k where the longer side of a cell's box is at most 2^k pixels."""
+    """Return the least k with the longer side of the cell's box at most 2^k pixels."""
     y0, x0, y1, x1 = correction.bbox
     return (max(y1 - y0, x1 - x0) - 1).bit_length()
 
 
 def _buckets(correction: Correction, level: int) -> Iterator[tuple[str, int, int, int]]:
-    """Yield the squares of 2^level pixels that a cell's box touches, of its image."""
+    """Yield the squares of 2^level pixels, of its image, that a cell's box touches."""
     y0, x0, y1, x1 = correction.bbox
     for y in range(y0 >> level, (y1 - 1 >> level) + 1):
         for x in range(x0 >> level, (x1 - 1 >> level) + 1):
@@ -244,7 +232,7 @@ def _buckets(correction: Correction, level: int) -> Iterator[tuple[str, int, int
 
 
 def pack(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Return the lengths of the runs of a mask (h, w), row by row, the first one outside (it may be 0)."""
+    """Return the run lengths of a mask (h, w), row by row, the first one outside (it may be 0)."""
     flat = mask.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
@@ -252,7 +240,7 @@ def pack(mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def unpack(runs: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the mask that `pack` packed, bool of this shape."""
+    """Return the mask of this shape packed by `pack`."""
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)
 
 
@@ -265,7 +253,7 @@ def _covered(segments: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a correction that JSON changes, with their own types; `ValueError` where they are wrong."""
+    """Return the fields whose types JSON changes, restored; `ValueError` if one is invalid."""
     bbox = tuple(int(v) for v in values["bbox"])
     runs = tuple(int(v) for v in values["runs"])
     y, x = (float(v) for v in values["centroid"])

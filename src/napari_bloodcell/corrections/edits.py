@@ -1,53 +1,43 @@
-"""Correcting cells by hand: each edit of a label image and its table can be taken back.
+"""Edits of a label image and its table that can be taken back.
 
 An `Edit` holds small windows of the label image before and after, and the rows of the changed cells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, CENTROID, box_of, measure, table_of_measured
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box, largest_part, shared_box, slices_of, union_of
+from napari_bloodcell.core.protocols import CellMask
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-
-    Box = tuple[int, int, int, int]
-    Point = tuple[float, float]
+Point = tuple[float, float]
 
 REPLACED_FROM = 0.6
-"""A new cell that covers more than this share of an old one takes its place."""
+"""A new cell that covers more than this share of an old one replaces it."""
 FREE_FROM = 0.25
-"""A new cell needs at least this share of its pixels free, or else the cell is there already."""
+"""A new cell needs at least this share of its pixels free; otherwise the cell is there already."""
 WAIST_PX = 0.75
-"""Two parts of a region are cells of their own where the waist between them is this much narrower, pixels of radius."""
+"""Parts of a region are separate cells if the waist between them is this much narrower, pixels of radius."""
 MERGED_WITHIN_PX = 4096
-"""Cells that lie farther apart than this cannot be one."""
+"""Cells farther apart than this are not merged."""
 NO_CELL = "No cell was given: point at a cell, not at the background."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """A window of one plane before and after a change. Only pixels that differ are written.
+    """A window of one plane before and after a change; only pixels that differ are written.
 
-    Attributes
-    ----------
-    plane : tuple of int
-        Position in the axes before the last two; () for a single image.
-    corner : tuple of int
-        (y, x), pixels.
-    before, after : ndarray of int32, shape (h, w)
-        Labels.
+    `plane` is the position in the axes before the last two, () for a single image; `corner` (y, x), pixels; `before`
+    and `after` are labels (h, w).
     """
 
     plane: tuple[int, ...]
@@ -78,7 +68,7 @@ class Patch:
         )
 
     def write_level(self, level: Any, cells: Any) -> None:
-        """Bring a coarser level up to date, whose pixels are every n-th of the finest level, `cells`."""
+        """Update a coarser level, whose pixels are every n-th of `cells`, the finest."""
         step = round(cells.shape[-1] / level.shape[-1])
         y0, x0, y1, x1 = self.box
         top, left = -(-y0 // step), -(-x0 // step)
@@ -91,16 +81,10 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edit:
-    """One change of a label image (…, Y, X) and of its table, with all that is needed to take it back.
+    """A change of a label image (…, Y, X) and its table, with everything needed to take it back.
 
-    Attributes
-    ----------
-    what : str
-        What was done, for people: "split cell 5".
-    patches : tuple of Patch
-        Pixels; no two change the same one.
-    removed, added : DataFrame
-        Rows of the changed cells before and after.
+    `what` describes it for people, as "split cell 5". No two patches change the same pixel. `removed` and `added` are
+    the rows of the changed cells before and after.
     """
 
     what: str
@@ -120,10 +104,7 @@ class Edit:
     def apply(self, cells: Any, table: pd.DataFrame) -> pd.DataFrame:
         """Write the pixels into `cells` and return the table with the new rows.
 
-        Raises
-        ------
-        InputError
-            If the pixels were changed by something else since; nothing is written then.
+        Raises `InputError`, and writes nothing, if the pixels were changed by something else since.
         """
         if not all(patch.fits(cells) for patch in self.patches):
             raise InputError(f"The cells changed in another way since: {self.what!r} cannot be undone or done again.")
@@ -141,40 +122,19 @@ def add_cell(
     values: Mapping[str, object] | None = None,
     may_replace: Collection[int] | None = None,
 ) -> Edit:
-    """Return the edit that adds a cell; it takes only pixels that no other cell has.
+    """Return the edit that adds a cell; it takes only pixels that are free.
 
-    Parameters
-    ----------
-    cells : array of int, shape (…, Y, X)
-        Label image (numpy or zarr), 0 background. Not changed.
-    table : DataFrame
-        Its cell table, index = id. Not changed.
-    mask : CellMask
-        The new cell, its box in pixels of the plane; what lies outside is cut off. Its id becomes the largest plus 1.
-    plane : tuple of int
-        Position in the axes before the last two.
-    values : mapping of str to object, optional
-        More of the new row, such as `cell_type`. Columns that the table does not have are left out.
-    may_replace : collection of int, optional
-        Cells whose place the new one may take. None: any.
-
-    Raises
-    ------
-    InputError
-        If the mask is empty, lies outside, or is a cell already.
-
-    Notes
-    -----
-    A cell of which the mask covers more than `REPLACED_FROM` is replaced, where it may be. Of what the other cells
-    leave of the mask, the largest connected part is the new cell.
+    `cells` is a label image (…, Y, X), NumPy or Zarr, and not changed; `plane` the position in the axes before the last
+    two. What of `mask` lies outside the plane is cut off. The new id is the largest plus 1; `values` fill its row. A
+    cell of which the mask covers more than `REPLACED_FROM` is replaced, if it is in `may_replace` (None: any). The new
+    cell is the largest connected part of what other cells leave. Raises `InputError` if the mask is empty or a cell is
+    there.
     """
     shape = plane_shape(cells)
-    y0, x0, y1, x1 = mask.bbox
-    box = (max(y0, 0), max(x0, 0), min(y1, shape[0]), min(x1, shape[1]))
-    inside = mask.mask[box[0] - y0 : max(box[2] - y0, 0), box[1] - x0 : max(box[3] - x0, 0)]
-    if not inside.any():
+    own = shared_box(mask.bbox, (0, 0, *shape))
+    if own is None or not (inside := mask.mask[slices_of(own, mask.bbox[:2])]).any():
         raise InputError("No cell was found there. Click on a cell, or draw a box around it.")
-    under = read_window(cells, plane, box)
+    under = read_window(cells, plane, own)
     covered = np.bincount(under[inside])
     touched = [int(i) for i in np.flatnonzero(covered) if i]
     boxes = {i: find_cell(cells, table, i, plane) for i in touched}
@@ -188,14 +148,13 @@ def add_cell(
         raise InputError(
             f"Cell {there} is there already. Delete or split it first, or draw a box around what is missing."
         )
-    box = union_of([box, *(boxes[i] for i in replaced)])
+    box = union_of([own, *(boxes[i] for i in replaced)])
     before = read_window(cells, plane, box)
     after = np.where(np.isin(before, replaced), 0, before)
     whole = np.zeros(before.shape, bool)
-    top, left = max(y0, 0) - box[0], max(x0, 0) - box[1]
-    whole[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    whole[slices_of(own, box[:2])] = inside
     new_id = int(max(table.index.max() if len(table) else 0, before.max(initial=0))) + 1
-    after[_largest_part(whole & (after == 0))] = new_id
+    after[largest_part(whole & (after == 0))] = new_id
     row = {"predicted_iou": mask.predicted_iou, "stability_score": mask.stability_score, "type_source": "model"}
     row |= {"cell_type": mask.cell_type or ""} | dict(values or {})
     instead = f" in place of {', '.join(map(str, replaced))}" if replaced else ""
@@ -205,12 +164,7 @@ def add_cell(
 def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
     """Return the edit that deletes cells, wherever they lie; arguments as in `add_cell`.
 
-    `plane` is that of cells whose row does not say it.
-
-    Raises
-    ------
-    InputError
-        If one of the ids is not there, or none is given.
+    `plane` is that of cells whose row does not name one.
     """
     ids = list(dict.fromkeys(int(i) for i in ids))
     if not ids or 0 in ids:
@@ -226,13 +180,7 @@ def delete_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: 
 
 
 def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: tuple[int, ...] = ()) -> Edit:
-    """Return the edit that makes several cells one, with id and type of the largest; arguments as in `add_cell`.
-
-    Raises
-    ------
-    InputError
-        If fewer than two ids are given, one is not in this plane, or they lie far apart.
-    """
+    """Return the edit that merges cells into one with id and type of the largest; arguments as in `add_cell`."""
     ids = list(dict.fromkeys(int(i) for i in ids))
     if len(ids) < 2:
         raise InputError(f"{len(ids)} cell(s) are selected; select two or more to merge them (Shift-click).")
@@ -246,29 +194,13 @@ def merge_cells(cells: Any, table: pd.DataFrame, ids: Sequence[int], *, plane: t
 
 
 def split_cell(
-    cells: Any,
-    table: pd.DataFrame,
-    cell: int,
-    *,
-    line: tuple[Point, Point] | None = None,
-    plane: tuple[int, ...] = (),
+    cells: Any, table: pd.DataFrame, cell: int, *, line: tuple[Point, Point] | None = None, plane: tuple[int, ...] = ()
 ) -> Edit:
-    """Return the edit that parts a cell in two, or in more at its waists; arguments as in `add_cell`.
+    """Return the edit that splits a cell in two, or in more at its waists; arguments as in `add_cell`.
 
-    Parameters
-    ----------
-    cells, table, plane
-        As in `add_cell`.
-    cell : int
-        Its id. The largest part keeps it, the others get the largest id plus 1, 2, …; all keep the type.
-    line : pair of (y, x), optional
-        The cell is cut along the straight line through these two points, pixels of the plane. None: where it is
-        narrow, by the watershed of its distance transform.
-
-    Raises
-    ------
-    InputError
-        If there is no such cell, it has no waist, or the line does not cross it.
+    It is cut along the straight line through two points (y, x), pixels of the plane; None: where it is narrow, by the
+    watershed of its distance transform. The largest part keeps the id, the others follow the largest id; all keep the
+    type. Raises `InputError` if the line does not cross the cell, or it has no waist.
     """
     if not cell:
         raise InputError(NO_CELL)
@@ -305,9 +237,9 @@ def repaint(
     *,
     plane: tuple[int, ...] = (),
 ) -> Edit:
-    """Return the edit for a stroke that `cells` hold already; `old` (h, w) holds the pixels at `corner` before.
+    """Build the Edit for a stroke already applied to `cells`; `old` (h, w) holds the pixels it replaced at `corner`.
 
-    The rows `removed` and `added` have yet to be exchanged in the table, by `replace_rows`.
+    The table must still be updated with `removed` and `added`, by `replace_rows`.
     """
     painted = (corner[0], corner[1], corner[0] + old.shape[0], corner[1] + old.shape[1])
     now = read_window(cells, plane, painted)
@@ -322,13 +254,7 @@ def repaint(
 
 
 def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...] = ()) -> Box:
-    """Return the box (y0, x0, y1, x1) of a cell: the table's where that is right, else found by looking everywhere.
-
-    Raises
-    ------
-    InputError
-        If the cell is not in this plane.
-    """
+    """Return the box (y0, x0, y1, x1) of a cell: the table's if right, else searched; `InputError` if not found."""
     box = box_of(table, cell) if cell in table.index else None
     if box is not None and int((read_window(cells, plane, box) == cell).sum()) == int(table["area_px"].loc[cell]):
         return box
@@ -340,7 +266,7 @@ def find_cell(cells: Any, table: pd.DataFrame, cell: int, plane: tuple[int, ...]
 
 
 def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Return parts 1..K of a mask (h, w): watershed of the distance transform, from its maxima that stand out."""
+    """Return parts 1..K of a mask (h, w): watershed of the distance transform from its prominent maxima."""
     from skimage import morphology, segmentation
 
     h_maxima: Any = morphology.h_maxima
@@ -348,15 +274,6 @@ def _parts_at_waists(own: NDArray[np.bool_]) -> NDArray[np.int32]:
     distance = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
     markers, _ = ndimage.label(h_maxima(distance, WAIST_PX), np.ones((3, 3)))
     return np.asarray(watershed(-distance, markers, mask=own), np.int32)
-
-
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    parts, n_parts = ndimage.label(mask, np.ones((3, 3)))
-    if n_parts < 2:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(parts == sizes.argmax(), bool)
 
 
 def _named(ids: Sequence[int]) -> str:
@@ -375,9 +292,9 @@ def make_edit(
     parents: Mapping[int, int] | None = None,
     values: Mapping[int, Mapping[str, object]] | None = None,
 ) -> Edit:
-    """Return the edit from `before` to `after` in a box that holds every changed cell whole: those are measured anew.
+    """Return the edit from `before` to `after` in a box that holds every changed cell whole; cells are remeasured.
 
-    `parents` says from whose row a new id starts, `values` what else its row holds.
+    `parents` names the row from which a new id starts, `values` further columns of its row.
     """
     differs = before != after
     changed = [int(i) for i in np.union1d(before[differs], after[differs]) if i]
@@ -397,13 +314,13 @@ def make_edit(
 
 
 def measure_cell(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, int]) -> dict[str, object]:
-    """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as `measure_cells` does."""
+    """Return the measured columns of one cell, its mask (h, w) at `corner` of a plane, as by `measure_cells`."""
     table = table_of_measured(measure(mask.astype(np.uint8), corner), shape)
     return {name: table.at[1, name] for name in ("area_px", *BOX, *CENTROID, "touches_edge")}
 
 
 def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int, ...] = ()) -> dict[str, object]:
-    """Return the row of a cell of which nothing is known, with a value that each column's dtype can hold."""
+    """Return the row of an unknown cell, with values that each column's dtype can hold."""
     blanks: dict[str, object] = {"b": False, "i": 0, "u": 0, "f": np.nan}
     row = {str(name): blanks.get(getattr(dtype, "kind", "O"), None) for name, dtype in table.dtypes.items()}
     row |= {"cell_type": "", "type_source": "user", "probability": np.nan}
@@ -415,7 +332,7 @@ def blank_row(table: pd.DataFrame, plane: tuple[int, ...] = (), stack: tuple[int
 def plane_of(
     table: pd.DataFrame, cell: int, stack: tuple[int, ...], otherwise: tuple[int, ...] = ()
 ) -> tuple[int, ...]:
-    """Return the plane of a cell of a stack, by its row; `otherwise` where that does not say it."""
+    """Return the plane of a cell of a stack from its row, else `otherwise`."""
     if not stack or "plane" not in table.columns or cell not in table.index:
         return otherwise
     return tuple(int(i) for i in np.unravel_index(int(table["plane"].loc[cell]), stack))
@@ -455,9 +372,3 @@ def window_of(plane: tuple[int, ...], box: tuple[int, ...]) -> tuple[int | slice
 def plane_shape(cells: Any) -> tuple[int, int]:
     """Return (Y, X) of a label image (…, Y, X)."""
     return int(cells.shape[-2]), int(cells.shape[-1])
-
-
-def union_of(boxes: Sequence[Box]) -> Box:
-    """Return the smallest box around all of these."""
-    y0, x0, y1, x1 = zip(*boxes, strict=True)
-    return min(y0), min(x0), max(y1), max(x1)

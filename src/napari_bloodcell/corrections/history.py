@@ -1,17 +1,15 @@
-"""What was done, one change after another, for undo and redo."""
+"""Undo and redo of changes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 MOST_BYTES = 2**29
-"""Memory that undo may take; when it takes more, the oldest changes are forgotten."""
+"""Memory for undo; beyond it the oldest changes are forgotten."""
 
 
 class Change(Protocol):
@@ -23,7 +21,7 @@ class Change(Protocol):
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Approximate memory."""
 
 
 C = TypeVar("C", bound=Change)
@@ -31,13 +29,13 @@ C = TypeVar("C", bound=Change)
 
 @dataclass(slots=True)
 class History(Generic[C]):
-    """Changes that can be undone, and those that were undone and can be done again; the last one last."""
+    """Changes that can be undone and redone, the latest last."""
 
     done: list[C] = field(default_factory=list)
     undone: list[C] = field(default_factory=list)
 
     def add(self, change: C) -> None:
-        """Remember a change that was made just now; what was undone before cannot be done again after it."""
+        """Record a change just made; this clears the redo list."""
         self.done.append(change)
         self.undone.clear()
         n_bytes = sum(one.n_bytes for one in self.done)
@@ -45,13 +43,7 @@ class History(Generic[C]):
             n_bytes -= self.done.pop(0).n_bytes
 
     def undo(self, take_back: Callable[[C], None]) -> C:
-        """Take the last change back by `take_back`, and return it.
-
-        Raises
-        ------
-        InputError
-            If there is none, or what `take_back` raises: that change is then forgotten.
-        """
+        """Undo the last change by `take_back` and return it; a change whose `take_back` raises is dropped."""
         if not self.done:
             raise InputError("There is nothing left to undo.")
         change = self.done.pop()
@@ -60,7 +52,7 @@ class History(Generic[C]):
         return change
 
     def redo(self, do_again: Callable[[C], None]) -> C:
-        """Do by `do_again` what was undone last, and return it; errors as for `undo`."""
+        """Redo the change undone last by `do_again` and return it; errors as for `undo`."""
         if not self.undone:
             raise InputError("There is nothing to do again.")
         change = self.undone.pop()

@@ -1,4 +1,4 @@
-"""The journal of corrections: append-only files that survive a crash, a new segmentation and a second opinion."""
+"""The journal of corrections: append-only files that survive a crash, resegmentation and a second opinion."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import hashlib
 import itertools
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -18,33 +20,20 @@ from napari_bloodcell.core.files import expanded, locked
 from napari_bloodcell.corrections.agreement import Dispute, Merged, cohens_kappa, merge
 from napari_bloodcell.corrections.correction import SAME_FROM, Correction, group_by_cell, standing
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
 __all__ = [
-    "Correction",
-    "Dispute",
-    "Journal",
-    "Merged",
-    "Placed",
-    "cohens_kappa",
-    "default_journal_folder",
-    "image_hash",
-    "merge",
-    "place",
-    "standing",
-]
+    "Correction", "Dispute", "Journal", "Merged", "Placed", "cohens_kappa", "default_journal_folder", "image_hash",
+    "merge", "place", "standing",
+]  # fmt: skip
 
 FOLDER_VARIABLE = "NAPARI_BLOODCELL_JOURNAL"
-"""Environment variable that names the folder of the journal."""
+"""Environment variable for the journal's folder."""
 WHOLE_BELOW = 2**24
 """Images with fewer pixels are hashed whole, larger ones by samples."""
 _GRID, _BLOCK = 8, 128  # of the samples: blocks along each axis, and their side in pixels
 
 
 def default_journal_folder() -> Path:
-    """Return where corrections are kept: `FOLDER_VARIABLE`, or the user's data folder."""
+    """Return the folder of corrections: `FOLDER_VARIABLE`, or the user's data folder."""
     chosen = os.environ.get(FOLDER_VARIABLE, "").strip()
     if chosen:
         return expanded(chosen).absolute()
@@ -52,23 +41,10 @@ def default_journal_folder() -> Path:
 
 
 def image_hash(image: Any) -> str:
-    """Return the sha256 that names an image by its content, soon also for a lazy one of any size.
+    """Return the SHA-256 that names an image by its content, quickly even if it is lazy and large.
 
-    Parameters
-    ----------
-    image : array, shape (Y, X) or (Y, X, 3), or a sequence of the levels of a pyramid
-        numpy or lazy; of a pyramid the first level counts.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits. Of an image below `WHOLE_BELOW` pixels all are read; of
-        larger ones 64 blocks, spread evenly, and the shape are read.
-
-    Raises
-    ------
-    InputError
-        If it is no image.
+    `image` is (Y, X), (Y, X, 3) or a pyramid, of which the first level counts. All pixels are hashed if there are fewer
+    than `WHOLE_BELOW`, otherwise the shape and 64 evenly spread blocks. Raises `InputError` if it is no image.
     """
     level = image[0] if isinstance(image, list | tuple) and len(image) else image
     shape = tuple(int(n) for n in getattr(level, "shape", ()))
@@ -91,7 +67,7 @@ def image_hash(image: Any) -> str:
 
 
 def _starts(length: int) -> list[int]:
-    """Return where the samples of an axis begin."""
+    """Return where the samples along an axis begin."""
     room = max(length - _BLOCK, 0)
     return sorted({round(room * (i + 0.5) / _GRID) for i in range(_GRID)})
 
@@ -171,16 +147,10 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Corrections on a segmentation.
+    """Corrections placed on a segmentation.
 
-    Attributes
-    ----------
-    found : dict of int to str
-        Type of each corrected cell, by its id.
-    lost : list of Correction
-        Those whose cell is not there any more, the last one of each cell.
-    by_cell : dict of int to Correction
-        The correction that decided, by id.
+    `found` maps the id of each corrected cell to its type, and `by_cell` to the correction that decided. `lost` are the
+    last corrections of cells that are gone.
     """
 
     found: dict[int, str]
@@ -189,20 +159,10 @@ class Placed:
 
 
 def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = SAME_FROM) -> Placed:
-    """Find corrected cells again in a segmentation of the same image.
+    """Find corrected cells in a segmentation (Y, X) of the same image, NumPy or lazy.
 
-    Parameters
-    ----------
-    corrections : iterable of Correction
-        As `Journal.read` gives them; those taken back are passed over. The last one of a cell decides.
-    cells : array of int, shape (Y, X)
-        The segmentation, numpy or lazy; read only around the corrected cells.
-    iou_above : float
-        A cell is the corrected one if intersection over union is more than this.
-
-    Returns
-    -------
-    Placed
+    A cell is the corrected one if their IoU is above `iou_above`. Undone corrections are ignored; the last one of a
+    cell decides. Only the surroundings of the corrected cells are read.
     """
     by_cell: dict[int, Correction] = {}
     lost: list[Correction] = []
@@ -216,7 +176,7 @@ def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = S
 
 
 def _best_match(correction: Correction, cells: Any, iou_above: float) -> int | None:
-    """Return the id of the cell that overlaps a corrected one most, if by enough."""
+    """Return the id of the cell with the highest IoU with a corrected one, if it is above `iou_above`."""
     y0, x0, y1, x1 = correction.bbox
     height, width = (int(n) for n in cells.shape[-2:])
     margin_y, margin_x = y1 - y0, x1 - x0  # beyond it a cell is too large to match
@@ -233,7 +193,7 @@ def _best_match(correction: Correction, cells: Any, iou_above: float) -> int | N
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Write a whole line at the end of a file, without what is left of an unfinished one before."""
+    """Write a whole line at the end of a file, replacing an unfinished one."""
     with path.open("a+b", buffering=0) as file:
         end = _end_of_whole_lines(file)
         if end < file.seek(0, os.SEEK_END):
@@ -249,7 +209,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _end_of_whole_lines(file: Any) -> int:
-    """Return how many bytes of a file are whole lines."""
+    """Return the length of the whole lines of a file, bytes."""
     end = int(file.seek(0, os.SEEK_END))
     while end:
         begin = max(end - 65536, 0)
@@ -262,7 +222,7 @@ def _end_of_whole_lines(file: Any) -> int:
 
 
 def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
-    """Read a file of the journal; one that somebody chose, and that holds no correction at all, is an error."""
+    """Read a file of the journal; it is an error if a file chosen by the user holds no correction at all."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -286,5 +246,5 @@ def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
 
 
 def _safe(name: str) -> str:
-    """Return a hash as the name of a file, whatever was given."""
+    """Return a hash as a file name, whatever was given."""
     return "".join(c for c in name if c.isalnum())[:64] or "unknown"

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -14,16 +15,14 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, escaped, reason_of, warn_of_input
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     import PIL.Image
     import zarr
-    from numpy.typing import NDArray
 
 _COMMON = "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
 _SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
@@ -33,19 +32,19 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON
 """Endings by which images are found in a folder. What a file is, its first bytes say."""
 
 UNREAD_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _FOREIGN.split())
-"""Endings of images that are not read: found in a folder, they are named as left out."""
+"""Endings of image formats that are not read; such files in a folder are reported as left out."""
 
 MAX_PIXELS = 2**30
 """Most pixels that are read from a file or a lazy array at once (3 GiB as uint8)."""
 
 SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
-"""A red cell is 375 px wide at the one and 4 px at the other; beyond, a resolution is a printer's or a screen's."""
+"""A red cell is 375 px wide at one end and 4 px at the other; resolutions beyond are a printer's or a screen's."""
 
 WSI_EXTRA = 'Install what reads slides: pip install "napari-bloodcell[wsi]".'
 
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _MOST_LISTED, _MOST_OPENED, _DEEPEST = 6, 50, 3
-"""Images of a container that a message names, that are looked at, and how deep they lie."""
+"""Images of a container that a message lists, images that are opened, and depth to which groups are searched."""
 UM_PER_UNIT: dict[str, float] = {
     "angstrom": 1e-4, "å": 1e-4,
     "nanometer": 1e-3, "nanometre": 1e-3, "nm": 1e-3,
@@ -61,20 +60,10 @@ UM_PER_UNIT: dict[str, float] = {
 class ImageFile:
     """What a file holds, as it is stored.
 
-    Attributes
-    ----------
-    levels : sequence of array-like
-        The pyramid, the finest first: pixels in the file's dtype and order of axes, read where they are sliced.
-    axes : str or None
-        One lower-case letter per axis ("yx", "cyx", "yxs", …); None where the file does not say.
-    pixel_size_um : float or None
-        Micrometres per pixel, where the file gives a sensible value.
-    flips : str
-        Of "y" and "x" those that are stored from their end.
-    has_alpha : bool
-        Whether a fourth channel is transparency; it is left out otherwise.
-    channels : sequence of str
-        Names of the channels along "c", where the file gives some.
+    `levels` is the pyramid, finest first, in the file's dtype and order of axes, read where it is sliced. `axes` has
+    one lower-case letter per axis ("yx", "cyx", "yxs", …), or is None if the file does not say. `flips` lists those of
+    "y" and "x" that are stored in reverse. Without `has_alpha` a fourth channel is left out. `channels` names those
+    along "c".
     """
 
     levels: Sequence[Any]
@@ -86,7 +75,7 @@ class ImageFile:
 
 
 class Decoded:
-    """An array that has no parts to be read alone: all is decoded, once, when its first pixels are asked for."""
+    """An array that can only be decoded as a whole, which happens once, when its first pixels are read."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, decode: Callable[[], Any], what: str) -> None:
         check_size(shape, MAX_PIXELS, what)
@@ -106,7 +95,7 @@ class Decoded:
 
 
 def image_name(path: Path) -> str:
-    """Return a file's name without the endings of its format: ``smear.ome.tif`` → ``smear``."""
+    """Return a file's name without its format's endings: ``smear.ome.tif`` → ``smear``."""
     stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES | {".zarr"} else path.name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
@@ -119,12 +108,12 @@ def is_zarr(path: Path) -> bool:
 
 
 def is_image_path(path: Path) -> bool:
-    """Return whether a path looks like an image's: a Zarr folder, or a file with the ending of one, read or not."""
+    """Return whether a path looks like an image: a Zarr folder, or a file with an image's ending, read or not."""
     return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and path.is_file())
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the images that lie in a folder, sorted by name; hidden ones are left out."""
+    """Return the images directly in a folder, sorted by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_image_path(path))
 
 
@@ -143,10 +132,10 @@ def check_size(shape: Sequence[int], max_pixels: int, what: str) -> None:
 
 
 def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, advice: str) -> int:
-    """Return which of several images is meant: the one beside which all others are small.
+    """Return the index of the image that is meant: the one beside which all others are small.
 
-    They are (name, (height, width), whether the file calls it a reduced picture of another one). Where several could be
-    meant, the error says so, and gives this advice.
+    Each is (name, (height, width), whether the file calls it a reduced copy of another). If several could be meant, the
+    `InputError` ends with `advice`.
     """
     areas = [math.prod(shape) for _, shape, _ in images]
     best = max(range(len(images)), key=lambda i: (not images[i][2], areas[i]))
@@ -172,7 +161,7 @@ def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, ad
 
 
 def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float | None:
-    """Return micrometres per pixel from those along y and x, or None where they are missing or make no sense."""
+    """Return µm per pixel from those along (y, x), or None if they are missing or implausible."""
     given = [size for size in sizes_um if size is not None and np.isfinite(size) and size > 0]
     if len(given) != 2:
         return None
@@ -189,16 +178,19 @@ def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float |
 
 
 def upright(axes: str, orientation: object, path: Path) -> tuple[str, str]:
-    """Return the axes and flips with which an image is seen upright; `orientation` is that of EXIF and TIFF, 1 to 8."""
+    """Return axes and flips that show an image upright; `orientation` is that of EXIF and TIFF, 1 to 8."""
     turns = {2: "x", 3: "yx", 4: "y", 5: "", 6: "x", 7: "yx", 8: "y"}
     if not isinstance(orientation, int) or orientation not in turns:
         return axes, ""
-    warn_of_input(f"{path} is stored turned or mirrored (EXIF orientation {orientation}); it is read as people see it.")
+    warn_of_input(
+        f"{path} is stored turned or mirrored (EXIF orientation {orientation}); it is read as people see it.",
+        is_doubt=False,
+    )
     return axes.translate(str.maketrans("yx", "xy")) if orientation > 4 else axes, turns[orientation]
 
 
 def check_colours(names: Sequence[str], where: str) -> None:
-    """Refuse three channels that are named, but not as red, green and blue; names like "Channel 0" say nothing."""
+    """Reject three channels named otherwise than red, green and blue; names like "Channel 0" say nothing."""
     telling = [re.sub(r"^(channel|ch|c)?[\s:_\d/]*", "", name.strip().lower()) for name in names]
     if len(names) == 3 and all(telling) and [name[0] for name in telling] != ["r", "g", "b"]:
         raise InputError(
@@ -212,7 +204,7 @@ _limit_lock = threading.Lock()
 
 
 def pillow_rgb(image: PIL.Image.Image, mode: str | None = None) -> PIL.Image.Image:
-    """Return a Pillow image without palettes and colour spaces other than grey, RGB and RGBA."""
+    """Return a Pillow image as grey, RGB or RGBA, without palette or other colour spaces."""
     mode = mode or _mode_read(image)
     return image if mode == image.mode else image.convert(mode)
 
@@ -226,7 +218,7 @@ def _mode_read(image: PIL.Image.Image) -> str:
 
 @contextmanager
 def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
-    """Open a file with Pillow; what that raises becomes an `InputError`."""
+    """Open a file with Pillow, turning its exceptions into `InputError`."""
     import PIL.Image
 
     damaged: tuple[type[Exception], ...] = (PIL.Image.DecompressionBombError, *READ_ERRORS)
@@ -253,7 +245,7 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
 
 
 def open_picture(path: Path, pages: Sequence[int] | None = None) -> ImageFile:
-    """Open what Pillow reads: all its frames, or the given pages of a TIFF, as planes."""
+    """Open what Pillow reads: all frames, or the given pages of a TIFF, as planes."""
     from PIL.ImageMode import getmode
 
     with _pillow(path) as image:
@@ -289,7 +281,7 @@ def _size_of(image: PIL.Image.Image, frame: int) -> tuple[int, int]:
 
 
 def _exif_orientation(image: PIL.Image.Image, path: Path) -> object:
-    """Return the EXIF orientation; of a PNG only where it has one, since Pillow would decode all of it to look."""
+    """Return the EXIF orientation; Pillow would decode a whole PNG to look for it, so its end is searched first."""
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, 2**16), os.SEEK_END)
@@ -331,7 +323,7 @@ def open_zarr(node: zarr.Array[Any] | zarr.Group, where: str) -> ImageFile:
 
 
 def _iter_zarr_images(group: zarr.Group, name: str, where: str) -> Iterator[tuple[str, ImageFile]]:
-    """Yield the images in a group and the groups within it, with their paths."""
+    """Yield the images in a group and its subgroups, with their paths."""
     import zarr
 
     attributes: Mapping[str, Any] = group.attrs.asdict()
@@ -376,7 +368,7 @@ def _multiscale_image(
 
 
 def _dimension_names(array: zarr.Array[Any]) -> str | None:
-    """Return the first letters of the axes' names, where a Zarr array has them."""
+    """Return the first letters of a Zarr array's axis names, or None."""
     names = [str(name or "?")[0].lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
     return "".join(names) or None
 
@@ -394,19 +386,13 @@ def _dicts(items: Iterable[Any] | None) -> list[dict[str, Any]]:
 
 
 def is_inside(relative: str) -> bool:
-    """Return whether a path that a file names stays in its folder, on every system."""
+    """Return whether a path named in a file stays in its folder, on every system."""
     path = PureWindowsPath(relative)
     return bool(relative) and "\0" not in relative and not path.drive and not path.root and ".." not in path.parts
 
 
 def inside(relative: str, where: str) -> str:
-    """Return a path that a file names, if it stays in its folder.
-
-    Raises
-    ------
-    InputError
-        If it is absolute or climbs out.
-    """
+    """Return a path named in a file; `InputError` if it is absolute or leaves the file's folder."""
     if not is_inside(relative):
         raise InputError(f"{where} names the path {relative!r}, which leaves its folder. Such a file is not read.")
     return relative
@@ -416,9 +402,9 @@ def inside(relative: str, where: str) -> str:
 
 
 class _Scan:
-    """A file of a scanner that OpenSlide has open.
+    """A scanner's file opened with OpenSlide.
 
-    Once OpenSlide has met a damaged part it reads nothing more of the file, so that it has to be opened anew.
+    After a damaged part OpenSlide reads nothing more of a file, so it is then opened again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -440,7 +426,7 @@ class _Scan:
 
 
 class _ScanLevel:
-    """A level that OpenSlide reads, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
+    """A level read by OpenSlide, sliced as (Y, X, 4) uint8 RGBA; glass that was not scanned is transparent."""
 
     dtype = np.dtype(np.uint8)
     chunks = (256, 256, 4)
@@ -458,7 +444,7 @@ class _ScanLevel:
 
 
 def open_scan(path: Path) -> ImageFile | None:
-    """Open what a maker of scanners wrote; None where OpenSlide is not installed or does not know the file."""
+    """Open a scanner's file; None if OpenSlide is not installed or does not know the format."""
     try:
         import openslide
     except ImportError:
@@ -476,7 +462,7 @@ def open_scan(path: Path) -> ImageFile | None:
 
 
 def to_float(text: str | None) -> float | None:
-    """Return the number that a text is, or None."""
+    """Return a text as a number, or None."""
     try:
         return float(text) if text is not None else None
     except ValueError:

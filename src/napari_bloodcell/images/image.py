@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, BloodCellError, InputError, reason_of, warn_of_input
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.images.plane import Layout
 from napari_bloodcell.images.values import Conversion, conversion_of, to_rgb
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import DTypeLike, NDArray
-
-    Box = tuple[int, int, int, int]
-
 SCAN_SIDE_PX = 2048
-"""Values of an image that is not 8-bit are looked through in parts of this side."""
+"""Side of the parts in which values that are not 8-bit are scanned for their range."""
 LARGEST_CHUNK_PX = 4096 * 4096
-"""Where more pixels than this must be read at once to see a few, a slide is copied before it is analysed."""
+"""A slide whose chunks have more pixels than this is copied before it is analysed."""
 
 
 class Level:
-    """One level of an image: reads any box of it as RGB, and is sliced like an array (Y, X, 3) uint8."""
+    """One level of an image: reads any box as RGB, and is sliced like an array (Y, X, 3) uint8."""
 
     dtype = np.dtype(np.uint8)
     ndim = 3
@@ -45,12 +41,12 @@ class Level:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the whole level would take."""
+        """Bytes of the whole level."""
         return self.size
 
     @property
     def chunks(self) -> tuple[int, int, int] | None:
-        """Pixels that are read at once, as (y, x, 3), where that is known."""
+        """Pixels read at once, as (y, x, 3), if known."""
         chunks = getattr(self._array, "chunks", None)
         if chunks is None:
             return None
@@ -58,7 +54,7 @@ class Level:
         return sides[self._layout.axes[0]], sides[self._layout.axes[1]], 3
 
     def raw(self, box: Box) -> NDArray[Any]:
-        """Return a box (y0, x0, y1, x1), pixels, as it is stored, (y, x, channels); `InputError` if it is damaged."""
+        """Return a box (y0, x0, y1, x1), pixels, as stored, (y, x, channels); `InputError` if it is damaged."""
         try:
             return self._layout.read(self._array, box)
         except BloodCellError:
@@ -96,7 +92,7 @@ class Level:
 
 
 def _span(key: Any, n: int) -> tuple[int, int, Any]:
-    """Return what must be read of an axis of length n, and the key within that."""
+    """Return the range to read of an axis of length n, and the key within that range."""
     if isinstance(key, slice):
         start, stop, step = key.indices(n)
         if step < 0:
@@ -146,7 +142,7 @@ class SlideImage:
 
     @property
     def reads_tiles(self) -> bool:
-        """Whether a tile can be read without reading much more: not so for strips, rows, or one huge chunk."""
+        """Whether a tile can be read without reading much more: not with strips, rows, or one huge chunk."""
         chunks = self.levels[0].chunks
         return chunks is None or chunks[0] * chunks[1] <= LARGEST_CHUNK_PX
 
@@ -155,14 +151,14 @@ class SlideImage:
         return self.levels[0].read(box)
 
     def level_for(self, shrink: float) -> tuple[Level, float]:
-        """Return the coarsest level that is at most `shrink` times smaller, and how many times smaller it is."""
+        """Return the coarsest level at most `shrink` times smaller, and how many times smaller it is."""
         factors = [self.shape[0] / level.shape[0] for level in self.levels]
         fitting = [i for i, factor in enumerate(factors) if factor <= max(shrink, 1.0) * 1.001]
         best = max(fitting, key=lambda i: factors[i])
         return self.levels[best], factors[best]
 
     def with_measured_values(self) -> Self:
-        """Return the image with its values looked through once where they are not plain 8-bit RGB.
+        """Return the image with its value range scanned, unless it is plain 8-bit RGB.
 
         Raises
         ------
@@ -172,7 +168,7 @@ class SlideImage:
         return self._converted(_parts_of(self.levels[0]))
 
     def with_displayed_values(self) -> Self:
-        """Return the image with its values judged by its coarsest level: enough to look at it."""
+        """Return the image with its value range taken from its coarsest level: good enough for display."""
         return self._converted(None)
 
     def read_whole(self) -> NDArray[np.uint8]:
@@ -187,7 +183,7 @@ class SlideImage:
         return replace(self, levels=tuple(level.converted(conversion) for level in self.levels))
 
     def _conversion(self, parts: Iterable[NDArray[Any]] | None) -> Conversion:
-        """Return the conversion of values in the range of these parts, by default of a picture of the image."""
+        """Return the conversion for values in the range of these parts, by default of the coarsest level."""
         coarsest, what = self.levels[-1], self.source or "The image"
         if coarsest.stored_dtype == np.uint8 and coarsest.n_channels < 4:
             return Conversion()

@@ -33,7 +33,7 @@ from napari_bloodcell.images.plane import Plane, further_axes, layout_of
 from napari_bloodcell.images.tiff import TIFF_MAGIC, open_tiff
 
 LARGE_PX = 8192 * 8192
-"""An image with more pixels is analysed on disk where there is a folder to do that in: in memory it takes 2 GB."""
+"""A larger image is analysed on disk if an output folder is given: in memory it takes 2 GB."""
 
 
 def open_image(source: object, *, name: str | None = None) -> SlideImage:
@@ -110,16 +110,13 @@ def read_plane(source: object, *, name: str | None = None, max_pixels: int = MAX
             check_size(image.shape, max_pixels, image.source or "The image")
         pixels = image.read_whole().view()
     pixels.flags.writeable = False
-    return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard))
+    return Plane(pixels, image.pixel_size_um, image.name, image.source, tuple(heard.doubts))
 
 
 def is_slide(source: object) -> bool:
     """Return whether an image is better analysed in parts: it is large, or a dask or Zarr array.
 
-    Raises
-    ------
-    InputError
-        As `open_image`.
+    Raises `InputError` as `open_image` does.
     """
     if isinstance(source, SlideImage) or _comes_from(source, "dask", "zarr"):
         return True
@@ -134,7 +131,7 @@ def is_slide(source: object) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """An image that may have further axes than those of a plane: time, depth, pages."""
+    """An image that may have axes beyond those of a plane: time, depth, pages."""
 
     file: ImageFile
     name: str
@@ -142,12 +139,12 @@ class Stack:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the further axes; () where there is one plane only."""
+        """Lengths of the further axes; () for a single plane."""
         stored = self.file.levels[0].shape
         return tuple(int(stored[axis]) for axis in further_axes(stored, self.file.axes))
 
     def image(self, plane: Sequence[int] = ()) -> SlideImage:
-        """Return a plane, by its position along each further axis where there are several."""
+        """Return one plane, by its position along each further axis."""
         file, what = self.file, self.source or "The image"
         levels: list[Level] = []
         for array in file.levels:
@@ -169,7 +166,7 @@ def open_stack(source: object, *, name: str | None = None) -> Stack:
 
 
 def _open_file(path: Path) -> ImageFile:
-    """Open an image file or a Zarr folder; what a file is, its first bytes say."""
+    """Open an image file or a Zarr folder; the format is told by the first bytes."""
     if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
         return open_zarr_folder(path)
     try:
@@ -192,7 +189,7 @@ def _open_file(path: Path) -> ImageFile:
 
 
 def _open_object(source: Any) -> ImageFile:
-    """Open what is neither a path nor one of our own images."""
+    """Open anything that is neither a path nor one of our own images."""
     if _comes_from(source, "PIL") and hasattr(source, "getbands"):
         pixels = np.asarray(pillow_rgb(source))
         return ImageFile([pixels], "yxs"[: pixels.ndim])
@@ -215,18 +212,18 @@ def _open_object(source: Any) -> ImageFile:
 
 
 def _comes_from(thing: Any, *packages: str) -> bool:
-    """Return whether a thing's type is defined in one of these packages, without importing them."""
+    """Return whether an object's type is defined in one of these packages, without importing them."""
     return any(base.__module__.partition(".")[0] in packages for base in type(thing).__mro__)
 
 
 def _path_of_zarr(node: Any) -> str | None:
-    """Return the folder of a Zarr array or group, where it has one that another process can open."""
+    """Return the folder of a Zarr array or group if another process can open it, else None."""
     root = getattr(getattr(node, "store", None), "root", None)
     return str(Path(root) / node.path) if isinstance(root, Path) and (Path(root) / node.path).is_dir() else None
 
 
 def _pyramid(levels: Sequence[Any]) -> Sequence[Any]:
-    """Return the levels of a pyramid, if they are that."""
+    """Return the levels of a pyramid after checking that their shapes shrink."""
     shapes = [tuple(int(n) for n in level.shape) for level in levels]
     if len(levels) > 1 and len(set(shapes)) == 1:
         raise InputError(
@@ -242,7 +239,7 @@ def _pyramid(levels: Sequence[Any]) -> Sequence[Any]:
 
 
 def _is_coarser(level: Level, levels: list[Level]) -> bool:
-    """Return whether both sides shrink alike from the finest level: labels and thumbnails are no levels."""
+    """Return whether a level shrinks both sides alike from the finest: labels and thumbnails do not."""
     shrink_y, shrink_x = (levels[0].shape[axis] / level.shape[axis] for axis in (0, 1))
     is_smaller = level.shape[0] < levels[-1].shape[0]
     return is_smaller and abs(shrink_y - shrink_x) <= 0.02 * shrink_y + 2 * shrink_y / max(level.shape[:2])

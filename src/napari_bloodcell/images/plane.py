@@ -1,18 +1,15 @@
-"""One plane in memory, and where it lies in an array of more axes."""
+"""A plane in memory, and where it lies in an array with more axes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +27,7 @@ class Plane:
     source : str or None
         The file's path; None for an array.
     warnings : tuple of str
-        What had to be done to the source before it could be used.
+        What had to be done to the source before it could be used, and speaks against what is found in it.
     """
 
     data: NDArray[np.uint8]
@@ -44,16 +41,9 @@ class Plane:
 class Layout:
     """Where the plane (Y, X, channel) lies in an array.
 
-    Attributes
-    ----------
-    axes : tuple of int
-        Positions of the axes Y, X and, where there is one, channel.
-    further : dict of int to int
-        Positions of all other axes, and which element of each the plane has.
-    n_channels : int
-        1 (grey), 3 (RGB) or 4 (RGBA): so many from the first are read.
-    flips : str
-        Of "y" and "x" those that are stored from their end.
+    `axes` are the positions of Y, X and, if there is one, the channel; `further` maps the position of every other axis
+    to the plane's index on it. The first `n_channels` are read: 1 (grey), 3 (RGB) or 4 (RGBA). `flips` lists those of
+    "y" and "x" that are stored in reverse.
     """
 
     axes: tuple[int, ...]
@@ -102,14 +92,9 @@ def layout_of(
 ) -> Layout:
     """Return where the plane (Y, X, channel) lies in an array.
 
-    Axes are named by letters, "y" and "x" among them, or guessed where they are None. Colours lie along "s" (samples
-    of a pixel) or "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x"
-    that are stored from their end, `plane` is the position along each of `further_axes`.
-
-    Raises
-    ------
-    InputError
-        If there is no plane, are several to choose from, or other channels than grey, RGB and RGBA.
+    Axes are named by letters including "y" and "x", or guessed if None. Colours lie along "s" (samples of a pixel) or
+    "c" (named channels); without `has_alpha` a fourth one is left out. `flips` are those of "y" and "x" stored in
+    reverse, `plane` is the position along each of `further_axes`.
     """
     shape = tuple(int(n) for n in shape)
     if len(shape) < 2:
@@ -137,7 +122,7 @@ def layout_of(
 
 
 def _letters(shape: Sequence[int], axes: str | None) -> str:
-    """Return a letter per axis: those given if they fit, else a guess; "?" is an axis of further planes."""
+    """Return a letter per axis: those given if they fit, else a guess, with "?" for further planes."""
     if axes is not None and len(axes) == len(shape) and "y" in axes and "x" in axes:
         return axes
     n = len(shape)

@@ -7,11 +7,13 @@ import math
 import re
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of, warn_of_input
 from napari_bloodcell.images.files import (
@@ -29,10 +31,7 @@ from napari_bloodcell.images.files import (
 from napari_bloodcell.images.plane import sides_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import tifffile
-    from numpy.typing import NDArray
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file, our errors say
 
@@ -44,7 +43,7 @@ _ALWAYS_DECODED = (1, 8, 32773, 32946)
 
 
 class _TiffInUse:
-    """A TIFF that is open as long as one of its levels is held."""
+    """A TIFF that stays open as long as one of its levels is referenced."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         import tifffile
@@ -56,7 +55,7 @@ class _TiffInUse:
 
 
 class _TiffLevel:
-    """A level of a TIFF, read tile by tile, or all at once where all is asked for."""
+    """A level of a TIFF, read tile by tile, or at once if all of it is asked for."""
 
     def __init__(self, file: _TiffInUse, series: tifffile.TiffPageSeries, level: int) -> None:
         import zarr
@@ -71,7 +70,7 @@ class _TiffLevel:
 
 
 def open_tiff(path: Path) -> ImageFile:
-    """Open a TIFF: tile by tile where it has tiles or is large, else to be decoded at once."""
+    """Open a TIFF: lazily if it is tiled or large, else to be decoded as a whole."""
     import tifffile
 
     damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
@@ -121,7 +120,7 @@ def open_tiff(path: Path) -> ImageFile:
 
 
 def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]:
-    """Open a TIFF without the files that it may be a set with; return it, and its OME metadata where it has any."""
+    """Open a TIFF without the other files of its set; return it and its OME metadata, if any."""
     file = _TiffInUse(path)
     try:
         root = ElementTree.fromstring(file.tiff.ome_metadata or "") if file.tiff.is_ome else None
@@ -153,7 +152,7 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
 
 
 def _main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """Return the image that is meant, not its thumbnails, labels and other small pictures."""
+    """Return the image that is meant, not thumbnails, labels and other small pictures."""
     if not tiff.series:
         raise InputError(f"{path} is a TIFF without any image.")
     images = []
@@ -165,7 +164,7 @@ def _main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
 
 
 def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise where the file ends before its pixels do."""
+    """Raise `InputError` if the file ends before its pixels do."""
     size = path.stat().st_size
     for page in series.pages:
         if page is None:
@@ -179,13 +178,7 @@ def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
 
 
 def _needs_pillow(page: tifffile.TiffPage, path: Path) -> bool:
-    """Return whether Pillow must read a page: for its colours, or for a compression where imagecodecs is not there.
-
-    Raises
-    ------
-    InputError
-        If neither tifffile nor Pillow reads it rightly.
-    """
+    """Return whether Pillow must read a page: because of its colours, or a compression that needs imagecodecs."""
     photometric, n_samples, bits = page.photometric, page.samplesperpixel, page.bitspersample
     is_grey = photometric in (0, 1)
     if n_samples > 2 and is_grey:
@@ -217,7 +210,7 @@ def _is_decoded_by_tifffile(compression: int, predictor: int) -> bool:
 
 
 def _with_colours(pixels: NDArray[Any], page: tifffile.TiffPage) -> NDArray[Any]:
-    """Return pixels with their palette applied, and with black as zero."""
+    """Return pixels with their palette applied and with black as zero."""
     if page.photometric == 3 and page.colormap is not None:
         return np.moveaxis((page.colormap >> 8).astype(np.uint8)[:, pixels], 0, -1)
     if page.photometric == 0 and pixels.dtype.kind in "ub":
@@ -232,7 +225,7 @@ def _channel_names(tiff: tifffile.TiffFile, pixels: ElementTree.Element | None) 
 
 
 def _ome_pixels(root: ElementTree.Element | None, series: tifffile.TiffPageSeries) -> ElementTree.Element | None:
-    """Return what OME metadata say of an image, which is known by its size."""
+    """Return the OME metadata of an image, matched by its size."""
     found = [] if root is None else root.findall("{*}Image/{*}Pixels")
     sides = [str(side) for side in sides_of(series.shape, series.axes.lower())]
     return next((one for one in found if [one.get("SizeY"), one.get("SizeX")] == sides), None)
@@ -241,7 +234,7 @@ def _ome_pixels(root: ElementTree.Element | None, series: tifffile.TiffPageSerie
 def _tiff_pixel_size(
     tiff: tifffile.TiffFile, page: tifffile.TiffPage, pixels: ElementTree.Element | None, path: Path
 ) -> float | None:
-    """Return the µm per pixel that a TIFF states in its OME metadata, in words, or in its resolution."""
+    """Return µm per pixel from OME metadata, Aperio's description, or the resolution tags."""
     if pixels is not None:
         return sensible_pixel_size([_physical_size(pixels, axis) for axis in "YX"], str(path))
     if mpp := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or ""):  # Aperio

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError, warn_of_input
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
 
 _BAND = 256  # rows converted at once, so that memory follows the result, not its float copy
 _TOLERANCE = 0.05  # by which interpolation may overshoot a range of values
@@ -20,16 +17,10 @@ _TOLERANCE = 0.05  # by which interpolation may overshoot a range of values
 
 @dataclass(frozen=True)
 class Conversion:
-    """How the values of an image become 0 to 255, the same for all of its parts.
+    """How an image's values become 0 to 255, the same for all of its parts.
 
-    Attributes
-    ----------
-    scale : float
-        The value that becomes 255.
-    use_alpha : bool
-        Whether a fourth channel is composited on white; it is ignored otherwise.
-    missing : tuple of float or None
-        What stands for pixels that are NaN or infinite, 0 to 255 per channel; None where there are none.
+    `scale` is the value that becomes 255. A fourth channel is composited on white if `use_alpha`, else ignored.
+    `missing` replaces NaN and infinite pixels, 0 to 255 per channel; None if there are none.
     """
 
     scale: float = 255.0
@@ -38,14 +29,9 @@ class Conversion:
 
 
 def conversion_of(image: NDArray[Any], parts: Iterable[NDArray[Any]], what: str) -> Conversion:
-    """Return the conversion for an image whose values are looked through in parts, all (y, x, channel).
+    """Return the conversion for an image whose values are scanned in `parts`, all (y, x, channel).
 
-    `image` is the image or a small picture of it, for the colour of the glass where pixels are missing.
-
-    Raises
-    ------
-    InputError
-        If its dtype or its values are none of an image.
+    `image` is the image or a small copy, from which the colour of the glass is taken for missing pixels.
     """
     if image.dtype.kind not in "buif":
         raise InputError(
@@ -82,7 +68,7 @@ def to_rgb(image: NDArray[Any], conversion: Conversion) -> NDArray[np.uint8]:
 
 
 def _value_range(parts: Iterable[NDArray[Any]], what: str) -> tuple[float, float, int]:
-    """Return the smallest and the largest finite value, and how many pixels are not finite."""
+    """Return the smallest and largest finite value, and the number of pixels that are not finite."""
     low, high, n_missing, size = np.inf, -np.inf, 0, 0
     for part in parts:
         finite = part
@@ -121,7 +107,7 @@ def _to_255(band: NDArray[Any], scale: float) -> NDArray[np.floating[Any]]:
 
 
 def _glass(image: NDArray[Any], scale: float) -> tuple[float, ...]:
-    """Return the colour of the empty glass on a 0 to 255 scale: the 95th percentile of each channel's finite values."""
+    """Return the colour of the empty glass, 0 to 255: the 95th percentile of each channel's finite values."""
     step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 1e6)))
     colours = []
     for channel in range(image.shape[2]):

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-
 PARTS = ("train", "val", "test")
 """Names of the parts, and of their folders in the paper's layout."""
 _DAMAGED: tuple[type[Exception], ...] = (Image.DecompressionBombError, *READ_ERRORS)
-_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledCutouts:
     """Cutouts (N, 128, 128, 3) uint8 on black, with labels (N,) int64 that are positions in `classes`.
 
-    `rbc_diameter_px` is the width to which a red cell was resampled, `glass_level` that to which the glass was brought;
-    None: as in the image. `names` are what the cutouts are called, such as their files; empty where they have none.
+    `rbc_diameter_px` is the width to which red cells were resampled, `glass_level` the level of the glass, and
+    `red_level` the colour of each smear's typical red cell; None: as in the image. `names` identify the cutouts, such
+    as file names; empty if they have none.
     """
 
     cutouts: NDArray[np.uint8]
@@ -40,6 +36,7 @@ class LabelledCutouts:
     rbc_diameter_px: float | None = None
     glass_level: float | None = None
     names: tuple[str, ...] = ()
+    red_level: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         shape = (CUTOUT_SIZE, CUTOUT_SIZE, 3)
@@ -64,31 +61,36 @@ class LabelledCutouts:
         numbers = np.bincount(self.labels, minlength=len(self.classes))
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
+    @property
+    def treatment(self) -> tuple[object, ...]:
+        """How the cells were treated: `rbc_diameter_px`, `glass_level` and, if set, `red_level`."""
+        return self.rbc_diameter_px, self.glass_level, *(() if self.red_level is None else (self.red_level,))
+
     def content_hash(self) -> str:
-        """Return the sha256 of cutouts, labels and classes: the same for the same cells in any order."""
+        """Return the SHA-256 of cutouts, labels and classes; the same in any order of the cells."""
         each = sorted(
             hashlib.sha256(self.classes[k].encode() + b"\0" + np.ascontiguousarray(c).tobytes()).digest()
             for c, k in zip(self.cutouts, self.labels, strict=True)
         )
-        whole = hashlib.sha256(repr((sorted(self.classes), self.rbc_diameter_px, self.glass_level)).encode())
+        whole = hashlib.sha256(repr((sorted(self.classes), *self.treatment)).encode())
         for digest in each:
             whole.update(digest)
         return whole.hexdigest()
 
     def take(self, rows: NDArray[np.integer]) -> LabelledCutouts:
-        """Return the cutouts of these rows."""
+        """Return these rows."""
         names = tuple(self.names[i] for i in np.asarray(rows).tolist()) if self.names else ()
         return replace(self, cutouts=self.cutouts[rows], labels=self.labels[rows], names=names)
 
     def with_classes(self, classes: Sequence[str]) -> LabelledCutouts:
-        """Return the same cutouts with labels that are positions in these classes, which must hold its own."""
+        """Return the same cutouts with labels that are positions in these classes, which must include its own."""
         position = np.array([list(classes).index(c) for c in self.classes], np.int64)
         return replace(self, labels=position[self.labels], classes=tuple(classes))
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """A data set cut into training, validation and test part; the last may be empty."""
+    """A data set split into training, validation and test part; the last may be empty."""
 
     train: LabelledCutouts
     val: LabelledCutouts
@@ -102,9 +104,8 @@ class Parts:
 def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> LabelledCutouts:
     """Read a folder with a sub-folder of pictures per class (the paper's layout).
 
-    Files named ``aug-*``, copies that the paper's authors made, are left out unless they are wanted: a copy in one part
-    of a split and its original in another make the figures too good. Raises `TrainingError` where there is nothing to
-    read.
+    Files named ``aug-*``, copies made by the paper's authors, are left out by default: a copy in one part of a split
+    and its original in another make the figures too good. Raises `TrainingError` if there is nothing to read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -120,7 +121,7 @@ def read_cutouts(folder: str | Path, *, with_augmented: bool = False) -> Labelle
 def class_folders(folder: Path, *, with_augmented: bool = False) -> dict[str, list[Path]]:
     """Return the pictures of each class of a folder with a sub-folder per class; errors as `read_cutouts`.
 
-    "unidentified" is no class to learn: nobody could say what these cells are.
+    "unidentified" is not a class to learn: nobody could say what these cells are.
     """
     folders = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
     names = [name for name in folders if name != UNIDENTIFIED]
@@ -128,17 +129,17 @@ def class_folders(folder: Path, *, with_augmented: bool = False) -> dict[str, li
         raise TrainingError(f"{folder} has no sub-folders; one per class is needed, such as RBC and WBC.")
     found = {}
     for name in sorted(names, key=class_order):
-        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in _SUFFIXES)
+        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         found[name] = [p for p in files if with_augmented or not p.name.startswith("aug-")]
         if not found[name]:
             raise TrainingError(
-                f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(_SUFFIXES)})."
+                f"The class {name!r} is empty: {folder / name} holds no pictures ({', '.join(PICTURE_SUFFIXES)})."
             )
     return found
 
 
 def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | None:
-    """Read ``train``, ``val`` and, where there is one, ``test`` of the paper's layout; None if it has no ``train``."""
+    """Read ``train``, ``val`` and, if present, ``test`` of the paper's layout; None without ``train``."""
     folder = Path(folder)
     if not (folder / "train").is_dir():
         return None
@@ -152,24 +153,23 @@ def read_parts(folder: str | Path, *, with_augmented: bool = False) -> Parts | N
 
 
 def concatenate(datasets: Sequence[LabelledCutouts]) -> LabelledCutouts:
-    """Join data sets, uniting their classes; `TrainingError` if there are none, or of several scales or colours."""
-    kinds = {(d.rbc_diameter_px, d.glass_level) for d in datasets}
+    """Join data sets and unite their classes; `TrainingError` if there are none, or of several scales or colours."""
+    kinds = {d.treatment for d in datasets}
     if len(kinds) != 1:
         raise TrainingError(
             f"Cutouts of one scale and one treatment of colours can be joined, not {sorted(map(str, kinds))}."
         )
     classes = tuple(sorted({c for d in datasets for c in d.classes}, key=class_order))
     labels = [np.array([classes.index(c) for c in d.classes], np.int64)[d.labels] for d in datasets]
-    rbc_diameter_px, glass_level = kinds.pop()
     cutouts = np.concatenate([d.cutouts for d in datasets])
     names = tuple(n for d in datasets for n in d.names) if all(d.names or not len(d) for d in datasets) else ()
-    return LabelledCutouts(cutouts, np.concatenate(labels), classes, rbc_diameter_px, glass_level, names)
+    return replace(datasets[0], cutouts=cutouts, labels=np.concatenate(labels), classes=classes, names=names)
 
 
 def split(dataset: LabelledCutouts, shares: tuple[float, float, float] = (0.75, 0.15, 0.10), *, seed: int = 0) -> Parts:
     """Split each class at random into training, validation and test part (§3.4).
 
-    Every class gets at least one cutout in the training part and, where its share is not 0, in the validation part;
+    Every class gets at least one cutout in the training part and, unless its share is 0, in the validation part;
     `TrainingError` if it has too few, or the shares do not add up to 1.
     """
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
@@ -199,9 +199,9 @@ def balance(
 ) -> LabelledCutouts:
     """Multiply the WBC of a training part by flips and rotations, and thin its RBC (§3.4).
 
-    Every cutout that is not an RBC becomes `wbc_augmentation`. RBC are drawn at random until there are at most
-    `rbc_per_wbc` for each augmented WBC (for each cutout of the largest other class, where there is no WBC); None keeps
-    all. Originals come first, in their order, then the copies.
+    Every cutout other than RBC becomes `wbc_augmentation`. RBC are drawn at random until there are at most
+    `rbc_per_wbc` for each augmented WBC (or each cutout of the largest other class, without WBC); None keeps all.
+    Originals come first, in their order, then the copies.
     """
     rng = np.random.default_rng(seed)
     is_rbc = dataset.labels == dataset.classes.index(RBC) if RBC in dataset.classes else np.zeros(len(dataset), bool)
@@ -236,7 +236,7 @@ def augmented(cutout: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
 
 
 def class_order(name: str) -> tuple[int, str]:
-    """Return the key by which classes are sorted: RBC, WBC, platelet, then by name."""
+    """Return the sort key of a class: RBC, WBC, platelet, then by name."""
     return (BUILTIN_TYPES.index(name) if name in BUILTIN_TYPES else len(BUILTIN_TYPES), name)
 
 

@@ -1,12 +1,13 @@
-"""Tries settings of training one by one (paper, Table 1); can be stopped, and resumed from what is on disk."""
+"""Tries training settings one by one (paper, Table 1); can be stopped and resumed."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_bloodcell.core.errors import ModelError, TrainingError, reason_of
 from napari_bloodcell.core.files import make_folder, write_bytes
@@ -14,13 +15,8 @@ from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.reports import TrainingReport
-from napari_bloodcell.learning.train import Training, iter_train, never, parts_of
+from napari_bloodcell.learning.train import Data, Training, iter_train, never, parts_of
 from napari_bloodcell.models.load import load_classifier
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from napari_bloodcell.learning.train import Data
 
 TABLE_1: dict[str, tuple[Any, ...]] = {
     "batch_size": (2, 4, 8),
@@ -127,7 +123,7 @@ grid_search = drained(iter_grid_search)
 
 
 class _Log:
-    """The finished tries of a search, in memory and, where it has a folder, on disk."""
+    """The finished tries of a search, in memory and, with a folder, on disk."""
 
     def __init__(self, folder: Path | None, search: dict[str, Any]) -> None:
         self.folder = folder
@@ -149,7 +145,7 @@ class _Log:
         return [self.try_of(c) for c in combinations if self.has(c)]
 
     def note(self, combination: dict[str, Any], training: Training) -> None:
-        """Write down a finished try."""
+        """Record a finished try."""
         val = training.report.parts["val"]
         self.tries[_key(combination)] = {**combination, "val_loss": val.loss, "val_accuracy": val.accuracy}
         if self.folder is not None:

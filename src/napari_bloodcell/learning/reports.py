@@ -1,29 +1,25 @@
-"""What a training reached: figures with intervals, the cutouts behind each of them, and the change against before."""
+"""Reports of a training: figures with intervals, the cutouts behind them, and the change from before."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from napari_bloodcell.core.errors import TrainingError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellClassifier
-    from napari_bloodcell.learning.dataset import LabelledCutouts
+from napari_bloodcell.core.protocols import CellClassifier
+from napari_bloodcell.learning.dataset import LabelledCutouts
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Figures of one pass over the training part; the training figures are means over the pass, with dropout on."""
+    """Figures of one pass over the training part; its training figures are means over the pass, with dropout on."""
 
     number: int
     train_loss: float
@@ -47,10 +43,10 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class PartFigures:
-    """How the classifier does on one part; the training part is judged as it was before balancing.
+    """Figures of a classifier on one part; the training part is judged as it was before balancing.
 
-    `confusion` has true classes as rows and predicted ones as columns; `cutouts` the names of the cutouts behind each
-    of its numbers, the surest first, or nothing where they have none. `loss` is the mean cross-entropy.
+    `confusion` has true classes as rows and predicted ones as columns; `cutouts` holds the names of the cutouts behind
+    each of its numbers, the most certain first; empty without names. `loss` is the mean cross-entropy.
     """
 
     n: int
@@ -64,11 +60,11 @@ class PartFigures:
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What a training did and reached.
+    """The record and the figures of a training.
 
-    `parts` are "train", "val" and "test", each where it is not empty; `before` is the same for the classifier that was
-    fine-tuned, which is never right about classes that it does not know, and empty where training began from scratch.
-    `classes` are in the order of the confusion matrices, `data_hash` is that of cutouts and labels.
+    `parts` are "train", "val" and "test", unless empty; `before` holds the same for the classifier that was fine-tuned,
+    which is never right about classes it does not know; empty if training began from scratch. `classes` are in the
+    order of the confusion matrices, `data_hash` is that of cutouts and labels.
     """
 
     classes: list[str]
@@ -82,19 +78,19 @@ class TrainingReport:
     seconds: float = field(default=0.0, compare=False)
 
     def change(self, part: str = "test") -> float | None:
-        """Return by how much the accuracy on a part grew against the classifier before; None where there was none."""
+        """Return the gain in accuracy on a part over the classifier before; None if there was none."""
         if part not in self.before or part not in self.parts:
             return None
         return self.parts[part].accuracy - self.before[part].accuracy
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> TrainingReport:
-        """Return the report that `to_dict` gave; `ValueError` if it is none."""
+        """Return the report written by `to_dict`; `ValueError` if it is none."""
         report: TrainingReport = TypeAdapter(cls).validate_python(content)
         return report
 
     def to_dict(self, *, with_cutouts: bool = True) -> dict[str, Any]:
-        """Return the report as plain numbers, strings, lists and dicts (JSON), with or without names of cutouts."""
+        """Return the report as plain numbers, strings, lists and dicts (JSON), with or without cutout names."""
         content = asdict(self)
         if not with_cutouts:
             for figures in (*content["parts"].values(), *content["before"].values()):
@@ -103,7 +99,7 @@ class TrainingReport:
 
 
 def wilson(right: int, n: int) -> Interval:
-    """Return the 95 % Wilson score interval of a share; (0, 1) where there is nothing."""
+    """Return the 95 % Wilson score interval of a share; (0, 1) if `n` is 0."""
     if n == 0:
         return 0.0, 1.0
     from scipy.stats import binomtest
@@ -115,8 +111,8 @@ def wilson(right: int, n: int) -> Interval:
 def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
     """Return the figures of a classifier on labelled cutouts.
 
-    `classes` are rows and columns of the figures, by default the classifier's; about those that it does not know it is
-    never right. Raises `TrainingError` if the part has a class that is not among them.
+    `classes` are rows and columns of the figures, by default the classifier's; it is never right about those it does
+    not know. Raises `TrainingError` if the part has a class that is not among them.
     """
     names = list(classes if classes is not None else classifier.classes)
     missing = sorted(set(part.classes) - set(names))
@@ -131,12 +127,9 @@ def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Seque
 
 
 def figures_of_probabilities(
-    probabilities: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    names: Sequence[str] = (),
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str], names: Sequence[str] = ()
 ) -> PartFigures:
-    """Return the figures of probabilities (N, K) against labels (N,), which are columns; `names` are the cutouts'."""
+    """Return the figures of probabilities (N, K) against labels (N,), given as columns; `names` are the cutouts'."""
     k = len(classes)
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((k, k), np.int64)

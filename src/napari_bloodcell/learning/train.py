@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
@@ -27,10 +30,7 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     import numpy as np
-    from numpy.typing import NDArray
 
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
@@ -47,7 +47,7 @@ Data = LabelledCutouts | Parts | TrainingSet | str | Path
 
 
 def never() -> bool:
-    """Say that nobody wants to stop."""
+    """Return False: never stop early."""
     return False
 
 
@@ -115,6 +115,7 @@ def iter_train(
         classes=classes,
         rbc_diameter_px=parts.train.rbc_diameter_px,
         glass_level=parts.train.glass_level,
+        red_level=parts.train.red_level,
         settings={**params.model_dump(mode="json"), "fine_tuned_from": None if start is None else start.sha256},
         data_hash=concatenate([part for _, part in parts.items()]).content_hash(),
     )
@@ -162,12 +163,11 @@ train = drained(iter_train)
 
 
 def parts_of(data: Data, params: TrainParams, start: CnnClassifier | None = None) -> Parts:
-    """Return the three parts of whatever `train` was given, as the classifier `start` sees cells; raises as `train`."""
+    """Return the three parts of data as `train` takes them, seen as the classifier `start` does; raises as `train`."""
     parts = _read(data, params, start)
     _check_classes(parts.train)
     for name, part in parts.items():
-        same = (part.classes, part.rbc_diameter_px, part.glass_level)
-        if same != (parts.train.classes, parts.train.rbc_diameter_px, parts.train.glass_level):
+        if (part.classes, part.treatment) != (parts.train.classes, parts.train.treatment):
             raise TrainingError(f"The {name} part differs from the training part in its classes, scale or colours.")
     if start is not None:
         _check_start(parts.train, start)
@@ -184,7 +184,7 @@ def _read(data: Data, params: TrainParams, start: CnnClassifier | None) -> Parts
             raise TrainingError(f"The training set {data.folder} is empty. Add cells to it first.")
         if start is None:
             return data.parts()
-        return data.parts(rbc_diameter_px=start.rbc_diameter_px, glass_level=start.glass_level)
+        return data.parts(**_levels_of(start))
     if isinstance(data, str | Path):
         parts = read_parts(data) if Path(data).is_dir() else None
         if parts is not None:
@@ -195,7 +195,7 @@ def _read(data: Data, params: TrainParams, start: CnnClassifier | None) -> Parts
 
 
 def _classes_of(part: LabelledCutouts, start: CnnClassifier | None) -> tuple[str, ...]:
-    """Return the classes that the classifier will know: those of the one before, and then new ones."""
+    """Return the new classifier's classes: those of `start`, then new ones."""
     known = () if start is None else tuple(start.classes)
     return (*known, *sorted(set(part.classes) - set(known), key=class_order))
 
@@ -216,18 +216,22 @@ def _check_classes(dataset: LabelledCutouts) -> None:
         )
 
 
+def _levels_of(start: CnnClassifier) -> dict[str, Any]:
+    """Return how a classifier sees cells, as arguments of `TrainingSet.parts`."""
+    return {"rbc_diameter_px": start.rbc_diameter_px, "glass_level": start.glass_level, "red_level": start.red_level}
+
+
 def _check_start(dataset: LabelledCutouts, start: CnnClassifier) -> None:
-    """Refuse to fine-tune what knows none of the classes, or knows cells of another scale or other colours."""
+    """Refuse to fine-tune a classifier that knows none of the classes, or cells of another scale or colours."""
     if not set(dataset.classes) & set(start.classes):
         raise TrainingError(
             f"{start.name!r} knows {', '.join(start.classes)}, and the cells are {', '.join(dataset.classes)}: it has "
             "nothing to begin with. Train from scratch, or choose a model that knows one of these classes."
         )
-    given = (dataset.rbc_diameter_px, dataset.glass_level)
-    known = (start.rbc_diameter_px, start.glass_level)
+    given, known = dataset.treatment, replace(dataset, **_levels_of(start)).treatment
     if given != known:
         raise TrainingError(
-            f"The cutouts have rbc_diameter_px, glass_level = {given}, but {start.name!r} was trained on {known}. "
-            "Put them into a training set (`TrainingSet.add_folder`, with the width of a red cell and the colour of "
-            "the glass), which brings them to the scale of any classifier."
+            f"The cutouts have rbc_diameter_px, glass_level, red_level = {given}, but {start.name!r} was trained on "
+            f"{known}. Put them into a training set (`TrainingSet.add_folder`, with the width of a red cell and the "
+            "colour of the glass), which brings them to the scale of any classifier."
         )

@@ -1,12 +1,14 @@
-"""Fine-tunes the embedded SAM on corrected masks of a laboratory."""
+"""Fine-tunes the embedded SAM on a laboratory's corrected masks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import ndimage
 
@@ -14,8 +16,9 @@ from napari_bloodcell.core.errors import OutputError, SettingsError, TrainingErr
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import SegmentParams, TrainSamParams
 from napari_bloodcell.core.progress import Steps, drained
-from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.core.protocols import Calibration, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.learning.dataset import PICTURE_SUFFIXES
 from napari_bloodcell.models.load import load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.recipes import explain
@@ -25,18 +28,12 @@ from napari_bloodcell.stages.segment import calibrate
 from napari_bloodcell.synthetic import STAINS, draw_smear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import MaskGenerator
-    from napari_bloodcell.models.embedded.views import MaskedField
+    from napari_bloodcell.models.embedded.tuning import MaskedField
 
 LABEL_ENDINGS = ("_cells", "_labels", "_masks", "_seg")
-"""What the name of a label image adds to that of its image."""
+"""Suffixes that a label image's name adds to that of its image."""
 REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
 """Side of the drawn smears, and width of their red cells."""
-_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +136,11 @@ train_sam = drained(iter_train_sam)
 
 
 def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[MaskedField]:
-    """Return the images of a folder that have masks, in the order of their names; `TrainingError` if there are none.
+    """Return the images of a folder that have masks, sorted by name; `TrainingError` if there are none.
 
-    Their scale is what `segment` finds for the image, not what its masks say: it is that at which the model will work.
+    Their scale is measured as `segment` does, not from the masks: it is the scale at which the model will work.
     """
-    from napari_bloodcell.models.embedded.views import MaskedField
+    from napari_bloodcell.models.embedded.tuning import MaskedField
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -154,7 +151,7 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
             stored = read_result(result)
             image = read_plane(str(result / ZARR)).data
             fields.append(MaskedField(result.name, image, np.asarray(stored.cells), stored.calibration))
-    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    pictures = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     for picture in pictures:
         labels = [p for p in pictures if p.stem in {picture.stem + ending for ending in LABEL_ENDINGS}]
         if labels:
@@ -172,7 +169,7 @@ def read_masked_fields(folder: str | Path, generator: MaskGenerator) -> list[Mas
 
 
 def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
-    """Return drawn smears of several stains, on which masks are to stay as they were."""
+    """Return drawn smears of several stains, on which masks should stay as they were."""
     smears = []
     for k, stain in enumerate(STAINS.values()):
         smear = draw_smear((REHEARSED_PX, REHEARSED_PX), seed=seed + k, rbc_diameter_px=REHEARSED_RBC_PX, stain=stain)
@@ -183,7 +180,7 @@ def _rehearsal(seed: int) -> list[tuple[NDArray[np.uint8], Calibration]]:
 
 
 def _read_labels(path: Path) -> NDArray[np.int32]:
-    """Return a label image (Y, X); touching cells must have different numbers."""
+    """Return a label image (Y, X) in which touching cells have different numbers."""
     if path.suffix.lower() in (".tif", ".tiff"):
         import tifffile
 

@@ -1,16 +1,19 @@
-"""The list of a training set: a row per cell, and how cells become rows and rows cells."""
+"""The list of a training set: a row per cell, and the conversion between cells and rows."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
@@ -18,29 +21,22 @@ from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
 from napari_bloodcell.learning.dataset import PARTS, read_picture
 from napari_bloodcell.results.table import unguard_formulas
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout, tight
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, RGB, centre_cutout, tight
 
 BY_IMAGE, BY_CLASS = "image", "class"
 """A cell is in its part because its image is, or because its class was split."""
 SEVERAL = 3
-"""From this many images on, those that come go to a part as a whole."""
+"""Once there are this many images, new ones go to a part as a whole."""
 
 Row = dict[str, Any]
 
 
 def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, float, float]) -> list[tuple[str, str]]:
-    """Return (part, "image" or "class") of each new cell; the same whatever the order of `new` is.
+    """Return (part, "image" or "class") of each new cell, independent of the order of `new`.
 
-    Further cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells
-    of unknown images, each class is split; images that come after that go whole to the part that lacks them most.
-    Rows need `class`, `image_sha256`, `sha256`, `split` ("" where it is open) and `split_by`.
+    New cells of an image that is in a part follow it. While there are fewer than `SEVERAL` images, and for cells of
+    unknown images, each class is split; later images go as a whole to the part that lacks them most. Rows need `class`,
+    `image_sha256`, `sha256`, `split` ("" if open) and `split_by`.
     """
     numbers: Counter[tuple[str, str]] = Counter((row["class"], row["split"]) for row in known)
     settled = [*known, *(row for row in new if row["split"])]
@@ -77,7 +73,7 @@ def assign_parts(known: Sequence[Row], new: Sequence[Row], shares: tuple[float, 
 
 
 def _neediest(name: str, numbers: Mapping[tuple[str, str], int], shares: Sequence[float]) -> str:
-    """Return the part that lacks most of a class when one more comes; the first in doubt."""
+    """Return the part that lacks most of a class when one more comes; the first of ties."""
     total = 1 + sum(numbers.get((name, part), 0) for part in PARTS)
     lacking = [share * total - numbers.get((name, part), 0) for part, share in zip(PARTS, shares, strict=True)]
     return PARTS[lacking.index(max(lacking))]
@@ -86,7 +82,7 @@ def _neediest(name: str, numbers: Mapping[tuple[str, str], int], shares: Sequenc
 def _part_of_image(
     classes: Counter[str], numbers: Mapping[tuple[str, str], int], shares: Sequence[float], n_left: int
 ) -> str:
-    """Return the part for an image with these cells: the one that lacks most of them, an empty one at the latest."""
+    """Return the part that lacks most of an image's cells; an empty part if only as many images are left."""
     open_parts = [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
     empty = [part for part in open_parts if not any(n for (_, p), n in numbers.items() if p == part)]
     choice = empty if len(empty) >= n_left else open_parts
@@ -103,7 +99,7 @@ def _part_of_image(
 
 
 LIST = "cutouts.csv"
-"""The list's name. It holds a row per picture."""
+"""Name of the list, which holds a row per picture."""
 COLUMNS: dict[str, str] = {
     "file": "str",
     "class": "str",
@@ -121,13 +117,17 @@ COLUMNS: dict[str, str] = {
     "glass_r": "float64",
     "glass_g": "float64",
     "glass_b": "float64",
+    "red_r": "float64",
+    "red_g": "float64",
+    "red_b": "float64",
     "split_by": "str",
     "sha256": "str",
 }
 """Columns of the list with their dtypes. `split` is "train", "val" or "test", `split_by` "image" or "class";
-`y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there and `glass_*` the colour of
-its glass, empty where they are not known. `sha256` is that of the picture's pixels."""
-_BOX, GLASS = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"]
+`y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there, `glass_*` and `red_*` the
+colours of its glass and of a typical red cell, empty where they are not known. `sha256` is that of the picture's
+pixels."""
+_BOX, GLASS, RED = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"], ["red_r", "red_g", "red_b"]
 _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of one cell
 
 
@@ -135,9 +135,10 @@ _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of 
 class TypedCell:
     """A cell on black, (H, W, 3) uint8 at its image's own scale and colours, with its type.
 
-    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px` and
-    `glass_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is "train", "val" or
-    "test" where that is settled already, `split_by` "image" where that is so because its image is, "class" otherwise.
+    `image`, `image_sha256`, `cell` (its id) and `bbox` (y0, x0, y1, x1) say where it comes from; `rbc_diameter_px`,
+    `glass_rgb` and `red_rgb` (0 to 255) are those of that image. `when` is UTC, ISO 8601, "" for now. `split` is
+    "train", "val" or "test" where that is settled already, `split_by` "image" where that is so because its image is,
+    "class" otherwise.
     """
 
     cutout: NDArray[np.uint8]
@@ -148,14 +149,15 @@ class TypedCell:
     cell: str = ""
     bbox: tuple[int, int, int, int] | None = None
     rbc_diameter_px: float | None = None
-    glass_rgb: tuple[float, float, float] | None = None
+    glass_rgb: RGB | None = None
+    red_rgb: RGB | None = None
     when: str = ""
     split: str = ""
     split_by: str = BY_CLASS
 
 
 class KnownCells:
-    """Finds the row of a cell by its pixels, or by its place in its image."""
+    """Finds the row of a cell by its pixels, or by its box in its image."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._by_pixels: dict[str, Row] = {}
@@ -164,13 +166,13 @@ class KnownCells:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """Remember a row."""
+        """Add a row."""
         self._by_pixels[row["sha256"]] = row
         if row["image_sha256"] and _is_known(row["y0"]):
             self._by_image.setdefault(row["image_sha256"], []).append(row)
 
     def find(self, row: Row) -> Row | None:
-        """Return the row that is of the same cell, if there is one."""
+        """Return the row of the same cell, if there is one."""
         if row["sha256"] in self._by_pixels:
             return self._by_pixels[row["sha256"]]
         there = self._by_image.get(row["image_sha256"], []) if _is_known(row["y0"]) else []
@@ -186,7 +188,7 @@ class KnownCells:
 
 
 def row_of(cell: TypedCell) -> Row:
-    """Return the row of a cell, its part still open."""
+    """Return the row of a cell, not yet assigned to a part."""
     if not cell.cell_type.strip():
         raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no type.")
     if cell.cutout.ndim != 3 or cell.cutout.shape[2] != 3 or not cell.cutout.any():
@@ -195,7 +197,7 @@ def row_of(cell: TypedCell) -> Row:
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     source = "_".join(part for part in (legal_name(cell.image, instead=""), legal_name(cell.cell, instead="")) if part)
     box = cell.bbox or (None, None, None, None)
-    glass = cell.glass_rgb or (None, None, None)
+    glass, red = (colour or (None, None, None) for colour in (cell.glass_rgb, cell.red_rgb))
     return {
         "file": f"{legal_name(cell.cell_type, instead='_')}/{source}{'_' if source else ''}{digest[:10]}.png",
         "class": cell.cell_type,
@@ -208,15 +210,15 @@ def row_of(cell: TypedCell) -> Row:
         **dict(zip(_BOX, box, strict=True)),
         "rbc_diameter_px": cell.rbc_diameter_px,
         **dict(zip(GLASS, glass, strict=True)),
+        **dict(zip(RED, red, strict=True)),
         "split_by": cell.split_by,
         "sha256": digest,
     }
 
 
 def cell_of(row: Row, folder: Path) -> TypedCell:
-    """Return the cell of a row, its picture read from the set's folder."""
+    """Return the cell of a row, with its picture from the set's folder."""
     box = [int(row[k]) for k in _BOX if _is_known(row[k])]
-    glass = [float(row[k]) for k in GLASS if _is_known(row[k])]
     return TypedCell(
         read_picture(folder / row["file"]),
         row["class"],
@@ -226,15 +228,21 @@ def cell_of(row: Row, folder: Path) -> TypedCell:
         cell=row["cell"],
         bbox=(box[0], box[1], box[2], box[3]) if len(box) == 4 else None,
         rbc_diameter_px=float(row["rbc_diameter_px"]) if _is_known(row["rbc_diameter_px"]) else None,
-        glass_rgb=(glass[0], glass[1], glass[2]) if len(glass) == 3 else None,
+        glass_rgb=_colour_in(row, GLASS),
+        red_rgb=_colour_in(row, RED),
         when=row["when"],
         split=row["split"],
         split_by=row["split_by"],
     )
 
 
+def _colour_in(row: Row, columns: Sequence[str]) -> RGB | None:
+    red, green, blue = (row[k] for k in columns)
+    return (float(red), float(green), float(blue)) if all(map(_is_known, (red, green, blue))) else None
+
+
 def picture_of(cutout: NDArray[np.uint8]) -> bytes:
-    """Return a cutout as a picture: centred on 128×128, or its own square where it is larger."""
+    """Return a cutout as PNG: centred on 128×128, or its own square if larger."""
     small = tight(cutout)
     buffer = io.BytesIO()
     Image.fromarray(centre_cutout(small, max(CUTOUT_SIZE, *small.shape[:2]))).save(buffer, "PNG")
@@ -247,7 +255,7 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
 
 
 def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
-    """Return the list of a training set, an empty one where there is none; `TrainingError` if it is damaged."""
+    """Return the list of a training set, empty if there is none; `TrainingError` if it is damaged."""
     if not path.is_file():
         return typed(pd.DataFrame(columns=list(COLUMNS)))
     try:
@@ -268,7 +276,7 @@ def read_list(path: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
 
 
 def _completed(table: pd.DataFrame, folder: Path, shares: tuple[float, float, float]) -> pd.DataFrame:
-    """Return the short list that File > Save Selected Layers wrote before with all columns; cells get their parts."""
+    """Return the short list once written by File > Save Selected Layers with all columns; cells get their parts."""
     rows = []
     for row in rows_of(table):
         cell = TypedCell(
@@ -286,7 +294,8 @@ def _completed(table: pd.DataFrame, folder: Path, shares: tuple[float, float, fl
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a list with the dtypes of `COLUMNS`; `KeyError` if a column is missing."""
+    """Return a list with the dtypes of `COLUMNS`; `KeyError` if a column is missing, except `RED`: it came later."""
+    table = table.assign(**{name: "" for name in RED if name not in table})
     columns: dict[str, Any] = {}
     for name, dtype in COLUMNS.items():
         column = table[name]

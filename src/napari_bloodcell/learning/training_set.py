@@ -1,25 +1,19 @@
-"""The training set: a folder of pictures of cells and one list, grown from many images, that anyone can read."""
+"""The training set: a folder of pictures of cells and one list, grown from many images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, box_of
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, write_bytes
-from napari_bloodcell.learning.dataset import (
-    PARTS,
-    LabelledCutouts,
-    Parts,
-    class_folders,
-    class_order,
-    read_picture,
-)
+from napari_bloodcell.learning.dataset import PARTS, LabelledCutouts, Parts, class_folders, class_order, read_picture
 from napari_bloodcell.learning.training_list import (
     COLUMNS,
     LIST,
@@ -35,19 +29,13 @@ from napari_bloodcell.learning.training_list import (
     typed,
 )
 from napari_bloodcell.results.table import guard_formulas
-from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, centre_cutout, cut_out
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.classify import SegmentedSmear
+from napari_bloodcell.stages.classify import SegmentedSmear
+from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, GLASS_LEVEL, RGB, centre_cutout, cut_out
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """How many cells were new, there with the same type, or there with another type: then the new one counts."""
+    """Number of cells that were new, known with the same type, or known with another type, which is replaced."""
 
     new: int
     duplicates: int
@@ -158,7 +146,6 @@ class TrainingSet:
         if missing:
             raise InputError(f"There is no cell {missing[0]} in the segmentation.")
         calibration = segmentation.calibration
-        red, green, blue = calibration.background_rgb
         cells = []
         for cell, cell_type in types.items():
             y0, x0, y1, x1 = box_of(table, cell)
@@ -173,7 +160,8 @@ class TrainingSet:
                     cell=str(cell),
                     bbox=(y0, x0, y1, x1),
                     rbc_diameter_px=calibration.rbc_diameter_px,
-                    glass_rgb=(red, green, blue),
+                    glass_rgb=calibration.background_rgb,
+                    red_rgb=calibration.red_rgb,
                 )
             )
         return self.add(cells)
@@ -248,7 +236,9 @@ class TrainingSet:
         for row in rows_of(self.table):
             yield cell_of(row, self.folder)
 
-    def parts(self, *, rbc_diameter_px: float | None = None, glass_level: float | None = None) -> Parts:
+    def parts(
+        self, *, rbc_diameter_px: float | None = None, glass_level: float | None = None, red_level: RGB | None = None
+    ) -> Parts:
         """Return the three parts as cutouts, all at one scale.
 
         Parameters
@@ -257,6 +247,8 @@ class TrainingSet:
             Width to which a red cell is resampled; None: cells as they are (the paper's classifier).
         glass_level : float, optional
             Level to which the glass is brought; None: colours as they are.
+        red_level : tuple of 3 floats, optional
+            Colour to which the typical red cell of each image is brought, where its own is known.
 
         Raises
         ------
@@ -281,11 +273,13 @@ class TrainingSet:
                 scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / (cell.rbc_diameter_px or 1.0),
                 background_rgb=None if glass_level is None else cell.glass_rgb,
                 glass_level=glass_level or GLASS_LEVEL,
+                red_rgb=cell.red_rgb,
+                red_level=red_level,
             )
         classes = self.classes
         labels = np.array([classes.index(c) for c in table["class"]], np.int64)
         names = tuple(table["file"])
-        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names)
+        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names, red_level)
         split = table["split"].to_numpy()
         train, val, test = (whole.take(np.flatnonzero(split == part)) for part in PARTS)
         return Parts(train, val, test)
@@ -321,7 +315,7 @@ class TrainingSet:
 
 
 def _paper_layout(folder: Path, with_augmented: bool) -> Iterator[tuple[NDArray[np.uint8], str, str, str]]:
-    """Yield (cutout, class, name, part) of a folder of the paper's layout; the part is "" where there are none."""
+    """Yield (cutout, class, name, part) from a folder of the paper's layout; the part is "" if there are none."""
     has_parts = (folder / "train").is_dir()
     for part in [p for p in PARTS if (folder / p).is_dir()] if has_parts else [""]:
         for name, files in class_folders(folder / part, with_augmented=with_augmented).items():

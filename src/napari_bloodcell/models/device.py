@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision."""
+"""The device a model runs on, and its precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from napari_bloodcell.core.errors import DeviceError
 from napari_bloodcell.core.threads import Threads
 
 MOST_THREADS = 4
-"""Each needs memory for what it looks at."""
+"""Each thread needs memory for the image it works on."""
 _ALLOWED = '"auto", "cpu", "cuda", "cuda:<number>" or "mps"'
 
 
@@ -36,8 +36,8 @@ def available_devices() -> list[str]:
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Return a device by name.
 
-    Names are "auto" (the first CUDA device, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" and "mps".
-    Raises `DeviceError` if the name is not one of those, or this machine has no such device.
+    Names are "auto" (the first CUDA device, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:1" and "mps". Raises
+    `DeviceError` if the name is unknown or this machine has no such device.
     """
     text = str(name).strip().lower()
     available = available_devices()
@@ -60,10 +60,10 @@ def _built_with_cuda() -> bool:
 
 @cache
 def _cpu_bf16_is_fast() -> bool:
-    """Say whether this CPU multiplies bfloat16 in hardware; torch asks the CPU itself, on every platform.
+    """Return whether this CPU multiplies bfloat16 in hardware; torch asks the CPU itself, on every platform.
 
-    Elsewhere bf16 is emulated by conversions to float32 and slower than float32. ARM is left at float32: not every
-    build of torch there has bf16 kernels, and nothing tells which.
+    Elsewhere bf16 is emulated by conversion to float32, and slower. ARM stays at float32: not every build of torch
+    there has bf16 kernels, and nothing tells which.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not _has_onednn():
         return False  # without oneDNN torch has no bf16 kernels worth using
@@ -78,7 +78,7 @@ def _has_onednn() -> bool:
 
 
 def _ask_cpu(name: str) -> bool:
-    """Call one of torch's own (private, so guarded) tests of the CPU; False where this torch has none."""
+    """Call one of torch's private tests of the CPU; False if this torch does not have it."""
     test = getattr(torch.cpu, name, None)
     if test is None:
         return False
@@ -89,7 +89,7 @@ def _ask_cpu(name: str) -> bool:
 
 
 def fast_bf16(device: str | torch.device = "cpu") -> bool:
-    """Return whether bfloat16 is faster than float32 on this device, detected, not assumed.
+    """Return whether bfloat16 is faster than float32 on this device, by detection.
 
     True on CPUs with AMX or AVX512-BF16 and on CUDA devices with bfloat16 tensor cores (compute capability 8.0 and
     later); False elsewhere, where it is emulated.
@@ -101,12 +101,12 @@ def fast_bf16(device: str | torch.device = "cpu") -> bool:
 
 
 def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads | None:
-    """Return threads that share this process's cores, for work that is more than torch; None where there are none.
+    """Return threads that share this process's cores, for work that is more than torch, or None.
 
-    Torch's own threads help only while torch works, these all the time. There are none on other devices than the CPU,
-    nor where torch may use one core only, as in one of several processes. With `one_core_each` torch uses a single core
-    in each: sums over a matrix's inner side are rounded differently where several share them, so work that must not
-    depend on the machine is done like this.
+    Torch's own threads help only during torch's work, these throughout. None on other devices than the CPU, and if
+    torch may use one core only, as in one of several processes. With `one_core_each` torch uses a single core in each
+    thread: sums over a matrix's inner side round differently if several cores share them, so work that must not depend
+    on the machine uses this.
     """
     cores = torch.get_num_threads()
     if device.type != "cpu" or cores < 2:
@@ -125,7 +125,7 @@ def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads
 
 
 def autocast(device: str | torch.device, *, enabled: bool = True) -> AbstractContextManager[Any]:
-    """Return a context in which networks compute in bfloat16 where that is fast, and unchanged elsewhere."""
+    """Return a context in which networks compute in bfloat16 if that is fast, and unchanged otherwise."""
     chosen = pick_device(device)
     if not enabled or not fast_bf16(chosen):
         return nullcontext()

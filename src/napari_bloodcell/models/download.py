@@ -1,4 +1,4 @@
-"""Fetching a large file over https into a partial file, from where an earlier try stopped."""
+"""Downloads a large file over https into a partial file, resuming where an earlier try stopped."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import re
 import shutil
 import time
 import urllib.request
-from http.client import HTTPException
-from typing import TYPE_CHECKING
+from collections.abc import Generator
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from napari_bloodcell.core.protocols import Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from http.client import HTTPMessage, HTTPResponse
-    from pathlib import Path
-    from typing import IO
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30.0
@@ -26,18 +22,18 @@ _MOST_TRIES = 20
 
 
 class TransferError(Exception):
-    """The file could not be fetched; the message is the reason, without what to do about it."""
+    """The file could not be fetched; the message gives the reason, not the remedy."""
 
 
 class _ConnectionBrokeError(Exception):
-    """The connection broke; what came before is in the partial file."""
+    """The connection broke; the partial file holds what was received."""
 
 
 def iter_receive(url: str, part: Path, *, size_bytes: int, what: str) -> Generator[Progress, None, None]:
     """Fetch an https address into a partial file, yielding progress in bytes.
 
-    What the partial file holds is not asked for again. After an interruption it goes on as long as every try brings
-    something. `size_bytes` counts where the server does not say. Raises `TransferError`.
+    Bytes in the partial file are not fetched again. After an interruption it goes on as long as every try brings
+    something. `size_bytes` counts if the server does not tell. Raises `TransferError`.
     """
     for _ in range(_MOST_TRIES):
         before = part.stat().st_size if part.exists() else 0
@@ -85,7 +81,7 @@ def _iter_once(url: str, part: Path, start: int, size_bytes: int, what: str) -> 
 
 
 def _position(response: HTTPResponse, start: int, size_bytes: int) -> tuple[int, int]:
-    """Return the position of the first byte that the server sends and the size of the whole file."""
+    """Return the position of the first byte sent by the server and the size of the whole file."""
     if response.status == 206:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
         if sent is None or int(sent[1]) != start:
@@ -99,7 +95,7 @@ def _position(response: HTTPResponse, start: int, size_bytes: int) -> tuple[int,
 
 @contextlib.contextmanager
 def _writing(part: Path) -> Generator[None, None, None]:
-    """Turn errors of the disk into a clear one."""
+    """Turn errors of the disk into `TransferError`."""
     try:
         yield
     except OSError as error:

@@ -1,39 +1,25 @@
-"""Models by name or file: the one place where they are found, fetched and loaded. Torch is imported with the first."""
+"""Finds, downloads and loads models by name or file; torch is imported with the first."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.models import weights
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from napari_bloodcell.core.protocols import MaskGenerator, Progress
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
 
 def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
-    """Return a mask generator; the same one again while it is among the last two and its file has not changed.
-
-    Parameters
-    ----------
-    model : str
-        One of `weights.GENERATORS` (official ones are downloaded on first use), or the path of a checkpoint: an
-        official SAM's (.pth) or one of the embedded SAM (.safetensors).
-    device : str
-        As in `SegmentParams.device`.
-
-    Raises
-    ------
-    ModelError
-        If there is no such model, or the file is not a model that the program knows.
-    """
+    """Return a mask generator; it is reused while among the last two and its file is unchanged."""
     if model in weights.OFFICIAL:
         return _load_generator(model, None, device, 0)
     file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
@@ -50,14 +36,9 @@ def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress,
 
 
 def load_classifier(model: str | Path = "embedded", device: str = "auto") -> CnnClassifier:
-    """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file that training wrote.
+    """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file written by training.
 
-    Raises
-    ------
-    ModelError
-        If there is no such model, or the file is no classifier of this program.
-    DeviceError
-        If this machine has no such device.
+    Raises `ModelError` if there is no such model, or the file is no classifier of this program.
     """
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
@@ -67,6 +48,17 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
     if not os.path.isfile(model):
         raise ModelError(f"No classifier {str(model)!r}: give {_either(weights.CLASSIFIERS)}, or the path of a file.")
     return CnnClassifier.load(model, device=device)
+
+
+def load_models(
+    recipe: Recipe, generator: MaskGenerator | None = None, classifier: CellClassifier | None = None
+) -> tuple[MaskGenerator, CellClassifier]:
+    """Return the models given, or those that the recipe names."""
+    if generator is None:
+        generator = load_generator(recipe.segment.model, recipe.segment.device)
+    if classifier is None:
+        classifier = load_classifier(recipe.classify.model, recipe.classify.device)
+    return generator, classifier
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Loads torch beside a window: what would hold Python's lock for long is done without it, or left out."""
+"""Loads torch beside a window: long work under Python's lock is moved out of it, or avoided."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import gc
 import importlib.util
 import logging
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Let other threads run while torch, and what needs it, is imported inside the block.
+    """Let other threads run while torch, and what needs it, is imported in the block.
 
-    The libraries of torch are loaded before (`preload_torch`), and the garbage collector rests: it would go through
-    every object of the process several times, a third of a second each in napari's, with the lock held. What was
-    imported is counted as old, so that it is not gone through as soon as the collector works again.
+    Torch's libraries are loaded first (`preload_torch`), and the garbage collector rests: it would traverse every
+    object of the process several times, a third of a second each in napari's, while holding the lock. Imported objects
+    are then counted as old, so that they are not traversed as soon as the collector works again.
     """
     preload_torch()
     was_on = gc.isenabled()
@@ -39,10 +36,10 @@ def quiet_loading() -> Iterator[None]:
 
 
 def preload_torch() -> bool:
-    """Load torch's largest library as the dynamic linker does, and return whether that was done.
+    """Load torch's largest library with the dynamic linker, and return whether that was done.
 
-    ``import torch`` does the same, but holds the interpreter's lock for the half second that it takes: every other
-    thread stands still. Where it cannot be done (torch is loaded already, or this is Windows), nothing happens.
+    ``import torch`` does the same, but holds the interpreter's lock for half a second, in which every other thread
+    stands still. Nothing happens if torch is loaded already, or on Windows.
     """
     if "torch" in sys.modules or sys.platform == "win32":
         return False

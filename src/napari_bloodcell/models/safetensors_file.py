@@ -1,23 +1,19 @@
-"""Writes safetensors files that are the same, byte for byte, for the same content."""
+"""Writes safetensors files that are equal byte for byte for equal content."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from safetensors.torch import save
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
+from torch import Tensor
 
 
 def to_safetensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return the content of a safetensors file.
 
-    The library writes metadata in an order that changes from call to call, and so would the file's SHA-256, by which
-    models are told apart; here the header is in alphabetical order.
+    The library writes metadata in an order that changes from call to call, which would change the file's SHA-256, by
+    which models are told apart; here the header is in alphabetical order.
     """
     content = save(dict(tensors), dict(metadata))
     end = 8 + int.from_bytes(content[:8], "little")

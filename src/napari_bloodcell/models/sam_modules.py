@@ -1,16 +1,9 @@
 """The network halves of `segment_anything`, without torchvision.
 
-The package's `__init__` imports torchvision for its predictor and its automatic generator, which this program does
-not use; the torchvision of the package index does not load beside a CPU-only torch. `modeling` and `build_sam` need
-torch alone and import each other relatively, so they are imported here under an alias of the package: a package
-module of our own with the same search path, whose `__init__` is never run.
-
-Attributes
-----------
-modeling, build_sam : module
-    `segment_anything.modeling` and `segment_anything.build_sam`.
-ImageEncoderViT, LayerNorm2d, MaskDecoder, MLP, MLPBlock, PromptEncoder, Sam, TwoWayTransformer : type
-    Their classes, for short.
+The package's `__init__` imports torchvision for its predictor and its automatic generator, which are not used here; the
+torchvision of the package index does not load beside a CPU-only torch. `modeling` and `build_sam` need torch alone and
+import each other relatively, so they are imported under an alias: a package module of our own with the same search
+path, whose `__init__` is never run.
 """
 
 from __future__ import annotations
@@ -28,11 +21,11 @@ _INSTALL = 'install it with: python -m pip install "segment-anything>=1.0"'
 
 
 class SegmentAnythingMissingError(ModelError, ImportError):
-    """`segment_anything` is not installed, or what is installed under that name is something else."""
+    """`segment_anything` is not installed, or another package has that name."""
 
 
 def _search_path() -> list[str]:
-    """Return the folders of the installed package; it is found, not imported."""
+    """Return the folders of the installed package, without importing it."""
     try:
         spec = find_spec("segment_anything")
     except (ImportError, ValueError):  # ValueError: something put a module without a spec into sys.modules

@@ -1,8 +1,9 @@
-"""The files that models are made of: what they are called, where they lie, and how they get there.
+"""Files of models: their names, where they lie, and how they are downloaded.
 
-What does not come with the program is downloaded once into a folder of the user's choice (`NAPARI_BLOODCELL_CACHE`,
-else the platform's cache folder). A download goes on where it stopped, is compared with its SHA-256 before it gets its
-name, and two processes that want the same file fetch it once. This module does not import torch.
+Files that do not come with the program are downloaded once into a folder of the user's choice
+(`NAPARI_BLOODCELL_CACHE`, else the platform's cache folder). A download is resumed where it stopped and checked against
+its SHA-256 before it gets its name; two processes that want the same file fetch it once. This module does not import
+torch.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -23,14 +25,11 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.models.download import TransferError, iter_receive
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
 CACHE_VARIABLE: Final = "NAPARI_BLOODCELL_CACHE"
-"""Environment variable that names the folder of downloaded weights."""
+"""Environment variable for the folder of downloaded weights."""
 
 SHIPPED_FOLDER: Final = Path(__file__).resolve().parent.parent / "weights"
-"""Where the program's own weights lie, with `SHA256SUMS` in the format of the `sha256sum` command."""
+"""The program's own weights, with `SHA256SUMS` in the format of the `sha256sum` command."""
 
 _CHUNK = 1 << 20
 _BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -38,10 +37,10 @@ _BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file that comes with the program (`url` None) or is downloaded."""
+    """A file that comes with the program (`url` None) or is downloaded."""
 
     name: str
-    """What the user calls it."""
+    """Name for users."""
     file_name: str
     """Its path within the folder of such files."""
     sha256: str
@@ -60,7 +59,7 @@ class ModelFile:
 
     @property
     def is_present(self) -> bool:
-        """Whether the file is there; `verify` says whether it is whole."""
+        """Whether the file is there; `verify` checks its content."""
         return self.path.is_file()
 
 
@@ -100,11 +99,11 @@ SAMPLE: Final = ModelFile(
     "https://raw.githubusercontent.com/Shenggan/BCCD_Dataset/master/BCCD/JPEGImages/BloodImage_00000.jpg",
     "A field of the BCCD data set, 640×480 px",
 )
-"""The real field among the samples of napari's File menu."""
+"""The real field among napari's sample data."""
 GENERATORS: Final[dict[str, str]] = {"embedded": "sam_embedded"} | {name: name for name in OFFICIAL}
-"""Mask generators by the name that settings give them, with the name of their file."""
+"""File names of mask generators by their name in the settings."""
 CLASSIFIERS: Final[dict[str, str]] = {"embedded": "cnn_embedded", "paper": "cnn_paper"}
-"""Classifiers, likewise."""
+"""The same for classifiers."""
 
 
 def where() -> Path:
@@ -116,7 +115,7 @@ def where() -> Path:
 
 
 def list_models() -> list[ModelFile]:
-    """Return the weights that the program knows: its own first, then SAM's official checkpoints."""
+    """Return the known weights: the program's own first, then SAM's official checkpoints."""
     return [*_shipped(), *OFFICIAL.values()]
 
 
@@ -129,12 +128,12 @@ def find(name: str) -> ModelFile:
 
 
 def needs_download(name: str) -> bool:
-    """Return whether a mask generator's weights are to be downloaded first."""
+    """Return whether a mask generator's weights must be downloaded first."""
     return name in OFFICIAL and not OFFICIAL[name].is_present
 
 
 def verify(name: str) -> Path:
-    """Return the path of a file after comparing it with its SHA-256; `ModelError` if it is missing or another."""
+    """Return the path of a file after checking its SHA-256; `ModelError` if it is missing or another."""
     model = find(name)
     if not model.is_present:
         raise ModelError(f"{name} is not on this machine: there is no {model.path}. {_by_hand(model)}")
@@ -154,9 +153,9 @@ def download(name: str, progress: Callable[[Progress], object] | None = None) ->
 def iter_download(name: str) -> Generator[Progress, None, Path]:
     """Fetch a file unless it is there already, check it, and return its path; yields progress in bytes.
 
-    What has come when it is closed or fails is kept beside the file, as ``<file>.part``, and the next call goes on
-    from there. Raises `ModelError` if the name is unknown, and `DownloadError` without network or space, when the
-    server refuses, or when what came is not the file that it should be.
+    If it is closed or fails, the bytes received are kept beside the file, as ``<file>.part``, and the next call
+    resumes. Raises `ModelError` if the name is unknown, and `DownloadError` without network or space, if the server
+    refuses, or if the checksum differs.
     """
     model = find(name)
     if model.url is None:
@@ -190,7 +189,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _by_hand(model: ModelFile) -> str:
-    """Say how the file gets to its place without this program."""
+    """Return how to get the file without this program."""
     if model.url is None:
         return "It comes with the program: reinstall it."
     return (
@@ -200,7 +199,7 @@ def _by_hand(model: ModelFile) -> str:
 
 
 def _shipped() -> list[ModelFile]:
-    """List the weights that come with the program."""
+    """Return the weights that come with the program."""
     sums: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in (SHIPPED_FOLDER / "SHA256SUMS").read_text("utf-8").splitlines():
@@ -231,7 +230,7 @@ def _iter_sha256(path: Path) -> Generator[Progress, None, str]:
 
 
 def _iter_lock(model: ModelFile) -> Generator[Progress, None, FileLock]:
-    """Wait until no other process fetches this file; the system lets go of the lock of a process that dies."""
+    """Wait until no other process fetches this file; the system frees the lock of a process that dies."""
     path = model.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Names of the files that a result may have in its folder."""
+"""Names of the files in a result's folder."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ FILES: tuple[str, ...] = (
     *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
     *(PARQUET, SLIDE),  # the second of a whole slide only
 )
-"""Every name that a result may have in its folder; nothing else there is ever touched."""
+"""Every file a result may have; nothing else in its folder is ever touched."""

@@ -1,4 +1,4 @@
-"""Cells as GeoJSON, as QuPath imports it: outline, type with its colour, measurements."""
+"""Cells as GeoJSON for QuPath: outline, type with its colour, measurements."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import itertools
 import json
 import math
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import boxes_of, type_colour
+from napari_bloodcell.core.geometry import slices_of
 from napari_bloodcell.results.ome_zarr import rgb
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
+from napari_bloodcell.stages.parts import iter_parts
 
 _MEASUREMENTS: dict[str, str] = {
     "area_px": "Area px^2",
@@ -34,38 +33,18 @@ Ring = list[tuple[int, int]]
 def to_geojson(
     cells: Any, table: pd.DataFrame, names: Sequence[str], *, image_id: str = "", part_px: int | None = None
 ) -> Iterator[str]:
-    """Yield the text of a FeatureCollection, one detection per cell, piece by piece.
+    """Yield the text of a FeatureCollection piece by piece, one detection per cell.
 
-    Parameters
-    ----------
-    cells : array of int, shape (Y, X)
-        Ids, in memory or on disk; those without a row in the table are left out.
-    table : DataFrame
-        The cell table, index = id.
-    names : sequence of str
-        Names of all types, for their colours.
-    image_id : str
-        What makes the ids of the objects differ from those of other images.
-    part_px : int, optional
-        Cells that begin in the same square of this side are read together; all of them where it is not given.
-
-    Notes
-    -----
-    Coordinates are (x, y) in pixels; (0, 0) is the outer corner of the first pixel. Outlines run along the edges of the
-    pixels, so that their area is the cell's.
+    `cells` are ids (Y, X), in memory or on disk; those without a row are left out. `image_id` makes the objects' ids
+    unique to the image. Cells that begin in the same square of `part_px` pixels are read together; None: all at once.
+    Coordinates are (x, y) in pixels with (0, 0) at the outer corner of the first pixel; outlines run along pixel edges,
+    so their area is the cell's.
     """
     yield '{"type": "FeatureCollection", "features": ['
     separator = "\n"
-    boxes = boxes_of(table)
-    side = part_px or max(cells.shape)
-    home = boxes[:, 0] // side * -(-cells.shape[1] // side) + boxes[:, 1] // side
-    order = np.argsort(home, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
-        if not len(rows):
-            continue
-        (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
-        part = np.asarray(cells[y0:y1, x0:x1])
-        for feature in _features(part, table.iloc[rows], names, (y0, x0), image_id):
+    for rows, box in iter_parts(table, cells.shape, part_px):
+        part = np.asarray(cells[slices_of(box)])
+        for feature in _features(part, table.iloc[rows], names, box[:2], image_id):
             yield separator + feature
             separator = ",\n"
     yield "\n]}\n"
@@ -74,7 +53,7 @@ def to_geojson(
 def _features(
     cells: NDArray[np.integer[Any]], table: pd.DataFrame, names: Sequence[str], corner: tuple[int, int], image_id: str
 ) -> Iterator[str]:
-    """Yield the feature of each row of a table, for a part (Y, X) of an image that begins at `corner`."""
+    """Yield the feature of each row of a table, for a part (Y, X) of the image that begins at `corner`."""
     colours = {name: rgb(type_colour(name, names)) for name in names}
     columns = {label: table[column].tolist() for column, label in _MEASUREMENTS.items() if column in table}
     types = table["cell_type"].tolist()
@@ -114,9 +93,9 @@ def _geometry(mask: NDArray[np.bool_], x0: int, y0: int) -> dict[str, Any]:
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[Ring]:
-    """Return the closed rings of (x, y) corners around a mask (Y, X): its outlines clockwise, its holes the other way.
+    """Return the closed rings of (x, y) corners around a mask (Y, X): outlines clockwise, holes the other way.
 
-    Pixels that only touch at a corner have outlines of their own.
+    Pixels that touch only at a corner have outlines of their own.
     """
     padded = np.pad(mask, 1)
     inner = padded[1:-1, 1:-1]

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     import zarr
-    from numpy.typing import DTypeLike, NDArray
     from zarr.storage import LocalStore
 
 CHUNK = 512
 """Side of a chunk, pixels."""
 COARSEST = 1024
-"""Levels are added to a pyramid until none of its sides is longer, pixels."""
+"""A pyramid gets levels until no side is longer than this, pixels."""
 _VERSION = "0.5"
 
 
@@ -34,24 +33,10 @@ def write_ome_zarr(
     name: str,
     pixel_size_um: float | None = None,
 ) -> None:
-    """Write an image with the label images ``labels/cells`` and ``labels/types``, all as pyramids.
+    """Write an image with the label images ``labels/cells`` and ``labels/types`` as pyramids into a new folder.
 
-    Parameters
-    ----------
-    path : path
-        A folder that does not exist yet.
-    image : ndarray of uint8, shape (Y, X, 3)
-        RGB; stored with its channels first, as the format wants it.
-    cells : ndarray of int, shape (Y, X)
-        Ids 1..N.
-    types : ndarray of uint8, shape (Y, X)
-        1 + the position of the type in `names`.
-    names : sequence of str
-        Names of the types; stored with their colours.
-    name : str
-        The image's name.
-    pixel_size_um : float, optional
-        Micrometres per pixel.
+    `image` is (Y, X, 3) uint8, stored with its channels first as the format demands; `cells` (Y, X) are ids 1..N, and
+    `types` (Y, X) 1 + the position in `names`.
     """
     create_smear(path, shape=(image.shape[0], image.shape[1]), names=names, name=name, pixel_size_um=pixel_size_um)
     for group, data, is_label in (
@@ -72,18 +57,9 @@ def create_smear(
     pixel_size_um: float | None = None,
     with_image: bool = True,
 ) -> None:
-    """Make an OME-Zarr of empty pyramids, for an image, ``labels/cells`` and ``labels/types``, with its metadata.
+    """Make an OME-Zarr of empty pyramids of `shape` (Y, X) with metadata: image, ``labels/cells``, ``labels/types``.
 
-    Parameters
-    ----------
-    path : path
-        A folder that does not exist yet.
-    shape : tuple of int
-        (Y, X), pixels.
-    names, name, pixel_size_um : optional
-        As in `write_ome_zarr`.
-    with_image : bool
-        Whether there is an image beside the labels.
+    The folder must not exist; without `with_image` there are labels only.
     """
     import zarr
 
@@ -112,9 +88,9 @@ def create_smear(
 
 
 def label_metadata(names: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the ``image-label`` metadata of labels: colours and names of types, where the labels are types.
+    """Return the ``image-label`` metadata: colours and, for types, names.
 
-    The format has no empty list of colours, and some readers fail where there is none: cells name their background's.
+    The format allows no empty list of colours, and some readers fail without one, so cells name the background's.
     """
     colours = [{"label-value": i + 1, "rgba": [*rgb(type_colour(n, names)), 255]} for i, n in enumerate(names)]
     properties = [{"label-value": i + 1, "name": n} for i, n in enumerate(names)]
@@ -123,7 +99,7 @@ def label_metadata(names: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r+"] = "r+") -> list[zarr.Array[Any]]:
-    """Return the levels of the pyramid in a group of an OME-Zarr ("" for its image), the finest first."""
+    """Return the pyramid levels of a group of an OME-Zarr ("" for its image), finest first."""
     import zarr
 
     node: Any = zarr.open_group(store, path=group, mode=mode)
@@ -131,13 +107,7 @@ def open_levels(store: Path | LocalStore, group: str = "", mode: Literal["r", "r
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Return cells (Y, X) int32 and types (Y, X) uint8 of what `write_ome_zarr` wrote.
-
-    Raises
-    ------
-    InputError
-        If they are not there, or damaged.
-    """
+    """Return cells (Y, X) int32 and types (Y, X) uint8 from `write_ome_zarr`; `InputError` if missing or damaged."""
     import zarr
 
     try:
@@ -162,7 +132,7 @@ def _create_pyramid(
     *,
     is_label: bool,
 ) -> list[dict[str, Any]]:
-    """Make the levels in a group and return their ``multiscales`` metadata."""
+    """Make the levels of a group and return their ``multiscales`` metadata."""
     axes: list[dict[str, str]] = [{"name": a, "type": "space"} for a in "yx"]
     if pixel_size_um is not None:
         axes = [{**axis, "unit": "micrometer"} for axis in axes]
@@ -192,7 +162,7 @@ def _create_pyramid(
 
 
 def level_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the shape (Y, X) of every level of a pyramid, the finest first."""
+    """Return the shape (Y, X) of every pyramid level, finest first."""
     height, width = int(shape[0]), int(shape[1])
     shapes = [(height, width)]
     while max(shapes[-1]) > COARSEST:
@@ -201,9 +171,9 @@ def level_shapes(shape: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def halvings(data: NDArray[Any], n: int | None = None, *, is_label: bool) -> Iterator[NDArray[Any]]:
-    """Yield an array (…, Y, X) and its halves: means for an image, every second pixel for labels.
+    """Yield an array (…, Y, X) and its halvings: means for an image, every second pixel for labels.
 
-    `n` is how many arrays there are; None: as many as a pyramid of it has levels.
+    `n` is the number of arrays; None: as many as its pyramid has levels.
     """
     for level in range(len(level_shapes(data.shape[-2:])) if n is None else n):
         if level:

@@ -1,24 +1,20 @@
-"""The pictures beside a result, of a smear or of a whole slide: overlay and KDE."""
+"""The pictures beside a result: overlay and KDE."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from napari_bloodcell.core.files import staged
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results.files import KDE, OVERLAY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.result import Result
 
 
 def pictures_of_smear(
     result: Result, plane: Plane, *, overlay: bool = True, kde: bool = True
 ) -> dict[str, Callable[[Path], object]]:
-    """Return what draws each picture, by file name, as `store.write_result` takes them."""
+    """Return the function that draws each picture, by file name, for `store.write_result`."""
 
     def draw_overlay(path: Path) -> None:
         from napari_bloodcell.results.plot import save_overlay_png
@@ -40,13 +36,7 @@ def pictures_of_smear(
 
 
 def write_pictures_of_slide(result: Result, *, overlay: bool = True, kde: bool = True) -> None:
-    """Draw the overlay, at the coarsest level of the pyramids, and the RBC areas, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    """
+    """Draw overlay, at the coarsest pyramid level, and KDE, whole or not at all; may raise `OutputError`."""
     from napari_bloodcell.results.plot import save_kde_png, save_overlay_png
 
     counting = result.counting

@@ -1,4 +1,4 @@
-"""What a run on a slide does, fixed before it starts: tiles, blocks, settings, and the hashes that mark its work."""
+"""The plan of a run on a slide, fixed before it starts: tiles, blocks, settings, and hashes that mark its work."""
 
 from __future__ import annotations
 
@@ -6,21 +6,14 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
-from napari_bloodcell.core.params import Recipe  # noqa: TC001 - pydantic reads the types of the fields
-from napari_bloodcell.core.protocols import Calibration  # noqa: TC001
+from napari_bloodcell.core.geometry import Box, grown
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-
-    Box = tuple[int, int, int, int]
-
 
 FORMAT = 2
 """Raised when unfinished work of an older version can no longer be used."""
@@ -30,36 +23,10 @@ FORMAT = 2
 class Plan:
     """What a run does.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        (Y, X) of the slide, pixels.
-    overlap : int
-        Pixels read around a tile; 0: cells cut by a tile border are joined.
-    calibration : Calibration
-        What was measured once for the whole slide.
-    recipe : Recipe
-        Settings of every stage.
-    classes : tuple of str
-        What the classifier tells apart.
-    models : dict
-        Stage → {"name", "sha256"}.
-    image_digest : str
-        By which the slide is known again.
-    name : str
-        Of the image.
-    source : str or None
-        Its path.
-    pixel_size_um : float or None
-        Micrometres per pixel.
-    copies_image : bool
-        Whether the OME-Zarr gets a copy of the image.
-    block_px : int
-        Side of a block, pixels.
-    device : str
-        What the generator of the process that began the run ran on.
-    tiles_across : int
-        Tiles of the settings that are looked at together, in each direction: they are one tile of the run.
+    `shape` is (Y, X) of the slide, `overlap` the number of pixels read around a tile (0: cells cut by a tile border are
+    joined), `block_px` the side of a block, pixels. `models` maps stage to {"name", "sha256"}. `image_digest` is the
+    slide's fingerprint, `pixel_size_um` that of the image. `device` is that of the process that began the run.
+    `tiles_across` tiles of the settings, in each direction, are one tile of the run.
     """
 
     shape: tuple[int, int]
@@ -77,11 +44,16 @@ class Plan:
     device: str = "auto"
     tiles_across: int = 1
 
+    @property
+    def pixel_size_used_um(self) -> float | None:
+        """Micrometres per pixel: those of the settings, else of the image."""
+        return self.recipe.segment.pixel_size_um or self.pixel_size_um
+
     # --- hashes ---
 
     @property
     def tile_hash(self) -> str:
-        """Hash of all that decides which masks are found in a tile."""
+        """Hash of everything that decides which masks are found in a tile."""
         settings = self.recipe.segment.model_dump(mode="json", exclude={"device", "model"})
         what = [
             FORMAT,
@@ -96,7 +68,7 @@ class Plan:
 
     @property
     def block_hash(self) -> str:
-        """Hash of all that decides what is known of the cells of a block, less their types' context."""
+        """Hash of everything that decides the cells of a block, except the context of their types."""
         return _hash([self.tile_hash, self.models["classify"]["sha256"], list(self.classes), self.block_px])
 
     # --- tiles ---
@@ -123,12 +95,12 @@ class Plan:
         return Tile(row, column, core, grown(core, self.overlap, self.shape))
 
     def tiles_reading(self, box: Box) -> list[int]:
-        """Return the numbers, rising, of the tiles that look at some of a box: all masks there are theirs."""
+        """Return the rising numbers of the tiles that read any of a box: all masks there are theirs."""
         return _numbers(grown(box, self.overlap, self.shape), self.tile_px, self.grid[1])
 
     @property
     def keys_per_tile(self) -> int:
-        """Most masks that a tile may have: mask i of tile t is known by the key t · keys_per_tile + i + 1."""
+        """Most masks of a tile: mask i of tile t has the key t · keys_per_tile + i + 1."""
         return (2**31 - 2) // self.n_tiles
 
     # --- blocks ---
@@ -157,13 +129,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan that `to_json` wrote.
-
-        Raises
-        ------
-        errors.READ_ERRORS
-            If it is none.
-        """
+        """Return the plan written by `to_json`; one of `READ_ERRORS` if it is none."""
         content: dict[str, Any] = json.loads(text)
         if content.pop("format") != FORMAT:
             raise ValueError("it is of another version")
@@ -175,17 +141,11 @@ class Plan:
 
 
 def models_of(generator: MaskGenerator, classifier: CellClassifier) -> dict[str, dict[str, str]]:
-    """Return stage → name and hash of the weights."""
+    """Return name and hash of the weights by stage."""
     return {
         "segment": {"name": generator.name, "sha256": generator.sha256},
         "classify": {"name": classifier.name, "sha256": classifier.sha256},
     }
-
-
-def grown(box: Box, margin: int, shape: tuple[int, int]) -> Box:
-    """Return a box with a margin around it, within a plane."""
-    y0, x0, y1, x1 = box
-    return max(y0 - margin, 0), max(x0 - margin, 0), min(y1 + margin, shape[0]), min(x1 + margin, shape[1])
 
 
 def _hash(content: object) -> str:
@@ -205,9 +165,5 @@ def _numbers(box: Box, side: int, n_columns: int) -> list[int]:
     y0, x0, y1, x1 = box
     if y1 <= y0 or x1 <= x0:
         return []
-
-    def rows() -> Iterator[int]:
-        for row in range(y0 // side, (y1 - 1) // side + 1):
-            yield from (row * n_columns + column for column in range(x0 // side, (x1 - 1) // side + 1))
-
-    return list(rows())
+    rows, columns = range(y0 // side, (y1 - 1) // side + 1), range(x0 // side, (x1 - 1) // side + 1)
+    return [row * n_columns + column for row in rows for column in columns]

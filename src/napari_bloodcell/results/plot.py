@@ -1,7 +1,9 @@
-"""Draws results on any matplotlib Axes, and as pictures on disk: no Qt, no pyplot, no global state."""
+"""Draws results on any matplotlib Axes, and as PNG files: no Qt, no pyplot, no global state."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,43 +12,27 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, TYPE_COLOURS, UNIDENTIFIED, type_colour
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.stages.counting import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.stages.counting import Counting
 
 LARGEST_OVERLAY_PX = 8192
-"""A picture of a larger smear is drawn from every second, third, … pixel."""
+"""Overlays of larger smears are drawn from every second, third, … pixel."""
 NARROWEST_STRIP_PX = 260
 _GREY = "#9aa0a8"
 _BINS = 90
 
 
 def draw_kde(counting: Counting, ax: Axes, *, pixel_size_um: float | None = None) -> list[Line2D]:
-    """Draw the histogram of the RBC areas with its KDE, peaks and thresholds (paper Fig. 6).
+    """Draw the histogram of the RBC areas with KDE, peaks and thresholds (paper Fig. 6); return the threshold lines.
 
-    Parameters
-    ----------
-    counting : Counting
-        What `count` returned.
-    ax : Axes
-        Where to draw; its colours of text are kept, so that it fits any theme.
-    pixel_size_um : float, optional
-        Micrometres per pixel; adds an axis in µm².
-
-    Returns
-    -------
-    list of Line2D
-        The lines of the thresholds that are in view, for those who want to move them.
+    Text keeps the colours of `ax`, so that it fits any theme. `pixel_size_um` adds an axis in µm².
     """
     ink = ax.xaxis.label.get_color()
     ax.set_xlabel("Area of a red-cell region (px²)")
@@ -89,7 +75,7 @@ def draw_kde(counting: Counting, ax: Axes, *, pixel_size_um: float | None = None
 
 
 def _right_end(counting: Counting) -> float:
-    """Return where the x axis ends: nearly all regions, the second mode's place and the first threshold are in view."""
+    """Return the end of the x axis: shows nearly all regions, the second mode and the first threshold."""
     ends = [1.05 * float(np.quantile(counting.areas, 0.995)), 2.6 * counting.single_area]
     if counting.thresholds.size:
         ends.append(1.15 * float(counting.thresholds[0]))
@@ -97,7 +83,7 @@ def _right_end(counting: Counting) -> float:
 
 
 def _draw_areas(counting: Counting, ax: Axes, right: float) -> float:
-    """Draw the histogram: whole regions, and on them those cut by the edge; return the highest bar."""
+    """Draw the histogram, whole regions below those cut by the edge; return the highest bar."""
     bins = np.linspace(0, right, _bins(counting, right) + 1)
     whole, cut = counting.areas[~counting.at_edge], counting.areas[counting.at_edge]
     heights = [np.histogram(areas, bins)[0] for areas in (whole, cut)]
@@ -116,7 +102,7 @@ def _bins(counting: Counting, right: float) -> int:
 
 
 def _draw_density(counting: Counting, ax: Axes, right: float, top: float, ink: Any) -> None:
-    """Draw the KDE in the units of the histogram, and its peaks with their areas."""
+    """Draw the KDE, in the units of the histogram, and its peaks with their areas."""
     shown = counting.grid <= right
     scale = counting.n_in_kde * right / _bins(counting, right)
     grid, height = counting.grid[shown], counting.density[shown] * scale
@@ -157,7 +143,7 @@ def _draw_thresholds(counting: Counting, ax: Axes, right: float, ink: Any) -> li
 
 
 def save_kde_png(path: str | Path, counting: Counting, *, pixel_size_um: float | None = None) -> None:
-    """Write the picture of `draw_kde`, 1280×800 px."""
+    """Write `draw_kde` as PNG, 1280×800 px."""
     figure = Figure(figsize=(8, 5), dpi=160, layout="constrained", facecolor="white")
     draw_kde(counting, figure.add_subplot(), pixel_size_um=pixel_size_um)
     canvas: Any = FigureCanvasAgg(figure)
@@ -172,30 +158,10 @@ def draw_overlay(
     *,
     thickness: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the image with the outline of every cell in the colour of its type; all other pixels as they are.
+    """Return a copy of the image with each cell outlined in the colour of its type.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        The smear.
-    cells : ndarray of int, shape (Y, X)
-        Label image, 0 background.
-    types : ndarray of uint8, shape (Y, X)
-        1 + the position of the cell's type in `names`; cells with 0 are grey.
-    names : sequence of str
-        Names of all types.
-    thickness : int, optional
-        Pixels of an outline, drawn inside of the cell. None: 1 to 3, by the size of each cell.
-
-    Returns
-    -------
-    ndarray of uint8, shape (Y, X, 3)
-        A new image.
-
-    Raises
-    ------
-    InputError
-        The three images differ in size.
+    `image` is (Y, X, 3) uint8, `cells` (Y, X) the label image, `types` (Y, X) 1 + the position in `names`; 0 is grey.
+    Lines lie inside the cells and are `thickness` px wide; None: 1 to 3 by the size of the cell.
     """
     if not image.shape[:2] == cells.shape == types.shape:
         raise InputError(
@@ -212,7 +178,7 @@ def draw_overlay(
 
 
 def outlines(cells: NDArray[np.integer], thickness: int | None = None) -> NDArray[np.bool_]:
-    """Return the pixels of cells, (Y, X) bool, that lie within `thickness` px of another cell or of background.
+    """Return the pixels of cells, (Y, X) bool, within `thickness` px of another cell or of background.
 
     None: a sixteenth of the cell's width, but 1 to 3 px.
     """
@@ -247,18 +213,10 @@ def save_overlay_png(
     counts: Mapping[str, int],
     interval: tuple[int, int] | None = None,
 ) -> None:
-    """Write the overlay with a strip below it that tells colours and counts.
+    """Write `draw_overlay` as PNG with a legend of colours and counts below.
 
-    Parameters
-    ----------
-    path : path
-        PNG to write.
-    image, cells, types, names
-        As for `draw_overlay`. Beyond 8192 px a side every second, third, … pixel is drawn.
-    counts : mapping of str to int
-        Cells per type; types with none are left out, but for RBC, WBC and platelet.
-    interval : tuple of int, optional
-        (low, high) of the number of RBC.
+    Beyond 8192 px a side only every second, third, … pixel is drawn. `counts` are cells per type: types without cells
+    are left out, except RBC, WBC and platelet. `interval` is (low, high) of the number of RBC.
     """
     step = -(-max(cells.shape) // LARGEST_OVERLAY_PX)
     overlay = draw_overlay(
@@ -279,9 +237,9 @@ def save_overlay_png(
 
 
 def _strip(entries: Sequence[tuple[str, str]], width: int) -> NDArray[np.uint8]:
-    """Return a white strip with a square and a text for each entry, on as many lines as they need.
+    """Return a white strip with a square and a text for each entry, on as many lines as needed.
 
-    It is `width` px wide, or wider where one entry needs that.
+    It is `width` px wide, or wider if an entry needs that.
     """
     size = float(np.clip(width / 55, 13, 44))
     line, pad = round(2.0 * size), round(0.9 * size)

@@ -1,4 +1,4 @@
-"""Recipe files: the settings of a result with all that is needed to get the same numbers again."""
+"""Recipe files: the settings of a result and all that is needed to get the same numbers again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
@@ -18,8 +19,6 @@ from napari_bloodcell.core.errors import SettingsError, reason_of
 from napari_bloodcell.core.params import Params, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from pydantic_core import ErrorDetails
 
 PACKAGES: tuple[str, ...] = (
@@ -34,12 +33,12 @@ _KIND: Literal["napari-bloodcell recipe"] = "napari-bloodcell recipe"
 
 
 class ModelRecord(Params):
-    """Which model was used."""
+    """The model used for a stage."""
 
     name: str
-    """What it is called."""
+    """Its name."""
     sha256: str
-    """Of its weights."""
+    """Hash of its weights."""
 
 
 class CalibrationRecord(Params):
@@ -61,30 +60,32 @@ class CalibrationRecord(Params):
     """What of the picture is no smear, packed; empty where all of it is."""
     light: tuple[float, ...] = ()
     """How the light falls off over the smear; empty where it is even."""
+    red_rgb: tuple[float, float, float] | None = None
+    """Colour of a typical red cell, 0 to 255, where enough were seen."""
 
 
 class ImageRecord(Params):
-    """Which image was analysed."""
+    """The image that was analysed."""
 
     name: str
     """Its name, without a folder."""
     sha256: str
-    """Of its shape and its pixels as (Y, X, 3) uint8."""
+    """Hash of its shape and its pixels as (Y, X, 3) uint8."""
     height: int = Field(ge=1)
     """Pixels."""
     width: int = Field(ge=1)
     """Pixels."""
     pixel_size_um: float | None = None
-    """Micrometres per pixel, where the image says it."""
+    """Micrometres per pixel, if the image gives it."""
 
 
 class RecipeRecord(Params):
     """The content of ``recipe.json``."""
 
     kind: Literal["napari-bloodcell recipe"] = _KIND
-    """Tells this file from others."""
+    """Distinguishes this file from others."""
     version: Literal[1] = 1
-    """Of this format."""
+    """Version of this format."""
     recipe: Recipe
     """Settings of every stage."""
     models: dict[str, ModelRecord]
@@ -94,17 +95,17 @@ class RecipeRecord(Params):
     calibration: CalibrationRecord
     """What was measured once for the whole image."""
     device: str
-    """What it ran on."""
+    """Device it ran on."""
     packages: dict[str, str]
-    """Versions."""
+    """Package versions."""
     python: str
-    """Version."""
+    """Python's version."""
     platform: str
     """Operating system and processor."""
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that take part in the numbers; those not installed are left out."""
+    """Return the versions of installed packages that affect the numbers."""
     return dict(_versions())
 
 
@@ -121,7 +122,7 @@ def _versions() -> dict[str, str]:
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """Return a recipe whose models are named without their folders."""
+    """Return a recipe whose model files have no folders."""
 
     def short(model: str) -> str:
         return PureWindowsPath(model).name if _is_file(model) else model
@@ -156,7 +157,7 @@ def make_record(
 
 
 def to_json(record: BaseModel) -> str:
-    """Return a record as text; the same record gives the same bytes."""
+    """Return a record as text; equal records give equal bytes."""
     return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -199,18 +200,12 @@ def read_recipe(path: str | Path, *, overrides: Mapping[str, Mapping[str, Any]] 
 
 
 def read_record(path: str | Path) -> RecipeRecord:
-    """Read a `recipe.json` with all that it records.
-
-    Raises
-    ------
-    SettingsError
-        If it is missing or not one.
-    """
+    """Read a `recipe.json` with everything it records; `SettingsError` if it is missing or not one."""
     return _validated(RecipeRecord, _load(Path(path)), Path(path))
 
 
 def explain(error: ValidationError, model: type[BaseModel], *, as_flags: bool = False) -> str:
-    """Return what is wrong with settings, one clause per setting, without the words of the library that checked.
+    """Return what is wrong with settings, one clause per setting, without pydantic's wording.
 
     `as_flags` names settings as on the command line: ``--tile-size``.
     """
@@ -265,12 +260,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _is_file(model: str) -> bool:
-    """Return whether a model's name is a path rather than the name of a known model."""
+    """Return whether a model's name is a path rather than a known name."""
     return re.fullmatch(r"[A-Za-z0-9_-]+", model) is None
 
 
 def _model_beside(path: Path, stage: str, model: str) -> str:
-    """Return the absolute path of a model file that a recipe names; names of known models stay as they are."""
+    """Return the absolute path of a model file named by a recipe; known names stay as they are."""
     if not _is_file(model):
         return model
     advice = f"Put the file beside the recipe and name it so, or give the model on its own (--{stage}-model)."

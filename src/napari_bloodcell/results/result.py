@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
+from napari_bloodcell.results.plan import Plan
+from napari_bloodcell.results.recipes import RecipeRecord
 from napari_bloodcell.results.table import read_parquet
 from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import Calibration, FailedTile
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.results.recipes import RecipeRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +101,7 @@ class Result:
             "models": plan.models,
             "image_name": plan.name,
             "device": plan.device,
-            "pixel_size_um": plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
+            "pixel_size_um": plan.pixel_size_used_um,
         }
         return cls(cells, types, rows, folder=folder, plan=plan, **values | what)
 

@@ -1,14 +1,16 @@
-"""Writes results into folders, and opens them again."""
+"""Writes results into folders and reads them back."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
@@ -43,12 +45,6 @@ from napari_bloodcell.results.recipes import (
 )
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
 
 LabelFormat = Literal["ome-zarr", "tiff"]
 
@@ -114,13 +110,7 @@ def write_result(
 
 
 def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
-    """Write what a slide has beside its pixels into its folder, whole or not at all, and return it as it lies there.
-
-    Raises
-    ------
-    OutputError
-        If something cannot be written.
-    """
+    """Write everything but the pixels of a slide's result into its folder, whole or not at all; return the result."""
     if result.folder is None:
         raise ValueError("a result in memory has no folder")
     counting = result.counting
@@ -132,7 +122,7 @@ def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
 
 
 def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
-    """Write table, counts, outlines and recipe; of a slide the plan of its run, too."""
+    """Write table, counts, outlines and recipe; for a slide also the plan of its run."""
     write_csv(stage / CELLS, result.table, pixel_size_um=result.pixel_size_um)
     write_parquet(stage / PARQUET, result.table, pixel_size_um=result.pixel_size_um)
     (stage / COUNTS).write_bytes(json_text(numbers_of(result)).encode())
@@ -215,7 +205,7 @@ def _read_whole(folder: Path, record: RecipeRecord, what: dict[str, Any]) -> Res
 
 
 def record_of(result: Result) -> RecipeRecord:
-    """Return what ``recipe.json`` says of a result."""
+    """Return the content of a result's ``recipe.json``."""
     height, width = result.cells.shape
     return make_record(
         result.recipe,
@@ -233,7 +223,7 @@ def record_of(result: Result) -> RecipeRecord:
 
 
 def numbers_of(result: Result) -> dict[str, Any]:
-    """Return what ``counts.json`` says of a result; areas are in pixels²."""
+    """Return the content of a result's ``counts.json``; areas are in pixels²."""
     counting = result.counting
     return {
         "image": result.image_name,
@@ -260,7 +250,7 @@ def numbers_of(result: Result) -> dict[str, Any]:
 
 
 def json_text(content: Any) -> str:
-    """Return content as JSON; what is not a finite number becomes null."""
+    """Return content as JSON; numbers that are not finite become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -275,7 +265,7 @@ def json_text(content: Any) -> str:
 
 
 def _write_tiffs(folder: Path, result: Result) -> None:
-    """Write ``cells.tif`` (16 bits where the ids fit, as ImageJ reads them) and ``types.tif`` (with its colours)."""
+    """Write ``cells.tif`` (16 bits if the ids fit, for ImageJ) and ``types.tif`` (with its colours)."""
     import tifffile
 
     options: dict[str, Any] = {"compression": "zlib", "software": "napari-bloodcell", "metadata": None}

@@ -1,10 +1,12 @@
-"""The cell table as CSV and as Parquet, the same columns in both."""
+"""The cell table as CSV and as Parquet, with the same columns in both."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
 
 import pandas as pd
 
@@ -12,23 +14,19 @@ from napari_bloodcell.core.cells import COLUMNS, cell_table
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.core.files import csv_text, text_of_csv
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 ROWS_AT_ONCE = 50_000
-"""Rows that are turned into text, or written, at once."""
+"""Rows converted or written at once."""
 _EXACT: dict[str, Any] = {} if pd.__version__ >= "3.1" else {"float_precision": "round_trip"}
-"""Before 3.1, pandas rounds numbers that it reads unless it is told not to."""
+"""Before 3.1, pandas rounds the numbers it reads unless told otherwise."""
 _ON_DISK: dict[str, Any] = {name: "int32" for name in COLUMNS if name.startswith("bbox")}
 
 
 AREA_UM2 = "area_um2"
-"""A column on disk only: the area in µm², nothing where the size of a pixel is not known."""
+"""A column on disk only: the area in µm², empty if the size of a pixel is unknown."""
 
 
 def write_csv(file: Path | TextIO, table: pd.DataFrame, *, pixel_size_um: float | None = None) -> None:
-    """Write a cell table as CSV: numbers in full, a missing one as nothing, no text a formula, lines end with LF."""
+    """Write a cell table as CSV: numbers in full, missing ones empty, no text that is a formula, LF line ends."""
     written = guard_formulas(table.assign(**{AREA_UM2: _area_um2(table, pixel_size_um)}))
     written.to_csv(file, index_label="id", lineterminator="\n", encoding="utf-8", chunksize=ROWS_AT_ONCE)
 
@@ -38,12 +36,12 @@ def _area_um2(table: pd.DataFrame, pixel_size_um: float | None) -> pd.Series[flo
 
 
 def guard_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose texts no spreadsheet takes for formulas; `unguard_formulas` gives them back."""
+    """Return a table whose texts no spreadsheet takes for formulas; undone by `unguard_formulas`."""
     return _map_texts(table, csv_text)
 
 
 def unguard_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the texts that `guard_formulas` was given."""
+    """Undo `guard_formulas`."""
     return _map_texts(table, text_of_csv)
 
 
@@ -57,22 +55,11 @@ def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
 
 
 def read_csv(file: Path | TextIO) -> pd.DataFrame:
-    """Return the cell table that `write_csv` wrote, index = id; columns that the program does not know are texts.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else.
-    """
+    """Return the table of `write_csv`, index = id; unknown columns are texts. `ValueError` if one is missing."""
     missing = {name: [""] for name, dtype in COLUMNS.items() if dtype == "float64"}
     dtypes = defaultdict(lambda: "object", COLUMNS, id="int64")
     table: pd.DataFrame = pd.read_csv(
-        file,
-        index_col="id",
-        dtype=dtypes,
-        na_values=missing,
-        keep_default_na=False,
-        **_EXACT,
+        file, index_col="id", dtype=dtypes, na_values=missing, keep_default_na=False, **_EXACT
     )
     table = unguard_formulas(table.drop(columns=AREA_UM2, errors="ignore"))
     lacking = [name for name in COLUMNS if name not in table.columns]
@@ -102,13 +89,7 @@ def write_parquet(path: Path, table: pd.DataFrame, *, pixel_size_um: float | Non
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """Return the cell table that `write_parquet` wrote, index = id.
-
-    Raises
-    ------
-    InputError
-        If it is missing or damaged.
-    """
+    """Return the table written by `write_parquet`, index = id; `InputError` if it is missing or damaged."""
     import pyarrow
     import pyarrow.parquet
 

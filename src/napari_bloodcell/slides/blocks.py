@@ -1,37 +1,31 @@
-"""The cells of one block of a slide: whole, measured, and as the classifier sees them."""
+"""The cells of one block of a slide: painted whole, measured and classified."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box, shared_box, slices_of
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
+from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.joined import Joined
 from napari_bloodcell.slides.neighbours import masks_to_paint
 from napari_bloodcell.slides.work import Arrays, write_arrays
 from napari_bloodcell.stages.classify import iter_probabilities
-from napari_bloodcell.stages.masks import paint
-from napari_bloodcell.stages.segment import moved
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Site
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.stages.masks import paint_box
 
 
 class Painted(NamedTuple):
-    """Cells of a part of a slide: labels (Y, X) 1..n of `region`, and for each label its key and the mask behind it."""
+    """Cells of part of a slide: labels (Y, X) 1..n of `region`, and for each label its key and the mask behind it."""
 
     region: Box
     labels: NDArray[np.int32]
@@ -39,41 +33,21 @@ class Painted(NamedTuple):
     origins: Sequence[CellMask]
 
 
-def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) -> int:
-    """Find which pixels of a block belong to which cell, measure its cells and look at them with the classifier.
+def settle_block(context: Context, number: int, failed: frozenset[int] = frozenset()) -> int:
+    """Paint, measure and classify the cells whose box begins in a block, and return how many there are.
 
-    The block owns the cells whose box begins in it. What is found goes on disk, and what can be seen of it already into
-    the OME-Zarr, with keys for ids and with types without their context.
-
-    Parameters
-    ----------
-    site : Site
-        Slide, models, folder.
-    number : int
-        Of the block.
-    failed : frozenset of int
-        Tiles that have no masks because they failed.
-
-    Returns
-    -------
-    int
-        How many cells the block owns.
-
-    Raises
-    ------
-    TileNotDone
-        If tiles that the block needs are not done.
+    Results go to disk, and a preview into the OME-Zarr, with keys instead of ids and types without context. `failed`
+    are tiles that have no masks because they failed. Raises `TileNotDone` if a tile it needs is not done.
     """
-    plan = site.plan
-    site.without(failed)
+    plan = context.plan
+    context.without(failed)
     box = plan.block(number)
-    painted = _paint_masks(site, box) if plan.overlap else _paint_joined(site, box)
-    image = _read(site, painted.region, failed)
+    painted = _paint_masks(context, box) if plan.overlap else _paint_joined(context, box)
+    image = _read(context, painted.region, failed)
     measured = _measure_owned(painted, box)
     owned = measured.index.to_numpy() - 1
-    probabilities = _look_at(site, image, painted, measured)
-    y0, x0 = box[0] - painted.region[0], box[1] - painted.region[1]
-    inner = (slice(y0, y0 + box[2] - box[0]), slice(x0, x0 + box[3] - box[1]))
+    probabilities = _look_at(context, image, painted, measured)
+    inner = slices_of(box, painted.region[:2])
     labels = painted.labels[inner].astype(np.uint16 if len(painted.keys) < 2**16 else np.int32)
     masks = [painted.origins[i] for i in owned]
     names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
@@ -94,38 +68,35 @@ def settle_block(site: Site, number: int, failed: frozenset[int] = frozenset()) 
         # Where cells are joined over all tiles, a tile anywhere may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
     }
-    if site.must_copy_image:
-        site.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
+    if context.must_copy_image:
+        context.pyramids.write_block(IMAGE, np.moveaxis(core, -1, 0), box)
     codes = np.zeros(len(painted.keys) + 1, np.uint8)
     codes[owned + 1] = _first_codes(probabilities, plan)
     keys = np.concatenate([[0], painted.keys]).astype(np.int32)
-    site.pyramids.write_block(CELLS, keys[labels], box)
-    site.pyramids.write_block(TYPES, codes[labels], box)
-    write_arrays(site.work.block_path(plan, number), arrays, plan.block_hash)
+    context.pyramids.write_block(CELLS, keys[labels], box)
+    context.pyramids.write_block(TYPES, codes[labels], box)
+    write_arrays(context.work.block_path(plan, number), arrays, plan.block_hash)
     return len(owned)
 
 
-def _read(site: Site, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
-    """Return the image of a region, (y, x, 3); white where a tile failed and its pixels cannot be read."""
+def _read(context: Context, region: Box, failed: frozenset[int]) -> NDArray[np.uint8]:
+    """Return the image of a region, (y, x, 3); white if a tile failed and its pixels cannot be read."""
     try:
-        return site.slide.read(region)
+        return context.slide.read(region)
     except InputError:
         if not failed:
             raise
-    y0, x0, y1, x1 = region
-    image = np.full((y1 - y0, x1 - x0, 3), 255, np.uint8)
-    for number in site.plan.tiles_reading(region):
-        top, left, bottom, right = site.plan.tile(number).core
-        a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
-        if a >= c or b >= d:
-            continue
-        with suppress(InputError) if number in failed else nullcontext():
-            image[a - y0 : c - y0, b - x0 : d - x0] = site.slide.read((a, b, c, d))
+    image = np.full((region[2] - region[0], region[3] - region[1], 3), 255, np.uint8)
+    for number in context.plan.tiles_reading(region):
+        part = shared_box(context.plan.tile(number).core, region)
+        if part is not None:
+            with suppress(InputError) if number in failed else nullcontext():
+                image[slices_of(part, region[:2])] = context.slide.read(part)
     return image
 
 
 def block_labels(arrays: Arrays, box: Box) -> NDArray[Any]:
-    """Return the labels of a block, (Y, X), from what `settle_block` put on disk: label i is the i-th of `all_keys`."""
+    """Return a block's labels, (Y, X), as saved by `settle_block`: label i is the i-th of `all_keys`."""
     dtype = np.dtype(np.uint16 if len(arrays["all_keys"]) < 2**16 else np.int32)
     shape = (box[2] - box[0], box[3] - box[1])
     content = _codec().decompress(arrays["labels"].tobytes(), shape[0] * shape[1] * dtype.itemsize)
@@ -138,51 +109,46 @@ def _codec() -> Any:
     return pyarrow.Codec("zstd", compression_level=1)
 
 
-def _paint_masks(site: Site, box: Box) -> Painted:
-    """Paint the masks of tiles that overlap, each of which saw its cells whole."""
-    found, region = masks_to_paint(site.nearby, box, site.plan)
-    y0, x0, y1, x1 = region
-    masks = [m.mask for m in found]
-    labels, order = paint([moved(m, -y0, -x0) for m in masks], (y1 - y0, x1 - x0))
-    return Painted(region, labels, np.array([found[i].key for i in order], np.int64), [masks[i] for i in order])
+def _paint_masks(context: Context, box: Box) -> Painted:
+    """Paint the masks of overlapping tiles, which saw their cells whole."""
+    found, region = masks_to_paint(context.nearby, box, context.plan)
+    key_of = {id(m.mask): m.key for m in found}
+    labels, masks = paint_box([m.mask for m in found], region)
+    return Painted(region, labels, np.array([key_of[id(m)] for m in masks], np.int64), masks)
 
 
-def _paint_joined(site: Site, box: Box) -> Painted:
-    """Put tiles that do not overlap side by side, with the parts of cells that they cut made one."""
-    joined = Joined.read(site.work, site.plan)
-    region = joined.region_of(box, site.plan.shape)
-    keys = joined.paint(site.work, site.plan, region)
+def _paint_joined(context: Context, box: Box) -> Painted:
+    """Put tiles that do not overlap side by side, with cells cut by their borders joined."""
+    joined = Joined.read(context.work, context.plan)
+    region = joined.region_of(box, context.plan.shape)
+    keys = joined.paint(context.work, context.plan, region)
     present = np.unique(keys[keys > 0])
     labels = np.where(keys > 0, np.searchsorted(present, keys) + 1, 0).astype(np.int32)
-    return Painted(region, labels, present.astype(np.int64), joined.masks_behind(present))
+    return Painted(region, labels, present.astype(np.int64), [joined.masks[i - 1] for i in present.tolist()])
 
 
 def _measure_owned(painted: Painted, box: Box) -> pd.DataFrame:
-    """Return what `measure` finds of the cells that begin in the block, in pixels of the slide; index = label."""
+    """Measure the cells that begin in the block, in pixels of the slide; index = label."""
     measured = measure(painted.labels, painted.region[:2])
     begins = boxes_of(measured)[:, :2]
     return measured.iloc[np.flatnonzero((begins >= box[:2]).all(1) & (begins < box[2:]).all(1))]
 
 
-def _look_at(site: Site, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame) -> NDArray[np.float32]:
-    """Return the classifier's probabilities (N, K) of cells that were measured."""
-    params, calibration = site.plan.recipe.classify, site.plan.calibration
-    probabilities = np.zeros((len(measured), len(site.plan.classes)), np.float32)
-    here = measured.copy()
-    here[list(BOX)] -= np.tile(painted.region[:2], 2)
-    done = 0
-    corner = painted.region[:2]
+def _look_at(
+    context: Context, image: NDArray[np.uint8], painted: Painted, measured: pd.DataFrame
+) -> NDArray[np.float32]:
+    """Return the classifier's probabilities (N, K) for measured cells."""
+    params, calibration = context.plan.recipe.classify, context.plan.calibration
+    here, corner = measured.copy(), painted.region[:2]
+    here[list(BOX)] -= np.tile(corner, 2)
     looks = iter_probabilities(
-        image, painted.labels, here, site.classifier, calibration, params.batch_size, corner=corner
+        image, painted.labels, here, context.classifier, calibration, params.batch_size, corner=corner
     )
-    for ids, found in looks:
-        probabilities[done : done + len(ids)] = found
-        done += len(ids)
-    return probabilities
+    return np.concatenate([np.zeros((0, len(context.plan.classes)), np.float32), *(found for _, found in looks)])
 
 
 def _first_codes(probabilities: NDArray[np.float32], plan: Plan) -> NDArray[np.uint8]:
-    """Return the codes of the types (N,) as they look before the context is weighed in."""
+    """Return the type codes (N,) before the context is weighed in."""
     names = type_names(plan.classes)
     codes = np.array([names.index(name) + 1 for name in plan.classes], np.uint8)
     return codes[probabilities.argmax(1)] if len(probabilities) else np.empty(0, np.uint8)

@@ -1,48 +1,33 @@
-"""Cells cut by the borders of tiles that do not overlap, joined over a whole slide (paper §3.6)."""
+"""Joins cells cut by the borders of tiles that do not overlap, over a whole slide (paper §3.6)."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.results.plan import grown
+from napari_bloodcell.core.geometry import Box, grown, shared_box, slices_of, union_of
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.neighbours import TileNotDone
-from napari_bloodcell.slides.work import pack_masks, read_arrays, unpack_masks, write_arrays
+from napari_bloodcell.slides.work import WorkFolder, pack_masks, read_arrays, unpack_masks, write_arrays
 from napari_bloodcell.stages.stitch import number_cells, parts_of_one_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.work import WorkFolder
-
-    Box = tuple[int, int, int, int]
 
 _PIXEL = np.ones((1, 1), bool)
 
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Which parts are which cell.
+    """Which parts of cells, tile by tile, are which cell.
 
-    Attributes
-    ----------
-    offset : ndarray of int64, shape (tiles + 1,)
-        Parts in the tiles before each tile.
-    new_id : ndarray of int64, shape (parts,)
-        Id 1..N of the cell of each part.
-    bbox : ndarray of int64, shape (N, 4)
-        Boxes of the cells.
-    masks : list of CellMask
-        What the generator said of the largest part of each cell; without pixels.
+    `offset` (tiles + 1,) is the number of parts in the tiles before each tile, `new_id` (parts,) the id 1..N of each
+    part's cell, `bbox` (N, 4) the boxes of the cells, all int64. `masks` holds the generator's figures for the largest
+    part of each cell, without pixels.
     """
 
     offset: NDArray[np.int64]
@@ -52,48 +37,33 @@ class Joined:
 
     @classmethod
     def read(cls, work: WorkFolder, plan: Plan) -> Joined:
-        """Return what `join_slide` found.
-
-        Raises
-        ------
-        TileNotDone
-            If it has not been done yet.
-        """
+        """Return what `join_slide` saved; `TileNotDone` if it has not run yet."""
         path = _path(work)
         if not path.exists():
             raise TileNotDone("The cells cut by tile borders are not joined yet.")
         return _read(path, path.stat().st_mtime_ns, plan.tile_hash)
 
     def region_of(self, box: Box, shape: tuple[int, int]) -> Box:
-        """Return the smallest box that holds `box` and all cells that reach into it."""
+        """Return the smallest box around `box` and all cells that reach into it."""
         y0, x0, y1, x1 = box
         b = self.bbox
         hit = b[(b[:, 0] < y1) & (b[:, 2] > y0) & (b[:, 1] < x1) & (b[:, 3] > x0)]
-        low = np.minimum(hit[:, :2].min(0, initial=2**62), [y0, x0]).tolist()
-        high = np.maximum(hit[:, 2:].max(0, initial=0), [y1, x1]).tolist()
-        return grown((low[0], low[1], high[0], high[1]), 0, shape)
+        return grown(union_of([box, *hit.tolist()]), 0, shape)
 
     def paint(self, work: WorkFolder, plan: Plan, box: Box) -> NDArray[np.int64]:
-        """Return the ids of the cells in each pixel of a box, (Y, X)."""
-        y0, x0, y1, x1 = box
-        ids = np.zeros((y1 - y0, x1 - x0), np.int64)
+        """Return the cell id of each pixel of a box, (Y, X)."""
+        ids = np.zeros((box[2] - box[0], box[3] - box[1]), np.int64)
         for number in plan.tiles_reading(box):
-            labels = _labels(work, plan, number)
-            if labels is None:
-                continue
-            top, left, bottom, right = plan.tile(number).core
-            lut = np.concatenate([[0], self.new_id[self.offset[number] : self.offset[number + 1]]])
-            a, b, c, d = max(top, y0), max(left, x0), min(bottom, y1), min(right, x1)
-            ids[a - y0 : c - y0, b - x0 : d - x0] = lut[labels[a - top : c - top, b - left : d - left]]
+            core = plan.tile(number).core
+            labels, part = _labels(work, plan, number), shared_box(core, box)
+            if labels is not None and part is not None:
+                lut = np.concatenate([[0], self.new_id[self.offset[number] : self.offset[number + 1]]])
+                ids[slices_of(part, box[:2])] = lut[labels[slices_of(part, core[:2])]]
         return ids
-
-    def masks_behind(self, ids: NDArray[np.int64]) -> list[CellMask]:
-        """Return the mask behind each of these ids."""
-        return [self.masks[i - 1] for i in ids.tolist()]
 
 
 def join_slide(work: WorkFolder, plan: Plan, failed: Collection[int] = ()) -> int:
-    """Join the cells of all tiles, three tiles in memory at a time, and return how many cells there are."""
+    """Join the cells of all tiles, with three tiles in memory at a time, and return how many cells there are."""
     rows, columns = plan.grid
     offset = np.zeros(plan.n_tiles + 1, np.int64)
     pairs: list[tuple[int, int]] = []
@@ -157,7 +127,7 @@ def _labels(work: WorkFolder, plan: Plan, number: int) -> NDArray[np.int32] | No
 
 
 def _numbered(work: WorkFolder, plan: Plan, number: int, offset: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the labels of a tile, numbered on from those of the tiles before; zeros where it failed."""
+    """Return a tile's labels, numbered on from those of the tiles before; zeros if it failed."""
     labels = _labels(work, plan, number)
     if labels is None:
         y0, x0, y1, x1 = plan.tile(number).core

@@ -1,59 +1,42 @@
-"""Which masks lie in a part of a slide, and what they are once those that compete with them are known."""
+"""Loads the masks around a block and resolves overlaps between them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from napari_bloodcell.core.errors import BloodCellError
-from napari_bloodcell.results.plan import grown
-from napari_bloodcell.slides.work import read_arrays, unpack_masks
-from napari_bloodcell.stages.masks import drop_repeated, drop_slivers, intersection_area, overlapping_pairs
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.work import WorkFolder
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box, grown, union_of
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.results.plan import Plan
+from napari_bloodcell.slides.work import WorkFolder, read_arrays, unpack_masks
+from napari_bloodcell.stages.masks import intersection_area, overlapping_pairs
+from napari_bloodcell.stages.segment import filter_overlapping
 
 MOST_MASKS_KEPT = 20_000
-"""Masks of tiles that were read lately and are kept in memory (about 2 kB each)."""
+"""Masks of recently read tiles kept in memory (about 2 kB each)."""
 
 
 class TileNotDone(BloodCellError):
-    """A tile is needed whose masks are not on disk yet."""
+    """The masks of a tile that is needed are not on disk yet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyedMask:
-    """A mask with the key by which the slide knows it: keys rise with tiles and, in a tile, with the masks' order."""
+    """A mask with its key: keys rise with tiles and, in a tile, with the order of masks."""
 
     key: int
     mask: CellMask
 
 
 class NearbyMasks:
-    """Reads the masks of a slide by place.
-
-    Parameters
-    ----------
-    work : WorkFolder
-        Where the masks lie.
-    plan : Plan
-        The run.
-    failed : collection of int
-        Tiles that have no masks because they failed.
-    """
+    """Reads the masks of a slide by place; tiles in `failed` have none."""
 
     def __init__(self, work: WorkFolder, plan: Plan, failed: Collection[int] = ()) -> None:
         self._work, self._plan, self.failed = work, plan, frozenset(failed)
@@ -63,10 +46,7 @@ class NearbyMasks:
     def within(self, box: Box) -> list[KeyedMask]:
         """Return the masks whose box shares pixels with `box` (y0, x0, y1, x1), by rising key.
 
-        Raises
-        ------
-        TileNotDone
-            If a tile that may have such masks is not done.
+        Raises `TileNotDone` if a tile that may have such masks is not done.
         """
         y0, x0, y1, x1 = box
         found = []
@@ -95,11 +75,11 @@ class NearbyMasks:
 
 
 def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[KeyedMask], Box]:
-    """Return the masks that decide which pixels of a box belong to which cell, and the part of the slide to paint.
+    """Return the masks that decide which pixels of a box belong to which cell, and the region to paint.
 
-    What is left are the masks that filtering all masks of the slide together leaves: whether one stays depends on those
-    that it shares more than `overlap_max` of its area with, on those that they do, and so on; all of them are looked
-    at. Painted together, every cell that reaches into the box gets the pixels that it has in the whole slide.
+    The result is that of filtering all masks of the slide together. Whether a mask stays depends on those with which it
+    shares more than `overlap_max` of its area, on the rivals of those, and so on, so the neighbourhood is widened until
+    all of them are included. Painted together, every cell that reaches into the box gets its pixels of the whole slide.
     """
     reaching = nearby.within(box)
     if not reaching:
@@ -107,7 +87,7 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
     region = _around(reaching, box, plan.shape)
     rivals = nearby.within(region)
     wanted = {m.key for m in rivals}
-    params, diameter = plan.recipe.segment, plan.calibration.rbc_diameter_px
+    params = plan.recipe.segment
     known = rivals
     while True:
         wider = nearby.within(_around(known, region, plan.shape))
@@ -115,23 +95,20 @@ def masks_to_paint(nearby: NearbyMasks, box: Box, plan: Plan) -> tuple[list[Keye
         if len(wider) == len(known) or not _depend_on_others(wider, wanted, inner, params.overlap_max):
             break
         known = wider
-    kept = drop_repeated([m.mask for m in wider], rbc_diameter_px=diameter, overlap_max=params.overlap_max)
-    kept = drop_slivers(kept, plan.shape, rbc_diameter_px=diameter, visible_min=params.edge_visible_min)
+    kept = filter_overlapping([m.mask for m in wider], plan.shape, plan.calibration, params)
     key_of = {id(m.mask): m.key for m in wider}
     return [KeyedMask(key_of[id(m)], m) for m in kept if key_of[id(m)] in wanted], region
 
 
 def _around(masks: Sequence[KeyedMask], box: Box, shape: tuple[int, int]) -> Box:
-    """Return the smallest box that holds `box` and all masks."""
-    boxes = np.array([box, *(m.mask.bbox for m in masks)])
-    low, high = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
-    return grown((low[0], low[1], high[0], high[1]), 0, shape)
+    """Return the smallest box around `box` and all masks."""
+    return grown(union_of([box, *(m.mask.bbox for m in masks)]), 0, shape)
 
 
 def _depend_on_others(
     masks: Sequence[KeyedMask], wanted: Collection[int], inner: Collection[int], overlap_max: float
 ) -> bool:
-    """Return whether what becomes of the wanted masks depends on some whose own rivals are not all known."""
+    """Return whether the fate of the wanted masks depends on masks whose own rivals are not all known."""
     boxes = np.array([m.mask.bbox for m in masks])
     first, second = overlapping_pairs(boxes)
     area = np.array([m.mask.area for m in masks], float)

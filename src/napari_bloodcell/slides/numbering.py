@@ -1,38 +1,32 @@
-"""Ids 1..N for the cells of a whole slide, with their table: the blocks put together."""
+"""Puts the blocks of a slide together: ids 1..N and one table of cells."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, table_of_measured, type_lut, type_names
 from napari_bloodcell.core.errors import OutputError
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, TYPES
 from napari_bloodcell.slides.blocks import block_labels
-from napari_bloodcell.slides.work import Arrays, read_arrays, write_arrays
+from napari_bloodcell.slides.context import Context
+from napari_bloodcell.slides.work import Arrays, WorkFolder, read_arrays, write_arrays
 from napari_bloodcell.stages.calibration import note_rim
 from napari_bloodcell.stages.classify import decide_types
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Site
-    from napari_bloodcell.slides.work import WorkFolder
 
 _KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities")
 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """The ids of a slide's cells: `keys` rise, `ids` go with them, `codes` is the type's code by id."""
+    """Ids of a slide's cells: `keys` rise, `ids` belong to them, `codes` is the type's code by id."""
 
     keys: NDArray[np.int32]
     ids: NDArray[np.int32]
@@ -40,16 +34,14 @@ class Numbers:
 
     @property
     def digest(self) -> str:
-        """Hash by which blocks that were painted with them are known."""
+        """Hash that marks blocks painted with these ids."""
         return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
 
 
 def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers]:
-    """Return the cells of all blocks as one table with ids and types, and what paints them.
+    """Return the cells of all blocks as one table with ids and types, and the numbers to paint them with.
 
-    Notes
-    -----
-    Ids follow the prompts in reading order, as those of a smear that fits in memory do.
+    Ids follow the prompts in reading order, as they do in memory.
     """
     blocks, proposed = _gather(work, plan)
     joined = {name: np.concatenate([b[name] for b in blocks]) for name in _KEPT}
@@ -84,38 +76,38 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, N
 
 
 def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
-    """Put the ids where `paint_block` finds them."""
+    """Save the ids for `paint_block`."""
     arrays: Arrays = {"keys": numbers.keys, "ids": numbers.ids, "codes": numbers.codes}
     write_arrays(_numbers_path(work), arrays, "numbers")
 
 
-def paint_block(site: Site, number: int, digest: str) -> int:
-    """Write the ids and types of a block's pixels into the OME-Zarr; nothing is done where that was done already."""
-    plan, box = site.plan, site.plan.block(number)
-    marker = site.work.path / "painted" / f"{number:08d}.npz"
+def paint_block(context: Context, number: int, digest: str) -> int:
+    """Write the ids and types of a block's pixels into the OME-Zarr, unless that is done already."""
+    plan, box = context.plan, context.plan.block(number)
+    marker = context.work.path / "painted" / f"{number:08d}.npz"
     if read_arrays(marker, digest) is not None:
         return 0
-    path = _numbers_path(site.work)
+    path = _numbers_path(context.work)
     numbers = _read_numbers(path, path.stat().st_mtime_ns)
-    arrays = _block(site.work, plan, number)
+    arrays = _block(context.work, plan, number)
     keys = arrays["all_keys"]
     ids = np.zeros(len(keys) + 1, np.int32)
     if len(keys):
         place = np.minimum(np.searchsorted(numbers.keys, keys), len(numbers.keys) - 1)
         if not np.array_equal(numbers.keys[place], keys):
             raise OutputError(
-                f"The work on block {number} in {site.work.path} is contradictory. Remove it and run again."
+                f"The work on block {number} in {context.work.path} is contradictory. Remove it and run again."
             )
         ids[1:] = numbers.ids[place]
     labels = block_labels(arrays, box)
-    site.pyramids.write_block(CELLS, ids[labels], box)
-    site.pyramids.write_block(TYPES, numbers.codes[ids][labels], box)
+    context.pyramids.write_block(CELLS, ids[labels], box)
+    context.pyramids.write_block(TYPES, numbers.codes[ids][labels], box)
     write_arrays(marker, {}, digest)
     return len(keys)
 
 
 def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.object_]]:
-    """Return the blocks' columns, and the types that the generator proposed."""
+    """Return the blocks' columns, and the types proposed by the generator."""
     blocks, proposed = [], [np.empty(0, object)]
     for number in range(plan.n_blocks):
         arrays = _block(work, plan, number)

@@ -1,13 +1,14 @@
-"""Analyses a slide of any size into a folder: tile by tile, never the whole plane, and on from where it was stopped."""
+"""Analyses a slide of any size into a folder, tile by tile, resuming where an earlier run stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import shutil
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,33 +17,26 @@ from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import FailedTile, Progress
+from napari_bloodcell.core.protocols import CellClassifier, FailedTile, MaskGenerator, Progress
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.models.load import load_models
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_slide_result
+from napari_bloodcell.slides.context import Context, Job
 from napari_bloodcell.slides.joined import join_slide
 from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
-from napari_bloodcell.slides.site import Job, Site
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
-from napari_bloodcell.slides.workers import Alone, Crew, InOrder, Task, TilesThenBlocks, cluster, processes
+from napari_bloodcell.slides.workers import InOrder, SingleProcess, Task, TilesThenBlocks, Workers, cluster, processes
 from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.images.image import SlideImage
-
-    Box = tuple[int, int, int, int]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -65,49 +59,16 @@ def iter_analyse_slide(
 ) -> Generator[Progress, None, Result]:
     """Segment, type and count the cells of a slide of any size into a folder.
 
-    Parameters
-    ----------
-    image : path, array-like, sequence of levels, Zarr group or SlideImage
-        Whatever `open_image` opens.
-    output : path
-        The folder of the result. Work that an earlier run with the same image, settings and weights left there is gone
-        on with; a result that is complete is opened.
-    recipe : Recipe, optional
-        Settings of every stage.
-    generator, classifier : optional
-        Models to use instead of those the recipe names; where others work, they must be picklable.
-    workers : int
-        Processes on this machine, each with the models and its share of the cores.
-    scheduler : str, optional
-        Address of a dask.distributed scheduler whose workers do it, such as "tcp://10.0.0.1:8786". They must reach the
-        image and the output folder by the same paths.
-    copies_image : bool
-        Whether the OME-Zarr gets a lossless copy of the image with a pyramid.
-    geojson : bool
-        Write ``cells.geojson`` for QuPath.
-    name : str, optional
-        Of the image, instead of its file's.
-    live : bool
-        Write what a block brings into the coarsest levels of the labels at once, too, for those who watch.
+    Work that an earlier run with the same image, settings and weights left in `output` is resumed; a complete result is
+    opened. `workers` is the number of processes on this machine, each with the models and its share of the cores;
+    `scheduler` the address of a dask.distributed scheduler, such as "tcp://10.0.0.1:8786", whose workers reach image
+    and folder by the same paths. Models given must then be picklable. `copies_image` writes a lossless copy of the
+    image, `geojson` ``cells.geojson`` for QuPath; `live` updates the coarsest label levels after each block, for
+    viewers.
 
-    Yields
-    ------
-    Progress
-        After each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the OME-Zarr, or None.
-
-    Returns
-    -------
-    Result
-
-    Raises
-    ------
-    InputError
-        If the image cannot be opened.
-    ModelError
-        If a model cannot be loaded.
-    OutputError
-        If the folder cannot be written to, is full, or another run is at it. What is done stays, and the same call goes
-        on with it.
+    Yields progress after each tile and block; the payload is the box (y0, x0, y1, x1) whose cells are new in the
+    OME-Zarr, or None. Raises `InputError` if the image cannot be opened, and `OutputError` if the folder cannot be
+    written to, is full, or is in use by another run; finished work stays, and the same call resumes it.
     """
     recipe = recipe or Recipe()
     output = expanded(output)
@@ -117,49 +78,48 @@ def iter_analyse_slide(
         slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output / LOCK, wait=False):
-        generator_here = (
-            generator if generator is not None else load_generator(recipe.segment.model, recipe.segment.device)
-        )
-        classifier_here = (
-            classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
-        )
-        plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
-        doubts = doubts_of(plan.calibration, recipe.segment.pixel_size_um or plan.pixel_size_um)
-        warnings = (*heard, *doubts)
-        if (found := _finished(output, plan)) is not None:
-            WorkFolder(output).discard()  # it stays where a run is killed just before its end
-            return found
-        _keep_corrections(output)
-        work = WorkFolder(output)
+        generator_here, classifier_here = load_models(recipe, generator, classifier)
+        work, earlier = WorkFolder(output), _result_in(output)
+        known = [work.read_plan(), None if earlier is None else earlier.plan]
+        plan = _plan(slide, recipe, generator_here, classifier_here, known, copies_image=copies_image)
+        warnings = (*heard.doubts, *doubts_of(plan.calibration, plan.pixel_size_used_um))
+        if earlier is not None and _is_that_of(earlier, plan):
+            work.discard()  # it stays where a run is killed just before its end
+            return earlier
+        if earlier is not None and earlier.is_corrected:
+            raise OutputError(
+                f"{output} holds a result that was corrected by hand, of another image or with other settings. Choose "
+                "another folder, or remove it."
+            )
         _make_ready(work, plan)
         are_elsewhere = workers > 1 or scheduler is not None
         if not slide.reads_tiles or (are_elsewhere and slide.source is None):
             slide = yield from _iter_copy(work, plan, slide)
         source = str(Path(slide.source).resolve()) if slide.source is not None else ""
         job = Job(str(output.resolve()), source, plan, len(slide.levels), generator, classifier)
-        crew: Crew[Task]
+        pool: Workers
         if scheduler is not None:
-            crew = cluster(job, scheduler)
+            pool = cluster(job, scheduler)
         elif workers > 1:
-            crew = processes(job, workers)
+            pool = processes(job, workers)
         else:
-            site = Site(work, plan, slide, generator_here, classifier_here)
-            crew = Alone(lambda task: task.do(site))
+            context = Context(work, plan, slide, generator_here, classifier_here)
+            pool = SingleProcess(lambda task: task.do(context))
         try:
-            failed = yield from _iter_shown(_iter_find(work, plan, crew), work if live else None)
+            failed = yield from _iter_shown(_iter_find(work, plan, pool), work if live else None)
             cells, numbers = number_cells_of_slide(work, plan)
             write_numbers(work, numbers)
             digest = numbers.digest
             del numbers
-            yield from _iter_shown(_iter_paint(plan, crew, digest), work if live else None)
+            yield from _iter_shown(_iter_paint(plan, pool, digest), work if live else None)
         finally:
-            crew.close()
+            pool.close()
         yield from _iter_coarse(work, plan)
         counting = yield from iter_count(
             cells,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
-            area_mm2=seen_area_mm2(plan.shape, recipe.segment.pixel_size_um or plan.pixel_size_um, plan.calibration),
+            area_mm2=seen_area_mm2(plan.shape, plan.pixel_size_used_um, plan.calibration),
         )
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
         result = write_slide_result(
@@ -187,17 +147,17 @@ def _plan(
     recipe: Recipe,
     generator: MaskGenerator,
     classifier: CellClassifier,
-    work: WorkFolder,
+    known: Iterable[Plan | None],
     *,
     copies_image: bool,
 ) -> Plan:
-    """Return the plan of a run; what earlier work measured of the same slide is taken as it is."""
+    """Return the plan of a run; a known plan of the same slide and settings spares the calibration."""
     params, digest = recipe.segment, _digest(slide)
     models = models_of(generator, classifier)
-    known = [plan for plan in (work.read_plan(), _plan_of_result(work.output)) if plan is not None]
     for earlier in known:
-        same_settings = earlier.recipe.segment == params and earlier.models["segment"] == models["segment"]
-        if earlier.image_digest == digest and same_settings:
+        if earlier is None or earlier.image_digest != digest:
+            continue
+        if earlier.recipe.segment == params and earlier.models["segment"] == models["segment"]:
             calibration, overlap = earlier.calibration, earlier.overlap
             break
     else:
@@ -228,7 +188,7 @@ def _plan(
 
 
 def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
-    """Return the hash that names an image by its content, in memory and on disk alike."""
+    """Return the hash that names an image by its content, the same in memory and on disk."""
     image = open_image(work.output / ZARR) if plan.copies_image else slide  # a copy is whole where a slide is damaged
     try:
         return image_hash(image.pixels)
@@ -237,7 +197,7 @@ def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
 
 
 def _digest(slide: SlideImage) -> str:
-    """Return by what a slide is known again: its shape, a sample of its pixels, and its file's size and date."""
+    """Return the fingerprint of a slide: its shape, a sample of its pixels, and its file's size and date."""
     digest = hashlib.sha256(repr((slide.shape, slide.pixel_size_um)).encode())
     digest.update(sample_of(slide.pixels).tobytes())
     if slide.source is not None and Path(slide.source).is_file():
@@ -246,43 +206,23 @@ def _digest(slide: SlideImage) -> str:
     return digest.hexdigest()
 
 
-def _plan_of_result(output: Path) -> Plan | None:
+def _result_in(output: Path) -> Result | None:
     try:
-        return read_result(output).plan
+        return read_result(output)
     except InputError:
         return None
 
 
-def _finished(output: Path, plan: Plan) -> Result | None:
-    """Return the result that is there already, if it is what this run would come to."""
-    if not (output / RECIPE).is_file():
-        return None
-    try:
-        found = read_result(output)
-    except InputError:
-        return None
-    if found.plan is None:
-        return None
-    same = found.plan.block_hash == plan.block_hash and found.plan.recipe == plan.recipe
-    is_whole = not found.failed_tiles and found.plan.copies_image == plan.copies_image
-    return found if same and is_whole else None
-
-
-def _keep_corrections(output: Path) -> None:
-    """Refuse to begin anew where people corrected what was found."""
-    try:
-        is_corrected = read_result(output).is_corrected
-    except InputError:
-        return
-    if is_corrected:
-        raise OutputError(
-            f"{output} holds a result that was corrected by hand, of another image or with other settings. Choose "
-            "another folder, or remove it."
-        )
+def _is_that_of(result: Result, plan: Plan) -> bool:
+    """Return whether a result is complete and what a run with this plan would give."""
+    made = result.plan
+    if made is None or result.failed_tiles or made.copies_image != plan.copies_image:
+        return False
+    return made.block_hash == plan.block_hash and made.recipe == plan.recipe
 
 
 def _make_ready(work: WorkFolder, plan: Plan) -> None:
-    """Keep earlier work that fits; make the folder and the empty OME-Zarr otherwise."""
+    """Keep earlier work if it fits; otherwise make the folder and an empty OME-Zarr."""
     earlier, zarr = work.read_plan(), work.output / ZARR
     sweep(work.output)
     fits = (
@@ -302,7 +242,7 @@ def _make_ready(work: WorkFolder, plan: Plan) -> None:
                 shape=plan.shape,
                 names=type_names(plan.classes),
                 name=plan.name,
-                pixel_size_um=plan.recipe.segment.pixel_size_um or plan.pixel_size_um,
+                pixel_size_um=plan.pixel_size_used_um,
                 with_image=plan.copies_image,
             )
     (work.output / RECIPE).unlink(missing_ok=True)  # what was complete is no longer
@@ -310,7 +250,7 @@ def _make_ready(work: WorkFolder, plan: Plan) -> None:
 
 
 def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Progress, None, SlideImage]:
-    """Copy a slide that tiles cannot be read from, or that other processes cannot reach, and return the copy."""
+    """Copy a slide that has no tiles, or that other processes cannot reach, and return the copy."""
     target = (work.output / ZARR if plan.copies_image else work.path / "image.ome.zarr").resolve()
     if not target.is_dir():
         with writing(target):
@@ -330,8 +270,8 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
-def _iter_find(work: WorkFolder, plan: Plan, crew: Crew[Task]) -> Generator[Progress, None, dict[int, str]]:
-    """Find the cells of all tiles and settle all blocks; return the tiles that failed, with their errors."""
+def _iter_find(work: WorkFolder, plan: Plan, pool: Workers) -> Generator[Progress, None, dict[int, str]]:
+    """Find the cells of all tiles and settle all blocks; return failed tiles with their errors."""
     tiles = [n for n in range(plan.n_tiles) if not is_made_with(work.tile_path(plan, n), plan.tile_hash)]
     blocks = [n for n in range(plan.n_blocks) if not _is_settled(work, plan, n)]
     total = plan.n_tiles + plan.n_blocks
@@ -346,7 +286,7 @@ def _iter_find(work: WorkFolder, plan: Plan, crew: Crew[Task]) -> Generator[Prog
         if i:
             join_slide(work, plan, failed)
         ended: set[Task] = set()
-        for task, _ in crew.work(TilesThenBlocks(plan, some_tiles, some_blocks, failed)):
+        for task, _ in pool.work(TilesThenBlocks(plan, some_tiles, some_blocks, failed)):
             ended.add(replace(task, more=None))
             box = plan.block(task.number) if task.kind == "block" else None
             yield Progress(done + len(ended), total, "tiles and blocks", box)
@@ -363,7 +303,7 @@ def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
 
 
 def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:
-    """Yield steps, after the blocks that they brought are in the coarsest levels of the labels."""
+    """Yield steps once their blocks are in the coarsest levels of the labels."""
     if work is None:
         return (yield from analysis)
     pyramids = Pyramids(work.output / ZARR)
@@ -376,9 +316,9 @@ def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None)
     return steps.result
 
 
-def _iter_paint(plan: Plan, crew: Crew[Task], digest: str) -> Generator[Progress, None, None]:
+def _iter_paint(plan: Plan, pool: Workers, digest: str) -> Generator[Progress, None, None]:
     tasks = [Task("paint", n, digest) for n in range(plan.n_blocks)]
-    for done, (task, _) in enumerate(crew.work(InOrder(tasks)), start=1):
+    for done, (task, _) in enumerate(pool.work(InOrder(tasks)), start=1):
         yield Progress(done, len(tasks), "blocks numbered", plan.block(task.number))
 
 

@@ -1,17 +1,24 @@
-"""Keeps the result of a slide true when people change its cells: types in the OME-Zarr, table, counts, outlines."""
+"""Keeps a slide's result true to changes by people: types in the OME-Zarr, table, counts, outlines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import zarr
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut
-from napari_bloodcell.core.errors import InputError, OutputError
-from napari_bloodcell.core.files import LOCK, locked, make_folder, staged
+from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.files import LOCK, locked, make_folder, staged, writing
+from napari_bloodcell.core.params import ClassifyParams, Recipe
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.results.files import GEOJSON, RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear, label_metadata, open_levels
 from napari_bloodcell.results.plan import Plan
@@ -20,37 +27,15 @@ from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, write_slide_result
 from napari_bloodcell.stages.parts import PART_PX
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import ClassifyParams, Recipe
-    from napari_bloodcell.core.protocols import Calibration, FailedTile
-    from napari_bloodcell.images.image import SlideImage
-
 
 def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.integer[Any]]) -> None:
-    """Write the types of the cells in boxes anew, at all levels.
+    """Rewrite the types in boxes (M, 4), (y0, x0, y1, x1) pixels of the finest level, at all levels.
 
-    Parameters
-    ----------
-    folder : path
-        Of the result.
-    codes : ndarray of uint8, shape (≥ N + 1,)
-        Code of the type by id, 0 for none; ids beyond its end have none.
-    boxes : ndarray of int, shape (M, 4)
-        (y0, x0, y1, x1), pixels of the finest level. Whole chunks around them are written.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
+    `codes` (≥ N + 1,) uint8 is the type's code by id, 0 for none; ids beyond its end have none. Whole chunks are
+    written.
     """
     lut = np.append(codes, np.uint8(0))
-    try:
+    with writing(folder):
         cells, types = open_levels(folder / ZARR, CELLS, "r"), open_levels(folder / ZARR, TYPES)
         for k, (source, target) in enumerate(zip(cells, types, strict=True)):
             side_y, side_x = target.chunks
@@ -62,8 +47,6 @@ def repaint_types(folder: Path, codes: NDArray[np.uint8], boxes: NDArray[np.inte
             for row, column in sorted(chunks):
                 here = (slice(row * side_y, (row + 1) * side_y), slice(column * side_x, (column + 1) * side_x))
                 target[here] = np.take(lut, np.asarray(source[here]), mode="clip")
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_corrected(
@@ -74,23 +57,9 @@ def write_corrected(
     typed_with: ClassifyParams | None = None,
     classifier: dict[str, str] | None = None,
 ) -> Result:
-    """Write table, counts, recipe and outlines of a slide anew after its cells were changed, and return its result.
+    """Rewrite a slide's table, counts, recipe and outlines after its cells were changed, and return the result.
 
-    Parameters
-    ----------
-    folder : path
-        Of the result; its label images are changed already.
-    cells : DataFrame
-        The cell table, index = id.
-    names : sequence of str
-        Names of all types.
-    typed_with, classifier : optional
-        Settings of another typing since, and name and hash of its model, for the record.
-
-    Raises
-    ------
-    BloodCellError
-        If there is no result, or it cannot be written to.
+    The label images must be changed already. `typed_with` and `classifier` (name and sha256) record a later typing.
     """
     before = read_result(folder)
     plan = before.plan
@@ -129,27 +98,9 @@ def write_slide(
     failed_tiles: Sequence[FailedTile] = (),
     warnings: Sequence[str] = (),
 ) -> Result:
-    """Write an image of any size with cells that lie somewhere else as the result of a slide.
+    """Write an image of any size with cells from elsewhere as the result of a slide.
 
-    Parameters
-    ----------
-    folder : path
-        Where it goes; not the folder that the cells are read from.
-    image : SlideImage
-        The smear.
-    cells : array-like of int, shape (Y, X)
-        Ids; those without a row have no type.
-    table : DataFrame
-        Their cell table, index = id.
-    names : sequence of str
-        Names of all types.
-    recipe, models, calibration, device, failed_tiles, warnings
-        What made them, for the record.
-
-    Raises
-    ------
-    BloodCellError
-        If a part cannot be read, or the folder cannot be written to.
+    `cells` are ids (Y, X), sliced; those without a row have no type. They must not lie in `folder`.
     """
     pixel_size_um = recipe.segment.pixel_size_um or image.pixel_size_um
     plan = Plan(

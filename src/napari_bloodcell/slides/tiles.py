@@ -1,72 +1,52 @@
-"""Finding the cells of one tile of a slide."""
+"""Finds the cells of one tile of a slide."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import ModelError
+from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.core.protocols import CellMask
+from napari_bloodcell.images.image import SlideImage
+from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.work import pack_masks, write_arrays
-from napari_bloodcell.stages.masks import drop_repeated, paint
-from napari_bloodcell.stages.segment import moved, segment_tile
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.images.image import SlideImage
-    from napari_bloodcell.slides.site import Site
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.stages.segment import paint_tile, segment_tile
 
 
-def find_tile(site: Site, number: int) -> int:
-    """Find the masks of a tile, put them on disk, and return how many there are.
+def find_tile(context: Context, number: int) -> int:
+    """Find the masks of a tile, save them, and return how many there are.
 
-    Where tiles overlap, the masks that the tile owns are kept as they are. Where they do not, they are painted, and
-    the labels of the tile are kept, with the mask behind each.
-
-    Raises
-    ------
-    OutputError
-        If they cannot be written.
-    Exception
-        Whatever the generator raises.
+    Masks of overlapping tiles are saved as they are. Otherwise they are painted, and the tile's labels are saved with
+    the mask behind each.
     """
-    plan, params = site.plan, site.plan.recipe.segment
+    plan, params = context.plan, context.plan.recipe.segment
     tile = plan.tile(number)
-    diameter = plan.calibration.rbc_diameter_px
     masks: list[CellMask] = []
-    if not is_empty_glass(site.slide, tile.read, diameter):
-        masks = segment_tile(site.slide.pixels, tile, plan.calibration, params, site.generator)
+    if not is_empty_glass(context.slide, tile.read, plan.calibration.rbc_diameter_px):
+        masks = segment_tile(context.slide.pixels, tile, plan.calibration, params, context.generator)
     if len(masks) > plan.keys_per_tile:
         raise ModelError(f"{len(masks)} masks in the tile {tile.name} are too many; use larger tiles.")
     arrays = {}
     if not plan.overlap:
-        kept = drop_repeated(masks, rbc_diameter_px=diameter, overlap_max=params.overlap_max)
-        y0, x0, y1, x1 = tile.core
-        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
-        masks = [kept[i] for i in order]
+        labels, masks = paint_tile(masks, tile, plan.calibration, params)
         arrays["labels"] = labels.astype(np.uint16 if len(masks) < 2**16 else np.int32)
-    write_arrays(site.work.tile_path(plan, number), {**pack_masks(masks), **arrays}, plan.tile_hash)
+    write_arrays(context.work.tile_path(plan, number), {**pack_masks(masks), **arrays}, plan.tile_hash)
     return len(masks)
 
 
 LOOK_PX = 4.0
-"""A red cell is about this wide where a tile is looked at; a platelet is a pixel or two."""
+"""Width of a red cell in the small picture of a tile; a platelet is a pixel or two."""
 FLAT_RANGE = 7
-"""Grey levels that even glass varies by once it is averaged. The palest platelet differs by more from what is around
-it, and so does a cell that is cut by the border of what is looked at."""
+"""Grey levels by which even glass varies once averaged. The palest platelet differs by more from its surroundings, and
+so does a cell cut by the border."""
 
 
 def is_empty_glass(slide: SlideImage, box: Box, rbc_diameter_px: float) -> bool:
-    """Return whether a box (y0, x0, y1, x1) of a slide shows nothing, by its pyramid's coarse levels where it has any.
+    """Return whether a box (y0, x0, y1, x1) of a slide is empty glass, using coarse pyramid levels if there are any.
 
-    Notes
-    -----
-    Empty is what hardly varies. A tile with a cell, or with a part of one, is never that flat; a tile with dust or a
-    shadow is not either, and is looked at by the model like any other.
+    Empty means hardly varying. A tile with any part of a cell is never that flat; one with dust or a shadow is not
+    either, and goes to the model like any other.
     """
     level, shrink = slide.level_for(rbc_diameter_px / LOOK_PX)
     y0, x0, y1, x1 = box

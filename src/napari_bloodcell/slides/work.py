@@ -1,8 +1,8 @@
-"""The unfinished work of a run on disk: what each tile and each block came to.
+"""The unfinished work of a run on disk: the outcome of each tile and block.
 
-A tile or block is done when its file is there: the file is written under another name, synced, and renamed, after
-everything else that belongs to it. It holds the hash of the settings and weights that it was made with, so that work
-that was done differently is never mixed in.
+A tile or block is done when its file exists: the file is written under a temporary name, synced and renamed after
+everything else that belongs to it. It holds the hash of the settings and weights it was made with, so that work done
+differently is never mixed in.
 """
 
 from __future__ import annotations
@@ -11,36 +11,27 @@ import io
 import itertools
 import shutil
 import zipfile
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from napari_bloodcell.core.errors import READ_ERRORS, InputError, OutputError
-from napari_bloodcell.core.files import write_bytes
+from napari_bloodcell.core.errors import READ_ERRORS, InputError
+from napari_bloodcell.core.files import write_bytes, writing
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.store import read_result
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
 WORK = "work"
-"""Name of unfinished work in the folder of a result."""
+"""Folder of unfinished work within that of a result."""
 Arrays = dict[str, "NDArray[Any]"]
 _DAMAGED: tuple[type[Exception], ...] = (zipfile.BadZipFile, *READ_ERRORS)
 
 
 class WorkFolder:
-    """The unfinished work of a run.
-
-    Parameters
-    ----------
-    output : path
-        The folder of the result.
-    """
+    """The unfinished work of a run, in the result's folder `output`."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -48,28 +39,28 @@ class WorkFolder:
 
     @property
     def plan_path(self) -> Path:
-        """Where the plan lies."""
+        """Path of the plan."""
         return self.path / "plan.json"
 
     def read_plan(self) -> Plan | None:
-        """Return the plan of earlier work, or None where there is none that can be used."""
+        """Return the plan of earlier work, or None if there is none that can be used."""
         try:
             return Plan.from_json(self.plan_path.read_text(encoding="utf-8"))
         except READ_ERRORS:
             return None
 
     def write_plan(self, plan: Plan) -> None:
-        """Put the plan down."""
+        """Save the plan."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_bytes(self.plan_path, plan.to_json().encode())
 
     def tile_path(self, plan: Plan, number: int) -> Path:
-        """Return where the masks of a tile lie."""
+        """Return the file of a tile's masks."""
         row, column = divmod(number, plan.grid[1])
         return self.path / "tiles" / f"{row:05d}" / f"{column:05d}.npz"
 
     def block_path(self, plan: Plan, number: int) -> Path:
-        """Return where the cells of a block lie."""
+        """Return the file of a block's cells."""
         row, column = divmod(number, plan.block_grid[1])
         return self.path / "blocks" / f"{row:05d}" / f"{column:05d}.npz"
 
@@ -79,25 +70,17 @@ class WorkFolder:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], made_with: str) -> None:
-    """Write arrays into one file, whole or not at all, with the hash of what they were made with.
-
-    Raises
-    ------
-    OutputError
-        If that is not possible, as on a full disk.
-    """
+    """Write arrays into one file, whole or not at all, with the hash of what they were made with."""
     content = io.BytesIO()
     everything: dict[str, Any] = {"made_with": np.array(made_with), **arrays}
     np.savez(content, **everything)
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be made: {error.strerror or error}.") from error
     write_bytes(path, content.getvalue())
 
 
 def read_arrays(path: Path, made_with: str) -> Arrays | None:
-    """Return what `write_arrays` wrote, or None where it is not there, damaged, or made with other settings."""
+    """Return what `write_arrays` wrote, or None if it is missing, damaged, or made with other settings."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file["made_with"]) != made_with:
@@ -108,7 +91,7 @@ def read_arrays(path: Path, made_with: str) -> Arrays | None:
 
 
 def is_made_with(path: Path, made_with: str) -> bool:
-    """Return whether a file of `write_arrays` is there and was made with these settings; reads little of it."""
+    """Return whether a file of `write_arrays` exists and was made with these settings; reads little of it."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return str(file["made_with"]) == made_with
@@ -117,7 +100,7 @@ def is_made_with(path: Path, made_with: str) -> bool:
 
 
 def pack_masks(masks: Sequence[CellMask]) -> Arrays:
-    """Return masks as arrays that `unpack_masks` takes."""
+    """Return masks as arrays for `unpack_masks`."""
     types = sorted({m.cell_type for m in masks if m.cell_type is not None})
     codes = {name: i + 1 for i, name in enumerate(types)}
     bits = [np.packbits(m.mask) for m in masks]
@@ -134,7 +117,7 @@ def pack_masks(masks: Sequence[CellMask]) -> Arrays:
 
 
 def unpack_masks(arrays: Arrays) -> list[CellMask]:
-    """Return the masks that `pack_masks` packed."""
+    """Return the masks packed by `pack_masks`."""
     boxes, names = arrays["bbox"], [str(name) or None for name in arrays["types"]]
     sides = boxes[:, 2:] - boxes[:, :2]
     ends = np.cumsum([0, *(-(-sides.prod(1) // 8)).tolist()])
@@ -150,7 +133,7 @@ def unpack_masks(arrays: Arrays) -> list[CellMask]:
 
 
 def source_of_work(folder: Path) -> str | None:
-    """Return the path of the slide that a folder holds a result or unfinished work of; None where it holds none."""
+    """Return the source path recorded in `folder` (finished or interrupted run), or None."""
     plan = WorkFolder(folder).read_plan()
     if plan is None:
         try:

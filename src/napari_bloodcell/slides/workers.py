@@ -1,4 +1,4 @@
-"""Who does the tasks of a run: this process, others on this machine, or a cluster."""
+"""Where the tasks of a run are done: in this process, in others on this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -19,24 +20,20 @@ from concurrent.futures import (
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from napari_bloodcell.core.errors import BloodCellError, ModelError, OutputError, SettingsError, in_one_line
-from napari_bloodcell.results.plan import grown
+from napari_bloodcell.core.geometry import grown
+from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.slides.blocks import settle_block
+from napari_bloodcell.slides.context import Context, Job
 from napari_bloodcell.slides.neighbours import TileNotDone
 from napari_bloodcell.slides.numbering import paint_block
 from napari_bloodcell.slides.tiles import find_tile
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from napari_bloodcell.results.plan import Plan
-    from napari_bloodcell.slides.site import Job, Site
-
 T = TypeVar("T")
 MOST_LOSSES = 3
-"""A task that was under way so often when its process died is what kills it."""
+"""A task whose worker died this many times is assumed to be the cause, and fails."""
 MOST_PROCESSES = 61 if sys.platform == "win32" else 4096
 """Windows cannot wait for more at a time."""
 CLUSTER_EXTRA = 'It is not installed: pip install "napari-bloodcell[cluster]".'
@@ -46,55 +43,37 @@ TASKS: dict[str, Callable[..., int]] = {"tile": find_tile, "block": settle_block
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A piece of work: which of `TASKS`, on which tile or block, and what else it is told."""
+    """A piece of work: one of `TASKS`, a tile or block number, and a further argument."""
 
     kind: str
     number: int
     more: Any = None
 
-    def do(self, site: Site) -> int:
-        """Do it here."""
-        return TASKS[self.kind](site, self.number, *(() if self.more is None else (self.more,)))
+    def do(self, context: Context) -> int:
+        """Do it in this process."""
+        return TASKS[self.kind](context, self.number, *(() if self.more is None else (self.more,)))
 
 
 class Schedule(Protocol[T]):
-    """Which task is next, as others end."""
+    """Chooses the next task as others end."""
 
     def next(self) -> T | None:
-        """Return a task that can be begun now, or None where there is none now."""
+        """Return a task that can start now, or None."""
         ...
 
     def ended(self, task: T, error: Exception | None) -> None:
-        """Take note that a task has ended; `error` is why it failed."""
+        """Note that a task has ended; `error` is why it failed."""
         ...
 
 
-class Crew(Protocol[T]):
-    """Does the tasks of a schedule."""
-
-    def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
-        ...
-
-    def close(self) -> None:
-        """End what it started."""
-        ...
-
-
-class Alone(Generic[T]):
-    """Does every task in this process.
-
-    Parameters
-    ----------
-    call : callable
-        Does a task.
-    """
+class SingleProcess(Generic[T]):
+    """Does every task in this process."""
 
     def __init__(self, call: Callable[[T], Any]) -> None:
         self._call = call
 
     def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed."""
+        """Do all tasks; yield each with its result, or None if it failed."""
         while (task := schedule.next()) is not None:
             error, value = None, None
             try:
@@ -105,22 +84,14 @@ class Alone(Generic[T]):
             yield task, value
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to end."""
 
 
-class Team(Generic[T]):
-    """Hands tasks to an executor that does them elsewhere.
+class WorkerPool(Generic[T]):
+    """Hands tasks to an executor whose processes may die.
 
-    Parameters
-    ----------
-    start, end : callable
-        Return a new executor, and end it for good.
-    call : callable
-        Does a task there: ``submit(call, *first, task)``. Tasks are hashable.
-    n_at_once : callable
-        Says how many tasks may be under way.
-    first : tuple
-        What `call` is given before the task.
+    `start` returns a new executor and `end` shuts it down. Tasks are hashable and run as ``call(*first, task)``, at
+    most `n_at_once()` at a time.
     """
 
     def __init__(
@@ -136,10 +107,10 @@ class Team(Generic[T]):
         self._executor: Executor | None = None
 
     def work(self, schedule: Schedule[T]) -> Iterator[tuple[T, Any]]:
-        """Do all tasks, yielding each when it has ended, with what came of it; None where it failed.
+        """Do all tasks; yield each with its result, or None if it failed.
 
-        Where a process dies, the tasks that were under way are done again, one at a time: the one whose process dies
-        again and again is what kills it, and has failed.
+        If a process dies, the tasks that were running are done again one at a time: the one whose process keeps dying
+        is the cause, and fails.
         """
         under_way: dict[Future[Any], tuple[T, Executor]] = {}
         again: deque[T] = deque()
@@ -173,7 +144,7 @@ class Team(Generic[T]):
                 yield task, value
 
     def close(self) -> None:
-        """End the executor; what it has not begun is not done."""
+        """Shut down the executor; tasks that have not started are dropped."""
         if self._executor is not None:
             self._end(self._executor)
             self._executor = None
@@ -184,14 +155,14 @@ class Team(Generic[T]):
         return self._executor
 
     def _drop(self, broken: Executor) -> None:
-        """Begin anew with the next task, unless that was done already."""
+        """Start a new executor with the next task, unless that was done already."""
         if self._executor is broken:
             broken.shutdown(wait=False, cancel_futures=True)
             self._executor = None
 
 
 def _outcome_of(future: Future[Any]) -> tuple[Exception | None, Any]:
-    """Return why a task failed, or None, and what came of it."""
+    """Return why a task failed, or None, and its result."""
     try:
         return None, future.result()
     except CancelledError:
@@ -200,20 +171,23 @@ def _outcome_of(future: Future[Any]) -> tuple[Exception | None, Any]:
         return error, None
 
 
-def processes(job: Job, n_workers: int) -> Team[Task]:
-    """Return a team of processes on this machine for a slide, each with its models and its share of the cores."""
-    return team_of_processes(n_workers, _do_here, _begin, (job,), tasks_each=2)
+Workers = SingleProcess[Task] | WorkerPool[Task]
 
 
-def team_of_processes(
+def processes(job: Job, n_workers: int) -> WorkerPool[Task]:
+    """Return a pool of processes on this machine for a slide, each with its models and its share of the cores."""
+    return process_pool(n_workers, _do_here, _begin, (job,), tasks_each=2)
+
+
+def process_pool(
     n_workers: int,
     call: Callable[[T], Any],
     begin: Callable[..., object],
     arguments: tuple[Any, ...],
     *,
     tasks_each: int = 1,
-) -> Team[T]:
-    """Return a team of processes on this machine that share its cores; each calls `begin` with the arguments first."""
+) -> WorkerPool[T]:
+    """Return a pool of processes that share this machine's cores; each first calls `begin` with the arguments."""
     n_workers = min(n_workers, MOST_PROCESSES)
     threads = max(1, (os.cpu_count() or 1) // n_workers)
 
@@ -221,17 +195,11 @@ def team_of_processes(
         with threads_in_processes(threads):
             return start_pool(ProcessPoolExecutor(n_workers, get_context("spawn"), begin, arguments), n_workers)
 
-    return Team(start, call, lambda: tasks_each * n_workers)
+    return WorkerPool(start, call, lambda: tasks_each * n_workers)
 
 
 def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor:
-    """Start all processes of a pool now: they inherit the environment when they start, and start with first tasks.
-
-    Raises
-    ------
-    SettingsError
-        If they end at once.
-    """
+    """Start all processes of a pool now, since they inherit the environment; `SettingsError` if they end at once."""
     try:
         with _ignored_interrupts():
             tasks = [pool.submit(os.getpid) for _ in range(n_workers)]
@@ -247,7 +215,7 @@ def start_pool(pool: ProcessPoolExecutor, n_workers: int) -> ProcessPoolExecutor
 
 @contextmanager
 def _ignored_interrupts() -> Iterator[None]:
-    """Let processes that are started meanwhile ignore Ctrl-C from their first moment; `_begin` would be too late."""
+    """Let processes started in the block ignore Ctrl-C from their first moment; `_begin` would be too late."""
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield
         return
@@ -258,13 +226,10 @@ def _ignored_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
-def cluster(job: Job, address: str) -> Team[Task]:
-    """Return a team of the workers of a dask.distributed scheduler, for a slide.
+def cluster(job: Job, address: str) -> WorkerPool[Task]:
+    """Return a pool of the workers of a dask.distributed scheduler, for a slide.
 
-    Raises
-    ------
-    SettingsError
-        If the extra is missing, or nothing answers at the address.
+    Raises `SettingsError` if the extra is missing or nothing answers at the address.
     """
     try:
         import distributed
@@ -274,7 +239,7 @@ def cluster(job: Job, address: str) -> Team[Task]:
         client: Any = distributed.Client(address, set_as_default=False, timeout="20s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise SettingsError(f"No dask scheduler answers at {address}: {error}.") from error
-    return Team(
+    return WorkerPool(
         lambda: client.get_executor(pure=False, retries=0),
         _do_there,
         lambda: max(2, 2 * len(client.scheduler_info(n_workers=-1)["workers"])),
@@ -285,8 +250,8 @@ def cluster(job: Job, address: str) -> Team[Task]:
 
 # --- in the other processes ------------------------------------------------------------------------------------------
 
-_sites: dict[str, Site] = {}
-_one_at_a_time = threading.Lock()  # a site is for one thread
+_contexts: dict[str, Context] = {}
+_one_at_a_time = threading.Lock()  # a context is for one thread
 _job: Job | None = None
 
 
@@ -297,10 +262,7 @@ def _begin(job: Job) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it does, also where that is killed and cannot tell.
-
-    Ctrl-C, which all processes of a terminal get, is left to that one.
-    """
+    """End this process when its parent does, even if that is killed, and leave Ctrl-C to the parent."""
     parent = parent_process()
     if parent is None:
         return
@@ -321,15 +283,15 @@ def _do_here(task: Task) -> None:
 
 def _do_there(job: Job, task: Task) -> None:
     with _one_at_a_time:
-        if job.key not in _sites:
-            _sites.clear()
-            _sites[job.key] = job.open()
-        task.do(_sites[job.key])
+        if job.key not in _contexts:
+            _contexts.clear()
+            _contexts[job.key] = job.open()
+        task.do(_contexts[job.key])
 
 
 @contextmanager
 def threads_in_processes(n: int) -> Iterator[None]:
-    """Let processes that are started meanwhile use n threads each."""
+    """Let processes started in the block use n threads each."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(n)))
@@ -344,20 +306,13 @@ def threads_in_processes(n: int) -> Iterator[None]:
 
 
 ROUNDS = 2
-"""How often a tile or block is handed out before it has failed."""
+"""Times a tile or block is handed out before it has failed."""
 
 
 class TilesThenBlocks:
-    """Finds the cells of tiles and settles the blocks.
+    """Schedules the tiles and blocks left to do, given rising; each block as soon as its tiles are done.
 
-    Parameters
-    ----------
-    plan : Plan
-        The run.
-    tiles, blocks : iterable of int
-        Which are left to do, rising.
-    failed : dict of int to str, optional
-        Tiles that have failed already, with their errors; those of this schedule are added.
+    `failed` maps tiles that failed to their errors; those that fail here are added.
     """
 
     def __init__(
@@ -384,13 +339,7 @@ class TilesThenBlocks:
         return None
 
     def ended(self, task: Task, error: Exception | None) -> None:
-        """Take note that a task has ended.
-
-        Raises
-        ------
-        Exception
-            What stops the run: a full disk, or a block that failed again.
-        """
+        """Note that a task has ended; raise what stops the run: a full disk, or a block that failed again."""
         if isinstance(error, OutputError):
             raise error
         if error is None:
@@ -423,7 +372,7 @@ class TilesThenBlocks:
 
 
 class InOrder(Generic[T]):
-    """Does tasks one after the other; one that fails stops the run."""
+    """Schedules tasks one after the other; an error stops the run."""
 
     def __init__(self, tasks: Iterable[T]) -> None:
         self._tasks = deque(tasks)
@@ -433,6 +382,6 @@ class InOrder(Generic[T]):
         return self._tasks.popleft() if self._tasks else None
 
     def ended(self, task: T, error: Exception | None) -> None:
-        """Raise the error of a task that has ended, if it has one."""
+        """Raise the error of a task that failed."""
         if error is not None:
             raise error

@@ -1,37 +1,30 @@
-"""What is measured once per smear: the colour of the glass, and how wide a red cell is.
+"""Measured once per smear: the colour of the glass, and the width of a red cell.
 
-A red cell is 7-8 µm wide in every smear, so it is the ruler by which images of any magnification are brought to one
-scale.
+A red cell is 7-8 µm wide in every smear, so it is the ruler that brings images of any magnification to one scale.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
 from napari_bloodcell.core.cells import boxes_of
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.stages.light import light_from, lit_evenly
 from napari_bloodcell.stages.surroundings import surroundings_from
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
-
 
 RBC_DIAMETER_UM = 7.5
 """Width of a red cell, micrometres."""
 POSSIBLE_UM = (5.0, 11.0)
-"""Widths that the typical red cell of a smear may have, micrometres."""
+"""Plausible widths of a smear's typical red cell, micrometres."""
 LEAST_CONFIDENCE = 0.5
-"""Below this what was measured is said to be unsure."""
+"""A measurement with less confidence is reported as unsure."""
 DEFAULT_DIAMETER_PX = 34.0
-"""Taken where an image shows nothing to measure (an empty field)."""
+"""Width assumed if an image has nothing to measure (an empty field)."""
 STAINED_DELTA_E = 6.0
 """Lab distance from the glass above which a pixel is stained; noise of a camera stays below."""
 FEWEST_STAINED = 5e-4
@@ -39,14 +32,9 @@ FEWEST_STAINED = 5e-4
 
 
 def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> tuple[str, ...]:
-    """Return why what was measured of a smear is not to be trusted, in sentences for people; () where nothing is said.
+    """Return why the calibration of a smear is doubtful, in sentences for people; () if it is not.
 
-    Parameters
-    ----------
-    calibration : Calibration
-        What was measured.
-    pixel_size_um : float, optional
-        Micrometres per pixel, given or read from the file.
+    `pixel_size_um` is the µm per pixel given, or read from the file.
     """
     width, said = calibration.rbc_diameter_px, []
     if calibration.source == "default":
@@ -79,15 +67,15 @@ def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> t
 
 
 def is_possible(pixel_size_um: float | None, calibration: Calibration) -> bool:
-    """Return whether a red cell has a possible width with so many micrometres per pixel; False where it is None."""
+    """Return whether this µm per pixel gives a red cell a plausible width; False for None."""
     low, high = POSSIBLE_UM
     return pixel_size_um is not None and low <= calibration.rbc_diameter_px * pixel_size_um <= high
 
 
 def seen_area_mm2(shape: tuple[int, ...], pixel_size_um: float | None, calibration: Calibration | None) -> float | None:
-    """Return how much of a smear (Y, X, …), pixels, was looked at, mm²; None where the size of its pixels is not known.
+    """Return the area of a smear (Y, X, …) that was looked at, mm², or None if its pixel size is unknown.
 
-    What lies outside of a round field or a viewer's window does not count, and units that cannot be true give no area.
+    What lies outside of a round field or a viewer's window does not count, and implausible pixel sizes give no area.
     """
     if pixel_size_um is None or (calibration is not None and not is_possible(pixel_size_um, calibration)):
         return None
@@ -97,16 +85,10 @@ def seen_area_mm2(shape: tuple[int, ...], pixel_size_um: float | None, calibrati
 
 
 def smear_in(part: NDArray[np.uint8], corner: tuple[int, int], calibration: Calibration) -> NDArray[np.uint8]:
-    """Return a part of a smear in even light, with glass where the picture shows no smear.
+    """Return a part (y, x, 3) uint8 of a smear in even light, with glass in place of its surroundings.
 
-    Parameters
-    ----------
-    part : ndarray of uint8, shape (y, x, 3)
-        As it was taken; returned as it is where there is nothing to be done, which is so for nearly all smears.
-    corner : tuple of int
-        (y, x) of its first pixel in the smear.
-    calibration : Calibration
-        What was measured of the whole smear.
+    `corner` is the (y, x) of its first pixel in the smear. Nearly all smears need neither, and `part` itself is
+    returned.
     """
     (y, x), (height, width) = corner, part.shape[:2]
     box = (y, x, y + height, x + width)
@@ -118,7 +100,7 @@ def smear_in(part: NDArray[np.uint8], corner: tuple[int, int], calibration: Cali
 
 
 def note_rim(table: pd.DataFrame, calibration: Calibration) -> None:
-    """Say in a cell table, which is changed, that cells that the rim of the field cuts touch an edge."""
+    """Mark cells cut by the rim of the field as touching an edge; `table` is changed in place."""
     around = surroundings_from(calibration.outside)
     if around is not None and len(table):
         table["touches_edge"] = table["touches_edge"].to_numpy(bool) | around.touch(boxes_of(table))
@@ -149,10 +131,10 @@ def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def estimate_rbc_diameter(image: NDArray[np.uint8]) -> float | None:
-    """Return the width of a typical red cell in pixels, or None where nothing can be measured.
+    """Return the width of a typical red cell in pixels, or None if nothing can be measured.
 
-    The mode of the radii at the maxima of the foreground's distance transform, weighted by area, on a copy at most
-    900 px wide.
+    It is the mode of the radii at the maxima of the foreground's distance transform, weighted by area, on a copy at
+    most 900 px wide.
     """
     shrink = max(1, round(max(image.shape[:2]) / 900))
     mask = foreground(image[::shrink, ::shrink])
@@ -185,22 +167,11 @@ def mean_brightness(image: NDArray[np.uint8]) -> float:
 
 
 def brighten(image: NDArray[np.uint8], target: float = TARGET, *, mean: float | None = None) -> NDArray[np.uint8]:
-    """Return a (Y, X, 3) uint8 image whose mean V is `target`, if it is darker; the image itself if it is not.
+    """Return a (Y, X, 3) uint8 image brightened to a mean V of `target`, 0 to 255; itself if it is not darker.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (Y, X, 3)
-        RGB; never changed.
-    target : float
-        Mean of V wanted, 0 to 255.
-    mean : float, optional
-        Mean V to reckon with instead of the image's own: that of the smear of which it is a tile, so that all tiles are
-        brightened alike.
-
-    Notes
-    -----
-    V is scaled, with hue and saturation as they are, which scales R, G and B alike. Pixels saturate at 255, so without
-    a given `mean` the gain is raised until the mean is reached. A black image stays black.
+    `mean` stands in for the image's own mean V: with that of the smear, all tiles are brightened alike. Scaling V with
+    hue and saturation kept scales R, G and B alike. Pixels saturate at 255, so without a given `mean` the gain is
+    raised until the mean is reached. A black image stays black.
     """
     own = mean_brightness(image) if mean is None else mean
     if own >= target or own <= 0 or not image.size:

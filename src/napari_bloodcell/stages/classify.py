@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, Progress
 from napari_bloodcell.core.threads import Threads, in_threads
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.stages.calibration import smear_in
-from napari_bloodcell.stages.cutouts import GLASS_LEVEL, cut_out
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration, CellClassifier
-
+from napari_bloodcell.stages.cutouts import cut_out
+from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
-"""Batches are multiples of this, so that cells go through the network in the same company however many threads."""
+"""Batch sizes are multiples of this: float rounding depends on a cell's batch mates, so results must not depend on the
+thread count."""
 PROPOSAL_DOUBT = 0.03
-"""The generator's opinion is taken to be wrong at least this often."""
+"""Lower bound of the probability that the generator's proposed type is wrong."""
 PROPOSAL_WEIGHT = 0.7
-"""Power to which its probabilities are raised: both look at the same pixels, so they are not independent."""
+"""Power applied to the generator's probabilities: both models see the same pixels, so they are not independent."""
 CLASSIFIER_DOUBT = 0.002
-"""So is the classifier's."""
+"""Lower bound of the classifier's probabilities."""
 
 
 class SegmentedSmear(Protocol):
-    """What typing needs of a segmentation."""
+    """The parts of a segmentation that typing needs."""
 
     @property
     def cells(self) -> NDArray[np.int32]:
@@ -116,10 +113,11 @@ def iter_classify(
     -----
     Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
     it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
-    the colour of the glass is taken out. The preset "paper" does neither.
+    the colour of the glass is taken out, and where it has a `red_level`, the stain: the typical red cell of every smear
+    has that colour. The preset "paper" does neither.
     """
     cells = segmentation.cells
-    plane = _plane(image)
+    plane = read_plane(image).data
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
     classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
@@ -145,41 +143,17 @@ def iter_type_rows(
     classifier: CellClassifier,
     part_px: int | None = None,
 ) -> Generator[Progress, None, pd.DataFrame]:
-    """Type the cells of an image of any size.
+    """Type the cells of an image of any size and return the table with types; cells that a user typed stay.
 
-    Parameters
-    ----------
-    image : array-like of uint8, shape (Y, X, 3)
-        The smear; sliced part by part.
-    cells : array-like of int, shape (Y, X)
-        Ids.
-    table : DataFrame
-        Their cell table, index = id. Cells that a user typed stay as they are.
-    calibration : Calibration
-        What was measured of the smear.
-    params : ClassifyParams
-        Settings.
-    classifier : CellClassifier
-        The model.
-    part_px : int, optional
-        Cells that begin in the same square of this side are looked at together; all of them where it is not given.
-
-    Yields
-    ------
-    Progress
-        After each batch; payload = ids typed.
-
-    Returns
-    -------
-    DataFrame
-        The table with types.
+    `image` (Y, X, 3) uint8 and `cells` (Y, X) int are sliced part by part: cells that begin in the same square of
+    `part_px` pixels together, or all if None. Yields progress after each batch; payload = ids typed.
     """
     table = table.copy()
     todo = table[table["type_source"] != "user"]
     probabilities = np.zeros((len(todo), len(classifier.classes)), np.float32)
     done = 0
     yield Progress(0, len(todo), "cells typed")
-    for rows, (y0, x0, y1, x1) in _iter_parts(todo, cells.shape, part_px):
+    for rows, (y0, x0, y1, x1) in iter_parts(todo, cells.shape, part_px):
         here = todo.iloc[rows]
         if y0 or x0:
             here = here.assign(**dict(zip(BOX, (boxes_of(here) - [y0, x0, y0, x0]).T, strict=True)))
@@ -195,30 +169,19 @@ def iter_type_rows(
     return table
 
 
-def _iter_parts(
-    table: pd.DataFrame, shape: tuple[int, int], part_px: int | None
-) -> Iterator[tuple[NDArray[np.intp], tuple[int, int, int, int]]]:
-    """Yield the rows of cells that are looked at together, and the box that holds them."""
-    if part_px is None:
-        yield np.arange(len(table)), (0, 0, *shape)
-        return
-    boxes = boxes_of(table)
-    home = boxes[:, 0] // part_px * (shape[1] // part_px + 1) + boxes[:, 1] // part_px
-    order = np.argsort(home, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(home[order])) + 1):
-        if len(rows):
-            (y0, x0), (y1, x1) = boxes[rows, :2].min(0).tolist(), boxes[rows, 2:].max(0).tolist()
-            yield rows, (y0, x0, y1, x1)
-
-
-def cutout_settings(
-    classifier: CellClassifier, calibration: Calibration
-) -> tuple[float, tuple[float, float, float] | None]:
-    """Return (scale, background_rgb) with which cells must be cut for this classifier."""
-    width = classifier.rbc_diameter_px
+def cutout_settings(classifier: CellClassifier, calibration: Calibration) -> dict[str, Any]:
+    """Return the arguments of `cut_out` that show a classifier the cells of a smear as it knows them."""
+    width, level = classifier.rbc_diameter_px, getattr(classifier, "glass_level", None)
     scale = 1.0 if width is None else width / calibration.rbc_diameter_px
-    has_glass_level = getattr(classifier, "glass_level", None) is not None
-    return scale, calibration.background_rgb if has_glass_level else None
+    if level is None:
+        return {"scale": scale}
+    glass = {"background_rgb": calibration.background_rgb, "glass_level": level}
+    return {
+        "scale": scale,
+        **glass,
+        "red_rgb": calibration.red_rgb,
+        "red_level": getattr(classifier, "red_level", None),
+    }
 
 
 def decide_types(
@@ -229,34 +192,11 @@ def decide_types(
     *,
     params: ClassifyParams,
 ) -> None:
-    """Fill in types, probabilities and their source for some rows of a whole smear's table.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Changed in place.
-    ids : Index
-        Its rows that are typed.
-    probabilities : ndarray of float32, shape (N, K)
-        What the classifier says of them.
-    classes : sequence of str
-        Its K classes.
-    params : ClassifyParams
-        Whether the context is weighed in, and what is unidentified.
-    """
+    """Fill in types, probabilities (N, K) and their source for the rows `ids` of a whole smear's table, in place."""
     classes = list(classes)
     if params.use_context:
         probabilities = _weigh_in_proposals(probabilities, table.loc[ids], classes)
     _fill_types(table, ids, probabilities, classes, params.unidentified_below)
-
-
-def _plane(image: Any) -> NDArray[np.uint8]:
-    """Return the image as (Y, X, 3) uint8, reading it only where it is not one yet."""
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return image
-    from napari_bloodcell.images.open import read_plane
-
-    return read_plane(image).data
 
 
 def iter_probabilities(
@@ -269,16 +209,15 @@ def iter_probabilities(
     *,
     corner: tuple[int, int] = (0, 0),
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield ids (B,) and the classifier's probabilities (B, K) of the cells of a table, in its order.
+    """Yield ids (B,) and the classifier's probabilities (B, K) for the cells of a table, in its order.
 
-    Cells are cut out while others are looked at. `corner` is the (y, x) of the image in its smear.
+    Cells are cut out while others are classified. `corner` is the (y, x) of the image in its smear.
     """
     image = smear_in(image, corner, calibration)
-    scale, background = cutout_settings(classifier, calibration)
-    level = getattr(classifier, "glass_level", None) or GLASS_LEVEL
+    settings = cutout_settings(classifier, calibration)
 
     def typed(some: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        cutouts = cut_out(image, cells, some, scale=scale, background_rgb=background, glass_level=level)
+        cutouts = cut_out(image, cells, some, **settings)
         return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
     threads: Threads = getattr(classifier, "threads", None) or Threads()
@@ -288,7 +227,7 @@ def iter_probabilities(
 
 
 def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_classes: int) -> NDArray[np.float32]:
-    """Return the classifier's probabilities, refusing anything that is not (N, K) of finite numbers."""
+    """Return the classifier's probabilities; `ModelError` unless they are (N, K) finite numbers."""
     probabilities = np.asarray(classifier.predict(cutouts), np.float32)
     if probabilities.shape != (len(cutouts), n_classes) or not np.isfinite(probabilities).all():
         raise ModelError(
@@ -301,10 +240,10 @@ def predict_types(classifier: CellClassifier, cutouts: NDArray[np.uint8], n_clas
 def _weigh_in_proposals(
     probabilities: NDArray[np.float32], table: pd.DataFrame, classes: list[str]
 ) -> NDArray[np.float32]:
-    """Multiply the classifier's probabilities (N, K) with a power of those of the generator's proposals.
+    """Multiply the classifier's probabilities (N, K) by a power of those of the generator's proposals.
 
-    A proposal that is none of the classifier's classes says nothing, and none speaks against a class of the user's own,
-    which the generator cannot tell from the one that it names. Neither opinion is ever certain.
+    A proposal outside the classifier's classes is ignored, and none counts against a user's own class, which the
+    generator cannot tell from the built-in one it names. Neither opinion is ever certain.
     """
     is_proposable = np.array([name in BUILTIN_TYPES for name in classes])
     if "proposed_type" not in table or not len(table) or is_proposable.sum() < 2:

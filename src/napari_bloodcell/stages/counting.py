@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
@@ -26,17 +27,12 @@ from napari_bloodcell.stages.overlap import (
     typical_area,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-
-    from numpy.typing import NDArray
-
 FEWEST_TO_FIT = 20
-"""With fewer whole red cells than this the robust rule counts each region once."""
+"""With fewer whole red cells the robust rule counts each region once."""
 PAPER_MAX_CELLS = 4
 """The paper counts no region as more cells than this (§4.2)."""
 GRID_PER_BANDWIDTH, MOST_GRID_POINTS = 5, 1 << 16
-"""The grid has more points than the settings say where the bandwidth asks for them."""
+"""A narrow bandwidth gets more grid points than the settings ask for."""
 LEUKOCYTES: tuple[str, ...] = (
     *(
         "neutrophil",
@@ -286,7 +282,7 @@ def _column_of(table: pd.DataFrame, column: str, rows: NDArray[np.bool_]) -> NDA
 def _whole_cells(
     areas: NDArray[np.float64], at_edge: NDArray[np.bool_], expected: float | None
 ) -> tuple[NDArray[np.float64], float]:
-    """Return the areas that tell the size of cells (not cut by the edge, no debris), and that of a typical cell."""
+    """Return areas that tell the size of cells (not cut by the edge, no debris), and that of a typical cell."""
     inside = areas[~at_edge] if not at_edge.all() else areas
     if inside.size == 0:
         return inside, float("nan")
@@ -297,7 +293,7 @@ def _whole_cells(
 def _kde(
     areas: NDArray[np.float64], single_area: float, max_cells: int, params: CountParams, rule: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float, NDArray[np.float64]]:
-    """Return grid, density, bandwidth and peaks; the paper's are plain, the others spared outliers and noise."""
+    """Return grid, density, bandwidth and peaks; for other rules than the paper's without outliers and noise."""
     if areas.size == 0:
         return np.empty(0), np.empty(0), float("nan"), np.empty(0)
     bandwidth = params.bandwidth or scott_bandwidth(areas, robust=rule != "paper")
@@ -328,7 +324,7 @@ def _overlap_model(
 
 
 def _doubles_are_round(table: pd.DataFrame, rows: NDArray[np.intp], relative: NDArray[np.float64]) -> bool:
-    """Tell whether regions of about twice the single area are as round as single cells: then they are large cells."""
+    """Return whether regions of about twice the single area are as round as single cells: then they are large cells."""
     if BOX[0] not in table.columns:
         return False
 
@@ -360,7 +356,7 @@ def is_white(name: str) -> bool:
 
 
 def _differential(counts: dict[str, int], wbc_classes: Sequence[str] | None) -> dict[str, float]:
-    """Return percent per class of white cells, or nothing where there are not several."""
+    """Return percent per class of white cells; empty if there are fewer than two classes."""
     if wbc_classes is None:
         names = [n for n in counts if n != WBC and is_white(n)]
     else:

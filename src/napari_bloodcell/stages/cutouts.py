@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, boxes_of
 from napari_bloodcell.core.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
+from napari_bloodcell.core.geometry import Box, box_of_mask, slices_of
 
 CUTOUT_SIZE = 128
 """Side of a cutout, pixels (paper §4.2)."""
 GLASS_LEVEL = 235.0
-"""Level to which the empty glass is brought where a classifier asks for it, 0 to 255."""
+"""Level to which the empty glass is brought if a classifier asks for it, 0 to 255."""
+RED_LEVEL = (202.0, 166.0, 183.0)
+"""Colour to which a smear's typical red cell is brought if a classifier asks for it, with glass at `GLASS_LEVEL`."""
+GAINS = (0.1, 4.0)
+"""Range of the gain of optical densities: more would only amplify the noise of a pale smear."""
 
-Box = tuple[int, int, int, int]
+RGB = tuple[float, float, float]
 
 
 def cut_out(
@@ -34,44 +35,34 @@ def cut_out(
     scale: float = 1.0,
     background_rgb: ArrayLike | None = None,
     glass_level: float = GLASS_LEVEL,
+    red_rgb: RGB | None = None,
+    red_level: RGB | None = None,
 ) -> NDArray[np.uint8]:
-    """Cut cells out of an image: the pixels of each cell, centred and zero-padded.
+    """Cut cells out of an image: the pixels of each cell, centred and zero-padded, as (N, size, size, 3) uint8.
+
+    The paper cuts at the image's own scale: ``scale=1`` and no `background_rgb`.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (Y, X, 3)
-        The smear. It is read only within the boxes of the cells.
+        The smear, read only within the boxes of the cells.
     cells : ndarray of int, shape (Y, X)
         Label image, 0 background.
     table_or_ids : DataFrame or sequence of int
-        The cells to cut: a cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
+        A cell table (index = id, columns `bbox_y0` …), which spares a search for the boxes, or ids.
     size : int
         Side of a cutout, pixels.
     scale : float
-        Factor by which cells are resampled first, so that a red cell has the width that a classifier knows. A cell
-        that is larger than `size` afterwards is shrunk until it fits.
+        Factor by which cells are resampled first; a cell that is then larger than `size` is shrunk to fit.
     background_rgb : sequence of 3 floats, optional
-        Colour of the empty glass, 0 to 255. Given, each channel is multiplied so that glass becomes `glass_level`,
-        which takes the tint out; cell pixels are then at least 1, so that the cell's shape stays readable.
-    glass_level : float
-        See `background_rgb`.
-
-    Returns
-    -------
-    ndarray of uint8, shape (N, size, size, 3)
-        In the order of the table's rows, or of the ids.
-
-    Raises
-    ------
-    InputError
-        If the shapes do not fit each other, an id is not in `cells`, or a parameter is out of its range.
-
-    Notes
-    -----
-    The paper cuts at the image's own scale: ``scale=1`` and no `background_rgb`.
+        Colour of the empty glass, 0 to 255. Each channel is multiplied so that glass becomes `glass_level`,
+        which removes the tint; cell pixels stay at least 1, so that the cell's shape stays readable.
+    red_rgb, red_level : tuple of 3 floats, optional
+        Colour of the smear's typical red cell, 0 to 255, and the colour it is brought to, with glass at `glass_level`:
+        each channel's optical densities are multiplied, so that all smears have one stain.
     """
     ids, boxes = _ids_and_boxes(image, cells, table_or_ids)
-    lut = _glass_lut(background_rgb, glass_level)
+    lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
     _check_geometry(size, scale)
     out = np.zeros((len(ids), size, size, 3), np.uint8)
     for i, (cell, box) in enumerate(zip(ids, boxes, strict=True)):
@@ -86,26 +77,26 @@ def centre_cutout(
     *,
     background_rgb: ArrayLike | None = None,
     glass_level: float = GLASS_LEVEL,
+    red_rgb: RGB | None = None,
+    red_level: RGB | None = None,
 ) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (any height and width, black outside) as a (size, size, 3) cutout.
 
     The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
-    `background_rgb` and `glass_level` are those of `cut_out`.
+    The colours are those of `cut_out`.
     """
     out = np.zeros((size, size, 3), np.uint8)
     crop = tight(cutout)
     if crop.size:
-        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), _glass_lut(background_rgb, glass_level))
+        lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
+        _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), lut)
     return out
 
 
 def tight(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (H, W, 3) without the black around it; (0, 0, 3) if it is all black."""
-    mask = np.any(cutout, axis=-1)
-    rows, columns = np.nonzero(np.any(mask, axis=1))[0], np.nonzero(np.any(mask, axis=0))[0]
-    if not rows.size:
-        return cutout[:0, :0]
-    return cutout[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    box = box_of_mask(np.any(cutout, axis=-1))
+    return cutout[:0, :0] if box is None else cutout[slices_of(box)]
 
 
 def resample(
@@ -113,7 +104,7 @@ def resample(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return a crop (H, W, 3) and its mask (H, W) resampled by `scale`, or by less if `size` would be exceeded.
 
-    Only pixels of the mask contribute to what lies in the resampled mask's rim, and the mask stays binary.
+    Only pixels of the mask contribute to the rim of the resampled cell, and the mask stays binary.
     """
     height, width = mask.shape
     factor = min(scale, size / max(height, width))
@@ -134,7 +125,7 @@ def resample(
 
 @lru_cache(maxsize=256)
 def _triangle_weights(n_in: int, n_out: int) -> NDArray[np.float32]:
-    """Return the weights (n_out, n_in) of a triangle filter, as wide as an output pixel where the picture shrinks."""
+    """Return the weights (n_out, n_in) of a triangle filter, widened to an output pixel when shrinking."""
     step = n_in / n_out
     centre = (np.arange(n_out) + 0.5) * step - 0.5
     distance = np.abs(np.arange(n_in)[None, :] - centre[:, None]) / max(1.0, step)
@@ -168,15 +159,21 @@ def _place(
     np.multiply(crop, mask[..., None], out=out[y : y + height, x : x + width], dtype=np.uint8)
 
 
-def _glass_lut(background_rgb: ArrayLike | None, glass_level: float) -> NDArray[np.uint8] | None:
-    """Return the (3, 256) table that brings glass to `glass_level`, or None."""
+def colour_lut(
+    background_rgb: ArrayLike | None, glass_level: float, red_rgb: RGB | None, red_level: RGB | None
+) -> NDArray[np.uint8] | None:
+    """Return the (3, 256) table that brings glass and red cells to the levels that are wanted, or None."""
     if background_rgb is None:
         return None
     colour = np.asarray(background_rgb, float)
     if colour.shape != (3,) or not np.isfinite(colour).all() or (colour < 0).any() or (colour > 255).any():
         raise InputError(f"background_rgb is {background_rgb!r}; give three numbers from 0 to 255.")
-    levels: NDArray[np.float64] = np.arange(256)[None, :] * (glass_level / np.maximum(colour, 16.0))[:, None]
-    return np.clip(np.rint(levels), 1, 255).astype(np.uint8)
+    glass = np.maximum(colour, 16.0)[:, None]
+    transmitted: NDArray[np.float64] = np.arange(256)[None, :] / glass
+    if red_rgb is not None and red_level is not None:
+        density = -np.log((np.array(red_rgb)[:, None] / glass).clip(0.01, 0.98))
+        transmitted **= (-np.log(np.array(red_level)[:, None] / glass_level) / density).clip(*GAINS)
+    return np.clip(np.rint(transmitted * glass_level), 1, 255).astype(np.uint8)
 
 
 def _check_geometry(size: int, scale: float) -> None:
@@ -191,7 +188,7 @@ def _ids_and_boxes(
     cells: NDArray[np.integer],
     table_or_ids: pd.DataFrame | Sequence[int] | NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], list[Box]]:
-    """Return the ids to cut with their boxes, checked against image and label image."""
+    """Return the ids to cut and their boxes, checked against image and label image."""
     if len(image.shape) != 3 or image.shape[2] != 3:
         raise InputError(f"The image has shape {tuple(image.shape)}; cutouts need (Y, X, 3).")
     if tuple(cells.shape) != tuple(image.shape[:2]):

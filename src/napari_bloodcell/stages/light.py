@@ -1,95 +1,81 @@
-"""Light that falls off across a picture, as a smooth field that is measured once per smear."""
+"""Uneven light, as a smooth field measured once per smear."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 N_PARTS = 10
-"""A picture is looked at in so many parts along each side."""
+"""A picture is divided into this many parts along each side."""
 GLASS_QUANTILE = 0.85
-"""The brightest pixels of a part are taken to be glass."""
+"""Quantile of a part's brightness above which pixels are taken to be glass."""
 NEAR = 0.06
-"""Logarithm of brightness within which a part agrees with the field."""
+"""Difference in log brightness within which a part agrees with the field."""
 UNEVEN = 1.45
-"""Light is uneven where its brightest part is this much brighter than its darkest; ordinary smears reach 1.3."""
+"""Least ratio of brightest to darkest light that counts as uneven; ordinary smears reach 1.3."""
 MOST_GAIN = 8.0
-"""Darker parts than this share of the light are not made brighter: there is nothing but noise."""
+"""Largest gain: darker parts hold nothing but noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """The logarithm of the light over a smear of `shape` (Y, X), a polynomial; 0 where it is brightest."""
+    """The log of the light over a smear of `shape` (Y, X), a polynomial that is 0 where it is brightest."""
 
     shape: tuple[int, int]
     coefficients: tuple[float, ...]
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """Return this as plain numbers, as `light_from` takes them."""
+        """Plain numbers that `light_from` takes."""
         return (float(self.shape[0]), float(self.shape[1]), *self.coefficients)
 
     @property
     def least(self) -> float:
-        """The light in the darkest part, as a share of the brightest."""
+        """Light in the darkest part, relative to the brightest."""
         height, width = self.shape
         rows, columns = (np.linspace(0, n - 1, 33) for n in (height, width))
         return float(np.exp(np.percentile(self._at(rows, columns), 2)))
 
     def gain(self, box: Box) -> NDArray[np.float64]:
-        """Return by how much pixels of a box (y0, x0, y1, x1) are too dark, (y, x), from 1; the same for any tile."""
+        """Return the gain (y, x), from 1, that evens out a box (y0, x0, y1, x1); the same for any tile."""
         y0, x0, y1, x1 = box
         gain = np.exp(-self._at(np.arange(y0, y1), np.arange(x0, x1)))
         return np.asarray(np.clip(gain, 1.0, MOST_GAIN))
 
     def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.float64]:
-        """Return a part of the gain, as an array (Y, X) is sliced."""
+        """Slice the gain like an array (Y, X)."""
         (y0, y1, _), (x0, x1, _) = (one.indices(n) for one, n in zip(key, self.shape, strict=True))
         return self.gain((y0, x0, y1, x1))
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float64]:
-        """Return all of the gain, (Y, X)."""
+        """Return the whole gain, (Y, X)."""
         return self.gain((0, 0, *self.shape))
 
     def _at(self, rows: NDArray[np.generic], columns: NDArray[np.generic]) -> NDArray[np.float64]:
-        """Return the logarithm of the light at rows and columns, pixels."""
+        """Return the log of the light at rows and columns, pixels."""
         y = (np.asarray(rows, np.float64)[:, None] + 0.5) / self.shape[0] * 2 - 1
         x = (np.asarray(columns, np.float64)[None] + 0.5) / self.shape[1] * 2 - 1
         return np.asarray(sum(k * term for k, term in zip(self.coefficients, _terms(y, x), strict=True)), np.float64)
 
 
 def light_from(numbers: Sequence[float]) -> Light | None:
-    """Return the light of `Light.numbers`, or None for no numbers: the light is even."""
+    """Return the light with these `Light.numbers`, or None if there are none: the light is even."""
     return Light((int(numbers[0]), int(numbers[1])), tuple(numbers[2:])) if numbers else None
 
 
 def measure_light(
     overview: NDArray[np.uint8], shape: tuple[int, int], outside: NDArray[np.bool_] | None = None
 ) -> Light | None:
-    """Return how the light falls off over a smear of `shape` (Y, X), or None where it is even or cannot be measured.
+    """Return the light over a smear of `shape` (Y, X), pixels, or None if it is even or cannot be measured.
 
-    Parameters
-    ----------
-    overview : ndarray of uint8, shape (y, x, 3)
-        A small picture of it.
-    shape : tuple of int
-        Of the smear, pixels.
-    outside : ndarray of bool, shape (y, x), optional
-        What of it is no smear.
-
-    Notes
-    -----
-    The glass of each part is its brightest pixels; parts that are darker than the field, because cells cover them,
-    weigh less and less. No field is believed with which fewer than two thirds of the parts agree.
+    `overview` (y, x, 3) uint8 is a small picture of the smear, `outside` (y, x) bool is True where it shows no smear.
+    The glass of each part is its brightest pixels; parts darker than the field, because cells cover them, lose weight
+    from fit to fit. A field is accepted only if two thirds of the parts agree with it.
     """
     edges = [np.linspace(0, n, N_PARTS + 1).astype(int) for n in overview.shape[:2]]
     brightness = overview @ np.array([0.299, 0.587, 0.114])
@@ -120,10 +106,10 @@ def measure_light(
 
 
 def lit_evenly(pixels: NDArray[np.uint8], gain: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return (y, x, 3) uint8 as it would be in even light, by the gain (y, x) of each pixel."""
+    """Return (y, x, 3) uint8 as in even light, given the gain (y, x) of each pixel."""
     return np.asarray(np.rint(np.minimum(pixels * gain[..., None], 255.0)), np.uint8)
 
 
 def _terms(y: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Return the terms of the field; the last is how lenses darken the corners."""
+    """Return the terms of the field; the last is the way lenses darken the corners."""
     return (np.ones_like(y * x), y + 0 * x, x + 0 * y, y * y + 0 * x, y * x, x * x + 0 * y, (y * y + x * x) ** 2)

@@ -1,30 +1,21 @@
-"""Filtering of masks until every pixel belongs to at most one cell (paper §3.3)."""
+"""Filters masks until every pixel belongs to at most one cell (paper §3.3)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-
-    _Window = tuple[slice, slice]
+from napari_bloodcell.core.geometry import CROSS, Box, Slices, box_of_mask, largest_part, shared_box, slices_of
+from napari_bloodcell.core.protocols import CellMask
 
 BACKGROUND_AREAS = 14.0
-"""A mask larger than this many red cells is background or a clump, never a cell."""
+"""A mask larger than this many red cells is background or a clump."""
 DEBRIS_AREAS = 0.02
 """A mask smaller than this many red cells is noise."""
-
-
-CROSS, SQUARE = ndimage.generate_binary_structure(2, 1), ndimage.generate_binary_structure(2, 2)
-"""Which neighbours of a pixel are joined with it: those beside it, and those at its corners as well."""
 
 
 def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -48,17 +39,20 @@ def overlapping_pairs(boxes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDA
 
 def intersection_area(a: CellMask, b: CellMask) -> int:
     """Return how many pixels two masks share."""
-    y0, x0 = max(a.bbox[0], b.bbox[0]), max(a.bbox[1], b.bbox[1])
-    y1, x1 = min(a.bbox[2], b.bbox[2]), min(a.bbox[3], b.bbox[3])
-    if y0 >= y1 or x0 >= x1:
+    box = shared_box(a.bbox, b.bbox)
+    if box is None:
         return 0
-    part_a = a.mask[y0 - a.bbox[0] : y1 - a.bbox[0], x0 - a.bbox[1] : x1 - a.bbox[1]]
-    part_b = b.mask[y0 - b.bbox[0] : y1 - b.bbox[0], x0 - b.bbox[1] : x1 - b.bbox[1]]
-    return int(np.count_nonzero(part_a & part_b))
+    return int(np.count_nonzero(a.mask[slices_of(box, a.bbox[:2])] & b.mask[slices_of(box, b.bbox[:2])]))
+
+
+def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
+    """Return a mask that lies (dy, dx) pixels further down and to the right."""
+    y0, x0, y1, x1 = mask.bbox
+    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
 
 
 def fill_holes(mask: CellMask) -> CellMask:
-    """Return the mask without holes: the pallor of a red cell belongs to it."""
+    """Return the mask with its holes filled: the pallor of a red cell belongs to it."""
     height, width = mask.mask.shape
     empty = np.ones((height + 2, width + 2), bool)
     np.logical_not(mask.mask, out=empty[1:-1, 1:-1])
@@ -66,47 +60,33 @@ def fill_holes(mask: CellMask) -> CellMask:
     return mask if n_parts == 1 else replace(mask, mask=outside[1:-1, 1:-1] != outside[0, 0])
 
 
-def largest_part(mask: CellMask) -> CellMask:
-    """Return the mask without pixels that do not hang together with most of it: a cell is one piece."""
-    own = _largest_part(mask.mask)
-    if own is mask.mask:
-        return mask
-    (rows, columns), (y0, x0) = ndimage.find_objects(own.view(np.uint8))[0], mask.bbox[:2]
-    box = (y0 + rows.start, x0 + columns.start, y0 + rows.stop, x0 + columns.stop)
-    return replace(mask, bbox=box, mask=own[rows, columns])
+def in_one_piece(mask: CellMask) -> CellMask:
+    """Return the largest connected part of the mask: a cell is one piece."""
+    own = largest_part(mask.mask)
+    box = None if own is mask.mask else box_of_mask(own, mask.bbox[:2])
+    return mask if box is None else replace(mask, bbox=box, mask=own[slices_of(box, mask.bbox[:2])])
 
 
 def clean_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float) -> list[CellMask]:
-    """Return the masks in one piece without holes, less those that are background or noise; each is judged alone."""
+    """Return each mask in one piece without holes, and drop those that are background or noise."""
     typical = np.pi / 4 * rbc_diameter_px**2
-    filled = [fill_holes(largest_part(m)) for m in masks if m.area]
+    filled = [fill_holes(in_one_piece(m)) for m in masks if m.area]
     return [m for m in filled if DEBRIS_AREAS * typical <= m.area <= BACKGROUND_AREAS * typical]
 
 
 def filter_masks(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
-    """Do as `clean_masks`, then as `drop_repeated`: what a generator proposes becomes cells."""
+    """Apply `clean_masks`, then `drop_repeated`."""
     kept = clean_masks(masks, rbc_diameter_px=rbc_diameter_px)
     return drop_repeated(kept, rbc_diameter_px=rbc_diameter_px, overlap_max=overlap_max)
 
 
 def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_max: float = 0.6) -> list[CellMask]:
-    """Drop clumps, repeated and nested masks; what is left still may share a rim of pixels.
+    """Drop clumps, repeated and nested masks; those that are left may still share a rim of pixels.
 
-    Parameters
-    ----------
-    masks : sequence of CellMask
-        As `clean_masks` leaves them.
-    rbc_diameter_px : float
-        Width of a typical red cell, pixels.
-    overlap_max : float
-        Of two masks of which one lies in the other by more than this share, one goes: the inner one where the outer
-        one is a cell (a nucleus in its cell, a pallor in its rim), the worse one where both are about equally large.
-        A mask that is tiled by two or more others is a clump and goes.
-
-    Notes
-    -----
-    Paper §3.3 filters repeated, nested and overlapping masks by area; clumps are told from cells here by what lies
-    in them.
+    `rbc_diameter_px` is the width of a typical red cell, pixels. If more than `overlap_max` of a mask lies in another,
+    one of the two goes: the inner one if the outer one is a cell (a nucleus in its cell, a pallor in its rim), the
+    worse one if both are about equally large. A mask tiled by two or more others is a clump and goes. Paper §3.3
+    filters by area; here a clump is recognised by the cells inside it.
     """
     typical = np.pi / 4 * rbc_diameter_px**2
     kept = list(masks)
@@ -142,11 +122,10 @@ def drop_repeated(masks: Sequence[CellMask], *, rbc_diameter_px: float, overlap_
 def drop_slivers(
     masks: Sequence[CellMask], shape: tuple[int, int], *, rbc_diameter_px: float, visible_min: float
 ) -> list[CellMask]:
-    """Drop the masks of which the edge of a plane of `shape` (Y, X) shows too little.
+    """Drop masks cut by the edge of a plane of `shape` (Y, X) that show too little.
 
-    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane.
-    Annotators of four laboratories leave such slivers out, and a count that includes them is too high for the area
-    that is seen.
+    A mask goes if it touches the edge and reaches less than `visible_min` red cells' widths into the plane. Annotators
+    of four laboratories leave such slivers out, and counting them would give too many cells for the area seen.
     """
     least = visible_min * rbc_diameter_px
     kept = []
@@ -171,7 +150,7 @@ def _drop_clumps(
     shared: NDArray[np.float64],
     typical: float,
 ) -> None:
-    """Drop masks of which two or more cell-sized masks cover 60 %; the lobes of a nucleus cover less of their cell."""
+    """Drop masks covered to 60 % by two or more cell-sized masks; the lobes of a nucleus cover less of their cell."""
     for o in np.unique(outer[inside]):
         if not alive[o] or area[o] < 1.2 * typical:
             continue
@@ -185,14 +164,9 @@ def _drop_clumps(
 def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Paint masks into a (Y, X) int32 label image; a shared pixel goes to the cell whose centre is nearer for its size.
 
-    A mask that shares no pixel is painted as it is; of one that does, the largest part of what it wins.
-
-    Returns
-    -------
-    cells : ndarray of int32, shape (Y, X)
-        Ids 1..N in reading order of the prompts, dense: a mask that keeps no pixel gets no id.
-    order : ndarray of intp, shape (N,)
-        Position in `masks` of each id.
+    Returns the image and, for each id, the position of its mask (N,). Ids are 1..N in reading order of the prompts; a
+    mask that wins no pixel gets none. Of a mask that shares pixels only the largest connected part of what it wins is
+    painted.
     """
     order = np.array(sorted(range(len(masks)), key=lambda i: (masks[i].point, masks[i].bbox)), np.intp)
     windows = [_within(masks[i].bbox, shape) for i in order]
@@ -221,24 +195,28 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         here = windows[label - 1][0]
         won = cells[here] == label
         present[label - 1] = won.any()
-        cells[here][won & ~_largest_part(won)] = 0
+        cells[here][won & ~largest_part(won)] = 0
     if present.all():
         return cells, order
     renumber = np.concatenate([[0], np.cumsum(present) * present]).astype(np.int32)
     return renumber[cells], order[present]
 
 
-def _within(box: tuple[int, int, int, int], shape: tuple[int, int]) -> tuple[_Window, _Window]:
-    """Return where a box lies in a plane of `shape`, and which part of the box that is."""
+def paint_box(masks: Sequence[CellMask], box: Box) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Return the label image of a box of the smear, (Y, X) int32 as by `paint`, and the mask behind each id."""
     y0, x0, y1, x1 = box
-    top, left = max(0, -y0), max(0, -x0)
-    bottom, right = max(top, min(y1, shape[0]) - y0), max(left, min(x1, shape[1]) - x0)
-    here = (slice(y0 + top, y0 + bottom), slice(x0 + left, x0 + right))
-    return here, (slice(top, bottom), slice(left, right))
+    labels, order = paint([moved(m, -y0, -x0) for m in masks], (y1 - y0, x1 - x0))
+    return labels, [masks[i] for i in order]
+
+
+def _within(box: Box, shape: tuple[int, int]) -> tuple[Slices, Slices]:
+    """Return where a box lies in a plane of `shape`, and which part of the box lies there."""
+    inside = shared_box(box, (0, 0, *shape)) or (*box[:2], *box[:2])
+    return slices_of(inside), slices_of(inside, box[:2])
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Distance to the centroid in units of the equivalent radius, squared."""
+    """Return the squared distance to the centroid in units of the equivalent radius."""
     y, x = np.arange(mask.shape[0]), np.arange(mask.shape[1])
     in_row, in_column = np.add.reduce(mask, 1, np.intp), np.add.reduce(mask, 0, np.intp)
     area = in_row.sum()
@@ -246,13 +224,3 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(mask.shape, np.inf, np.float32)
     rows, columns = (y - (in_row @ y) / area) ** 2, (x - (in_column @ x) / area) ** 2
     return np.asarray((rows[:, None] + columns[None, :]) / area, np.float32)
-
-
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask: the mask itself where it is all there is."""
-    parts, n_parts = ndimage.label(mask, SQUARE)
-    if n_parts <= 1:
-        return mask
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return np.asarray(parts == sizes.argmax(), np.bool_)

@@ -1,67 +1,54 @@
-"""How many red cells is a region of this area? A mixture model of single and overlapping cells.
+"""Mixture model of single and overlapping cells, which tells how many red cells a region of some area is.
 
-Areas are taken relative to the area of a single cell. Single cells are log-normal, with a wide second part for the
-sizes that anaemia brings; k cells that touch or overlap cover 1 + (k - 1) f areas, where f is a little more or less
-than 1. The model is fitted by expectation maximisation on a histogram, so its time does not grow with the cells.
+Areas are relative to that of a single cell. Single cells are log-normal, with a wide second component for the sizes
+seen in anaemia; k touching or overlapping cells cover 1 + (k - 1) f areas, with f near 1. The model is fitted by
+expectation maximisation on a histogram, so its time does not grow with the number of cells.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 STEP = 0.01
 """Width of a bin, areas of a single cell."""
 DEBRIS = 0.25
 """Regions smaller than this, areas of a single cell, tell nothing about the size of cells."""
 NEVER_TWO = 1.2
-"""No region smaller than this is more than one cell."""
+"""A smaller region is never more than one cell."""
 ADDED_AREA = 0.95
-"""What a second cell adds where the data do not tell (some of it lies on the first)."""
+"""Area added by a second cell if the data do not tell (some of it lies on the first)."""
 ADDED_AREA_RANGE = (0.7, 1.2)
 OVERLAP_SPREAD = 0.07
-"""How much the overlap varies from clump to clump, areas of a single cell."""
+"""Variation of the overlap from clump to clump, areas of a single cell."""
 RARE = 0.004
-"""Largest share of doubles that is believed where no second mode is seen."""
+"""Largest share of doubles if no second mode is seen."""
 FALLING = 0.3
-"""How much rarer a clump with one more cell is, before the data are asked."""
+"""Initial ratio of clumps of k + 1 cells to clumps of k."""
 ODD_SPREAD = 0.3
 """Spread (of the logarithm) of the sizes of abnormal single cells."""
 DEFAULT_SPREAD = 0.15
-"""Spread (of the logarithm) of normal single cells, where there are too few to measure it."""
+"""Spread (of the logarithm) of normal single cells if there are too few to measure it."""
 N_ITERATIONS = 40
 DOUBTFUL_TOGETHER = 0.3
-"""The fitted weights are not exact, so doubtful regions err together: by this share (one standard deviation) of the
-number of regions that are expected to be counted wrong. The value is that of simulated smears."""
+"""Doubtful regions err together, because the fitted weights are not exact: by this share (one standard deviation) of
+the number of regions expected to be counted wrong. The value is that of simulated smears."""
 EXACT_REGIONS = 500
-"""Up to this many doubtful regions the interval is exact; beyond, their sum is taken to be normal."""
+"""Up to this many doubtful regions the interval is exact; beyond, their sum is taken as normal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OverlapModel:
     """Probabilities of 1..K cells as a step function of the area.
 
-    Attributes
-    ----------
-    single_area : float
-        Area of a typical single cell, pixels².
-    spread : float
-        Spread of the logarithm of the areas of single cells.
-    added_area : float
-        What each further cell adds, areas of a single cell.
-    has_doubles : bool
-        A second mode, near twice the single area, was really there.
-    probabilities : ndarray of float32, shape (G, K)
-        Probability of k + 1 cells in a region whose area lies in ``[g, g + 1) * STEP * single_area``; the last row
-        holds for all larger ones.
+    `single_area` is that of a typical single cell, pixels²; `spread` that of the log areas of single cells;
+    `added_area` what each further cell adds, single areas; `has_doubles` whether a second mode was seen near twice the
+    single area. `probabilities` (G, K) float32 holds, for areas in ``[g, g + 1) * STEP * single_area``, the probability
+    of k + 1 cells; the last row holds for all larger areas.
     """
 
     single_area: float
@@ -71,7 +58,7 @@ class OverlapModel:
     probabilities: NDArray[np.float32]
 
     def row_of(self, areas: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the row of `probabilities` that holds for each area, shape (N,)."""
+        """Return the row of `probabilities` for each area, shape (N,)."""
         relative = areas * (1.0 / (self.single_area * STEP))
         return np.asarray(np.minimum(relative, len(self.probabilities) - 1), np.int64)
 
@@ -85,16 +72,10 @@ class OverlapModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """How many red cells there are, with probabilities (of overlap only: what segmentation missed is not in it).
+    """The number of red cells with probabilities (of overlap only, not of segmentation errors).
 
-    Attributes
-    ----------
-    regions : ndarray of float32, shape (N, K)
-        Probability of 1, 2, … K cells in each RBC region, in the order of the areas.
-    mean : float
-        Expected number of red cells in all regions.
-    low, high : int
-        Ends of the central 95 % interval of that number.
+    `regions` (N, K) float32 is the probability of 1..K cells in each RBC region, in the order of the areas; `mean` the
+    expected number of cells, `low` and `high` the ends of its central 95 % interval.
     """
 
     regions: NDArray[np.float32]
@@ -104,19 +85,11 @@ class Posterior:
 
 
 def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> float:
-    """Return the area of a typical single cell: the main mode of the logarithms of the areas.
+    """Return the area of a typical single cell, pixels²: the main mode of the logarithms of the areas.
 
-    Parameters
-    ----------
-    areas : ndarray of float, shape (N,)
-        Areas of whole regions, pixels², N ≥ 1; debris and clumps may be among them.
-    expected : float, optional
-        What it should be about (from the calibration); decides between modes only.
-
-    Notes
-    -----
-    Modes compete by height times the root of their area, so that debris has to outnumber cells by far, and doubles
-    have to be about 40 % of all regions, before they are taken for the typical cell.
+    `areas` (N ≥ 1,) are those of whole regions, pixels²; debris and clumps may be among them. `expected`, from the
+    calibration, only decides between modes. Modes compete by height times the root of their area, so that debris has to
+    outnumber cells by far, and doubles have to be about 40 % of all regions, to be taken for the typical cell.
     """
     logs = np.log(areas)
     bandwidth = max(scott_bandwidth(logs), 0.03)
@@ -133,23 +106,10 @@ def typical_area(areas: NDArray[np.floating], expected: float | None = None) -> 
 def fit_overlap(
     areas: NDArray[np.floating], single_area: float, *, max_cells: int, doubles_are_round: bool = False
 ) -> OverlapModel:
-    """Return the overlap model of the areas of whole regions.
+    """Fit the overlap model to the areas (N,), pixels², of regions that do not touch the image's edge.
 
-    Parameters
-    ----------
-    areas : ndarray of float, shape (N,)
-        Areas of the regions that do not touch the edge of the image, pixels².
-    single_area : float
-        Area of a typical single cell, pixels².
-    max_cells : int
-        K, most cells in one region.
-    doubles_are_round : bool
-        The regions of about twice the single area are as round as the single ones: they are large cells.
-
-    Returns
-    -------
-    OverlapModel
-        Its probabilities of having more than k cells never fall with the area.
+    `max_cells` is K. With `doubles_are_round`, regions of about twice the single area are taken to be large cells. The
+    probability of more than k cells never falls with the area.
     """
     x = _relative_areas(max_cells)
     counts = linear_histogram(areas / single_area, x[0], STEP, x.size)
@@ -170,14 +130,14 @@ def fit_overlap(
 
 
 def default_overlap(single_area: float, *, max_cells: int) -> OverlapModel:
-    """Return the model for images with too few cells to fit one: usual spread, clumps are rare."""
+    """Return the model for images with too few cells to fit one: usual spread, rare clumps."""
     x = _relative_areas(max_cells)
     parts = _log_parts(x, DEFAULT_SPREAD, 0.05, ADDED_AREA, _rare_clumps(max_cells))
     return OverlapModel(single_area, DEFAULT_SPREAD, ADDED_AREA, False, _posterior(parts, x))
 
 
 def sum_up(model: OverlapModel | None, areas: NDArray[np.float64], *, max_cells: int) -> Posterior:
-    """Return the probabilities of every region, areas (N,) in pixels², and the distribution of their sum."""
+    """Return the probabilities for every region, areas (N,) in pixels², and the distribution of their sum."""
     if model is None:
         return Posterior(np.empty((0, max_cells), np.float32), 0.0, 0, 0)
     row = model.row_of(areas)
@@ -199,7 +159,7 @@ def sum_up(model: OverlapModel | None, areas: NDArray[np.float64], *, max_cells:
 
 
 def _sum_interval(probabilities: NDArray[np.float64], times: NDArray[np.intp]) -> tuple[int, int]:
-    """Return the central 95 % of the sum of independent regions: row i of 1..K cells, `times[i]` times."""
+    """Return the central 95 % interval of the sum of independent regions: row i of 1..K cells, `times[i]` times."""
     distribution = np.ones(1)
     for row, n in zip(probabilities, times, strict=True):
         for _ in range(int(n)):
@@ -211,17 +171,17 @@ def _sum_interval(probabilities: NDArray[np.float64], times: NDArray[np.intp]) -
 
 
 def _relative_areas(max_cells: int) -> NDArray[np.float64]:
-    """Return the middles of the bins, areas of a single cell; they reach beyond `max_cells` cells."""
+    """Return the bin centres, areas of a single cell; they reach beyond `max_cells` cells."""
     return (np.arange(int((1 + 1.3 * max_cells) / STEP), dtype=np.float64) + 0.5) * STEP
 
 
 def _rare_clumps(max_cells: int) -> NDArray[np.float64]:
-    """Return the shares of 2..K cells where the data show no second mode, shape (K - 1,)."""
+    """Return the shares of 2..K cells if the data show no second mode, shape (K - 1,)."""
     return np.asarray(RARE * FALLING ** np.arange(max_cells - 1), np.float64)
 
 
 def _has_second_mode(counts: NDArray[np.float64], x: NDArray[np.float64]) -> bool:
-    """Tell whether a window near twice the single area has clearly more regions than one of the same width below it."""
+    """Return whether a window near twice the single area has clearly more regions than one of equal width below it."""
     cumulative = np.concatenate([[0.0], np.cumsum(counts)])
     width = round(0.3 / STEP)
     inside = cumulative[width:] - cumulative[:-width]
@@ -232,7 +192,7 @@ def _has_second_mode(counts: NDArray[np.float64], x: NDArray[np.float64]) -> boo
 
 
 def _lower_spread(counts: NDArray[np.float64], x: NDArray[np.float64]) -> float:
-    """Return the spread of the logarithm from the cells below the mode, where no clump can be."""
+    """Return the spread of the logarithm from the cells below the mode, where there are no clumps."""
     below = (x > 0.5) & (x < 1)
     if counts[below].sum() < 5:
         return DEFAULT_SPREAD
@@ -257,7 +217,7 @@ def _log_parts(
 
 
 def _refit_single(share: NDArray[np.float64], x: NDArray[np.float64], spread: float) -> tuple[float, float]:
-    """Return spread of the usual and share of the odd single cells, from how many of each are in every bin."""
+    """Return the spread of usual and the share of odd single cells from the number of each in every bin."""
     usual, odd = float(share[0].sum()), float(share[1].sum())
     if usual < 5:
         return spread, 0.05
@@ -266,7 +226,7 @@ def _refit_single(share: NDArray[np.float64], x: NDArray[np.float64], spread: fl
 
 
 def _refit_clumps(total: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the shares of 2..K cells from the numbers of all parts; none is below a tenth of the one before."""
+    """Return the shares of 2..K cells from the totals of all parts; none is below a tenth of the one before."""
     shares = total[2:] / max(total.sum(), 1.0)
     shares[0] = np.clip(shares[0], RARE, 0.6)
     for i in range(1, shares.size):
@@ -290,24 +250,15 @@ def _posterior(log_parts: NDArray[np.float64], x: NDArray[np.float64]) -> NDArra
 MOST_BINS = 1 << 18
 """Bins of the finest internal grid."""
 BINS_PER_BANDWIDTH = 6
-"""Internal bins in one bandwidth: the error against the exact KDE is then below a thousandth of its height."""
+"""Internal bins per bandwidth: keeps the error against the exact KDE below a thousandth of its height."""
 
 
 def scott_bandwidth(values: NDArray[np.floating], *, robust: bool = True) -> float:
-    """Return Scott's bandwidth, spread times n^(-1/5), in units of the values.
+    """Return Scott's bandwidth of values (N ≥ 1,), spread times n^(-1/5), above 0 and in their units.
 
-    Parameters
-    ----------
-    values : ndarray of float, shape (N,)
-        At least one value.
-    robust : bool
-        True: the spread is the smaller of the standard deviation and the interquartile range / 1.349, so that a few
-        huge areas do not smear the peaks. False: the standard deviation, as `scipy.stats.gaussian_kde` has it.
-
-    Returns
-    -------
-    float
-        Above 0, also where all values are equal (then 2 % of their size).
+    With `robust` the spread is the smaller of the standard deviation and the interquartile range / 1.349, so that a few
+    huge areas do not smear the peaks; without, the standard deviation, as in `scipy.stats.gaussian_kde`. If all values
+    are equal it is 2 % of them.
     """
     n = values.size
     spread = float(np.std(values, ddof=1)) if n > 1 else 0.0
@@ -323,26 +274,11 @@ def scott_bandwidth(values: NDArray[np.floating], *, robust: bool = True) -> flo
 def binned_kde(
     values: NDArray[np.floating], bandwidth: float, *, low: float, high: float, points: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a grid and the Gaussian KDE of the values on it.
+    """Return a grid of `points` from `low` to `high` and the Gaussian KDE of the values (N,) on it, both float64.
 
-    Each value is shared between its two neighbouring bins (linear binning) and the bins are filtered, which costs
-    time proportional to N, not to N times the grid.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (N,)
-        Values outside of `low` to `high` count in N but are not seen.
-    bandwidth : float
-        Standard deviation of the kernel, in units of the values.
-    low, high : float
-        Ends of the grid.
-    points : int
-        Points of the grid that is returned; the one inside is finer where the bandwidth asks for it.
-
-    Returns
-    -------
-    grid, density : ndarray of float64, shape (points,)
-        The density integrates to 1 (or less, where the grid cuts it).
+    Values are shared between neighbouring bins (linear binning) and the bins are filtered, so time grows with N, not
+    with N times the grid. `bandwidth` is the kernel's standard deviation. Values outside the grid count in N, so the
+    density then integrates to less than 1.
     """
     finer = int(np.ceil((high - low) / (points - 1) / (bandwidth / BINS_PER_BANDWIDTH)))
     finer = int(np.clip(finer, 1, max(MOST_BINS // points, 1)))
@@ -355,7 +291,7 @@ def binned_kde(
 
 
 def linear_histogram(values: NDArray[np.floating], low: float, step: float, n_bins: int) -> NDArray[np.float64]:
-    """Return how many values lie at each of `n_bins` points, each value shared by its two neighbours, (n_bins,)."""
+    """Return the number of values at each of `n_bins` points, each value shared by its two neighbours, (n_bins,)."""
     position = (values - low) / step
     position = position[(position >= 0) & (position <= n_bins - 1)]
     left = np.minimum(position.astype(np.int64), n_bins - 2)
@@ -368,31 +304,12 @@ def linear_histogram(values: NDArray[np.floating], low: float, step: float, n_bi
 
 
 def density_peaks(
-    grid: NDArray[np.float64],
-    density: NDArray[np.float64],
-    *,
-    n: int,
-    bandwidth: float,
-    significance: float = 0.0,
+    grid: NDArray[np.float64], density: NDArray[np.float64], *, n: int, bandwidth: float, significance: float = 0.0
 ) -> NDArray[np.int64]:
-    """Return the positions of the density's peaks on its grid, in rising order.
+    """Return the positions (P,) int64 of the peaks of a KDE, rising; empty only if the density is flat.
 
-    Parameters
-    ----------
-    grid, density : ndarray of float64, shape (points,)
-        A KDE.
-    n : int
-        Values that went into it.
-    bandwidth : float
-        Its bandwidth.
-    significance : float
-        0: every local maximum (the paper's). Above: a peak must rise above its saddle by that many standard errors
-        of the KDE and by 1 % of the highest peak.
-
-    Returns
-    -------
-    ndarray of int64, shape (P,)
-        Empty only where the density is flat.
+    `n` values and `bandwidth` went into it. With `significance` 0 every local maximum counts (the paper's rule); above,
+    a peak must rise above its saddle by that many standard errors of the KDE and by 1 % of the highest peak.
     """
     padded = np.concatenate([[0.0], density, [0.0]])
     highest = float(density.max(initial=0.0))

@@ -1,21 +1,25 @@
-"""Finding the cells of a smear, tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
+"""Finds the cells of a smear tile by tile, with any mask generator (paper §3.2, §3.3, §3.6)."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import measure_cells
+from napari_bloodcell.core.cells import boxes_of, measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
+from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
+from napari_bloodcell.core.protocols import Calibration, CellMask, FailedTile, MaskGenerator, ModelInfo, Progress
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.models.boxes import colour_in_boxes
 from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,
@@ -30,34 +34,29 @@ from napari_bloodcell.stages.calibration import (
     smear_in,
 )
 from napari_bloodcell.stages.light import lit_evenly, measure_light
-from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, paint
+from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, moved, paint_box
 from napari_bloodcell.stages.stitch import join_tiles
 from napari_bloodcell.stages.surroundings import find_surroundings, overview_of, surroundings_from
 from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask, MaskGenerator
-
-    _TileResult = tuple[Tile, list[CellMask], Exception | None]
+_TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
 
+FEWEST_MEASURED, MOST_MEASURED = 5, 150
+"""Cells of another program, as large as a red cell, of which the colour of a typical one is measured."""
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
 ATTEMPTS = 2
-"""How often a tile is tried before it is listed as failed."""
+"""Times a tile is tried before it is listed as failed."""
 NOT_REACHED = "not reached: stopped before it"
-"""Why a tile is without cells when the work was stopped."""
+"""Error of a tile that was not reached when the work was stopped."""
 OWNER_MARGIN_PX = 2
-"""A tile keeps the cells whose prompt lies this near to it; what two tiles keep is one cell after filtering."""
+"""A tile keeps cells whose prompt lies this far outside it; duplicates are filtered later."""
 BEYOND_PX = 1 << 20
-"""A prompt outside of the smear belongs to the tile at that edge, however far it is."""
+"""Prompts this far outside the smear still belong to the tile at that edge."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,7 +158,8 @@ def iter_segment(
             break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
     if overlap:
-        cells, origins = _merge(found, shape, calibration, params)
+        masks = filter_overlapping([m for _, own in found for m in own], shape, calibration, params)
+        cells, origins = paint_box(masks, (0, 0, *shape))
     else:
         cells, origins = _join(found, shape, calibration, params)
     table = _describe(cells, origins)
@@ -181,9 +181,9 @@ def calibrate(
     pixel_size_um: float | None = None,
     overview: NDArray[np.uint8] | None = None,
 ) -> Calibration:
-    """Measure surroundings, glass, brightness and the width of a red cell once for a whole (Y, X, 3) uint8 smear.
+    """Measure surroundings, glass, brightness and red cell width once for a whole (Y, X, 3) uint8 smear.
 
-    `overview` is a small picture of it where there is one already, as the coarse level of a slide.
+    `overview` is a small picture of it if there is one already, such as a slide's coarsest level.
     """
     sample, seen = _measure_smear(pixels, overview)
     diameter, source = _first_diameter(sample, params, pixel_size_um)
@@ -194,18 +194,23 @@ def calibrate(
 
 
 def calibrate_cells(pixels: Any, table: pd.DataFrame) -> Calibration:
-    """Measure a smear (Y, X, 3) whose cells come from elsewhere; the typical cell tells its width if nothing does."""
+    """Measure a smear (Y, X, 3) with cells of another origin; the typical cell tells the width if nothing else does."""
     sample, seen = _measure_smear(pixels)
     diameter = estimate_rbc_diameter(sample)
     if diameter is None and len(table):
         diameter = float(2 * np.sqrt(table["area_px"].median() / np.pi))
-    return replace(seen, rbc_diameter_px=diameter, source="estimated") if diameter else seen
+    if not diameter:
+        return seen
+    share = table["area_px"] / (np.pi / 4 * diameter**2)
+    red = boxes_of(table[(share > 0.6) & (share < 1.5) & ~table["touches_edge"]])[:MOST_MEASURED]
+    colour = colour_in_boxes(pixels, red) if len(red) >= FEWEST_MEASURED else None
+    return replace(seen, rbc_diameter_px=diameter, source="estimated", red_rgb=colour)
 
 
 def _measure_smear(
     pixels: NDArray[np.uint8], overview: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.uint8], Calibration]:
-    """Return a sample of a smear without its surroundings, and what is measured of it but the width of a red cell."""
+    """Return a sample of a smear without its surroundings, and its calibration without the width of a red cell."""
     sample = sample_of(pixels)
     small, shape = overview_of(pixels if overview is None else overview), (int(pixels.shape[0]), int(pixels.shape[1]))
     around = find_surroundings(small, shape)
@@ -241,7 +246,7 @@ def _first_diameter(sample: NDArray[np.uint8], params: SegmentParams, pixel_size
 
 
 def sample_of(pixels: Any) -> NDArray[Any]:
-    """Return a part of a smear (Y, X, …) small enough to look at whole: itself, or nine patches side by side."""
+    """Return a part of a smear (Y, X, …) small enough to look at: itself, or nine patches side by side."""
     height, width = pixels.shape[:2]
     if height * width <= SAMPLE_SIDE_PX**2:
         return np.asarray(pixels)
@@ -258,7 +263,7 @@ def sample_of(pixels: Any) -> NDArray[Any]:
 def _tiles_of(
     shape: tuple[int, ...], tile_size: int, overlap: int, region: tuple[int, int, int, int] | None
 ) -> list[Tile]:
-    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside of the region."""
+    """Return the tiles of a plane, or of a region of it; what is read around a tile may lie outside the region."""
     if region is None:
         return list(iter_tiles(shape, tile_size, overlap))
     (height, width), (top, left, bottom, right) = shape, region
@@ -267,14 +272,14 @@ def _tiles_of(
         raise InputError(f"The region {region} lies outside of the image, which is {height} × {width} pixels.")
     tiles = []
     for tile in iter_tiles((bottom - top, right - left), tile_size):
-        y0, x0, y1, x1 = (a + b for a, b in zip(tile.core, (top, left, top, left), strict=True))
-        read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
-        tiles.append(Tile(tile.row, tile.column, (y0, x0, y1, x1), read))
+        y0, x0, y1, x1 = tile.core
+        core = (y0 + top, x0 + left, y1 + top, x1 + left)
+        tiles.append(Tile(tile.row, tile.column, core, grown(core, overlap, shape)))
     return tiles
 
 
 def tiles_across(params: SegmentParams, generator: MaskGenerator, calibration: Calibration, overlap: int) -> int:
-    """Return how many tiles side by side are looked at together: 1 where what is seen depends on the tile."""
+    """Return how many tiles side by side go through the model together; 1 if the result would depend on it."""
     lit_by_tile = params.brighten and params.brighten_per == "tile" and not generator.normalises_light
     if not overlap or lit_by_tile:
         return 1
@@ -289,9 +294,9 @@ def _segment_group(
     params: SegmentParams,
     generator: MaskGenerator,
 ) -> Iterator[_TileResult]:
-    """Yield each tile of a group with the masks that it owns, or with the error that left it without.
+    """Yield each tile of a group with its masks, or with the error that left it without.
 
-    Tiles that fail together are tried one by one, so that a failure is that of one tile.
+    Tiles that fail together are tried again one by one, so that a failure costs one tile only.
     """
     if len(group) > 1:
         try:
@@ -313,7 +318,7 @@ def _segment_group(
 def segment_tile(
     pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
 ) -> list[CellMask]:
-    """Return the masks that a tile owns, cleaned, in the smear's pixels; raise what the generator raises in the end."""
+    """Return a tile's own masks, cleaned, in the smear's pixels; raises the generator's error after `ATTEMPTS`."""
     y0, x0, y1, x1 = tile.read
     part = np.ascontiguousarray(smear_in(pixels[y0:y1, x0:x1], (y0, x0), calibration))
     seen = calibration
@@ -337,7 +342,7 @@ def segment_tile(
 
 
 def _without_rim(masks: list[CellMask], calibration: Calibration, params: SegmentParams) -> list[CellMask]:
-    """Drop masks of which the rim of the field shows too little; the edge of the smear is no rim."""
+    """Drop masks of which the rim of the field shows too little; the edge of the picture is no such rim."""
     around = surroundings_from(calibration.outside)
     if around is None or not masks:
         return masks
@@ -358,14 +363,8 @@ def _owned(masks: list[CellMask], box: tuple[int, int, int, int]) -> list[CellMa
     return [m for m in masks if box[0] <= m.point[0] < box[2] and box[1] <= m.point[1] < box[3]]
 
 
-def moved(mask: CellMask, dy: int, dx: int) -> CellMask:
-    """Return a mask that lies (dy, dx) pixels further down and to the right."""
-    y0, x0, y1, x1 = mask.bbox
-    return replace(mask, bbox=(y0 + dy, x0 + dx, y1 + dy, x1 + dx), point=(mask.point[0] + dy, mask.point[1] + dx))
-
-
 def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return where the prompts of a tile's cells lie, (y0, x0, y1, x1): at the smear's edge also beyond it."""
+    """Return the box that a tile's prompts lie in, (y0, x0, y1, x1), open-ended at the smear's edges."""
     (y0, x0, y1, x1), margin = tile.core, OWNER_MARGIN_PX
     return (
         y0 - margin if y0 > 0 else -BEYOND_PX,
@@ -375,18 +374,21 @@ def _owned_box(tile: Tile, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     )
 
 
-def _merge(
-    found: list[tuple[Tile, list[CellMask]]], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
-) -> tuple[NDArray[np.int32], list[CellMask]]:
-    """Filter the masks of tiles that overlap, each of which saw its cells whole, together, and paint them once.
+def filter_overlapping(
+    masks: list[CellMask], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> list[CellMask]:
+    """Return the cells among the masks of overlapping tiles: no duplicates, clumps, or slivers at the edge."""
+    width = calibration.rbc_diameter_px
+    kept = drop_repeated(masks, rbc_diameter_px=width, overlap_max=params.overlap_max)
+    return drop_slivers(kept, shape, rbc_diameter_px=width, visible_min=params.edge_visible_min)
 
-    Returns the label image and the mask behind each id.
-    """
-    masks = [m for _, own in found for m in own]
+
+def paint_tile(
+    masks: list[CellMask], tile: Tile, calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], list[CellMask]]:
+    """Return the label image of a tile that overlaps no other, and the mask behind each id."""
     kept = drop_repeated(masks, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-    kept = drop_slivers(kept, shape, rbc_diameter_px=calibration.rbc_diameter_px, visible_min=params.edge_visible_min)
-    cells, order = paint(kept, shape)
-    return cells, [kept[i] for i in order]
+    return paint_box(kept, tile.core)
 
 
 def _join(
@@ -399,11 +401,9 @@ def _join(
     parts = []
     masks: list[CellMask] = []
     for tile, own in found:
-        y0, x0, y1, x1 = tile.core
-        kept = drop_repeated(own, rbc_diameter_px=calibration.rbc_diameter_px, overlap_max=params.overlap_max)
-        labels, order = paint([moved(m, -y0, -x0) for m in kept], (y1 - y0, x1 - x0))
-        masks += [kept[i] for i in order]
-        parts.append((y0, x0, labels))
+        labels, kept = paint_tile(own, tile, calibration, params)
+        masks += kept
+        parts.append((*tile.core[:2], labels))
     cells, new_id = join_tiles(parts, shape)
     largest: dict[int, CellMask] = {}
     for label, mask in sorted(zip(new_id.tolist(), masks, strict=True), key=lambda pair: pair[1].area):
@@ -412,12 +412,11 @@ def _join(
 
 
 def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
-    """Return the cell table of a label image with what the generator said of the mask behind each id."""
-    table = measure_cells(
+    """Return the cell table of a label image with the generator's figures for the mask behind each id."""
+    return measure_cells(
         cells,
-        np.array([m.predicted_iou for m in origins], float),
-        np.array([m.stability_score for m in origins], float),
+        predicted_iou=[m.predicted_iou for m in origins],
+        stability_score=[m.stability_score for m in origins],
+        proposed_type=[m.cell_type or "" for m in origins],
+        proposed_probability=[m.type_probability for m in origins],
     )
-    table["proposed_type"] = pd.Series([m.cell_type or "" for m in origins], index=table.index, dtype=object)
-    table["proposed_probability"] = np.array([m.type_probability for m in origins], float)
-    return table

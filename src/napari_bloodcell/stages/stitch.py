@@ -1,33 +1,29 @@
-"""Joining cells that were cut by the borders of tiles that do not overlap (paper §3.6)."""
+"""Joins cells cut by the borders of tiles that do not overlap (paper §3.6)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
 FOOTPRINT_IOU = 0.5
-"""Two parts are one cell if their extents on the border agree at least so well, …"""
+"""Two parts are one cell if the IoU of their extents on the border is at least this, …"""
 FOOTPRINT_INSIDE = 0.75
-"""… or if so much of the smaller extent meets the larger: the tip of a cell widens from one row to the next."""
+"""… or if this share of the smaller extent meets the larger: the tip of a cell widens from row to row."""
 LARGER_FOOTPRINT = 1.3
-"""The part that ends at the border is there at most this much wider than the part that holds the cell's middle."""
+"""A part that ends at the border is there at most this much wider than the part with the cell's middle."""
 WIDEST = 1.5
-"""A cut leaves a part that is (nearly) widest at the border; a waist between two cells leaves two that are not."""
+"""A cut leaves a part (nearly) widest at the border; a waist between two cells leaves two parts that are not."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A tile on the plane: half-open box, number of its first label minus 1, and of its labels."""
+    """A tile on the plane: half-open box, labels numbered before it, and its own number of labels."""
 
     y0: int
     x0: int
@@ -40,13 +36,17 @@ class _Placed:
 def join_tiles(
     tiles: Iterable[tuple[int, int, NDArray[np.integer]]], shape: tuple[int, int]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Place tiles on a plane and join the parts of cells that lie on both sides of a border.
+    """Place tiles on a plane and join the parts of cells on both sides of a border.
+
+    Two parts are one cell if each is the other's best match on the border, their extents there agree (or the smaller
+    lies in the larger, as at the tip of a cell), and one of them is widest at the border: cutting a convex cell leaves
+    such a part, while two cells that merely touch are both wider away from the border. A cell on four tiles is joined
+    pair by pair.
 
     Parameters
     ----------
     tiles : iterable of (y0, x0, labels)
-        Where a tile lies on the plane, and its (Y, X) label image: 0 background, ids 1..n of its own. Tiles must not
-        overlap; where none lies there is background.
+        Position on the plane and (Y, X) label image: 0 background, ids 1..n of its own. Tiles must not overlap.
     shape : tuple of int
         (Y, X) of the plane, pixels.
 
@@ -55,19 +55,7 @@ def join_tiles(
     cells : ndarray of int32, shape (Y, X)
         Label image with ids 1..N, in the order of the cells' first parts.
     new_id : ndarray of int64, shape (total number of ids in all tiles,)
-        Id in `cells` of every part: the ids of the first tile, then those of the second, …; 0 for an id without pixels.
-
-    Raises
-    ------
-    ValueError
-        If a tile does not lie within the plane.
-
-    Notes
-    -----
-    Two parts are one cell if each is the other's best match on the border, their extents there agree (or the smaller
-    lies in the larger, as at the tip of a cell), and one of them is widest at the border: a convex cell that is cut
-    leaves such a part, while two cells that merely touch across the border are both wider away from it. A cell on
-    four tiles is joined pair by pair.
+        Id in `cells` of every part, tile after tile; 0 for an id without pixels.
     """
     cells = np.zeros(shape, np.int32)
     placed = list(_place(tiles, cells))
@@ -85,14 +73,9 @@ def join_tiles(
 
 
 def number_cells(pairs: Sequence[tuple[int, int]], present: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the id 1..N of the cell of each part, in the order of the cells' first parts; 0 where it has no pixels.
+    """Return the id 1..N of each part's cell, in the order of first parts; 0 where `present` (P,) bool is False.
 
-    Parameters
-    ----------
-    pairs : sequence of (int, int)
-        Parts that are one cell, numbered from 1.
-    present : ndarray of bool, shape (P,)
-        Whether a part has pixels.
+    `pairs` are parts of one cell, numbered from 1.
     """
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T - 1
     graph = coo_array((np.ones(first.size, bool), (first, second)), shape=(present.size, present.size))
@@ -103,7 +86,7 @@ def number_cells(pairs: Sequence[tuple[int, int]], present: NDArray[np.bool_]) -
 
 
 def _place(tiles: Iterable[tuple[int, int, NDArray[np.integer]]], cells: NDArray[np.int32]) -> Iterator[_Placed]:
-    """Write each tile into the plane, its labels numbered on from those of the tiles before."""
+    """Write each tile into the plane, its labels numbered on from those before."""
     offset = 0
     for y0, x0, labels in tiles:
         y1, x1 = y0 + labels.shape[0], x0 + labels.shape[1]
@@ -116,7 +99,7 @@ def _place(tiles: Iterable[tuple[int, int, NDArray[np.integer]]], cells: NDArray
 
 
 def _pairs_at_borders(cells: NDArray[np.int32], tile: _Placed) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of parts that are one cell at the lower and at the right border of a tile."""
+    """Yield the pairs of parts that are one cell at a tile's lower and right border."""
     height, width = tile.y1 - tile.y0, tile.x1 - tile.x0
     own = cells[tile.y0 : tile.y1, tile.x0 : tile.x1]
     below = cells[tile.y1 : tile.y1 + height, tile.x0 : tile.x1]
@@ -127,9 +110,9 @@ def _pairs_at_borders(cells: NDArray[np.int32], tile: _Placed) -> Iterator[tuple
 def parts_of_one_cell(
     own: NDArray[np.int32], below: NDArray[np.int32], right: NDArray[np.int32]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of parts that are one cell, of a tile and its neighbours below and to the right (Y, X).
+    """Yield pairs of parts that are one cell, from a tile and its neighbours below and to the right (Y, X).
 
-    A neighbour that is not there is an array without pixels.
+    A missing neighbour is an array without pixels.
     """
     if below.size:
         yield from _matches(own[::-1], below)
@@ -138,7 +121,7 @@ def parts_of_one_cell(
 
 
 def _matches(ours: NDArray[np.int32], theirs: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that are one cell; row 0 of both images is the border, the others lead away from it."""
+    """Yield pairs that are one cell; row 0 of both images is the border, the others lead away from it."""
     a, b = _border_line(ours), _border_line(theirs)
     touch = (a > 0) & (b > 0)
     if not touch.any():
@@ -165,13 +148,13 @@ def _border_line(part: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _counts_of(line: NDArray[np.int32], labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return how many pixels of the line each label has."""
+    """Return the number of pixels of the line with each label."""
     found, counts = np.unique(line, return_counts=True)
     return np.asarray(counts[np.searchsorted(found, labels)], np.int64)
 
 
 def _is_best(labels: NDArray[np.int32], score: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which pairs have the highest score among those with the same label; the first, where they tie."""
+    """Return which pairs score highest among those with the same label; the first of ties."""
     order = np.lexsort((-score, labels))
     best = np.zeros(labels.size, bool)
     best[order[np.unique(labels[order], return_index=True)[1]]] = True
@@ -179,7 +162,7 @@ def _is_best(labels: NDArray[np.int32], score: NDArray[np.float64]) -> NDArray[n
 
 
 def _widest(part: NDArray[np.int32], labels: NDArray[np.int32]) -> list[int]:
-    """Return the most pixels that each label has in any line parallel to the border."""
+    """Return the most pixels of each label in any line parallel to the border."""
     before = int(part[part > 0].min()) - 1
     boxes = ndimage.find_objects(np.maximum(part - before, 0))
     return [int(np.count_nonzero(part[boxes[i - before - 1]] == i, axis=1).max()) for i in labels.tolist()]

@@ -1,4 +1,4 @@
-"""What of a picture is no smear: the black around a round field, gaps of a mosaic, a viewer's window."""
+"""Finds what is not smear in a picture: black around a round field, gaps of a mosaic, a viewer's window."""
 
 from __future__ import annotations
 
@@ -6,51 +6,49 @@ import base64
 import zlib
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 OVERVIEW_PX = 320
-"""Longest side of the small picture in which surroundings are looked for."""
+"""Longest side of the small picture that is searched."""
 BAND_PX = 1024
-"""Rows of a smear that are read at once to make that small picture."""
+"""Rows of a smear read at once to make it."""
 DARK_SHARE, DARK_MOST = 0.18, 36.0
-"""Darker than this share of the brightest tenth, and than this, is black; nuclei are brighter."""
+"""Black is darker than this share of the brightest tenth, and than this level; nuclei are brighter."""
 LEAST_SHARE = 0.008
-"""Black is no surroundings where it is less of the picture than this."""
+"""Least share of a picture that black surroundings cover."""
 FLAT_RANGE = 4
-"""A screen's colours vary by no more than this from pixel to pixel; a camera's do."""
+"""A screen's colours vary by at most this between neighbouring pixels; a camera's vary more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where a smear of `shape` (Y, X), pixels, is not: a coarse picture (y, x) bool, True outside."""
+    """The part of a picture of `shape` (Y, X), pixels, outside the smear: a coarse (y, x) bool, True outside."""
 
     shape: tuple[int, int]
     outside: NDArray[np.bool_]
 
     @property
     def share(self) -> float:
-        """Share of the picture that is no smear."""
+        """Share of the picture outside the smear."""
         return float(self.outside.mean())
 
     def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.bool_]:
-        """Return a part, as an array (Y, X) of bool is sliced, in pixels."""
+        """Slice it like an array (Y, X) of bool."""
         (y0, y1, _), (x0, x1, _) = (one.indices(n) for one, n in zip(key, self.shape, strict=True))
         return self.within((y0, x0, y1, x1))
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.bool_]:
-        """Return all of it, (Y, X) bool."""
+        """Return the whole, (Y, X) bool."""
         return self.within((0, 0, *self.shape))
 
     def within(self, box: Box) -> NDArray[np.bool_]:
-        """Return where a box (y0, x0, y1, x1), pixels, is no smear; the same for any tile."""
+        """Return which pixels of a box (y0, x0, y1, x1) are outside the smear; the same for any tile."""
         y0, x0, y1, x1 = box
         rows, columns = (
             np.clip(np.arange(a, b) * n // size, 0, n - 1)
@@ -59,7 +57,7 @@ class Surroundings:
         return self.outside[np.ix_(rows, columns)]
 
     def touch(self, boxes: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Return which boxes (N, 4), half-open (y0, x0, y1, x1), pixels, reach the surroundings or lie beside them."""
+        """Return which boxes (N, 4), half-open (y0, x0, y1, x1), pixels, reach or adjoin the surroundings."""
         total = np.pad(self.outside.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
         scale = np.array(self.outside.shape) / np.array(self.shape)
         low = np.clip(np.floor(boxes[:, :2] * scale - 0.5).astype(int), 0, self.outside.shape)
@@ -68,7 +66,7 @@ class Surroundings:
         return np.asarray(total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0] > 0, np.bool_)
 
     def to_text(self) -> str:
-        """Return this as a short text: "" where all of the picture is smear."""
+        """Return this as a short text; "" if nothing is outside."""
         if not self.outside.any():
             return ""
         packed = base64.b64encode(zlib.compress(np.packbits(self.outside).tobytes(), 9)).decode("ascii")
@@ -77,13 +75,7 @@ class Surroundings:
 
 @cache
 def surroundings_from(text: str) -> Surroundings | None:
-    """Return the surroundings that `Surroundings.to_text` wrote, or None for "".
-
-    Raises
-    ------
-    ValueError
-        If the text is none.
-    """
+    """Return the surroundings that `Surroundings.to_text` wrote, or None for ""; `ValueError` for anything else."""
     if not text:
         return None
     *sizes, packed = text.split(" ")
@@ -97,7 +89,7 @@ def surroundings_from(text: str) -> Surroundings | None:
 
 
 def overview_of(pixels: Any) -> NDArray[np.uint8]:
-    """Return every n-th pixel of a (Y, X, 3) smear, at most `OVERVIEW_PX` a side; a lazy one is read band by band."""
+    """Return every n-th pixel of a (Y, X, 3) smear, at most `OVERVIEW_PX` a side; a lazy one is read in bands."""
     height, width = pixels.shape[:2]
     step = max(1, -(-max(height, width) // OVERVIEW_PX))
     half = step // 2 if min(height, width) > step else 0
@@ -109,12 +101,10 @@ def overview_of(pixels: Any) -> NDArray[np.uint8]:
 
 
 def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Surroundings | None:
-    """Return what of a smear of `shape` (Y, X) is no smear, by a small picture (y, x, 3) of it; None where all is.
+    """Return the surroundings of a smear of `shape` (Y, X) from a small picture (y, x, 3) of it, or None.
 
-    Notes
-    -----
-    Black counts where it hangs together and is wider than a line. A screen's flat colours count where they reach along
-    a whole side of the picture and leave a rectangle: so does the window of a viewer, and glass between cells does not.
+    Black counts if it is connected and wider than a line. A screen's flat colours count if they span a whole side of
+    the picture and leave a rectangle, as a viewer's window does; glass between cells does not.
     """
     value = overview.max(-1)
     outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # a rim is not sharp
@@ -124,7 +114,7 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
 
 
 def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the large black parts of a picture's brightness (y, x)."""
+    """Return the large black parts of a picture, given its brightness (y, x)."""
     bright = float(np.percentile(value, 90)) if value.size else 0.0
     lit = value[value > DARK_MOST]
     if lit.size > 0.02 * value.size:
@@ -142,7 +132,7 @@ def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return what lies around the picture that a viewer's window or a page shows; nothing where there is no such."""
+    """Return what surrounds the picture in a viewer's window or on a page; all False if there is none."""
     nothing = np.zeros(overview.shape[:2], bool)
     sides = (overview[0], overview[-1], overview[:, 0], overview[:, -1])
     if min(nothing.shape) < 32 or not any(_is_flat(side) for side in sides):

@@ -1,26 +1,18 @@
-"""Cutting a plane into tiles (paper §3.2)."""
+"""Cuts a plane into tiles (paper §3.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from napari_bloodcell.core.geometry import grown, union_of
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
     """A tile of a plane; boxes are half-open (y0, x0, y1, x1), pixels.
 
-    Attributes
-    ----------
-    row, column : int
-        Place in the grid of tiles.
-    core : tuple of int
-        The tile itself; the cores of all tiles cover the plane without overlap.
-    read : tuple of int
-        The core and what is read around it, within the plane.
+    Cores cover the plane without overlap; `read` is the core with what is read around it.
     """
 
     row: int
@@ -30,35 +22,22 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """Place in the grid, such as "r03_c07"."""
+        """Row and column, such as "r03_c07"."""
         return f"r{self.row:02d}_c{self.column:02d}"
 
 
 def iter_tiles(shape: tuple[int, ...], tile_size: int = 512, overlap: int = 0) -> Iterator[Tile]:
-    """Yield the tiles of a plane of `shape` (Y, X) row by row; those at the right and bottom edge are what remains.
+    """Yield the tiles of a plane of `shape` (Y, X) row by row; those at the right and bottom edge may be smaller.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        (Y, X), pixels.
-    tile_size : int
-        Side of a tile, pixels.
-    overlap : int
-        Pixels read around a tile.
-
-    Raises
-    ------
-    ValueError
-        If `tile_size` is not positive or `overlap` is negative.
+    `overlap` is the number of pixels read around each. Raises `ValueError` if a size is not positive.
     """
     if tile_size < 1 or overlap < 0:
         raise ValueError(f"A tile needs a size ≥ 1 and an overlap ≥ 0; given {tile_size} and {overlap}.")
     height, width = shape[:2]
     for row, y0 in enumerate(range(0, height, tile_size)):
         for column, x0 in enumerate(range(0, width, tile_size)):
-            y1, x1 = min(y0 + tile_size, height), min(x0 + tile_size, width)
-            read = (max(y0 - overlap, 0), max(x0 - overlap, 0), min(y1 + overlap, height), min(x1 + overlap, width))
-            yield Tile(row, column, (y0, x0, y1, x1), read)
+            core = (y0, x0, min(y0 + tile_size, height), min(x0 + tile_size, width))
+            yield Tile(row, column, core, grown(core, overlap, shape))
 
 
 def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
@@ -70,17 +49,12 @@ def group_tiles(tiles: Sequence[Tile], n_across: int) -> list[list[Tile]]:
 
 
 def hull(tiles: Sequence[Tile]) -> Tile:
-    """Return neighbouring tiles as one, in the place of the first."""
-    return Tile(tiles[0].row, tiles[0].column, _around([t.core for t in tiles]), _around([t.read for t in tiles]))
-
-
-def _around(boxes: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
-    y0, x0, y1, x1 = zip(*boxes, strict=True)
-    return min(y0), min(x0), max(y1), max(x1)
+    """Return neighbouring tiles as one, at the position of the first."""
+    return Tile(tiles[0].row, tiles[0].column, union_of(t.core for t in tiles), union_of(t.read for t in tiles))
 
 
 BLOCK_PX = 2048
-"""Side of a block. It holds whole chunks of the first three levels of the pyramids, so that blocks are written without
-locks; tiles, which have any size, are not."""
+"""Side of a block, pixels. A block holds whole chunks of the first three pyramid levels, so blocks can be written
+without locks; tiles have any size."""
 BLOCK_LEVELS = 3
-"""Levels of a pyramid that a block writes."""
+"""Pyramid levels written by a block."""

@@ -1,7 +1,7 @@
-"""Synthetic smears of known truth: for the demo, for tests, and for training where real overlaps are rare.
+"""Synthetic smears of known truth: for the demo, tests, and training where real overlaps are rare.
 
-Cells are drawn as optical densities, which add where cells overlap (Beer–Lambert), and then seen through a microscope
-with uneven light, limited focus and a noisy camera. Nothing of it is taken from a real image.
+Cells are drawn as optical densities, which add where cells overlap (Beer–Lambert), then seen through a microscope with
+uneven light, limited focus and a noisy camera. Nothing is taken from a real image.
 """
 
 from napari_bloodcell.synthetic.drawing import SyntheticSmear, draw_cells, draw_smear
@@ -10,22 +10,6 @@ from napari_bloodcell.synthetic.shapes import CellSpec, PlacedCell, Subtype, opt
 from napari_bloodcell.synthetic.shipped import Truth, draw_shipped, load_shipped, shipped_path
 
 __all__ = [
-    "GIEMSA",
-    "STAINS",
-    "TINTED",
-    "WRIGHT",
-    "CellSpec",
-    "Optics",
-    "PlacedCell",
-    "Stain",
-    "Subtype",
-    "SyntheticSmear",
-    "Truth",
-    "draw_cells",
-    "draw_shipped",
-    "draw_smear",
-    "load_shipped",
-    "optical_density",
-    "place",
-    "shipped_path",
-]
+    "GIEMSA", "STAINS", "TINTED", "WRIGHT", "CellSpec", "Optics", "PlacedCell", "Stain", "Subtype", "SyntheticSmear",
+    "Truth", "draw_cells", "draw_shipped", "draw_smear", "load_shipped", "optical_density", "place", "shipped_path",
+]  # fmt: skip

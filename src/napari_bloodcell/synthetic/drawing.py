@@ -1,25 +1,20 @@
-"""A whole smear of known truth: picture, label image and one row of truth per cell."""
+"""Draws a whole smear of known truth: picture, label image and a row of truth per cell."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, CENTROID
 from napari_bloodcell.core.errors import SettingsError
+from napari_bloodcell.core.geometry import Box, box_of_mask, shared_box, slices_of
 from napari_bloodcell.synthetic.optics import GIEMSA, Optics, Stain, expose
 from napari_bloodcell.synthetic.placing import Crowd, scatter
 from napari_bloodcell.synthetic.shapes import HALO_PX, CellSpec, PlacedCell, optical_density, place
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +126,7 @@ def draw_cells(
     stain: Stain = GIEMSA,
     optics: Optics | None = None,
 ) -> SyntheticSmear:
-    """Draw the cells given, in their order, the last on top; cells that the image does not show are left out."""
+    """Draw the given cells in order, the last on top; cells outside the image are left out."""
     return _draw([place(spec) for spec in specs], shape, stain, optics or Optics(), seed)
 
 
@@ -146,13 +141,14 @@ def _draw(
     masks: list[NDArray[np.bool_]] = []
     for cell in placed:
         _add(density, optical_density(cell, stain), (cell.origin[0] - HALO_PX, cell.origin[1] - HALO_PX))
-        box, mask = _within(cell, shape)
-        if not mask.any():
+        seen = _within(cell, shape)
+        if seen is None:
             continue
+        box, mask = seen
         shown.append(cell)
         boxes.append(box)
         masks.append(mask)
-        view = np.s_[box[0] : box[2], box[1] : box[3]]
+        view = slices_of(box)
         cells[view][mask] = len(shown)
         n_layers[view][mask] += 1
     table = _truth(shown, boxes, masks, cells, n_layers)
@@ -162,25 +158,22 @@ def _draw(
 
 
 def _add(plane: NDArray[np.float32], part: NDArray[np.float32], origin: tuple[int, int]) -> None:
-    """Add a part to a plane where they meet."""
-    y, x = origin
-    y0, x0 = max(y, 0), max(x, 0)
-    y1, x1 = min(y + part.shape[0], plane.shape[0]), min(x + part.shape[1], plane.shape[1])
-    if y0 < y1 and x0 < x1:
-        plane[y0:y1, x0:x1] += part[y0 - y : y1 - y, x0 - x : x1 - x]
+    """Add a part to a plane where the two overlap."""
+    box = _box_in(plane.shape, origin, part.shape)
+    if box is not None:
+        plane[slices_of(box)] += part[slices_of(box, origin)]
 
 
-def _within(cell: PlacedCell, shape: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]]:
-    """Return the part of a cell that lies in the image, as box and mask."""
-    y, x = cell.origin
-    y0, x0 = min(max(y, 0), shape[0]), min(max(x, 0), shape[1])
-    y1, x1 = max(min(y + cell.mask.shape[0], shape[0]), y0), max(min(x + cell.mask.shape[1], shape[1]), x0)
-    part = cell.mask[y0 - y : y1 - y, x0 - x : x1 - x]
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-    if not len(rows):
-        return (y0, x0, y0, x0), part
-    box = (y0 + int(rows[0]), x0 + int(columns[0]), y0 + int(rows[-1]) + 1, x0 + int(columns[-1]) + 1)
-    return box, part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _box_in(plane: tuple[int, ...], origin: tuple[int, int], part: tuple[int, ...]) -> Box | None:
+    """Return the box that a part of this shape at `origin` (y, x) covers of a plane of this shape, or None."""
+    return shared_box((0, 0, plane[0], plane[1]), (*origin, origin[0] + part[0], origin[1] + part[1]))
+
+
+def _within(cell: PlacedCell, shape: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]] | None:
+    """Return the part of a cell that lies in the image, as box and mask, or None."""
+    whole = _box_in(shape, cell.origin, cell.mask.shape)
+    box = None if whole is None else box_of_mask(cell.mask[slices_of(whole, cell.origin)], whole[:2])
+    return None if box is None else (box, cell.mask[slices_of(box, cell.origin)])
 
 
 def _truth(
@@ -195,7 +188,7 @@ def _truth(
     rows = []
     for number, (cell, box, mask) in enumerate(zip(shown, boxes, masks, strict=True), 1):
         y, x = np.nonzero(mask)
-        layers = n_layers[box[0] : box[2], box[1] : box[3]][mask]
+        layers = n_layers[slices_of(box)][mask]
         rows.append(
             {
                 "id": number,
@@ -218,15 +211,14 @@ def _truth(
 
 
 def _groups(boxes: Sequence[Box], masks: Sequence[NDArray[np.bool_]]) -> list[int]:
-    """Return the number of the group of each cell; cells whose masks share a pixel are in one."""
+    """Return the group number of each cell; cells whose masks share a pixel are in one group."""
     group = list(range(len(boxes)))
     corners = np.array(boxes, np.int64).reshape(-1, 4)
     for i, (box, mask) in enumerate(zip(boxes, masks, strict=True)):
         low, high = np.maximum(corners[:i, :2], box[:2]), np.minimum(corners[:i, 2:], box[2:])
         for j in np.flatnonzero((low < high).all(1)).tolist():
-            (y0, x0), (y1, x1) = low[j].tolist(), high[j].tolist()
-            other = masks[j][y0 - boxes[j][0] : y1 - boxes[j][0], x0 - boxes[j][1] : x1 - boxes[j][1]]
-            if (mask[y0 - box[0] : y1 - box[0], x0 - box[1] : x1 - box[1]] & other).any():
+            both = (*low[j].tolist(), *high[j].tolist())
+            if (mask[slices_of(both, box[:2])] & masks[j][slices_of(both, boxes[j][:2])]).any():
                 old, new = group[i], group[j]
                 group = [new if g == old else g for g in group]
     return group

@@ -1,41 +1,25 @@
-"""Colours of stains and glass, and the way from optical density to the pixels of a camera."""
+"""Colours of stains and glass, and the step from optical density to camera pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
 Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Stain:
-    """Optical densities (natural logarithm, red, green, blue) of what a stain colours, and the colour of the glass.
+    """Optical densities (natural logarithm; red, green, blue) of a stain, and the colour of the glass.
 
-    Attributes
-    ----------
-    glass : tuple of float
-        Colour of the empty glass, 0 to 255.
-    haemoglobin, nucleus, platelet, granulomere : tuple of float
-        Densities of a typical cell where it is thickest.
-    cytoplasm : mapping of str to tuple of float
-        Densities of the cytoplasm of each white cell.
-    rim : tuple of float
-        Density that refraction adds at the rim of a red cell.
-    halo : float
-        Density that the bright line around a red cell takes away.
-    pallor : tuple of float
-        Lowest and highest depth of the pale centre of red cells.
-    slit_share : float
-        Share of red cells with a dark slit or dot in the middle.
+    `glass` is 0 to 255. `haemoglobin`, `nucleus`, `platelet` and `granulomere` are densities of a typical cell where it
+    is thickest, `cytoplasm` those of each kind of white cell. Refraction adds `rim` at the rim of a red cell, and
+    `halo` is the density that the bright line around it takes away. `pallor` is the lowest and highest depth of red
+    cells' pale centre, `slit_share` the share of red cells with a dark slit or dot in the middle.
     """
 
     glass: Colour
@@ -103,26 +87,18 @@ TINTED = Stain(
     pallor=(0.15, 0.7),
     slit_share=0.05,
 )
-"""Tinted glass in dim light, white cells with a cytoplasm that hardly differs from the background."""
+"""Tinted glass in dim light; the cytoplasm of white cells hardly differs from the background."""
 STAINS: dict[str, Stain] = {"giemsa": GIEMSA, "wright": WRIGHT, "tinted": TINTED}
 
 
 @dataclass(frozen=True, slots=True)
 class Optics:
-    """What microscope and camera do to the light.
+    """The effects of microscope and camera.
 
-    Attributes
-    ----------
-    vignetting : float
-        Share of light lost in the corners.
-    gradient : float
-        Relative difference of light between two opposite sides.
-    blur_px : float
-        Standard deviation of the blur where the smear is in focus, pixels; red is blurred a little more than blue.
-    defocus_px : float
-        The same where it is farthest out of focus.
-    noise : float
-        Standard deviation of the camera's noise on empty glass, grey levels.
+    `vignetting` is the share of light lost in the corners, `gradient` the relative difference of light between two
+    opposite sides. `blur_px` and `defocus_px` are standard deviations, pixels, where the smear is in focus and farthest
+    out of it; red is blurred a little more than blue. `noise` is the camera's standard deviation on empty glass, grey
+    levels.
     """
 
     vignetting: float = 0.1
@@ -162,7 +138,7 @@ def smooth_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator)
 
 
 def _illumination(shape: tuple[int, int], optics: Optics, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Relative brightness (Y, X, 3) of the empty field."""
+    """Return the relative brightness (Y, X, 3) of the empty field."""
     y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :]
     angle = rng.uniform(0, 2 * np.pi)

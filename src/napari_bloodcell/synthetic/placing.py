@@ -1,21 +1,19 @@
-"""Where cells lie: chains of touching cells and empty glass, with overlapping pairs and clumps among them."""
+"""Places cells: chains of touching cells and empty glass, with overlapping pairs and clumps among them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_bloodcell.core.geometry import CROSS, largest_part
 from napari_bloodcell.synthetic.optics import smooth_field
-from napari_bloodcell.synthetic.shapes import DIAMETER_IN_RBC, CellSpec, PlacedCell, Subtype, largest_part, place
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from napari_bloodcell.synthetic.shapes import DIAMETER_IN_RBC, CellSpec, PlacedCell, Subtype, place
 
 WBC_SHARES: dict[Subtype, float] = {"neutrophil": 0.6, "lymphocyte": 0.28, "monocyte": 0.07, "eosinophil": 0.05}
-"""How often each white cell is drawn, about a healthy differential."""
+"""Shares of white cells, about those of a healthy differential."""
 _TRIES = 60
 _TOUCHING_SHARE = 0.6
 _MOST_CLIPPED = 0.1
@@ -26,20 +24,12 @@ _LEAST_IN_IMAGE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """How many cells lie on the smear and how they lie.
+    """How many cells lie on the smear, and how.
 
-    Attributes
-    ----------
-    n_rbc, n_wbc, n_platelets : int
-        Cells wanted; fewer where there is no room left.
-    rbc_diameter_px : float
-        Width of a typical red cell, pixels.
-    anisocytosis : float
-        Standard deviation of red cells' diameters, relative.
-    pair_share, clump_share : float
-        Shares of the red cells that lie in overlapping pairs, and in clumps of three to six.
-    pallor : tuple of float
-        Lowest and highest depth of red cells' pale centre.
+    There are fewer than `n_rbc`, `n_wbc` and `n_platelets` if there is no room left. `rbc_diameter_px` is the width of
+    a typical red cell, pixels, `anisocytosis` the relative standard deviation of red cells' diameters. `pair_share` and
+    `clump_share` of the red cells lie in overlapping pairs and in clumps of three to six. `pallor` is the lowest and
+    highest depth of their pale centre.
     """
 
     n_rbc: int
@@ -53,7 +43,7 @@ class Crowd:
 
 
 class _Plane:
-    """The owner of each pixel while cells are laid down, with a margin for cells that the image's edge cuts."""
+    """The owner of each pixel while cells are placed, with a margin for cells cut by the image's edge."""
 
     def __init__(self, shape: tuple[int, int], margin: int) -> None:
         self.shape, self.margin = shape, margin
@@ -62,7 +52,7 @@ class _Plane:
         self._covered: list[NDArray[np.int32]] = []
 
     def window(self, cell: PlacedCell) -> NDArray[np.int32] | None:
-        """Return the owners under a cell; None where the cell would leave the margin."""
+        """Return the owners under a cell, or None if the cell would leave the margin."""
         y, x = cell.origin[0] + self.margin, cell.origin[1] + self.margin
         height, width = cell.mask.shape
         if y < 0 or x < 0 or y + height > self.owner.shape[0] or x + width > self.owner.shape[1]:
@@ -70,18 +60,18 @@ class _Plane:
         return self.owner[y : y + height, x : x + width]
 
     def share_in_image(self, cell: PlacedCell) -> float:
-        """Return the share of the cell's pixels that the image shows."""
+        """Return the share of a cell's pixels that lie in the image."""
         y, x = cell.origin
         seen = cell.mask[max(-y, 0) : max(self.shape[0] - y, 0), max(-x, 0) : max(self.shape[1] - x, 0)]
         return float(seen.sum() / cell.mask.sum())
 
     def visible_share(self, cell: PlacedCell, number: int) -> float:
-        """Return the share of a laid cell's pixels that no later one covers."""
+        """Return the share of a placed cell's pixels that no later one covers."""
         window = self.window(cell)
         return 0.0 if window is None else float((window[cell.mask] == number).mean())
 
     def fitted(self, cell: PlacedCell, over: frozenset[int] = frozenset()) -> PlacedCell | None:
-        """Return the cell, flattened where it presses on a neighbour, or None where it does not fit.
+        """Return the cell, flattened where it presses on a neighbour, or None if it does not fit.
 
         `over` holds the numbers of the cells that it may overlap.
         """
@@ -93,7 +83,7 @@ class _Plane:
             others &= window != number
         if not (others & cell.mask).any():
             return cell
-        mask = largest_part(cell.mask & ~ndimage.binary_dilation(others))
+        mask = largest_part(cell.mask & ~ndimage.binary_dilation(others), CROSS)
         if mask.sum() < (1 - _MOST_CLIPPED) * cell.mask.sum():
             return None
         return replace(cell, mask=mask)
@@ -118,7 +108,7 @@ class _Plane:
 
 
 def scatter(crowd: Crowd, shape: tuple[int, int], rng: np.random.Generator) -> list[PlacedCell]:
-    """Return cells laid on a plane of (Y, X) pixels, the last on top; white cells first, platelets in the gaps."""
+    """Return cells placed on a plane of (Y, X) pixels, the last on top; white cells first, platelets in the gaps."""
     plane = _Plane(shape, margin=int(3 * crowd.rbc_diameter_px))
     room = smooth_field(shape, 1.8 * crowd.rbc_diameter_px, rng)
     room_for_cells = room > np.quantile(room, 0.22)
@@ -135,7 +125,7 @@ def scatter(crowd: Crowd, shape: tuple[int, int], rng: np.random.Generator) -> l
 
 
 def _group_sizes(crowd: Crowd, rng: np.random.Generator) -> list[int]:
-    """Sizes of the groups of overlapping red cells, largest first: room for a clump must be there."""
+    """Return the sizes of groups of overlapping red cells, largest first, since clumps need room."""
     sizes: list[int] = []
     while sum(sizes) < crowd.clump_share * crowd.n_rbc:
         sizes.append(int(rng.choice([3, 4, 5, 6], p=[0.45, 0.3, 0.15, 0.1])))
@@ -173,7 +163,7 @@ def _random_spec(subtype: Subtype, crowd: Crowd, shape: tuple[int, int], rng: np
 
 
 def _lay_alone(plane: _Plane, subtype: Subtype, crowd: Crowd, rng: np.random.Generator) -> None:
-    """Lay a cell where nothing lies yet; give up when there is no room."""
+    """Place a cell on free glass; give up if there is no room."""
     for _ in range(_TRIES):
         cell = place(_random_spec(subtype, crowd, plane.shape, rng))
         window = plane.window(cell)
@@ -183,7 +173,7 @@ def _lay_alone(plane: _Plane, subtype: Subtype, crowd: Crowd, rng: np.random.Gen
 
 
 def _lay_group(plane: _Plane, size: int, crowd: Crowd, room: NDArray[np.bool_], rng: np.random.Generator) -> bool:
-    """Lay red cells that overlap each other and nobody else; all of them or none."""
+    """Place red cells that overlap each other and no others; all of them or none."""
     spec = _random_spec("erythrocyte", crowd, plane.shape, rng)
     if plane.cells and rng.random() < _TOUCHING_SHARE:
         spec = _beside(spec, plane.cells[rng.integers(len(plane.cells))].spec, rng.uniform(-3, 2), rng)
@@ -201,7 +191,7 @@ def _lay_group(plane: _Plane, size: int, crowd: Crowd, room: NDArray[np.bool_], 
 
 
 def _lay_over(plane: _Plane, numbers: list[int], crowd: Crowd, rng: np.random.Generator) -> bool:
-    """Lay one more cell of a group over one of its cells, if each of them stays in sight."""
+    """Place another cell of a group over one of its cells, if each of them stays visible."""
     partner = plane.cells[rng.choice(numbers) - 1]
     spec = _random_spec("erythrocyte", crowd, plane.shape, rng)
     depth = rng.uniform(0.12, 0.5) * (spec.diameter_px + partner.spec.diameter_px) / 2
@@ -220,7 +210,7 @@ def _lay_over(plane: _Plane, numbers: list[int], crowd: Crowd, rng: np.random.Ge
 
 
 def _beside(spec: CellSpec, other: CellSpec, gap: float, rng: np.random.Generator) -> CellSpec:
-    """Move a cell to a random side of another one, `gap` pixels from it; negative where they overlap."""
+    """Move a cell to a random side of another, `gap` pixels from it; negative values overlap."""
     angle = rng.uniform(0, 2 * np.pi)
     distance = (spec.diameter_px + other.diameter_px) / 2 + gap
     return replace(spec, y=other.y + distance * np.sin(angle), x=other.x + distance * np.cos(angle))

@@ -1,19 +1,17 @@
-"""Outlines of single cells and the light they take away: biconcave red cells, white cells with nuclei, platelets."""
+"""Outlines and optical densities of single cells: biconcave red cells, white cells with nuclei, platelets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.cells import PLATELET, RBC, WBC
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.synthetic.optics import Stain
+from napari_bloodcell.core.geometry import CROSS, box_of_mask, largest_part, slices_of
+from napari_bloodcell.synthetic.optics import Stain
 
 Subtype = Literal["erythrocyte", "neutrophil", "lymphocyte", "monocyte", "eosinophil", "platelet"]
 TYPE_OF: dict[Subtype, str] = {
@@ -43,28 +41,12 @@ HALO_PX = 7
 
 @dataclass(frozen=True, slots=True)
 class CellSpec:
-    """One cell to draw.
+    """A cell to draw.
 
-    Attributes
-    ----------
-    subtype : str
-        What it is; a key of `TYPE_OF`.
-    y, x : float
-        Centre, pixels.
-    diameter_px : float
-        Diameter of the disc of the same area, pixels, before roughness.
-    elongation : float
-        Long axis over short axis, at least 1.
-    angle : float
-        Direction of the long axis and of the nucleus, radians.
-    roughness : float
-        Relative deviation of the outline from an ellipse.
-    pallor : float
-        Depth of a red cell's pale centre, 0 to 1.
-    density : float
-        Factor of all optical densities of the cell.
-    seed : int
-        Seed of what is irregular in this cell.
+    `y`, `x` is its centre, pixels, and `diameter_px` that of a disc of equal area, before roughness. `elongation` is
+    long over short axis, at least 1, and `angle` the direction of the long axis and of the nucleus, radians.
+    `roughness` is the relative deviation of the outline from an ellipse, `pallor` the depth of a red cell's pale
+    centre, 0 to 1, and `density` a factor of all its optical densities. `seed` is that of its irregularities.
     """
 
     subtype: Subtype
@@ -80,22 +62,15 @@ class CellSpec:
 
     @property
     def cell_type(self) -> str:
-        """The type that the program knows: RBC, WBC or platelet."""
+        """RBC, WBC or platelet."""
         return TYPE_OF[self.subtype]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedCell:
-    """A cell with its whole mask, drawn on a plane without edges.
+    """A cell with its whole mask (h, w), even where another covers it, on a plane without edges.
 
-    Attributes
-    ----------
-    spec : CellSpec
-        The cell.
-    origin : tuple of int
-        (y, x) of the mask's first pixel; may be negative.
-    mask : ndarray of bool, shape (h, w)
-        The whole cell, also where another one covers it.
+    `origin` is the (y, x) of the mask's first pixel; may be negative.
     """
 
     spec: CellSpec
@@ -104,7 +79,7 @@ class PlacedCell:
 
 
 def place(spec: CellSpec) -> PlacedCell:
-    """Return the cell with the mask of its outline: an ellipse with a few random harmonics."""
+    """Return the cell with its outline as a mask: an ellipse with a few random harmonics."""
     rng = np.random.default_rng([spec.seed, 1])
     reach = int(np.ceil(spec.diameter_px / 2 * np.sqrt(spec.elongation) * (1 + 4 * spec.roughness))) + 2
     y0, x0 = int(np.floor(spec.y)) - reach, int(np.floor(spec.x)) - reach
@@ -116,21 +91,17 @@ def place(spec: CellSpec) -> PlacedCell:
         amplitude = spec.roughness * rng.normal() * 2 / order
         radius *= 1 + amplitude * np.cos(order * theta + rng.uniform(0, 2 * np.pi))
     mask = np.hypot(yy * stretch, xx / stretch) < radius
-    return _trimmed(PlacedCell(spec, (y0, x0), largest_part(mask)))
-
-
-def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask."""
-    labels, n = ndimage.label(mask)
-    if n <= 1:
-        return mask
-    return np.asarray(labels == np.bincount(labels.ravel())[1:].argmax() + 1, np.bool_)
+    mask = largest_part(mask, CROSS)
+    box = box_of_mask(mask)
+    if box is None:
+        raise ValueError(f"A cell {spec.diameter_px} px wide has no pixel.")
+    return PlacedCell(spec, (y0 + box[0], x0 + box[1]), mask[slices_of(box)].copy())
 
 
 def optical_density(cell: PlacedCell, stain: Stain) -> NDArray[np.float32]:
-    """Return what the cell takes from the light, (h + 2 HALO_PX, w + 2 HALO_PX, 3) float32, natural logarithm.
+    """Return the cell's optical density, (h + 2 HALO_PX, w + 2 HALO_PX, 3) float32, natural logarithm.
 
-    By the law of Beer and Lambert the densities of cells that lie over each other add.
+    By the law of Beer and Lambert the densities of overlapping cells add.
     """
     mask = np.pad(cell.mask, HALO_PX)
     origin = (cell.origin[0] - HALO_PX, cell.origin[1] - HALO_PX)
@@ -147,34 +118,26 @@ def optical_density(cell: PlacedCell, stain: Stain) -> NDArray[np.float32]:
 def _local_grid(
     spec: CellSpec, origin: tuple[int, int], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates across and along the long axis, pixels from the cell's centre."""
+    """Return coordinates across and along the long axis, pixels from the cell's centre."""
     yy, xx = np.mgrid[origin[0] : origin[0] + shape[0], origin[1] : origin[1] + shape[1]]
     dy, dx = yy + 0.5 - spec.y, xx + 0.5 - spec.x
     cos, sin = np.cos(spec.angle), np.sin(spec.angle)
     return dy * cos - dx * sin, dx * cos + dy * sin
 
 
-def _trimmed(cell: PlacedCell) -> PlacedCell:
-    """Crop the mask to its pixels."""
-    rows, columns = np.flatnonzero(cell.mask.any(1)), np.flatnonzero(cell.mask.any(0))
-    origin = (cell.origin[0] + int(rows[0]), cell.origin[1] + int(columns[0]))
-    mask = cell.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
-    return PlacedCell(cell.spec, origin, mask)
-
-
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance from the outline, pixels, positive inside; smoothed, so that the steps of pixels do not show."""
+    """Return the distance from the outline, pixels, positive inside, smoothed to hide the pixel steps."""
     signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     return np.asarray(ndimage.gaussian_filter(signed, 0.8), np.float64)
 
 
 def _ramp(depth: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-    """0 outside, 1 deeper than `width` pixels, smooth between."""
+    """Return 0 outside, 1 deeper than `width` pixels, smooth between."""
     return np.asarray(np.clip(depth / width + 0.5, 0, 1), np.float64)
 
 
 def _texture(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise of mean 0 and standard deviation 1 with grains of about `sigma` pixels."""
+    """Return noise of mean 0 and standard deviation 1 with grains of about `sigma` pixels."""
     noise = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
     return np.asarray(noise / max(noise.std(), 1e-9), np.float64)
 
@@ -261,7 +224,7 @@ def _lobes(
     wobble: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Lobes along an arc, neighbours joined by a thread of chromatin."""
+    """Return lobes along an arc, neighbours joined by a thread of chromatin."""
     span = {2: 2.2, 3: 3.3, 4: 4.2, 5: 4.9}[n_lobes]
     angles = np.linspace(-span / 2, span / 2, n_lobes) + rng.normal(0, 0.09, n_lobes)
     reach = radius * rng.uniform(0.36, 0.5, n_lobes)

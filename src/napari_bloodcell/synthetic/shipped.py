@@ -1,22 +1,19 @@
-"""The smear that ships with the program, and its truth."""
+"""The smear shipped with the program, and its truth."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypedDict
+from importlib.resources.abc import Traversable
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES
 from napari_bloodcell.synthetic.drawing import SyntheticSmear, draw_smear
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-    from numpy.typing import NDArray
 
 SHIPPED_SHAPE = (1600, 2304)
 SHIPPED_SEED = 11
@@ -24,18 +21,10 @@ IMAGE_NAME, CELLS_NAME, TRUTH_NAME = "smear.jpg", "smear_cells.png", "truth.json
 
 
 class Truth(TypedDict):
-    """What is known of the shipped smear.
+    """The truth of the shipped smear.
 
-    Keys
-    ----
-    counts : dict of str to int
-        Number of cells of each type.
-    cells : ndarray of int32, shape (Y, X)
-        Number of the cell that lies on top, 1..N, 0 for empty glass.
-    types : ndarray of uint8, shape (Y, X)
-        1 RBC, 2 WBC, 3 platelet, 0 for empty glass.
-    table : DataFrame
-        One row per cell, as in `SyntheticSmear`.
+    `counts` are cells of each type. `cells` (Y, X) int32 is the number 1..N of the cell on top, `types` (Y, X) uint8 1
+    RBC, 2 WBC, 3 platelet; both 0 for empty glass. `table` is that of `SyntheticSmear`.
     """
 
     counts: dict[str, int]
@@ -45,7 +34,7 @@ class Truth(TypedDict):
 
 
 def shipped_path() -> Traversable:
-    """Return where the picture of the shipped smear lies."""
+    """Return the path of the shipped smear's picture."""
     return files("napari_bloodcell") / "data" / IMAGE_NAME
 
 

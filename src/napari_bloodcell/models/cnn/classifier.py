@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.threads import Threads
 from napari_bloodcell.models.cnn.network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.models.device import autocast, cpu_threads, pick_device
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from napari_bloodcell.core.threads import Threads
-
 FORMAT = "napari-bloodcell-cnn/1"
 _MAX_FILE_BYTES = 2**30
 _AT_ONCE = 128
-"""Cutouts that go through the network together; more need more memory and are not quicker."""
+"""Cutouts that go through the network together; more need more memory and are not faster."""
 
 
 def probabilities_of(logits: Tensor) -> Tensor:
-    """Return probabilities (N, K) of logits (N, 1) or (N, K)."""
+    """Return the probabilities (N, K) of logits (N, 1) or (N, K)."""
     if logits.shape[1] == 1:
         second = torch.sigmoid(logits)
         return torch.cat([1 - second, second], 1)
@@ -40,7 +36,7 @@ def probabilities_of(logits: Tensor) -> Tensor:
 
 
 def to_tensor(cutouts: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Return cutouts (N, S, S, 3) as the network takes them: (N, 3, S, S) uint8, channels last, on the device."""
+    """Return cutouts (N, S, S, 3) as the network's input: (N, 3, S, S) uint8, channels last, on the device."""
     return torch.from_numpy(np.ascontiguousarray(cutouts)).to(device).permute(0, 3, 1, 2)
 
 
@@ -49,20 +45,21 @@ class ClassifierInfo:
     """What a classifier's file says beside its weights.
 
     `classes` are in the order of the columns of `predict`. `rbc_diameter_px` is the width of a red cell in the cutouts,
-    and `glass_level` that to which the glass was brought; None: as they are, as in the paper. `data_hash` is that of
-    cutouts and labels.
+    `glass_level` that to which the glass was brought, `red_level` the colour to which the typical red cell of each
+    smear was; None: as they are, as in the paper. `data_hash` is that of cutouts and labels.
     """
 
     classes: tuple[str, ...]
     rbc_diameter_px: float | None = None
     glass_level: float | None = None
+    red_level: tuple[float, float, float] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     data_hash: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
 
 class CnnClassifier:
-    """A trained CNN as a `CellClassifier`; `network` is taken over. Safe to use from several threads at once."""
+    """A trained CNN as a `CellClassifier`; takes over `network`. Safe to use from several threads at once."""
 
     def __init__(
         self,
@@ -80,6 +77,7 @@ class CnnClassifier:
         self.classes: Sequence[str] = info.classes
         self.rbc_diameter_px = info.rbc_diameter_px
         self.glass_level = info.glass_level
+        self.red_level = info.red_level
         self.device = pick_device(device)
         self.network = network.eval().requires_grad_(False).to(self.device).channels_last()
         self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
@@ -132,7 +130,7 @@ class CnnClassifier:
 
     @classmethod
     def load(cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto") -> CnnClassifier:
-        """Read a file that `save` wrote; `ModelError` if it is none. Nothing in it is executed."""
+        """Read a file written by `save`; `ModelError` if it is none. Nothing in it is executed."""
         path = Path(path)
         data = _read(path)
         architecture, info = _describe(path, data)
@@ -146,7 +144,7 @@ class CnnClassifier:
 
 
 def cutout_extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return `cell_extents` of cutouts (N, S, S, 3) uint8, (N,); eight bytes of a row at a time."""
+    """Return `cell_extents` of cutouts (N, S, S, 3) uint8, (N,), reading eight bytes of a row at a time."""
     n, size = cutouts.shape[:2]
     words = np.ascontiguousarray(cutouts).reshape(n, size, 3 * size).view(np.uint64)
     rows = np.bitwise_or.reduce(words, axis=2) != 0
@@ -165,7 +163,7 @@ def _read(path: Path) -> bytes:
 
 
 def _describe(path: Path, data: bytes) -> tuple[Architecture, ClassifierInfo]:
-    """Return what the file's header says, checked."""
+    """Return the checked content of the file's header."""
     try:
         length = int.from_bytes(data[:8], "little")
         if 8 + length > len(data):
@@ -211,8 +209,15 @@ def _checked_info(given: Mapping[str, Any], n_classes: int) -> ClassifierInfo:
         if value is not None and not (isinstance(value, int | float) and 0 < value < 1e4):
             raise ValueError(f"{key} is {value!r}")
         numbers[key] = None if value is None else float(value)
+    red_level = given.get("red_level")
+    if red_level is not None:
+        r, g, b = map(float, red_level)
+        if not all(0 < v < 256 for v in (r, g, b)):
+            raise ValueError(f"red_level is {red_level!r}")
+        red_level = r, g, b
     return ClassifierInfo(
         classes=classes,
+        red_level=red_level,
         settings=dict(given.get("settings", {})),
         data_hash=str(given.get("data_hash", "")),
         report=dict(given.get("report", {})),
@@ -221,7 +226,7 @@ def _checked_info(given: Mapping[str, Any], n_classes: int) -> ClassifierInfo:
 
 
 def _tensors(path: Path, data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return the file's tensors as float32 if they are exactly those of the network, and finite."""
+    """Return the file's tensors as float32, if they are exactly those of the network and finite."""
     try:
         stored: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:

@@ -1,4 +1,4 @@
-"""The network of the paper (Fig. 3), with its own head or with a smaller one that pools over the cell."""
+"""The paper's network (Fig. 3), with its own head or a smaller one that pools over the cell."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Places = list[tuple[int, int]]
-"""Of the last feature map, (row, column) of each."""
+"""(row, column) of places of the last feature map."""
 
 CUTOUT_SIZE = 128
 CHANNELS = (32, 64, 128)
-"""Of the three convolutions (Fig. 3)."""
+"""Channels of the three convolutions (Fig. 3)."""
 _STRIDE, _FIELD_PX = 8, 22
-"""Pixels from place to place of the last feature map, and how many each place sees."""
+"""Pixels between places of the last feature map, and pixels that each place sees."""
 _MIDDLE_PX = (_FIELD_PX - _STRIDE) // 2
-"""Where in its field of view the pixels begin that a place stands for."""
+"""Where, in a place's field of view, the pixels begin that it stands for."""
 _MARGINS_PX = {"pool": (_MIDDLE_PX, _MIDDLE_PX), "flatten": (_FIELD_PX - _STRIDE, 0)}
-"""How many pixels a window begins before its cell at least, and how many a cell may end behind as many strides as the
-window has places: so that its places stand for all of the cell ("pool"), or are all that see it ("flatten")."""
+"""How many pixels a window begins before its cell at least, and how many a cell may reach beyond as many strides as the
+window has places: so that these places stand for the whole cell ("pool"), or are all that see it ("flatten")."""
 _LEAST_PLACES = 4
-"""Along a side of a window: smaller ones would save nothing."""
+"""Places along a side of a window: smaller windows would save nothing."""
 _WORTH_A_WINDOW_PX = 3000
-"""Pixels that a smaller window must save in training, over all its cells: less than the calls for it cost."""
+"""Pixels that a smaller window must save in training, over all its cells, to be worth its calls."""
 
 
 def feature_side(side: int) -> int:
-    """Return the side of the last feature map of a cutout of this side."""
+    """Return the side of the last feature map for a cutout of this side."""
     for _ in CHANNELS:
         side = (side - 2) // 2
     return side
 
 
 _PLACES = feature_side(CUTOUT_SIZE)
-"""Along a side of the last feature map of a whole cutout."""
+"""Places along a side of the last feature map of a whole cutout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What the network looks like; 2 classes give one logit, K > 2 give K.
+    """Sizes of the network; 2 classes give one logit, K > 2 give K.
 
-    The head is that of Fig. 3 ("flatten": every place of the last feature map has weights of its own), or sum, mean and
-    maximum over the cell ("pool"), which is smaller, and indifferent to how much black is around the cell.
+    The head is that of Fig. 3 ("flatten": every place of the last feature map has its own weights), or sum, mean and
+    maximum over the cell ("pool"), which is smaller and does not depend on the black around the cell.
     """
 
     head: Literal["flatten", "pool"] = "flatten"
@@ -55,7 +55,7 @@ class Architecture:
 
 
 class MaxPool2x2(nn.Module):
-    """2×2 max-pooling; on CPUs two to three times as fast as torch's for channels-last tensors, to the same values."""
+    """2×2 max-pooling; on CPUs two to three times as fast as torch's for channels-last tensors, with equal values."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H // 2, W // 2) of (N, C, H, W)."""
@@ -77,11 +77,7 @@ class CellCnn(nn.Module):
         self.architecture = architecture
         layers: list[nn.Module] = []
         for n_in, n_out in zip((3, *CHANNELS[:-1]), CHANNELS, strict=True):
-            layers += [
-                nn.Conv2d(n_in, n_out, 3),
-                MaxPool2x2(),
-                nn.ReLU(inplace=True),
-            ]  # the same as ReLU first, sooner
+            layers += [nn.Conv2d(n_in, n_out, 3), MaxPool2x2(), nn.ReLU(inplace=True)]  # the same as ReLU first, sooner
         self.features = nn.Sequential(*layers)
         n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * _PLACES**2
         self.dense = nn.Linear(n_features, architecture.dense_units)
@@ -94,11 +90,11 @@ class CellCnn(nn.Module):
         return self.decide(self.describe(x))
 
     def describe(self, x: Tensor, extents: Tensor | None = None, moved: Tensor | None = None) -> Tensor:
-        """Return what the dense layer sees of cutouts (N, 3, 128, 128), uint8 or 0 to 1, as (N, F) float32.
+        """Return the input of the dense layer, (N, F) float32, for cutouts (N, 3, 128, 128), uint8 or 0 to 1.
 
-        The convolutions run on windows that just hold the cells, and what black would give is filled in: the same,
-        several times sooner. `extents` (N,) are those of `cell_extents` where they are known; `moved` (N, 2) is how far
-        the cells' middles are from the cutouts' in y and x, pixels.
+        The convolutions run on windows that just hold the cells, and the values of black are filled in: the same
+        result, several times faster. `extents` (N,) are those of `cell_extents` if known; `moved` (N, 2) is how far the
+        cells' middles are from the cutouts' in y and x, pixels.
         """
         counts, firsts = _windows(self.architecture.head, cell_extents(x) if extents is None else extents, moved)
         if self.training:  # otherwise a cell's window must not depend on the others
@@ -114,10 +110,10 @@ class CellCnn(nn.Module):
         return torch.cat(parts)[torch.argsort(torch.tensor(places, device=x.device))]
 
     def decide(self, described: Tensor) -> Tensor:
-        """Return logits (N, 1) or (N, K) float32 of what `describe` gave.
+        """Return logits (N, 1) or (N, K) float32 for the output of `describe`.
 
-        Outside of training the sums are in float64 (but on Apple's MPS, which has none): in float32 their rounding
-        depends on how many rows, and threads, there are.
+        Outside of training the sums are in float64 (except on Apple's MPS, which has none): in float32 their rounding
+        depends on the number of rows and threads.
         """
         with torch.autocast(described.device.type, enabled=False):
             if self.training or described.device.type == "mps":
@@ -127,14 +123,14 @@ class CellCnn(nn.Module):
             return _linear64(self.logits, dense).float()
 
     def channels_last(self) -> CellCnn:
-        """Return itself with its convolutions in the memory order that is quick on CPUs."""
+        """Return itself with its convolutions in the memory order that is fast on CPUs."""
         for module in self.features:
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         return self
 
     def _black(self) -> Tensor:
-        """Return what the last feature map holds where its field of view is black, (C,): the same at every place."""
+        """Return the last feature map where its field of view is black, (C,): the same at every place."""
         first, *others = [module for module in self.features if isinstance(module, nn.Conv2d)]
         with torch.autocast(first.weight.device.type, enabled=False):
             out = F.relu(_bias_of(first))
@@ -143,7 +139,7 @@ class CellCnn(nn.Module):
         return out
 
     def _described(self, x: Tensor, rows: list[int], firsts: Places, n: int) -> Tensor:
-        """Return what the dense layer sees of those cutouts, trimmed to windows of n × n places from the first on."""
+        """Return the dense layer's input for these cutouts, trimmed to windows of n × n places from the first on."""
         firsts = [(min(y, _PLACES - n), min(x, _PLACES - n)) for y, x in firsts]
         window = _windows_in(x, rows, firsts, n).contiguous(memory_format=torch.channels_last)
         window = window if window.is_floating_point() else _levels(window)
@@ -163,7 +159,7 @@ def _linear64(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _levels(window: Tensor) -> Tensor:
-    """Return uint8 as 0 to 1, at once in the precision in which the convolutions run."""
+    """Return uint8 as 0 to 1, directly in the precision of the convolutions."""
     kind = window.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     return window.to(dtype).div_(255.0)
@@ -184,7 +180,7 @@ def cell_extents(x: Tensor) -> Tensor:
 
 
 def _windows(head: str, extents: Tensor, moved: Tensor | None) -> tuple[list[int], Places]:
-    """Return the smallest window of each cell: its number of places along a side, and its first place in y and x."""
+    """Return each cell's smallest window: its number of places along a side, and its first place in y and x."""
     before, after = _MARGINS_PX[head]
     reach = extents[:, None].expand(-1, 2)
     middle = CUTOUT_SIZE / 2 + (torch.zeros_like(reach) if moved is None else moved)
@@ -195,7 +191,7 @@ def _windows(head: str, extents: Tensor, moved: Tensor | None) -> tuple[list[int
 
 
 def _fewer(counts: list[int]) -> list[int]:
-    """Return numbers of places of which those go up to the next that would save little by windows of their own."""
+    """Round window sizes up to the next size when a separate smaller window would save too little."""
     out = counts
     for n, larger in pairwise(sorted(set(counts))):
         saved = _STRIDE**2 * (larger**2 - n**2)
@@ -205,7 +201,7 @@ def _fewer(counts: list[int]) -> list[int]:
 
 
 def _windows_in(x: Tensor, rows: list[int], firsts: Places, n: int) -> Tensor:
-    """Return windows of n × n places, from the first on, of those cutouts (N, 3, 128, 128)."""
+    """Return windows of n × n places, from the first on, of these cutouts (N, 3, 128, 128)."""
     side = n * _STRIDE + _FIELD_PX - _STRIDE
     trimmed = []
     for these, (y, x0) in _together(firsts):
@@ -215,7 +211,7 @@ def _windows_in(x: Tensor, rows: list[int], firsts: Places, n: int) -> Tensor:
 
 
 def _together(firsts: Places) -> list[tuple[slice, tuple[int, int]]]:
-    """Return the first places of windows with the rows that have them: all at once, where they are the same."""
+    """Return the rows of windows that share their first place, with that place."""
     if len(set(firsts)) == 1:
         return [(slice(None), firsts[0])]
     return [(slice(row, row + 1), first) for row, first in enumerate(firsts)]

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.errors import TrainingError
-from napari_bloodcell.models.cnn.classifier import (
-    ClassifierInfo,
-    CnnClassifier,
-    cutout_extents,
-    to_tensor,
-)
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier, cutout_extents, to_tensor
 from napari_bloodcell.models.cnn.network import Architecture, CellCnn
 from napari_bloodcell.models.device import autocast, pick_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from napari_bloodcell.core.params import TrainParams
 
 Arrays = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
 """Cutouts (N, 128, 128, 3) and labels (N,)."""
@@ -38,7 +28,7 @@ _BREATH_S = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A classifier, the number of the epoch that its weights are from, and whether training was stopped."""
+    """A classifier, the epoch that its weights are from, and whether training was stopped."""
 
     classifier: CnnClassifier
     best_epoch: int
@@ -57,8 +47,8 @@ def fit(
 ) -> Generator[EpochFigures | None, None, Fitted]:
     """Train a network with Adam, from random weights or those of `start`; the best epoch's weights are kept.
 
-    The best epoch is that of the least validation loss, or the last where `val` is empty. Yields the figures of each
-    epoch, and None about once a second in between. Raises `TrainingError` if the loss is no longer a number.
+    The best epoch has the least validation loss; the last counts if `val` is empty. Yields the figures of each epoch,
+    and None about once a second in between. Raises `TrainingError` if the loss diverges.
     """
     device = pick_device(params.device)
     network = initial_network(classes, params, start).to(device).channels_last()
@@ -84,7 +74,7 @@ def fit(
 
 
 class _Learner:
-    """A network, its optimiser, and the random numbers of its training."""
+    """A network, its optimiser, and its random numbers."""
 
     def __init__(self, network: CellCnn, params: TrainParams, device: torch.device) -> None:
         self.network, self.params, self.device = network, params, device
@@ -114,7 +104,7 @@ class _Learner:
         return total / n_seen, n_right / n_seen
 
     def _step(self, cutouts: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[float, int]:
-        """Take a step on a batch; return its mean loss and how many were typed right, before the step."""
+        """Take a step on a batch; return its mean loss and the number typed right, before the step."""
         extents = torch.from_numpy(cutout_extents(cutouts)).to(self.device)
         most = self.params.shift_px
         shifts = self._random.integers(-most, most + 1, (len(cutouts), 2))
@@ -137,13 +127,13 @@ class _Learner:
 
 
 def _turned(cutouts: NDArray[np.uint8], ways: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return cutouts (N, S, S, 3), each in one of the eight ways to lay a square: quarter turns, from 4 on flipped."""
+    """Return cutouts (N, S, S, 3), each turned by quarters, from 4 on also flipped."""
     turned = [np.rot90(one, way % 4) for one, way in zip(cutouts, ways.tolist(), strict=True)]
     return np.stack([one[:, ::-1] if way >= 4 else one for one, way in zip(turned, ways.tolist(), strict=True)])
 
 
 def _shifted(cutouts: NDArray[np.uint8], shifts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return cutouts (N, S, S, 3) moved by (dy, dx) pixels; what is moved out is lost."""
+    """Return cutouts (N, S, S, 3) moved by (dy, dx) pixels; what leaves the cutout is lost."""
     if not shifts.any():
         return cutouts
     out = np.zeros_like(cutouts)
@@ -181,7 +171,7 @@ def predicted(logits: Tensor) -> Tensor:
 
 
 def initial_network(classes: Sequence[str], params: TrainParams, start: CnnClassifier | None = None) -> CellCnn:
-    """Return the network that training begins with: random by seed, or `start` with a last layer for these classes."""
+    """Return the network to begin with: random by seed, or `start` with a last layer for these classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
         if start is None:
@@ -200,13 +190,13 @@ def initial_network(classes: Sequence[str], params: TrainParams, start: CnnClass
 
 
 def _rows_of(classes: Sequence[str], weight: Tensor, bias: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return weights and bias of each class; a single logit is that of the second class against a first one of 0."""
+    """Return weights and bias of each class; a single logit is that of the second class against 0 for the first."""
     if weight.shape[0] == 1:
         weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
     return dict(zip(classes, weight, strict=True)), dict(zip(classes, bias, strict=True))
 
 
 def _logits_of(classes: Sequence[str], weight: dict[str, Tensor], bias: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the last layer for these classes: the reverse of `_rows_of`."""
+    """Return the last layer for these classes; undoes `_rows_of`."""
     w, b = torch.stack([weight[c] for c in classes]), torch.stack([bias[c] for c in classes])
     return (w[1:] - w[:1], b[1:] - b[:1]) if len(classes) == 2 else (w, b)

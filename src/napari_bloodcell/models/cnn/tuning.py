@@ -1,44 +1,37 @@
-"""Fine-tunes a classifier on few cells: its convolutions stay, its dense layers move only as far as the cells ask."""
+"""Fine-tunes a classifier on few cells: convolutions stay, dense layers move only as far as the cells require."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import TrainingError
-from napari_bloodcell.models.cnn.classifier import CnnClassifier, to_tensor
-from napari_bloodcell.models.cnn.training import Fitted, evaluate, initial_network, predicted
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier, to_tensor
+from napari_bloodcell.models.cnn.network import CellCnn
+from napari_bloodcell.models.cnn.training import Arrays, EpochFigures, Fitted, evaluate, initial_network, predicted
 from napari_bloodcell.models.device import pick_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from napari_bloodcell.core.params import TrainParams
-    from napari_bloodcell.models.cnn.classifier import ClassifierInfo
-    from napari_bloodcell.models.cnn.network import CellCnn
-    from napari_bloodcell.models.cnn.training import Arrays, EpochFigures
 
 COPIES = 8
 """Every cell is seen in this many variants, itself first."""
 RBC_SHARE = 0.9
-"""Weight of the red cells among all: most cells of a smear are red, so a border drawn as if classes were equally
-frequent would take many of them for something else."""
+"""Weight of all red cells together: most cells of a smear are red, so a boundary for equally frequent classes would
+misclassify many of them."""
 DOUBT = 0.8
 """q of the generalised cross-entropy (1 - p^q) / q: near 0 every cell must be learned, near 1 a cell that contradicts
-all others counts as typed by mistake."""
+all others counts as mistyped."""
 SURE = 0.9
-"""Probability from which a classifier that says otherwise is a witness against what a cell was typed as."""
+"""A label is suspected wrong if the classifier gives another class at least this probability."""
 _MOST_DOUBTED = 0.25
-"""Share of a class's cells that may be in doubt; where there are more, the classifier before is what is wrong."""
+"""Share of a class's cells that may be in doubt; if there are more, the original classifier is what is wrong."""
 _MOST_FITS = 5
 _STEPS_PER_EPOCH = 5
 _SETTLED = 1e-5
@@ -55,20 +48,20 @@ def fit_head(
     info: ClassifierInfo,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[EpochFigures | None, None, Fitted]:
-    """Fit the dense layers of a classifier to further cells, held back by a spring to what they were.
+    """Fit the dense layers of a classifier to further cells, held back by a spring to their old weights.
 
-    Yields the figures of each epoch, None in between. Minimises a cross-entropy that is bounded (Zhang & Sabuncu 2018),
-    so that one mistyped cell does not spoil the rest, with red cells weighing as much as in a smear, plus `anchor` / N
-    × the squared distance from the old weights (L2-SP): they count as so many cells, so five corrections move little
-    and hundreds a lot. What few cells do not plainly show stays as it was, classes without cells too. The loss of a
-    class that `start` does not know has no bound: all its cells would look mistyped. L-BFGS on features that are
-    computed once: seconds, and no learning rate.
+    Yields the figures of each epoch, None in between. Minimises a bounded cross-entropy (Zhang & Sabuncu 2018), so that
+    one mistyped cell does not spoil the rest, with red cells weighted as in a smear, plus `anchor` / N × the squared
+    distance from the old weights (L2-SP): these count as so many cells, so five corrections move little and hundreds a
+    lot. What few cells do not plainly show stays as it was, including classes without cells. The loss of a class
+    unknown to `start` is not bounded: all its cells would look mistyped. L-BFGS on features that are computed once
+    takes seconds and needs no learning rate.
 
-    A cell of which both the classifier before and one that is fitted to the other cells are sure that it is something
-    else is left out: a single red cell, at its weight in a smear, could turn all white ones. Where the classifier
-    before is sure of another class for more than `_MOST_DOUBTED` of a class's cells, it is wrong about this laboratory:
-    none of them is taken for a mistake, and their loss has no bound (of a cell that is called something else with
-    certainty, a bounded loss has no gradient, and nothing is learned).
+    A cell is left out if both the original classifier and one fitted to the other cells are sure that it is something
+    else: a single red cell, at its weight in a smear, could turn all white ones. If the original classifier is sure of
+    another class for more than `_MOST_DOUBTED` of a class's cells, it is wrong about this laboratory: then none of them
+    counts as mistyped, and their loss is not bounded (a bounded loss has no gradient for a cell that is called
+    something else with certainty, so nothing would be learned).
     """
     device = pick_device(params.device)
     network = initial_network(info.classes, params, start).to(device).channels_last().eval().requires_grad_(False)
@@ -99,7 +92,7 @@ def fit_head(
 def _iter_see(
     network: CellCnn, cutouts: NDArray[np.uint8], seed: int, should_stop: Callable[[], bool]
 ) -> Generator[None, None, tuple[Tensor, bool]]:
-    """Return features (COPIES · N, F) of the cutouts and of variants of them; of fewer, and True, after a stop."""
+    """Return features (COPIES · N, F) of the cutouts and of variants of them; fewer, and True, after a stop."""
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
     features = []
     for variant, begin in itertools.product(range(COPIES), range(0, len(cutouts), _BATCH)):
@@ -131,7 +124,7 @@ def _begin_new_classes(
 def _fitting(
     network: CellCnn, seen: Tensor, labels: Tensor, can_doubt: Tensor, classes: Sequence[str], pull: float
 ) -> Generator[float, None, None]:
-    """Fit the dense layers to features (N, F), and yield the objective after every few steps until it has settled."""
+    """Fit the dense layers to features (N, F), yielding the objective after every few steps until it settles."""
     weights = _cell_weights(labels, classes)
     is_bounded = can_doubt[labels]
     head = [p.requires_grad_(True) for p in (*network.dense.parameters(), *network.logits.parameters())]
@@ -170,7 +163,7 @@ def _mistyped(
 ) -> Generator[None, None, Tensor]:
     """Return which of the `doubted` cells (n,) are probably typed by mistake.
 
-    The classifier before is sure that they are something else; so must one be that is fitted to the other cells.
+    The original classifier is sure that they are something else; so must be one fitted to the other cells.
     """
     typed = labels[: len(doubted)]
     out = torch.zeros_like(doubted)
@@ -190,12 +183,12 @@ def _mistyped(
 
 
 def _share_of(cells: Tensor, typed: Tensor, n_classes: int) -> Tensor:
-    """Return the share of each class's cells that are among `cells`, (K,); 0 where there are none."""
+    """Return the share of each class's cells that are among `cells`, (K,); 0 for classes without cells."""
     return torch.bincount(typed[cells], minlength=n_classes) / torch.bincount(typed, minlength=n_classes).clamp(min=1)
 
 
 def _is_sure_of_another(network: CellCnn, seen: Tensor, typed: Tensor) -> Tensor:
-    """Return for each cell whether a network gives another class than the typed one at least the probability `SURE`."""
+    """Return for each cell whether a network gives another class than the typed one at least probability `SURE`."""
     with torch.no_grad():
         p = torch.softmax(_logits(network, seen), 1)
         of_cell = p.reshape(COPIES, len(typed), -1).mean(0)
@@ -204,7 +197,7 @@ def _is_sure_of_another(network: CellCnn, seen: Tensor, typed: Tensor) -> Tensor
 
 
 def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
-    """Return cutouts (N, 3, S, S), 0 to 1, turned, flipped, a little larger or smaller, stained a little otherwise."""
+    """Return cutouts (N, 3, S, S), 0 to 1, turned, flipped, and slightly varied in size and stain."""
     n = len(cutouts)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -225,13 +218,13 @@ def varied(cutouts: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _logits(network: CellCnn, features: Tensor) -> Tensor:
-    """Return K logits (N, K), also where the network has one."""
+    """Return K logits (N, K), also if the network has one."""
     logits: Tensor = network.logits(F.relu(network.dense(features)))
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
 
 
 def _cell_weights(labels: Tensor, classes: Sequence[str]) -> Tensor:
-    """Return a weight for each cell, sum 1: red cells have `RBC_SHARE` together, the other classes equal parts."""
+    """Return a weight per cell, sum 1: `RBC_SHARE` for all red cells, equal parts for the other classes."""
     numbers = torch.bincount(labels, minlength=len(classes))
     others = sum(1 for n, name in zip(numbers.tolist(), classes, strict=True) if n and name != RBC)
     of_class = [RBC_SHARE if name == RBC else (1 - RBC_SHARE) / max(others, 1) for name in classes]

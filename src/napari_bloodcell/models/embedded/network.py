@@ -1,22 +1,19 @@
-"""The network of the embedded SAM: a convolutional pyramid, a heat map of cells, and SAM's decoder on small windows.
+"""The embedded SAM's network: a convolutional pyramid, a heat map of cells, and SAM's decoder on small windows.
 
-SAM's own prompt encoder, two-way transformer and mask decoder work here on a window of the embedding around each
-prompt instead of on the whole image. Every layer looks only at a bounded neighbourhood (normalisation is over the
-channels of one place, never over an area), so what is found does not depend on where a tile begins.
+SAM's own prompt encoder, two-way transformer and mask decoder work on a window of the embedding around each prompt
+instead of the whole image. Every layer sees only a bounded neighbourhood (normalisation is over the channels of one
+place, never over an area), so the result does not depend on where a tile begins.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_bloodcell.models.sam_modules import modeling
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 STRIDE = 8
 """Pixels per token of the embedding."""
@@ -33,7 +30,7 @@ CLASSES = ("RBC", "WBC", "platelet")
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each place; quick for channels-last tensors."""
+    """Layer norm over the channels of each place, fast for channels-last tensors."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -111,9 +108,9 @@ class PyramidEncoder(nn.Module):
 
 
 def _side_by_side(heads: Sequence[nn.Conv2d], x: Tensor) -> tuple[Tensor, ...]:
-    """Return what 1×1 convolutions give, computed as one of a multiple of 16 channels.
+    """Return the outputs of 1×1 convolutions, computed as one with a multiple of 16 channels.
 
-    For fewer channels oneDNN splits the sum over the inputs between threads, and their number decides about rounding.
+    With fewer channels oneDNN splits the sum over the inputs between threads, and their number affects rounding.
     """
     sizes = [head.out_channels for head in heads]
     n_unused = -sum(sizes) % 16

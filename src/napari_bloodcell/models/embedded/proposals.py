@@ -1,41 +1,37 @@
-"""From the embedded SAM's heat map to proposals: where cells are, of which type, in which box."""
+"""Turns the embedded SAM's heat map into proposals: where cells are, of which type, in which box."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.models.boxes import colour_in_boxes, non_maximum_suppression
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
-
-    Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
+Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
 
 
 GLASS = 235.0
-"""Brightness to which the colour of the empty glass is brought."""
+"""Brightness to which the empty glass is brought."""
 SCORE_SHARE = (1.0, 1.0, 0.75)
-"""Of the score from which on a proposal is a cell, what a red cell, a white cell and a platelet need."""
+"""Share of `score_min` that a red cell, a white cell and a platelet need."""
 DUPLICATE_BOX_IOU = 0.7
-"""Proposals whose boxes agree by more than this are one cell."""
+"""Proposals whose boxes have a higher IoU are one cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What the heat map proposes.
+    """Proposals of the heat map.
 
-    (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels
-    of the canvas.
+    (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels of
+    the canvas.
     """
 
     scores: torch.Tensor
@@ -45,15 +41,15 @@ class Proposals:
     boxes: torch.Tensor
 
     def take(self, rows: torch.Tensor) -> Proposals:
-        """Return some of them."""
+        """Return these rows."""
         return Proposals(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
 def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) -> Proposals:
     """Return the local maxima of the heat map with their boxes; of boxes that agree the best stays.
 
-    `heat_logits` are (K, H/4, W/4), one map per class; `sides` (4, H/4, W/4) the logarithms of the distances to left,
-    upper, right and lower side, in red cell radii. A proposal whose score is below `score_min` is no cell.
+    `heat_logits` are (K, H/4, W/4), one map per class; `sides` (4, H/4, W/4) the logarithms of the distances to the
+    left, upper, right and lower side, in red cell radii. Proposals with a score below `score_min` are dropped.
     """
     heat = torch.sigmoid(heat_logits)
     best, kind = heat.max(0)
@@ -72,55 +68,66 @@ def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) ->
 
 
 MIN_CALIBRATION_CELLS = 3
-"""With fewer whole red cells the white ones help to find the scale."""
+"""With fewer whole red cells, white ones help to find the scale."""
 WBC_PER_RBC_DIAMETER = 1.95
 """Width of a white cell in a smear, in red cells."""
 CALIBRATION_SCORE = 0.35
 CALIBRATION_ROUNDS = 5
 CALIBRATION_SIDE_PX = 288
-"""Working pixels: the middle of a sample is looked at first, and is enough where it shows this many whole red cells."""
+"""Working pixels: the middle of a sample is tried first, and is enough if it shows this many whole red cells."""
 ENOUGH_RED_CELLS = 15
 LARGEST_SIDE_PX = 1024
-"""Working pixels: no more than this of a sample is looked at to calibrate."""
+"""Working pixels: at most this much of a sample is used to calibrate."""
 DOUBTFUL_RED_CELLS = 6
-"""With fewer whole red cells the scale is sought from other starts as well."""
+"""With fewer whole red cells other starting widths are tried too."""
 OTHER_STARTS = (0.6, 0.35, 0.2, 1.7)
 NARROWEST_PX = 6.0
-"""Narrower red cells than this show too little to be found."""
+"""Narrower red cells show too little to be found."""
 DOUBTFUL_CONFIDENCE = 0.5
-"""With less all widths are tried."""
+"""With less confidence all widths are tried."""
 SURE_PX, SURE_SUPPORT = 10.0, 0.015
-"""Narrower red cells, or less of a picture in cells, may be specks of dust; ordinary smears have 30 px and 0.13."""
+"""Narrower red cells, or a smaller share of the picture in cells, may be dust; ordinary smears have 30 px and 0.13."""
 SURE_SCORE = 0.5
-"""Of median score; red cells of smears of eight laboratories have 0.55 to 0.93, what the network takes for some in
-noise 0.40 to 0.46."""
+"""Median score; red cells of eight laboratories' smears have 0.55 to 0.93, false ones in noise 0.40 to 0.46."""
 LADDER_PX, LADDER_STEP, LADDER_SIDE_PX = 8.0, 1.7, 640
-"""Where no start leads to cells, widths from here on are tried by this factor, on this many working pixels."""
+"""If no start leads to cells, widths from here on are tried by this factor, on this many working pixels."""
 FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.25
-"""Widths of so many whole red cells are compared; their logarithms scatter by 0.19 at most in ordinary smears, those
-of specks of dust by a third."""
+"""Widths of at least this many whole red cells are compared; their logarithms scatter by at most 0.19 in ordinary
+smears, those of dust by a third."""
 MOST_JUDGED = 150
-"""Cells whose looks are judged."""
+"""Cells whose appearance is judged."""
+SURELY_RED = 0.8
+"""Certainty from which a proposal is a red cell whose colour counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
+    """Evidence for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
 
     factor: float | None
     n_red: int
     support: float
     scale_confidence: float = 0.0
     smear_confidence: float = 0.0
+    red: tuple[float, float, float] | None = None
+    """Colour of a typical red cell, glass at `GLASS`; None where fewer than `FEWEST_TO_COMPARE` are sure."""
+
+    def told(self, calibration: Calibration) -> Calibration:
+        """Return a calibration with all that was seen of the smear but its scale."""
+        red = self.red
+        if red is not None:
+            r, g, b = (float(v * glass / GLASS) for v, glass in zip(red, calibration.background_rgb, strict=True))
+            red = r, g, b
+        return replace(calibration, smear_confidence=self.smear_confidence, red_rgb=red)
 
     @property
     def strength(self) -> float:
-        """Area explained, and by how many cells: a few huge "cells" explain as much as the many that they are."""
+        """Area explained and number of cells: a few huge "cells" explain as much area as the many they really are."""
         return self.support * float(np.sqrt(1 + min(self.n_red, 25)))
 
     @property
     def confidence(self) -> float:
-        """The lesser of both confidences."""
+        """The lower of both confidences."""
         return min(self.scale_confidence, self.smear_confidence)
 
 
@@ -128,19 +135,11 @@ NO_EVIDENCE = Evidence(None, 0, 0.0)
 
 
 def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
-    """Follow the network's own measure of the cells in a sample (Y, X, 3) from a first estimate until it settles.
+    """Iterate the network's own measure of the cells in a sample (Y, X, 3) uint8 until it settles.
 
-    Where few cells agree with where it settled, other widths are tried: a large white cell in a small field, or
-    clumps, mislead the first estimate. Where none of these leads to cells of which the network is sure, all widths are.
-
-    Parameters
-    ----------
-    sample : ndarray of uint8, shape (Y, X, 3)
-        Part of the smear.
-    first : Calibration
-        Where to start.
-    look : callable
-        (part, calibration) → what the network proposes there, and what it sees.
+    If few cells support the result, other starting widths are tried: a large white cell in a small field, or clumps,
+    mislead the first estimate. If none of these gives cells of which the network is sure, all widths are tried. `look`
+    takes (part, calibration) and returns the network's proposals and input.
     """
     best, evidence = _settle(sample, first, look)
     if evidence.n_red < DOUBTFUL_RED_CELLS:
@@ -154,13 +153,12 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
         other, weight = _settle(sample, _best_of_ladder(sample, first, look), look)
         if weight.confidence > evidence.confidence:
             best, evidence = other, weight
-    return replace(best, scale_confidence=evidence.scale_confidence, smear_confidence=evidence.smear_confidence)
+    return replace(evidence.told(best), scale_confidence=evidence.scale_confidence)
 
 
 def judge(sample: NDArray[np.uint8], calibration: Calibration, look: Look) -> Calibration:
-    """Return a calibration whose width is given, with how much the picture looks like a smear at that width."""
-    found = _measure(_middle(sample, calibration, LADDER_SIDE_PX), calibration, look)
-    return replace(calibration, smear_confidence=found.smear_confidence)
+    """Return a calibration of given width with how much the picture looks like a smear at that width."""
+    return _measure(_middle(sample, calibration, LADDER_SIDE_PX), calibration, look).told(calibration)
 
 
 def _best_of_ladder(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
@@ -179,7 +177,7 @@ def _best_of_ladder(sample: NDArray[np.uint8], first: Calibration, look: Look) -
 
 
 def _settle(sample: NDArray[np.uint8], start: Calibration, look: Look) -> tuple[Calibration, Evidence]:
-    """Follow the network's own measure of the cells from one start; return where it ends and what speaks for it."""
+    """Iterate the scale estimate from one starting value; return the fixed point and its score."""
     current, evidence = start, NO_EVIDENCE
     for _ in range(CALIBRATION_ROUNDS):
         middle = _middle(sample, current, CALIBRATION_SIDE_PX)
@@ -199,7 +197,7 @@ def _settle(sample: NDArray[np.uint8], start: Calibration, look: Look) -> tuple[
 
 
 def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evidence:
-    """Measure how much wider cells are than `current` says, by the red ones where there are enough."""
+    """Measure how much wider cells are than `current` says, by red cells if there are enough."""
     proposals, seen = look(sample, current)
     boxes = proposals.boxes
     height, width = (v * RBC_DIAMETER_PX / current.rbc_diameter_px for v in sample.shape[:2])
@@ -216,17 +214,24 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
         current.rbc_diameter_px / (2 * SURE_PX),
         support / (2 * SURE_SUPPORT),
     )
-    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width))
+    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width)), _red_in(proposals, seen)
     if len(red) >= MIN_CALIBRATION_CELLS:
         return Evidence(float(red.median()), len(red), *told)
     both = torch.cat([red.repeat(2), white])
     return Evidence(float(both.log().mean().exp()) if len(both) else None, len(red), *told)
 
 
-def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
-    """Return how sure a scale is, 0 to 1: red cells are several, the network is sure of them, and their widths agree.
+def _red_in(proposals: Proposals, seen: NDArray[np.float32]) -> tuple[float, float, float] | None:
+    """Return the colour of a typical red cell of what the network sees; None where too few are sure."""
+    is_sure = (proposals.classes == CLASSES.index("RBC")) & (proposals.certainty > SURELY_RED)
+    boxes = proposals.boxes[is_sure][:MOST_JUDGED].cpu().numpy()[:, [1, 0, 3, 2]]
+    return colour_in_boxes(seen, boxes) if len(boxes) >= FEWEST_TO_COMPARE else None
 
-    Of all red cells the scores (N,), of whole ones the widths (M,).
+
+def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
+    """Return the confidence in a scale, 0 to 1: several red cells, high scores, and widths that agree.
+
+    `scores` (N,) are those of all red cells, `whole` (M,) the widths of whole ones.
     """
     if not len(scores):
         return 0.0

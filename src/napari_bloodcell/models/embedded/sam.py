@@ -1,7 +1,7 @@
-"""The embedded SAM as a mask generator: offline, from the first minute, on a laptop.
+"""The embedded SAM as a mask generator: works offline at once, also on a laptop.
 
-An image is brought to the scale at which a red cell is 28 px wide and to a neutral glass; the encoder's heat map
-proposes cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
+An image is brought to the scale at which a red cell is 28 px wide and to neutral glass; the encoder's heat map proposes
+cells with their boxes; SAM's decoder turns each proposal into a mask on a small window around it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.geometry import box_of_mask, slices_of
+from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask
-from napari_bloodcell.core.threads import in_threads
+from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.models.device import autocast, cpu_threads, fast_bf16, pick_device
 from napari_bloodcell.models.embedded.network import (
     CLASSES,
@@ -30,38 +34,22 @@ from napari_bloodcell.models.embedded.network import (
     STRIDE,
     WindowSam,
 )
-from napari_bloodcell.models.embedded.proposals import (
-    CALIBRATION_SCORE,
-    GLASS,
-    Proposals,
-    find_scale,
-    judge,
-    propose,
-)
-from napari_bloodcell.models.embedded.resample import resample
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import SegmentParams
-    from napari_bloodcell.core.threads import Threads
+from napari_bloodcell.models.embedded.proposals import CALIBRATION_SCORE, GLASS, Proposals, find_scale, judge, propose
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 
 FORMAT = "napari-bloodcell-embedded-sam"
-"""What the metadata of its files says."""
+"""Format in the metadata of its files."""
 CANVAS_STEP_PX = 4 * STRIDE
-"""Canvases begin on multiples of this, and have sides that are: few shapes need a plan of the convolutions, and at the
-smear's edge all tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
+"""Canvas origins and sides are multiples of this: few shapes need few convolution plans, and at the smear's edge all
+tiles see the same width of nothing beyond it. The encoder's coarsest step divides it."""
 LOOK_PX, MOST_LOOK_PX = 1280, 2048
-"""Side of what is looked at at once: in working pixels, and at most in pixels of the image. More is not quicker."""
+"""Side of the image seen at once: in working pixels, and at most in pixels of the image. More is not faster."""
 OVERLAP_PX = 144
-"""Working pixels around a tile. What is further away changes a score by 1e-4 at most; with 112 px it was 2e-2, and one
+"""Working pixels around a tile. What is farther away changes a score by at most 1e-4; with 112 px it was 2e-2, and one
 cell in 1,500 depended on where a tile began."""
 PROMPTS_STEP = 8
-"""Prompts are decoded in multiples of this: small matrices are multiplied in another order, and rounded differently."""
+"""Prompts are decoded in multiples of this: smaller matrices are multiplied in another order, and round differently."""
 
 
 def is_embedded_sam(path: Path) -> bool:
@@ -74,13 +62,13 @@ def is_embedded_sam(path: Path) -> bool:
 
 
 def normalise(image: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return what the network sees: 0 to 255 with the glass at `GLASS` → about -2.3 to 1; zero is "no image"."""
+    """Return the network's input: 0 to 255 with glass at `GLASS` → about -2.3 to 1; zero means "no image"."""
     return ((np.asarray(image, np.float32) - 160.0) / 64.0).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A resampled image, (H, W, 3) float32, 0 to 255 with the glass at `GLASS`, with its features."""
+    """A resampled image, (H, W, 3) float32, 0 to 255 with the glass at `GLASS`, and its features."""
 
     embedding: torch.Tensor
     detail: torch.Tensor
@@ -92,7 +80,7 @@ class Canvas:
 
 
 class EmbeddedSam:
-    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no file of one."""
+    """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no such file."""
 
     def __init__(self, weights: Path, device: str = "auto") -> None:
         self.name = "embedded"
@@ -131,17 +119,17 @@ class EmbeddedSam:
         return cpu_threads(self.device)
 
     def look_px(self, calibration: Calibration) -> int:
-        """Return the side of what it likes to look at at once, pixels."""
+        """Return the side of the image it prefers to see at once, pixels."""
         return min(MOST_LOOK_PX, int(LOOK_PX * calibration.rbc_diameter_px / RBC_DIAMETER_PX))
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Refine the width of a red cell by looking at the boxes the network gives to cells, until it settles."""
+        """Refine the width of a red cell from the boxes that the network gives to cells, until it settles."""
         if first.source == "default":  # there is nothing but glass
             return replace(first, scale_confidence=0.0)
 
         def look(part: NDArray[np.uint8], current: Calibration) -> tuple[Proposals, NDArray[np.float32]]:
-            canvas = self._canvas(part, current, (0, 0))
+            canvas = self.see(part, current)
             return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE), canvas.pixels
 
         return judge(sample, first, look) if first.source == "given" else find_scale(sample, first, look)
@@ -157,7 +145,7 @@ class EmbeddedSam:
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
-        canvas = self._canvas(image, calibration, origin)
+        canvas = self.see(image, calibration, origin)
         proposals = propose(canvas.heat, canvas.sides, params.score_min)
         if within is not None:
             proposals = _within(proposals, canvas, origin, within)
@@ -191,11 +179,11 @@ class EmbeddedSam:
     ) -> list[CellMask]:
         """Return one mask per prompt: points (N, 2) as (y, x), or boxes (N, 4) as (y0, x0, y1, x1).
 
-        A point that lies in a proposal of the heat map is decoded with that proposal's box.
+        A point in a proposal of the heat map is decoded with that proposal's box.
         """
         if (points is None) == (boxes is None):
             raise ModelError("Give either points or boxes, not both and not neither.")
-        canvas = self._canvas(image, calibration, (0, 0))
+        canvas = self.see(image, calibration)
         cells: list[CellMask] = []
         if boxes is not None:
             given = torch.as_tensor(np.asarray(boxes, np.float32)[:, [1, 0, 3, 2]], device=self.device) * canvas.scale
@@ -217,11 +205,8 @@ class EmbeddedSam:
                 cells += self._decode_prompt(canvas, None, point, image.shape[:2])
         return cells
 
-    def see(self, image: NDArray[np.uint8], calibration: Calibration) -> Canvas:
+    def see(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int] = (0, 0)) -> Canvas:
         """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded."""
-        return self._canvas(image, calibration, (0, 0))
-
-    def _canvas(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int]) -> Canvas:
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
         resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
@@ -316,16 +301,14 @@ def _to_cells(
         y0, x0 = first[k] - np.array(origin)
         top, left = max(0, -y0), max(0, -x0)
         mask = masks[k, top : max(top, min(n_native, shape[0] - y0)), left : max(left, min(n_native, shape[1] - x0))]
-        filled_rows, filled_columns = np.flatnonzero(np.any(mask, axis=1)), np.flatnonzero(np.any(mask, axis=0))
-        if not filled_rows.size:
+        corner_of_mask = (int(y0 + top), int(x0 + left))
+        box = box_of_mask(mask, corner_of_mask)
+        if box is None:
             continue
-        r0, r1 = int(filled_rows[0]), int(filled_rows[-1]) + 1
-        c0, c1 = int(filled_columns[0]), int(filled_columns[-1]) + 1
-        y, x = y0 + top + r0, x0 + left + c0
         cells.append(
             CellMask(
-                bbox=(int(y), int(x), int(y) + r1 - r0, int(x) + c1 - c0),
-                mask=mask[r0:r1, c0:c1].copy(),
+                bbox=box,
+                mask=mask[slices_of(box, corner_of_mask)].copy(),
                 predicted_iou=quality[k],
                 stability_score=stability[k],
                 score=scores[k],
@@ -335,3 +318,54 @@ def _to_cells(
             )
         )
     return cells
+
+
+# --- the working scale -----------------------------------------------------------------------------------------------
+
+
+def resample(
+    image: NDArray[np.uint8], scale: float, *, origin: tuple[int, int] = (0, 0), align: int = 1, multiple: int = 1
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[int, int]]:
+    """Resample a part (Y, X, 3) uint8 of a smear, which lies at `origin` (y, x), on the smear's one grid.
+
+    Returns (H, W, 3) float32, 0 to 255, with 0 outside the part; the pixels (H, W) bool inside it; and the corner (y,
+    x) on the resampled smear, a multiple of `align`. H and W are multiples of `multiple`, so that a network can reuse
+    its plans for few shapes. Pixel k of the resampled smear is centred on (k + 0.5) / scale - 0.5 of the smear,
+    whatever the part. The triangle filter is as wide as a resampled pixel when the image shrinks, so nothing aliases.
+    """
+    spans = [_span(offset, n_in, scale, align, multiple) for offset, n_in in zip(origin, image.shape[:2], strict=True)]
+    margin = int(np.ceil(1 / scale)) + 1  # what the filter reaches beyond the part
+    planes = np.moveaxis(image, 2, 0).astype(np.float32)
+    padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    y, x = spans
+    top, left = margin - origin[0], margin - origin[1]
+    box = (x.begin / scale + left, y.begin / scale + top, x.end / scale + left, y.end / scale + top)
+    size = (x.end - x.begin, y.end - y.begin)
+    # In floating point, so that no rounding depends on where the part begins.
+    channels = [Image.fromarray(c).resize(size, Image.Resampling.BILINEAR, box=box) for c in padded]
+    resampled = np.zeros((y.size, x.size, 3), np.float32)
+    inside = np.zeros((y.size, x.size), bool)
+    here = (slice(y.begin - y.first, y.end - y.first), slice(x.begin - x.first, x.end - x.first))
+    inside[here] = True
+    for k, channel in enumerate(channels):
+        resampled[(*here, k)] = np.asarray(channel)
+    return resampled, inside, (y.first, x.first)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One axis of the resampled part: it begins at `first`; the image reaches from `begin` to `end`."""
+
+    first: int
+    size: int
+    begin: int
+    end: int
+
+
+def _span(offset: int, n_in: int, scale: float, align: int, multiple: int) -> _Span:
+    first = int(np.floor(offset * scale / align)) * align
+    last = int(np.ceil((offset + n_in) * scale))
+    size = max(1, int(np.ceil((last - first) / multiple))) * multiple
+    begin = min(max(first, int(np.ceil(offset * scale - 0.5))), first + size - 1)
+    end = max(begin + 1, min(last, int(np.ceil((offset + n_in) * scale - 0.5))))
+    return _Span(first, size, begin, end)

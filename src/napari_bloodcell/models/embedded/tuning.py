@@ -1,45 +1,47 @@
-"""Fine-tunes the embedded SAM's decoder on the masks of a laboratory; its encoder, and so what is a cell, stays."""
+"""Fine-tunes the embedded SAM's decoder on a laboratory's masks; its encoder, and so what counts as a cell, stays."""
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from napari_bloodcell.core.errors import ModelError, TrainingError
-from napari_bloodcell.models.embedded.network import LARGE_WINDOW, SMALL_BOX_PX, SMALL_WINDOW, WindowSam
-from napari_bloodcell.models.embedded.sam import FORMAT, EmbeddedSam
-from napari_bloodcell.models.embedded.views import labels_around, see_all, see_proposed, split_seen
+from napari_bloodcell.core.params import SegmentParams, TrainSamParams
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.models.embedded.network import (
+    LARGE_WINDOW,
+    RBC_DIAMETER_PX,
+    SMALL_BOX_PX,
+    SMALL_WINDOW,
+    STRIDE,
+    WindowSam,
+)
+from napari_bloodcell.models.embedded.proposals import propose
+from napari_bloodcell.models.embedded.sam import FORMAT, Canvas, EmbeddedSam
 from napari_bloodcell.models.safetensors_file import to_safetensors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import TrainSamParams
-    from napari_bloodcell.core.protocols import Calibration
-    from napari_bloodcell.models.embedded.views import MaskedField, SeenField
-
 
 CELLS_PER_STEP = 24
 _MEASURED_EVERY = 20  # steps
 _CELLS_MEASURED = 200
 _REHEARSED = 2.0
-"""What cells weigh whose masks are to stay as they were."""
+"""Weight of cells whose masks should stay as they were."""
 _SHARES = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
-"""Of the way from the old weights to the new."""
+"""Steps between the old weights and the new."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TunedSam:
-    """A fine-tuned SAM: its file, and the mean IoU on cells that were not trained on, before and after."""
+    """A fine-tuned SAM: its file, and the mean IoU on cells kept from training, before and after."""
 
     content: bytes
     iou_before: float
@@ -93,7 +95,7 @@ def tune_decoder(
 
 
 class _Tuner:
-    """A decoder that learns from cells (`train`) and keeps what it drew on others (`known`)."""
+    """A decoder that learns from cells (`train`) and keeps its masks on others (`known`)."""
 
     def __init__(
         self, start: WindowSam, train: list[SeenField], known: list[SeenField], params: TrainSamParams
@@ -150,12 +152,12 @@ def _step_loss(
     *,
     is_rehearsal: bool = False,
 ) -> Tensor:
-    """Return the loss of some cells, asked for as the program does it, or as a person: a little off.
+    """Return the loss of some cells, prompted as the program does, or as a person does: slightly off.
 
-    The box that the encoder proposes says less than the true one. A decoder that is given true boxes alone learns to
-    fill them, and draws what is proposed, with its error, instead of what it sees. Where another cell lies over one, a
-    label image does not say how it goes on: there it goes on as the teacher, the network before, has it. Left free,
-    masks grow into their neighbours. In rehearsal all of it is as the teacher has it.
+    The proposed box says less than the true one. A decoder trained on true boxes alone learns to fill them, and then
+    reproduces the error of proposed boxes instead of the image. Where another cell covers one, a label image does not
+    tell how it goes on: there the target is that of the teacher, the network before; left free, masks grow into their
+    neighbours. In rehearsal the teacher gives the whole target.
     """
     mode = rng.choice(["proposed", "both", "point", "box"], p=[0.6, 0.16, 0.12, 0.12])
     boxes: NDArray[np.floating[Any]] = seen.proposed[rows] if mode == "proposed" else seen.boxes[rows]
@@ -183,11 +185,11 @@ def _step_loss(
 def _least_change(
     network: WindowSam, old: dict[str, Tensor], new: dict[str, Tensor], val: list[SeenField]
 ) -> tuple[dict[str, Tensor], float]:
-    """Return the weights nearest to the old ones, on the way to the new, that are as good as any there, and their IoU.
+    """Return the weights closest to the old ones, on the way to the new, that are as good as any, and their IoU.
 
-    As good: the mean IoU on the validation cells is less than one standard error below. What a few cells of one
-    laboratory do not ask for stays as it was, which other laboratories need (Wortsman et al. 2022). Where the boxes of
-    the masks fit less well than before, the outlines got ragged, as rough masks make them: such weights are none.
+    As good means: the mean IoU on the validation cells is less than one standard error below the best. What a few cells
+    of one laboratory do not require stays as other laboratories need it (Wortsman et al. 2022). Weights for which the
+    boxes of the masks fit less well than before are rejected: rough training masks make ragged outlines.
     """
     tried: list[tuple[dict[str, Tensor], NDArray[np.float64]]] = []
     for share in _SHARES:
@@ -206,7 +208,7 @@ def _least_change(
 
 
 def _ious(network: WindowSam, val: list[SeenField]) -> NDArray[np.float64]:
-    """Return the IoU of the masks as the program draws them, and of their boxes, (N, 2) of `_CELLS_MEASURED` cells."""
+    """Return the IoU of the program's masks, and of their boxes, (N, 2) for `_CELLS_MEASURED` cells."""
     ious: list[Tensor] = []
     per_field = max(1, _CELLS_MEASURED // len(val))
     for seen in val:
@@ -223,7 +225,7 @@ def _ious(network: WindowSam, val: list[SeenField]) -> NDArray[np.float64]:
 
 
 def _box_area(*masks: Tensor) -> Tensor:
-    """Return the area that the boxes of masks (N, H, W) share, (N,)."""
+    """Return the area shared by the boxes of masks (N, H, W), (N,)."""
     area: Tensor | int = 1
     for axis in (1, 2):
         sides = torch.stack([mask.any(axis) for mask in masks]).int()
@@ -240,7 +242,7 @@ def _decoded(
     boxes: NDArray[np.floating[Any]],
     mode: str,
 ) -> Generator[tuple[Tensor, Tensor, Tensor, Tensor], None, None]:
-    """Yield (mask logits, predicted IoU, target, where other cells are) of cells of the small window, then the rest."""
+    """Yield (mask logits, predicted IoU, target, where other cells are) for the small window's cells, then the rest."""
     device = seen.canvas.embedding.device
     is_small = (boxes[:, 2:] - boxes[:, :2]).max(1) <= SMALL_BOX_PX
     for window, chosen in ((SMALL_WINDOW, is_small), (LARGE_WINDOW, ~is_small)):
@@ -271,7 +273,7 @@ def _decoder_state(network: WindowSam) -> dict[str, Tensor]:
 
 
 def load_start(model: Any) -> EmbeddedSam:
-    """Return a mask generator that fine-tuning can begin with; `ModelError` if it is no embedded SAM."""
+    """Return a mask generator to fine-tune; `ModelError` if it is no embedded SAM."""
     if not isinstance(model, EmbeddedSam):
         raise ModelError("Only the embedded SAM, or one fine-tuned from it, can be fine-tuned; official ones cannot.")
     return model
@@ -291,3 +293,128 @@ def mask_losses(logits: Tensor, iou: Tensor, target: Tensor) -> tuple[Tensor, Te
     hard, truth = logits > 0, target > 0.5
     true_iou = (hard & truth).sum((2, 3)) / (hard | truth).sum((2, 3)).clamp(min=1)
     return loss[:, 0] + 0.5 * loss[:, 1:].min(1).values, ((iou.float() - true_iou) ** 2).mean(1)
+
+
+# --- what is looked at -----------------------------------------------------------------------------------------------
+
+
+_SMALLEST_PX = 4.0
+_SAME_CELL_IOU = 0.5
+_MOST_PX_OF_VIEWS = 2e7
+"""Working pixels of all views, whose features are kept: 12 bytes each."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedField:
+    """An image (Y, X, 3) uint8 with the label image (Y, X) of its cells."""
+
+    name: str
+    image: NDArray[np.uint8]
+    cells: NDArray[np.integer[Any]]
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenField:
+    """A field as the decoder sees it.
+
+    Features, label image, ids (N,) of its cells; their true boxes, and those that the encoder proposes for them (the
+    true one if it proposes none), both (N, 4) as x0, y0, x1, y1, canvas pixels.
+    """
+
+    canvas: Canvas
+    cells: NDArray[np.integer[Any]]
+    ids: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    proposed: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.bool_]) -> SeenField:
+        """Return these cells."""
+        return replace(self, ids=self.ids[rows], boxes=self.boxes[rows], proposed=self.proposed[rows])
+
+
+def see_all(start: EmbeddedSam, fields: Sequence[MaskedField]) -> list[list[SeenField]]:
+    """Return views of each field, first as it is, then turned and mirrored if all features fit in memory."""
+    steps = [RBC_DIAMETER_PX / field.calibration.rbc_diameter_px for field in fields]
+    size = sum(field.cells.size * step**2 for field, step in zip(fields, steps, strict=True))
+    turns = [(k, is_mirrored) for is_mirrored in (False, True) for k in range(4)]
+    if size * len(turns) > _MOST_PX_OF_VIEWS:
+        turns = turns[:1]
+    return [[see_field(start, _turned(field, *turn)) for turn in turns] for field in fields]
+
+
+def _turned(field: MaskedField, quarters: int, is_mirrored: bool) -> MaskedField:
+    """Return a field turned by quarters, and mirrored."""
+    image, cells = (np.rot90(a, quarters) for a in (field.image, field.cells))
+    if is_mirrored:
+        image, cells = image[:, ::-1], cells[:, ::-1]
+    return replace(field, image=np.ascontiguousarray(image), cells=np.ascontiguousarray(cells))
+
+
+def see_field(start: EmbeddedSam, field: MaskedField) -> SeenField:
+    """Return a field's features with those of its cells that fit into the decoder's window."""
+    if field.image.shape[:2] != field.cells.shape:
+        raise TrainingError(
+            f"{field.name}: masks of {field.cells.shape} do not belong to an image of {field.image.shape[:2]}."
+        )
+    with torch.no_grad():
+        canvas = start.see(field.image, field.calibration)
+    ids, boxes = [], []
+    for i, window in enumerate(ndimage.find_objects(field.cells), start=1):
+        rows, columns = window or (slice(0, 0), slice(0, 0))
+        box = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float32) * canvas.scale
+        box -= np.tile(np.array(canvas.corner[::-1], np.float32), 2)
+        side = box[2:] - box[:2]
+        if side.min() >= _SMALLEST_PX and side.max() < LARGE_WINDOW * STRIDE - 6:
+            ids.append(i)
+            boxes.append(box)
+    true = np.array(boxes, np.float32).reshape(-1, 4)
+    return SeenField(canvas, field.cells, np.array(ids, np.int64), true, _proposed_for(true, canvas))
+
+
+def see_proposed(start: EmbeddedSam, image: NDArray[np.uint8], calibration: Calibration) -> SeenField:
+    """Return an image with the cells proposed by the encoder, which have no drawn masks."""
+    with torch.no_grad():
+        canvas = start.see(image, calibration)
+        boxes = propose(canvas.heat, canvas.sides, SegmentParams().score_min).boxes.cpu().numpy()
+    boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) < LARGE_WINDOW * STRIDE - 6]
+    return SeenField(canvas, np.zeros(image.shape[:2], np.int64), np.arange(len(boxes)), boxes, boxes)
+
+
+def _proposed_for(boxes: NDArray[np.float32], canvas: Canvas) -> NDArray[np.float32]:
+    """Return the boxes (N, 4) that the program proposes for these cells; the given box if it misses one."""
+    found = propose(canvas.heat, canvas.sides, SegmentParams().score_min).boxes.cpu().numpy()
+    if not len(found) or not len(boxes):
+        return boxes
+    shared = np.minimum(boxes[:, None, 2:], found[None, :, 2:]) - np.maximum(boxes[:, None, :2], found[None, :, :2])
+    both = shared.clip(min=0).prod(-1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(-1) for b in (boxes, found)]
+    iou = both / (areas[0][:, None] + areas[1][None] - both)
+    return np.where(iou.max(1, keepdims=True) >= _SAME_CELL_IOU, found[iou.argmax(1)], boxes)
+
+
+def split_seen(seen: list[list[SeenField]]) -> tuple[list[SeenField], list[SeenField]]:
+    """Return training and validation part: every fifth field if there are five, else every fifth cell.
+
+    Training uses all views of a field, validation the first.
+    """
+    if len(seen) >= 5:
+        train = [view for i, views in enumerate(seen) if i % 5 for view in views]
+        return train, [views[0] for i, views in enumerate(seen) if i % 5 == 0]
+    is_val = [np.arange(len(views[0].ids)) % 5 == 2 for views in seen]
+    train = [view.take(~rows) for views, rows in zip(seen, is_val, strict=True) for view in views]
+    val = [views[0].take(rows) for views, rows in zip(seen, is_val, strict=True)]
+    return [s for s in train if len(s.ids)], [s for s in val if len(s.ids)]
+
+
+def labels_around(seen: SeenField, origins: NDArray[np.integer[Any]], side: int) -> NDArray[np.int64]:
+    """Return the label image in windows at stride 2 with these (x, y) origins, (N, side, side)."""
+    steps = np.arange(side) * 2 + 1.0
+    out = np.zeros((len(origins), side, side), np.int64)
+    height, width = seen.cells.shape
+    for labels, (x, y) in zip(out, origins, strict=True):
+        rows = np.floor((y + steps + seen.canvas.corner[0]) / seen.canvas.scale).astype(int)
+        columns = np.floor((x + steps + seen.canvas.corner[1]) / seen.canvas.scale).astype(int)
+        in_y, in_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        labels[np.ix_(in_y, in_x)] = seen.cells[np.ix_(rows[in_y], columns[in_x])]
+    return out

@@ -1,4 +1,4 @@
-"""Reading checkpoints of SAM's official layout, of any size, without ever executing what is in the file."""
+"""Reads checkpoints of SAM's official layout, of any size, without executing anything in the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,12 +21,9 @@ from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.params import OFFICIAL_SAMS
 from napari_bloodcell.models.sam_modules import modeling
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _ANCHOR = "image_encoder.patch_embed.proj.weight"
 _DECODER_HEADS = 8
-"""The one number of the official layout that does not show in the shapes of the weights."""
+"""The only number of the official layout that the shapes of the weights do not show."""
 _OFFICIAL = dict(zip(((768, 12, 12), (1024, 24, 16), (1280, 32, 16)), OFFICIAL_SAMS, strict=True))
 _DAMAGED: tuple[type[Exception], ...] = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, *READ_ERRORS)
 
@@ -101,7 +99,7 @@ class SamNetwork(nn.Module):
 def load_network(path: Path) -> tuple[SamNetwork, Architecture]:
     """Return the network of a checkpoint (.pth, .pt or .safetensors), on the CPU, in float32, ready to predict.
 
-    Raises `ModelError` if the file is not there, cannot be read as tensors alone, or holds something else than a SAM.
+    Raises `ModelError` if the file is missing, cannot be read as tensors alone, or holds something else than a SAM.
     """
     state = read_tensors(path)
     sizes = recognise(state, path)
@@ -139,7 +137,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_bombs(path: Path) -> None:
-    """Raise where a zip would unpack to more than it is; what torch writes is not compressed."""
+    """Raise if a zip would unpack to more than its size; torch writes no compressed files."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if (
@@ -150,7 +148,7 @@ def _refuse_bombs(path: Path) -> None:
 
 
 def _flatten(content: object, path: Path) -> dict[str, Tensor]:
-    """Unwrap {"model": state dict} and strip what trainers put before the names ("module.", "sam.")."""
+    """Unwrap {"model": state dict} and strip prefixes that trainers add to the names ("module.", "sam.")."""
     for key in ("model", "state_dict", "model_state", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -163,7 +161,7 @@ def _flatten(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def _owned(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Copy the tensors out of the file as float32; what is not finite or claims more than the file holds is refused."""
+    """Copy the tensors out of the file as float32; refuse any that are not finite or larger than the file."""
     claimed = sum(t.numel() * t.element_size() for t in state.values())
     if claimed > 2 * path.stat().st_size:
         raise _no_sam(path, "its tensors claim to be larger than the file")
@@ -178,7 +176,7 @@ def _owned(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def recognise(state: dict[str, Tensor], path: Path) -> Architecture:
-    """Return the sizes of the SAM whose weights these are; `ModelError` if they are not a SAM's."""
+    """Return the sizes of the SAM with these weights; `ModelError` if they are not a SAM's."""
     try:
         return _sizes(state)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:

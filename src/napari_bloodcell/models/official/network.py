@@ -1,21 +1,19 @@
-"""SAM's image encoder and mask decoder, computed with less memory traffic than the stock modules, to the same result.
+"""SAM's image encoder and mask decoder with less memory traffic than the stock modules, to the same result.
 
-They take `segment_anything`'s modules with their weights; the tests compare them with the modules' own `forward`.
+They use `segment_anything`'s modules with their weights; the tests compare them with the modules' own `forward`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_bloodcell.models.sam_modules import modeling
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -36,7 +34,7 @@ def resize_longest_side(image: NDArray[np.uint8], side: int) -> Tensor:
 
 
 def normalise_and_pad(resized: Tensor, side: int) -> Tensor:
-    """Return what SAM's encoder takes, (1, 3, side, side): normalised, then padded with zeros right and below."""
+    """Return the input of SAM's encoder, (1, 3, side, side): normalised, then padded with zeros right and below."""
     mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
     return F.pad((resized - mean) / std, (0, side - resized.shape[2], 0, side - resized.shape[1]))[None]
 
@@ -44,8 +42,8 @@ def normalise_and_pad(resized: Tensor, side: int) -> Tensor:
 def encode(encoder: Any, image: Tensor) -> Tensor:
     """Return the embedding (1, C, S/16, S/16) of a preprocessed image (1, 3, S, S).
 
-    The stock attention holds several maps of all heads × 4096 × 4096 at once, 3 GB in ViT-H's global blocks. Here it is
-    one head at a time, with the relative positions as a bias of the fused attention: the same sums.
+    The stock attention holds several maps of all heads × 4096 × 4096 at once, 3 GB in ViT-H's global blocks. Here heads
+    go one by one, with the relative positions as a bias of the fused attention: the same sums.
     """
     x = encoder.patch_embed(image)
     if encoder.pos_embed is not None:
@@ -104,11 +102,11 @@ class SharedDecoder:
         self._side = (position.shape[2], position.shape[3])
 
     def predict(self, embedding: Tensor, sparse: Tensor, *, tokens: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return mask logits (B, M, 4h, 4w) and predicted IoU (B, M), float32, of prompts on one image.
+        """Return mask logits (B, M, 4h, 4w) and predicted IoU (B, M), float32, for prompts on one image.
 
         `embedding` is (1, C, h, w) with the prompt encoder's "no mask" embedding added, `sparse` (B, P, C) the encoded
-        prompts. `tokens` are the mask tokens that are asked: ``slice(1, None)`` the three of an ambiguous prompt,
-        ``slice(0, 1)`` the one of a clear one. Places are computed in `dtype`, tokens in float32.
+        prompts. `tokens` selects mask tokens: ``slice(1, None)`` the three of an ambiguous prompt, ``slice(0, 1)`` the
+        one of a clear one. Places are computed in `dtype`, tokens in float32.
         """
         decoder = self._decoder
         first = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -234,7 +232,7 @@ def _places_to_tokens(attention: Any, keys: Tensor, values: Tensor, places: Tens
 def interpolation_matrix(low: int, padded: int, resized: int, original: int) -> Tensor:
     """Return the (original, low) matrix of SAM's up-sampling along one axis.
 
-    Linear from `low` to `padded`, cut to `resized`, linear to `original`: rows of it make any part of a mask alone.
+    Linear from `low` to `padded`, cut to `resized`, linear to `original`: its rows give any part of a mask alone.
     """
     whole = F.interpolate(torch.eye(low).unsqueeze(0), size=padded, mode="linear", align_corners=False)
     part = F.interpolate(whole[..., :resized], size=original, mode="linear", align_corners=False)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.filters import threshold_otsu
+from torch import Tensor
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.geometry import box_of_mask, slices_of
+from napari_bloodcell.core.params import SegmentParams
+from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
 from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
 from napari_bloodcell.models.official.checkpoint import load_network
-from napari_bloodcell.models.official.masks import UpSampling, empty_mask
 from napari_bloodcell.models.official.network import (
     SharedDecoder,
     encode,
@@ -23,42 +31,26 @@ from napari_bloodcell.models.official.network import (
     normalise_and_pad,
     resize_longest_side,
 )
-from napari_bloodcell.models.official.prompts import points_on_cells, regular_grid
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from napari_bloodcell.core.params import SegmentParams
-    from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
-    from napari_bloodcell.models.official.masks import Candidate
 
 BOX_NMS_IOU = 0.7
-"""Of two masks whose boxes have a larger IoU the one with the lower predicted IoU goes (SAM's default)."""
+"""Of two masks whose boxes have a higher IoU, the one with the lower predicted IoU goes (SAM's default)."""
 _THREE, _ONE = slice(1, None), slice(0, 1)
 _CPU_BATCH = 8
-"""Prompts that a CPU decodes at once at most: more do not fit into its caches and are slower."""
+"""Most prompts that a CPU decodes at once: more do not fit into its caches and are slower."""
 
 
 class OfficialSam:
-    """Segment Anything: ViT-B, ViT-L, ViT-H (downloaded on first use), or a checkpoint of their layout, by its path.
+    """Segment Anything: ViT-B, ViT-L, ViT-H (downloaded on first use), or the path of a checkpoint of their layout.
 
-    Masks are made as by `SamAutomaticMaskGenerator` with one crop, and to the same numbers, but only the box of each
-    mask is ever up-sampled. A tile without cells is not encoded at all when `SegmentParams.prompts` is "cells". Raises
+    Masks are made as by `SamAutomaticMaskGenerator` with one crop, with equal numbers, but only the box of each mask is
+    ever up-sampled. A tile without cells is not encoded at all if `SegmentParams.prompts` is "cells". Raises
     `ModelError` if the file is no such checkpoint (nothing in it is executed), `DownloadError` or `DeviceError`.
     """
 
     normalises_light: bool = False
 
     def __init__(
-        self,
-        model: str | Path = "vit_b",
-        *,
-        device: str = "auto",
-        progress: Callable[[Progress], object] | None = None,
+        self, model: str | Path = "vit_b", *, device: str = "auto", progress: Callable[[Progress], object] | None = None
     ) -> None:
         self.device = pick_device(device)
         if str(model) in weights.OFFICIAL:
@@ -78,11 +70,11 @@ class OfficialSam:
         self._last: _Encoded | None = None
 
     def overlap_px(self, calibration: Calibration) -> int:
-        """Return 1.5 red cells: a cell on the border of a tile is then seen whole, with some glass around it."""
+        """Return 1.5 red cells: a cell on a tile's border is then seen whole, with some glass around it."""
         return int(np.ceil(1.5 * calibration.rbc_diameter_px))
 
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Return the first estimate unchanged: SAM has no idea of how wide a red cell is."""
+        """Return the first estimate unchanged: SAM does not know the width of a red cell."""
         return first
 
     def generate(
@@ -94,7 +86,7 @@ class OfficialSam:
         origin: tuple[int, int] = (0, 0),
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
-        """Return a mask for everything that SAM finds in an image (Y, X, 3) uint8; see `MaskGenerator.generate`.
+        """Return a mask for everything SAM finds in an image (Y, X, 3) uint8; see `MaskGenerator.generate`.
 
         `score` is predicted IoU times stability; the best predicted IoU comes first.
         """
@@ -134,9 +126,9 @@ class OfficialSam:
     ) -> list[CellMask]:
         """Return one mask per prompt of the user; see `MaskGenerator.predict`.
 
-        Of SAM's three masks of a point the one with the best predicted IoU is taken; where SAM finds nothing the mask
-        is one empty pixel. The image of the last call is not encoded again. Raises `InputError` for an image that is
-        not (Y, X, 3) uint8, and for prompts of another shape, outside the image, or empty.
+        Of SAM's three masks for a point the one with the best predicted IoU is taken; if SAM finds nothing the mask is
+        one empty pixel. The image of the last call is not encoded again. Raises `InputError` for an image that is not
+        (Y, X, 3) uint8, and for prompts of another shape, outside the image, or empty.
         """
         _check_image(image)
         shape = image.shape[:2]
@@ -163,7 +155,7 @@ class OfficialSam:
 
     @torch.inference_mode()
     def _encode(self, image: NDArray[np.uint8]) -> _Encoded:
-        """Return the embedding of an image; the last one is remembered."""
+        """Return the embedding of an image; the last one is cached."""
         key = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
         if self._last is not None and self._last.key == key:
             return self._last
@@ -219,7 +211,7 @@ class _Encoded:
 
 
 def _one_each(encoded: _Encoded, logits: Tensor, iou: Tensor, points: NDArray[np.float64]) -> list[CellMask]:
-    """Return one mask per prompt, an empty pixel at the prompt where SAM finds nothing."""
+    """Return one mask per prompt, an empty pixel at the prompt if SAM finds nothing."""
     found = []
     for one, score, (y, x) in zip(logits.cpu().numpy(), iou.cpu().numpy(), points, strict=True):
         point = (float(y), float(x))
@@ -236,7 +228,7 @@ def _check_image(image: NDArray[np.uint8]) -> None:
 def _check_prompts(
     prompts: NDArray[np.floating] | None, n: int, shape: tuple[int, ...], what: str, order: str
 ) -> NDArray[np.float64]:
-    """Return prompts (N, n) as float64, (0, n) for None; boxes that reach over the edge are cut to the image."""
+    """Return prompts (N, n) as float64, (0, n) for None; boxes are cut to the image."""
     if prompts is None:
         return np.zeros((0, n))
     given = np.array(prompts, np.float64)
@@ -252,3 +244,145 @@ def _check_prompts(
             return given
     where = f"within the image of {shape[0]}×{shape[1]} pixels"
     raise InputError(f"{what} must be (N, {n}) as {order}, finite and {where}; given were {given.shape}.")
+
+
+# --- from logits to masks --------------------------------------------------------------------------------------------
+
+
+STABILITY_OFFSET = 1.0
+"""A mask's stability is the IoU of its logits cut at plus and at minus this (SamAutomaticMaskGenerator's default)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpSampling:
+    """SAM's linear up-sampling of logits (h, w) to an image (Y, X): `rows` (Y, h) and `columns` (X, w), float32."""
+
+    rows: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+    def candidate(self, logits: NDArray[np.float32], iou: float, point: tuple[float, float]) -> Candidate | None:
+        """Return the mask of logits (h, w) in the image's pixels, or None if it is empty.
+
+        Only the box in which a logit exceeds the lower of the two cuts of the stability score is up-sampled.
+        """
+        inside = logits > -STABILITY_OFFSET
+        y, y_low = _reach(inside, 1, self.rows)
+        x, x_low = _reach(inside, 0, self.columns)
+        if y.start >= y.stop or x.start >= x.stop:
+            return None
+        full = self.rows[y, y_low] @ logits[y_low, x_low] @ self.columns[x, x_low].T
+        mask, corner = full > 0, (y.start, x.start)
+        box = box_of_mask(mask, corner)
+        if box is None:
+            return None
+        stability = np.count_nonzero(full > STABILITY_OFFSET) / np.count_nonzero(full > -STABILITY_OFFSET)
+        return Candidate(
+            bbox=box,
+            changes=np.flatnonzero(np.diff(mask[slices_of(box, corner)].ravel(), prepend=False)).astype(np.int32),
+            predicted_iou=iou,
+            stability_score=float(stability),
+            point=point,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A mask before suppression, as run lengths: hundreds of whole-tile masks would fill the memory."""
+
+    bbox: tuple[int, int, int, int]
+    changes: NDArray[np.int32]  # where the flattened mask changes, beginning with False
+    predicted_iou: float  # as the network says it, also above 1
+    stability_score: float
+    point: tuple[float, float]
+
+    def mask(self) -> CellMask:
+        """Return the mask itself."""
+        y0, x0, y1, x1 = self.bbox
+        flips = np.zeros((y1 - y0) * (x1 - x0), bool)
+        flips[self.changes] = True
+        iou = min(max(self.predicted_iou, 0.0), 1.0)
+        return CellMask(
+            bbox=self.bbox,
+            mask=np.logical_xor.accumulate(flips).reshape(y1 - y0, x1 - x0),
+            predicted_iou=iou,
+            stability_score=self.stability_score,
+            score=iou * self.stability_score,
+            point=self.point,
+        )
+
+
+def empty_mask(point: tuple[float, float]) -> CellMask:
+    """Return a mask of one pixel that is not set."""
+    y, x = int(point[0]), int(point[1])
+    return CellMask((y, x, y + 1, x + 1), np.zeros((1, 1), np.bool_), 0.0, 0.0, 0.0, point)
+
+
+def _reach(inside_2d: NDArray[np.bool_], across: int, matrix: NDArray[np.float32]) -> tuple[slice, slice]:
+    """Return the pixels reached by the low-resolution places `inside`, and the places those pixels need."""
+    inside = np.asarray(inside_2d.any(axis=across), np.bool_)
+    pixels = np.flatnonzero(matrix[:, inside].any(1))
+    if not pixels.size:
+        return slice(0, 0), slice(0, 0)
+    reached = slice(int(pixels[0]), int(pixels[-1]) + 1)
+    needed = np.flatnonzero(matrix[reached].any(0))
+    return reached, slice(int(needed[0]), int(needed[-1]) + 1)
+
+
+# --- where cells are -------------------------------------------------------------------------------------------------
+
+
+_LEAST_CONTRAST, _MOST_CONTRAST = 5.0, 20.0
+"""Bounds of the threshold, Lab units: a tile without cells has only noise to split, one full of cells only shades."""
+
+
+def find_foreground(image: NDArray[np.uint8], background_rgb: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """Return where a (Y, X, 3) uint8 image differs from the empty glass, (Y, X) bool, holes filled.
+
+    Distance in Lab from the smear's background colour, above Otsu's threshold of the distances clipped at their 80th
+    percentile: unclipped, one dominant white cell hides the red ones.
+    """
+    glass = rgb2lab(np.asarray(background_rgb, np.float64).reshape(1, 1, 3) / 255).reshape(3)
+    distance = np.linalg.norm(rgb2lab(image) - glass, axis=-1)
+    clipped = np.minimum(distance, np.percentile(distance, 80))
+    threshold = float(threshold_otsu(clipped)) if np.ptp(clipped) > 0 else _LEAST_CONTRAST  # type: ignore[no-untyped-call]
+    above = distance > np.clip(threshold, _LEAST_CONTRAST, _MOST_CONTRAST)
+    return np.asarray(ndimage.binary_fill_holes(above), np.bool_)
+
+
+def regular_grid(shape: tuple[int, int], points_per_side: int) -> NDArray[np.float64]:
+    """Return SAM's regular grid of points (N, 2) as (y, x), row by row, in the middle of equal boxes."""
+    steps = (np.arange(points_per_side) + 0.5) / points_per_side
+    y, x = np.meshgrid(steps * shape[0], steps * shape[1], indexing="ij")
+    return np.stack([y.ravel(), x.ravel()], 1)
+
+
+def points_on_cells(
+    image: NDArray[np.uint8], calibration: Calibration, *, origin: tuple[int, int] = (0, 0)
+) -> NDArray[np.float64]:
+    """Return points (N, 2) float64 as (y, x) on the cells of an image (Y, X, 3) uint8, the most central first.
+
+    These are the maxima of the foreground's distance transform, then a grid on the foreground with a spacing of half a
+    red cell, aligned to the smear (`origin` is (y, x) of the image in it), without points that a maximum makes
+    redundant.
+    """
+    diameter = calibration.rbc_diameter_px
+    found = find_foreground(image, calibration.background_rgb)
+    # The border of the image is no border of a cell; without any glass there is nothing to measure a distance to.
+    distance = np.full(found.shape, diameter / 2) if found.all() else ndimage.distance_transform_edt(found)
+    smooth = ndimage.gaussian_filter(distance, max(1.0, diameter / 34))
+    window = max(3, round(diameter / 4) | 1)
+    is_peak = (smooth == ndimage.maximum_filter(smooth, size=window)) & (distance > max(1.0, 0.08 * diameter))
+    labels, n = ndimage.label(is_peak, structure=np.ones((3, 3)))  # a plateau is one maximum
+    peaks = np.array(ndimage.center_of_mass(is_peak, labels, range(1, n + 1)), np.float64).reshape(-1, 2)
+
+    spacing = max(2.0, 0.5 * diameter)
+    axes = [np.arange((spacing / 2 - o) % spacing, n, spacing) for n, o in zip(image.shape, origin, strict=False)]
+    grid = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], 1)
+    rows, columns = grid.astype(np.intp).T
+    grid = grid[distance[rows, columns] > max(1.0, 0.08 * diameter)]
+    if len(peaks) and len(grid):
+        from_peak = np.ones(image.shape[:2], bool)
+        from_peak[tuple(np.rint(peaks).astype(np.intp).T)] = False
+        rows, columns = grid.astype(np.intp).T
+        grid = grid[ndimage.distance_transform_edt(from_peak)[rows, columns] > spacing / 2]
+    return np.concatenate([peaks, grid])

@@ -24,6 +24,7 @@ from qtpy.QtCore import (
 from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
@@ -243,7 +244,7 @@ class _Sources:
 
     image: ImageSource
     cells: Any
-    places: dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]
+    places: dict[int, tuple[Box, tuple[int, ...]]]
 
 
 class _Signals(QObject):
@@ -318,7 +319,7 @@ class CutoutLoader(QObject):
 
 
 def cut_with_surroundings(
-    image: ImageSource, cells: Any, cell: int, box: tuple[int, int, int, int], plane: tuple[int, ...] = ()
+    image: ImageSource, cells: Any, cell: int, box: Box, plane: tuple[int, ...] = ()
 ) -> NDArray[np.uint8]:
     """Return a square picture of a cell, (h, h, 3) uint8, with its surroundings dimmed."""
     y0, x0, y1, x1 = box

@@ -9,10 +9,11 @@ from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from qtpy.QtWidgets import QMessageBox, QWidget
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-from napari_bloodcell.corrections.edits import union_of
 from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
@@ -25,7 +26,6 @@ from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
 from napari_bloodcell.napari.work.worker import Run
 
-Box = tuple[int, int, int, int]
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
 

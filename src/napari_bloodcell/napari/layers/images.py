@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
 from napari_bloodcell.images.image import SlideImage
@@ -113,7 +114,7 @@ def current_plane(viewer: ViewerModel, layer: Layer) -> PlaneIndex:
     return tuple(int(np.clip(round(float(p)), 0, n - 1)) for p, n in zip(position[:-2], shape[:-2], strict=True))
 
 
-def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
+def visible_box(layer: Image) -> Box | None:
     """Return the part of a layer inside the window, (y0, x0, y1, x1) in pixels; None if nothing of it is drawn."""
     corners = np.asarray(layer.corner_pixels, float)[:, -2:]
     if layer.multiscale:

@@ -13,6 +13,7 @@ import pandas as pd
 from napari.layers import Labels
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.event_loop import running_app
@@ -25,7 +26,6 @@ from napari_bloodcell.slides.save import repaint_types, write_corrected
 if TYPE_CHECKING:
     from napari_bloodcell.napari.keeper_clock import KeeperClock
 
-Box = tuple[int, int, int, int]
 
 _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 

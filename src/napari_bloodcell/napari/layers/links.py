@@ -60,7 +60,8 @@ def calibration_of(cells_layer: Labels) -> Calibration:
     record = info_of(cells_layer).get("calibration")
     if not isinstance(record, dict):
         return Calibration(DEFAULT_DIAMETER_PX, (255.0, 255.0, 255.0), 255.0, "default")
-    return Calibration(**{**record, "background_rgb": tuple(record["background_rgb"])})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+    return Calibration(**values)
 
 
 def warnings_of(cells_layer: Labels) -> tuple[str, ...]:

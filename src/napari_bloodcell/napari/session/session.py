@@ -17,6 +17,7 @@ from napari.utils.events import EmitterGroup, Event
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import CellMask
@@ -63,7 +64,6 @@ from napari_bloodcell.napari.session.strokes import strokes_of
 
 Point = tuple[float, float]
 Ids = Sequence[int] | NDArray[np.integer[Any]]
-Box = tuple[int, int, int, int]
 
 
 class CellsSession:

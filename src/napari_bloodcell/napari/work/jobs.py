@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
@@ -23,10 +24,9 @@ from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, plane
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.parts import PART_PX, iter_measure
-from napari_bloodcell.stages.regions import replace_cells
+from napari_bloodcell.stages.replacing import replace_cells
 from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
 
-Box = tuple[int, int, int, int]
 ShouldStop = Callable[[], bool]
 
 

@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.layers import cells as layers
@@ -54,7 +55,7 @@ class CellsWriter:
         self._is_to_be_shown = False
         self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
         self._drawn_at = 0.0
-        self._painted: list[tuple[int, int, int, int]] = []
+        self._painted: list[Box] = []
         self._waiting: dict[int, pd.DataFrame] = {}
         self._warnings: dict[str, None] = {}
         self._table_due = 0.0

@@ -11,6 +11,7 @@ from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.napari.layers import cells as layers
@@ -25,7 +26,6 @@ from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
 from napari_bloodcell.napari.work.worker import Run, Work
 
-Box = tuple[int, int, int, int]
 
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
 """Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""

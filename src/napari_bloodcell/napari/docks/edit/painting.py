@@ -12,6 +12,7 @@ from napari.utils.events import Event
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QPushButton
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
@@ -22,7 +23,6 @@ from napari_bloodcell.napari.session.opening import bind_undo
 from napari_bloodcell.napari.session.session import CellsSession
 from napari_bloodcell.napari.session.strokes import strokes_of
 
-Box = tuple[int, int, int, int]
 
 LARGEST_PX: Final = 4096 * 4096
 """Largest region that can be painted in."""

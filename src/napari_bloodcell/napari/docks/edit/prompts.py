@@ -13,6 +13,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
@@ -32,7 +33,6 @@ from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.masks import fill_holes
 from napari_bloodcell.stages.segment import calibrate
 
-Box = tuple[int, int, int, int]
 
 WINDOW_PX = 512
 """Side of the window around a prompt that the model sees, pixels; more for large cells and boxes."""

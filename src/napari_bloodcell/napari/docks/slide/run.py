@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from napari.viewer import Viewer
 
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
@@ -28,7 +29,6 @@ from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.run import iter_analyse_slide
 
-Box = tuple[int, int, int, int]
 
 
 class AnalyseSlide(Run):

@@ -9,7 +9,7 @@ from napari_bloodcell.core.cells import centroids_of, measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.stages.regions import replace_cells
+from napari_bloodcell.stages.replacing import replace_cells
 from napari_bloodcell.stages.segment import NOT_REACHED, iter_segment, segment
 from tests.fakes import ThresholdGenerator, disc_image
 

@@ -1,25 +1,20 @@
-"""Putting the cells found in a part of a smear into an earlier result."""
+"""Puts cells found in part of a smear into an earlier result."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, CENTROID, boxes_of, centroids_of, measure_cells
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.core.geometry import Box
 
 SAME_FROM = 0.5
-"""A new cell of which an earlier one, that stays, covers more than this share is that cell."""
+"""A new cell of which an earlier cell that stays covers more than this share is that cell."""
 CARRIED_FROM = 0.5
-"""A type set by hand goes on to the new cell that overlaps the old one with at least this IoU."""
+"""A type set by hand is kept by the new cell that overlaps the old one with at least this IoU."""
 
 
 def replace_cells(
@@ -33,29 +28,12 @@ def replace_cells(
     keep: Collection[int] = (),
     first_id: int | None = None,
 ) -> tuple[NDArray[np.int32], pd.DataFrame]:
-    """Replace the cells of a part of a plane by others.
+    """Replace the cells in part of a plane; nothing given is changed.
 
-    Parameters
-    ----------
-    cells, new_cells : ndarray of int32, shape (Y, X)
-        Label images, 0 background. Not changed.
-    table, new_table : DataFrame
-        Their cell tables, index = id. Not changed.
-    within : tuple of int, optional
-        (y0, x0, y1, x1), half-open, pixels: earlier cells whose centroid lies there go. None: everywhere.
-    except_in : sequence of tuple
-        Boxes in which earlier cells stay: tiles that failed or were not reached.
-    keep : collection of int
-        Earlier cells that stay wherever they lie.
-    first_id : int, optional
-        Smallest id of the new cells. None: 1 where no earlier cell stays, else what follows the largest.
-
-    Returns
-    -------
-    cells : ndarray of int32, shape (Y, X)
-        Earlier cells that stay keep their ids; new ones are numbered after them.
-    table : DataFrame
-        Their table. A new cell takes over the type that a user gave to the cell in its place.
+    `cells` and `new_cells` are label images (Y, X) int32. Earlier cells whose centroid lies in the box `within` (None:
+    everywhere) go, except in the boxes `except_in`, tiles that failed or were not reached, and except the ids `keep`.
+    Those that stay keep their ids; new ones are numbered from `first_id`, by default after the largest. A new cell
+    takes over the type that a user gave to the cell in its place.
     """
     goes = _is_replaced(table, within, except_in) & ~table.index.isin(list(keep))
     carried = _types_by_hand(cells, table[goes & (table["type_source"] == "user")], new_cells)
@@ -82,7 +60,7 @@ def replace_cells(
 
 
 def _is_replaced(table: pd.DataFrame, within: Box | None, except_in: Sequence[Box]) -> pd.Series[bool]:
-    """Return which rows lie, by their centroid, in the part that is replaced."""
+    """Return which rows lie, by their centroid, in the part to replace."""
     centres = centroids_of(table)
 
     def inside(box: Box) -> NDArray[np.bool_]:
@@ -97,7 +75,7 @@ def _is_replaced(table: pd.DataFrame, within: Box | None, except_in: Sequence[Bo
 
 
 def _share_covered(new_cells: NDArray[np.int32], kept_cells: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Return for each new id, shape (N + 1,), the share of its pixels that cells which stay have already."""
+    """Return the share of each new id's pixels that cells that stay already have, shape (N + 1,)."""
     size = int(new_cells.max(initial=0)) + 1
     area = np.bincount(new_cells.ravel(), minlength=size)
     covered = np.bincount(new_cells[kept_cells > 0], minlength=size)
@@ -105,7 +83,7 @@ def _share_covered(new_cells: NDArray[np.int32], kept_cells: NDArray[np.int32]) 
 
 
 def _measured_again(added: NDArray[np.int32], new_table: pd.DataFrame, numbers: NDArray[np.int32]) -> pd.DataFrame:
-    """Return the rows of the added cells under their new ids; what a neighbour covers of them is not theirs."""
+    """Return the rows of the added cells under their new ids, measured without pixels that neighbours keep."""
     measured = measure_cells(added)
     old_id = {int(new): old for old, new in enumerate(numbers) if new}
     source = new_table.loc[[old_id[int(i)] for i in measured.index]].set_axis(measured.index)
@@ -117,7 +95,7 @@ def _measured_again(added: NDArray[np.int32], new_table: pd.DataFrame, numbers: 
 def _types_by_hand(
     cells: NDArray[np.int32], typed: pd.DataFrame, new_cells: NDArray[np.int32]
 ) -> dict[int, tuple[str, float]]:
-    """Return new id → (type, probability) where a cell that a user typed has been found again."""
+    """Return new id → (type, probability) for cells typed by a user that were found again."""
     carried: dict[int, tuple[str, float]] = {}
     if typed.empty:
         return carried
