@@ -24,8 +24,8 @@ from qtpy.QtCore import (
 from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
 from napari_bloodcell.napari.layers.images import ImageSource, image_source

@@ -9,9 +9,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from qtpy.QtWidgets import QMessageBox, QWidget
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import union_of
+from napari_bloodcell.core.geometry import Box, union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.models.weights import needs_download
@@ -25,7 +24,6 @@ from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
 from napari_bloodcell.napari.work.worker import Run
-
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import plane_number
 
 INDEX: Final = "index"
@@ -128,9 +128,7 @@ def _with_background(column: pd.Series[Any]) -> Any:
     return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
 
 
-def places_of(
-    features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]
-) -> dict[int, tuple[Box, tuple[int, ...]]]:
+def places_of(features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]) -> dict[int, tuple[Box, tuple[int, ...]]]:
     """Return box (y0, x0, y1, x1) and plane of cells by id; cells without a box are left out."""
     places = {}
     for cell in ids:
@@ -165,9 +163,7 @@ def cells_in_box(
     return np.asarray(ids[inside & (ids != 0)], np.int64)
 
 
-def cells_near(
-    features: pd.DataFrame, box: Box, *, plane: int | None = None
-) -> NDArray[np.int64]:
+def cells_near(features: pd.DataFrame, box: Box, *, plane: int | None = None) -> NDArray[np.int64]:
     """Return the ids of cells whose boxes touch a box (y0, x0, y1, x1), pixels; in a stack, on one plane."""
     if BOX[0] not in features.columns:
         return np.empty(0, np.int64)
@@ -178,9 +174,7 @@ def cells_near(
     return np.asarray(features[INDEX].to_numpy(np.int64)[near], np.int64)
 
 
-def cells_outside(
-    features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: Box
-) -> NDArray[np.int64]:
+def cells_outside(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: Box) -> NDArray[np.int64]:
     """Return those of `ids` that lie wholly outside a box (y0, x0, y1, x1), pixels."""
     rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
     boxes = boxes_in(features, rows)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import LARGE_PX, open_image, read_plane

@@ -13,8 +13,8 @@ import pandas as pd
 from napari.layers import Labels
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of

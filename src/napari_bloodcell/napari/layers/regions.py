@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import image_source, plane_number, visible_box
 from napari_bloodcell.napari.layers.links import full_resolution
-
 
 
 def box_of_view(image_layer: Image) -> Box:

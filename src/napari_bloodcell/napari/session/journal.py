@@ -14,8 +14,8 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.corrections.agreement import Dispute, Merged
 from napari_bloodcell.corrections.journal import (
     Correction,
@@ -32,7 +32,6 @@ from napari_bloodcell.napari.layers.links import full_resolution, image_layer_fo
 from napari_bloodcell.napari.notify import tell_of
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.session.changes import TypeChange
-
 
 T = TypeVar("T")
 

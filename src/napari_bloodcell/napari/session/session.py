@@ -17,7 +17,6 @@ from napari.utils.events import EmitterGroup, Event
 from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import CellMask

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress

@@ -26,7 +26,6 @@ from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
 from napari_bloodcell.napari.work.worker import Run, Work
 
-
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
 """Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""
 

@@ -12,8 +12,8 @@ from napari.utils.events import Event
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QPushButton
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
 from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of
@@ -22,7 +22,6 @@ from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import bind_undo
 from napari_bloodcell.napari.session.session import CellsSession
 from napari_bloodcell.napari.session.strokes import strokes_of
-
 
 LARGEST_PX: Final = 4096 * 4096
 """Largest region that can be painted in."""

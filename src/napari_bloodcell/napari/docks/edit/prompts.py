@@ -13,9 +13,9 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
@@ -32,7 +32,6 @@ from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.masks import fill_holes
 from napari_bloodcell.stages.segment import calibrate
-
 
 WINDOW_PX = 512
 """Side of the window around a prompt that the model sees, pixels; more for large cells and boxes."""

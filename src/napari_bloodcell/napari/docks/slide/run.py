@@ -13,8 +13,8 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from napari.viewer import Viewer
 
-from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
@@ -28,7 +28,6 @@ from napari_bloodcell.napari.work.runs import scale_of
 from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.run import iter_analyse_slide
-
 
 
 class AnalyseSlide(Run):
