@@ -221,8 +221,7 @@ def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Co
 
     counting = count_cells(cells_layer, params)
     if params is not None:
-        info = links.info_of(cells_layer)
-        info["recipe"] = {**info.get("recipe", {}), "count": params.model_dump(mode="json")}
+        links.note_settings(cells_layer, "count", params)
     layers.set_cells_in_region(cells_layer, counting.cells_in_region)
     return counting
 

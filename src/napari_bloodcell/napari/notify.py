@@ -17,7 +17,7 @@ from napari_bloodcell.core.errors import BloodCellError, reason_of
 Result = TypeVar("Result")
 
 logger: Final = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+logger.setLevel(logging.INFO)  # shown in napari's log; Python prints WARNING and above to the terminal
 
 
 class WorkFailedError(BloodCellError):

@@ -228,7 +228,7 @@ class Dock(QWidget):
         else:
             layout.setContentsMargins(0, 0, 0, 0)
             layout.addWidget(Scrolled(inside))
-        self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
+        self.setMinimumWidth(ENOUGH_PX - 15)  # so that nothing is cut off, even before it is styled
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Wake up, and align the forms' labels, which have their font only now."""
@@ -458,7 +458,7 @@ def align_labels(dock: QWidget) -> None:
     for form in dock.findChildren(SettingsForm):
         found += form.labels()
     for label in found:
-        label.ensurePolished()  # else its hint is that of another font
+        label.ensurePolished()  # else its size hint is that of another font
     width = max((label.sizeHint().width() for label in found if label.isVisibleTo(dock)), default=0)
     for label in found:
         label.setMinimumWidth(width)

@@ -24,7 +24,7 @@ class ClassifyWidget(StageDock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer, button="Type cells", tooltip="Type every cell that was not typed by hand")
         self.classifier: CellClassifier | None = None
-        """Used instead of the model in the form, where it is given."""
+        """If set, replaces the model in the form."""
         self.cells = LayerChoice(
             napari_viewer,
             lambda layer: isinstance(layer, Labels) and not is_types(layer),

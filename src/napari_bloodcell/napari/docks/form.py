@@ -160,7 +160,7 @@ def fold(text: str, inside: QWidget) -> QCollapsible:
 
     def show(is_open: bool) -> None:
         button.setText(f"{'▾' if is_open else '▸'} {text}")
-        inside.setVisible(is_open)  # else the Tab key would go through what nobody sees
+        inside.setVisible(is_open)  # else Tab would step through hidden fields
 
     button.toggled.connect(show)
     found.collapse(animate=False)

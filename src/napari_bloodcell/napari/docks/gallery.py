@@ -163,7 +163,7 @@ class Gallery(QListView):
         self.setGridSize(CELL_PX)
         self.setSelectionMode(QListView.SelectionMode.ExtendedSelection)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # else it flickers at the rim
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # else it flickers at the edge
         self.setMinimumHeight(2 * CELL_PX.height() + 12)
         self.setStyleSheet(MARKED)
         self.setAccessibleName("Pictures of cells")
@@ -220,7 +220,7 @@ def icon_of(picture: NDArray[np.uint8], side: int = SIDE_PX) -> QIcon:
     mode = Qt.TransformationMode.SmoothTransformation
     pixmap = QPixmap.fromImage(image).scaled(side, side, Qt.AspectRatioMode.KeepAspectRatio, mode)
     icon = QIcon(pixmap)
-    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted: what is marked must still be seen
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted, so that marked cells stay visible
     return icon
 
 
@@ -294,7 +294,7 @@ class CutoutLoader(QObject):
         """Request the picture of a cell."""
         if cell not in self._wanted:
             self._wanted.append(cell)
-            del self._wanted[:-200]  # what was scrolled over quickly is asked for again when it is seen
+            del self._wanted[:-200]  # pictures scrolled past are requested again when seen
         self._next()
 
     def _next(self) -> None:
@@ -312,7 +312,7 @@ class CutoutLoader(QObject):
 
     def _on_cut(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
         if self._running is None or self.sender() is not self._running.signals:
-            return  # of layers that are not looked at any more
+            return  # of layers that are not shown any more
         self._running = None
         self.loaded.emit(pictures)
         self._next()

@@ -253,12 +253,12 @@ class CellKeys:
             for actions in self._wanted.values():
                 for key, action in actions.items():
                     self._bind_one(layer, key, action)
-            if layer is not cells:  # that one has them for good
+            if layer is not cells:  # the cells layer has them permanently
                 self._bind_one(layer, "Control-Z", partial(undo_by_key, self._session, "undo"))
                 self._bind_one(layer, "Control-Shift-Z", partial(undo_by_key, self._session, "redo"))
 
     def _bind_one(self, layer: Layer, key: str, action: Callable[[], object]) -> None:
-        def pressed(_layer: Layer) -> None:  # napari wants a name, which a partial has not
+        def pressed(_layer: Layer) -> None:  # napari needs a function with a name, not a partial
             action()
 
         before = layer.bind_key(key, None)

@@ -34,6 +34,7 @@ from napari_bloodcell.napari.layers.links import (
     info_of,
     levels_of,
     names_of,
+    note_settings,
     table_of,
     types_layer_for,
 )
@@ -185,7 +186,7 @@ def add_types(
     """
     info = info_of(cells_layer)
     if recipe is not None:
-        info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
+        note_settings(cells_layer, "classify", portable(recipe).classify)
     if classifier is not None:
         model = {"name": classifier.name, "sha256": classifier.sha256}
         info["models"] = {**info.get("models", {}), "classify": model}
@@ -194,7 +195,7 @@ def add_types(
         set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
     layer = types_layer_for(viewer, cells_layer)
     lookup = lookup_of(cells_layer)
-    show_as_cells(cells_layer, lookup)  # not yet done where it was read from a file; there may be other classes
+    show_as_cells(cells_layer, lookup)  # not done yet if it was read from a file; classes may have changed
     if layer is not None:
         layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
         layer.metadata[KEY]["names"] = names_of(cells_layer)
@@ -217,7 +218,7 @@ def add_types(
     follow_view(viewer, cells_layer)
     show_status_of(layer, cells_layer)
     show_tools_later(layer)
-    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
+    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay visible and respond to the mouse
         viewer.layers.insert(viewer.layers.index(cells_layer), layer)
         viewer.layers.selection.active = cells_layer
     else:

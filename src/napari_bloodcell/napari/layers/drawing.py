@@ -49,7 +49,7 @@ def texture_of(layer: Labels, labels: NDArray[Any], data_slice: tuple[slice, ...
     if wanted.ndim != 2 or layer.colormap.background_value != 0 or (is_few and width <= 1):
         return private.texture_by_napari(layer, labels, data_slice)
     highest = int(wanted.max(initial=0))
-    if is_few or highest >= wanted.size or int(wanted.min()) < 0:  # a table of all labels would be too large
+    if is_few or highest >= wanted.size or int(wanted.min()) < 0:  # the table would be too large
         if width <= 1:
             return private.texture_by_napari(layer, labels, data_slice)
         background = private.texture_codes(layer, np.zeros(1, labels.dtype))

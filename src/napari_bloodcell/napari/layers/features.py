@@ -125,7 +125,7 @@ def _with_background(column: pd.Series[Any]) -> Any:
         return np.concatenate([[np.nan], values])
     filled = np.empty(len(values) + 1, object)
     filled[0], filled[1:] = None, values
-    return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
+    return pd.Series(filled, dtype=object)  # pandas' text columns are copied whole when one cell changes
 
 
 def places_of(features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]) -> dict[int, tuple[Box, tuple[int, ...]]]:

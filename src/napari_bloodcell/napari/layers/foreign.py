@@ -56,7 +56,7 @@ def pieces_of_mask(layer: Labels) -> NDArray[np.int32] | None:
     mask = np.asarray(cells) != 0
     if not mask.any() or np.ptp(np.asarray(cells)[mask]):
         return None
-    flat = np.zeros((3,) * cells.ndim, bool)  # pieces do not go from one plane to the next
+    flat = np.zeros((3,) * cells.ndim, bool)  # no connection between planes
     flat[(1,) * (cells.ndim - 2)] = True
     pieces, n = ndimage.label(mask, flat)
     return np.asarray(pieces, np.int32) if n > 1 else None

@@ -61,7 +61,7 @@ class ImageSource:
     def plane(self, index: PlaneIndex = ()) -> Plane:
         """Read one plane as (Y, X, 3) uint8."""
         data = self.data[index] if index else self.data
-        if not self.rgb:  # so that a plane three pixels wide is not taken for colours
+        if not self.rgb:  # else a plane three pixels wide would be taken for RGB
             data = np.asarray(data)[..., None]
         plane = read_plane(data, name=self.name)
         return Plane(plane.data, self.pixel_size_um, self.name)

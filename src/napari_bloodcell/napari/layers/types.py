@@ -40,7 +40,7 @@ class TypeLookup:
 
     def colour(self, cells_layer: Labels, colours: dict[int | None, Any]) -> None:
         """Colour the cells themselves by their codes, `UNTYPED` included."""
-        if cells_layer not in self._coloured or colours != self._colours:  # to set it draws the layer anew
+        if cells_layer not in self._coloured or colours != self._colours:  # setting it redraws the layer
             cells_layer.colormap = private.LookupColormap.by(self.colours_of, colours)
             self._coloured.add(cells_layer)
             self._colours = colours

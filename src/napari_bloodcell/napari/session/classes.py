@@ -125,7 +125,7 @@ def show_classes(
         mapping[code] = codes.get((renamed or {}).get(name, name), 0)
     lookup = layers.lookup_of(cells_layer)
     if links.types_layer_for(viewer, cells_layer) is not None:
-        layers.add_types(viewer, cells_layer)  # in the colours of these classes
+        layers.add_types(viewer, cells_layer)  # recolours the types layer
     if not np.array_equal(mapping[: len(old) + 1], np.arange(len(old) + 1)):
         lookup.replace(mapping[lookup.codes[:-1]])
 

@@ -35,7 +35,9 @@ from napari_bloodcell.napari.session.changes import TypeChange
 
 T = TypeVar("T")
 
-_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="journal")  # all that is written or read, in its order
+_THREAD: Final = ThreadPoolExecutor(
+    1, thread_name_prefix="journal"
+)  # one thread, so that reads and writes keep their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class LayerJournal:
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self._hashes: dict[PlaneIndex, str] = {}
-        self._hashed: Any = None  # the pixels whose hashes these are
+        self._hashed: Any = None  # pixels that the hashes belong to
         self.annotator = annotator_name()
 
     @property
@@ -153,7 +155,7 @@ class LayerJournal:
     def _write(self, corrections: list[Correction], said: Sequence[Said], cells: Any, source: ImageSource) -> None:
         journal = Journal(default_journal_folder())
         for one in said:
-            image = cells[one.plane] if one.plane else cells  # all of it is never read
+            image = cells[one.plane] if one.plane else cells  # read part by part
             sha256 = self._hash_of(source, one.plane)
             correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields)
             journal.append(correction)
@@ -177,7 +179,7 @@ class LayerJournal:
 
     def _find(self, cells: Any, source: ImageSource) -> Found:
         if Journal(default_journal_folder()).is_empty:
-            return Found({}, [], 0)  # the image need not be read for its hash
+            return Found({}, [], 0)  # spares reading the image for its hash
         types: dict[int, str] = {}
         lost: list[Correction] = []
         n_corrections = 0

@@ -76,13 +76,13 @@ class CellsSession:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self.history: History[Change] = History()
         self.journal = LayerJournal(viewer, cells_layer)
-        self.n_corrections = 0  # that stand of this image, as far as the journal was read
-        self.by_hand: frozenset[int] = frozenset()  # ids of cells whose outlines a person made
+        self.n_corrections = 0  # valid ones of this image, as far as the journal was read
+        self.by_hand: frozenset[int] = frozenset()  # cells that a person outlined
         self.looked_at: set[int] = set()
         self.is_changing = False
         """True while the session itself writes to the table."""
         self.busy = ""
-        """"found" or "typed" while a run does that with the cells: nobody else may then change them, or outlines."""
+        """While a run is working: "found" locks the cells against all other changes, "typed" against new outlines."""
         self._model_said: dict[int, tuple[str, float | None]] = {}
         self._mouse_was: tuple[float, ...] = ()
         self._writing: list[Future[Any]] = []
@@ -314,7 +314,7 @@ class CellsSession:
 
     def _remember(self, change: Change) -> None:
         self.history.add(change)
-        if len(change.selected):  # a use ends the selection
+        if len(change.selected):  # using a selection ends it
             self.select(NONE)
         self.events.done(value=change)
 

@@ -53,7 +53,7 @@ def _warm_up() -> None:
         importlib.import_module(name)
     from vispy.visuals.line.dash_atlas import DashAtlas
 
-    DashAtlas()  # the patterns of dashed lines, which vispy keeps
+    DashAtlas()  # vispy caches the patterns of dashed lines
 
 
 @cache
@@ -69,6 +69,6 @@ def postpone_collection() -> None:
 
     Marks existing objects as old, as `preload.quiet_loading` does, so that counting starts anew.
     """
-    if gc.get_freeze_count() == 0:  # else someone relies on what is frozen
+    if gc.get_freeze_count() == 0:  # else another package uses freeze
         gc.freeze()
         gc.unfreeze()

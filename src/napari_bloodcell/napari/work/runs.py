@@ -37,7 +37,7 @@ class FindCells(Run):
     """Whether Cancel ended it early."""
     n_cells = 0
     remarks: Sequence[str] = ()
-    """What is to be known beside how many there are: the scale, tiles that are missing."""
+    """Beside the number of cells: the scale, missing tiles, warnings."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class FindCells(Run):
         generator: MaskGenerator | None = None,
     ) -> None:
         super().__init__(work)
-        postpone_collection()  # layers are added now
+        postpone_collection()  # layers are about to be added
         self._viewer = viewer
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
-        _ = self._writer.layer  # made before the worker starts: the two would hold each other up
+        _ = self._writer.layer  # made before the worker starts: each would delay the other
         source = image_source(image_layer)
         hint = told_of_colours(source)
         if hint:
@@ -88,7 +88,7 @@ class FindCells(Run):
             return
         self._writer.lock(is_on=False)
         self._writer.finish()
-        layer = self.result = self._writer.layer  # every plane was stored when it was done
+        layer = self.result = self._writer.layer  # each plane is stored already
         self._viewer.layers.selection.active = layer
         self.n_cells = sum(len(plane.table) for plane in found)
         missing = [tile for plane in found for tile in plane.segmentation.failed_tiles]
@@ -104,7 +104,7 @@ class FindCells(Run):
         remarks.append(put_back(self._viewer, layer))
         self.remarks = [remark for remark in remarks if remark]
         self.summary = " ".join([f"{self.n_cells:,} cells in {self.took}.", *self.remarks])
-        self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
+        self._viewer.status = self.summary  # it described the cell under the mouse
 
     def on_lost(self) -> None:
         """Restore the earlier cells."""
@@ -128,7 +128,7 @@ class TypeCells(Run):
         is_one_step: bool = True,
     ) -> None:
         super().__init__(work)
-        postpone_collection()  # layers are added now
+        postpone_collection()  # layers are about to be added
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
         self._is_one_step = is_one_step
         layers.adopt(cells_layer, image_layer)
@@ -139,7 +139,7 @@ class TypeCells(Run):
         names, calibration = links.names_of(cells_layer), links.known_calibration_of(cells_layer)
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, TypedCells]:
-            table = to_table(features) if features is not None else None  # takes time, and this is the worker
+            table = to_table(features) if features is not None else None  # slow, so in the worker
             return iter_type_cells(
                 source, cells, table, params=params, names=names, calibration=calibration, classifier=classifier
             )

@@ -54,7 +54,7 @@ class _Thread(WorkerBase):
         super().__init__(SignalsClass=GeneratorWorkerSignals)
         self._job = job
         self.cancelled = threading.Event()
-        """Set by Cancel: the job is asked to end with what is done."""
+        """Set by Cancel: asks the job to finish with what is done."""
 
     def work(self) -> Any:
         """Run the job to its end, or until it must stop."""
@@ -287,7 +287,7 @@ class Run(QObject):
     def lose(self, error: BloodCellError | None) -> None:
         """Handle that there is no result, because of an error or because the job was cut off."""
         self.result, self.error = None, error
-        self.leave()  # what is put back may remove layers of its own
+        self.leave()  # restoring may remove layers
         notify_errors(self.on_lost)
 
     def finish(self) -> None:
@@ -317,7 +317,7 @@ class WorkPanel(QWidget):
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        warm_up()  # what is done here ends in layers
+        warm_up()  # work usually ends in layers
         self.work = Work(self)
         self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
@@ -455,7 +455,7 @@ class ActivityBar(QObject):
             return
         if self._bar is None and self.shown.percent is not None:
             self._bar = _Bar(self._work, self._title)
-            self._closer = finalize(self, self._bar.close)  # also where the dock is gone before its work has ended
+            self._closer = finalize(self, self._bar.close)  # also if the dock goes before its work ends
         if self._bar is not None:
             self._bar.show_state(self._title, self.shown)
 
@@ -471,7 +471,7 @@ class _Bar(cancelable_progress):
 
     def __init__(self, work: Work, title: str) -> None:
         self._work: Work | None = work
-        super().__init__(desc=title, total=0, gui=True)  # gui: nothing goes to the terminal
+        super().__init__(desc=title, total=0, gui=True)  # gui: print nothing to the terminal
 
     def cancel(self) -> None:
         super().cancel()
@@ -480,7 +480,7 @@ class _Bar(cancelable_progress):
 
     def close(self) -> None:
         super().close()
-        self._work = None  # napari's dock holds on to bars that were closed
+        self._work = None  # napari's dock keeps closed bars alive
 
     def show_state(self, title: str, shown: Shown) -> None:
         """Move the bar and describe the state."""

@@ -26,7 +26,7 @@ from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.docks.base import NarrowTable, fill, fill_column, fit_height, make_button, plain, swatch
-from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountRow, CountTask, save_histogram
+from napari_bloodcell.napari.docks.count.model import Counted, CountRow, CountTask, save_histogram
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.work.worker import Run, Work
@@ -191,9 +191,8 @@ class LaterCount(QObject):
     failed = Signal(object)
     """`BloodCellError`."""
 
-    def __init__(self, counter: CellCounter, parent: QObject) -> None:
+    def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._counter = counter
         self._work = Work(self)
         self._next: tuple[Labels, CountTask] | None = None
 
@@ -217,18 +216,17 @@ class LaterCount(QObject):
         if self._next is None:
             return
         (layer, task), self._next = self._next, None
-        counter = self._counter
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, Counted]:
             yield Progress(0, 0, "counting")
-            return counter.run(task)
+            return task.run()
 
         run = Run(self._work)
         run.done.connect(partial(self._on_done, run, layer))
         run.start(job)
 
     def _on_done(self, run: Run, layer: Labels, counted: Counted | None) -> None:
-        if self._next is not None:  # what was counted is out of date
+        if self._next is not None:  # this count is out of date
             self._start()
         elif counted is not None:
             self.counted.emit(layer, counted)

@@ -105,7 +105,7 @@ class EditWidget(CellsDock):
             return
         session = self.session
         ids = session.selected if cells is None else cells
-        if not len(ids) and name != "Merge":  # that has a message of its own
+        if not len(ids) and name != "Merge":  # merging has its own message
             raise InputError("No cell is selected, and none is under the mouse. Point at one, or Shift-click some.")
         if not self._consent.is_given(session, name, ids):
             return

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QPushButton
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.core.geometry import Box, slices_of
 from napari_bloodcell.napari.layers.features import cells_outside
 from napari_bloodcell.napari.layers.images import visible_box
 from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of
@@ -86,8 +86,7 @@ class PaintPatch:
             self.layer.refresh(extent=False)
 
     def _read(self) -> NDArray[np.int32]:
-        y0, x0, y1, x1 = self.box
-        return np.array(full_resolution(self._session.layer)[y0:y1, x0:x1], np.int32)
+        return np.array(full_resolution(self._session.layer)[slices_of(self.box)], np.int32)
 
     def _on_paint(self, event: Event) -> None:
         """Turn strokes into edits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.core.geometry import Box, shared_box, slices_of
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
@@ -30,7 +30,7 @@ from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, ite
 from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_type_rows
-from napari_bloodcell.stages.masks import fill_holes
+from napari_bloodcell.stages.masks import fill_holes, moved
 from napari_bloodcell.stages.segment import calibrate
 
 WINDOW_PX = 512
@@ -110,10 +110,7 @@ def iter_prompt(
         if classifier is None:
             classifier = yield from iter_classifier(typing)
         cell_type, probability = yield from _iter_type(part, mask, calibration, typing, classifier)
-    y0, x0, _, _ = window
-    box = (mask.bbox[0] + y0, mask.bbox[1] + x0, mask.bbox[2] + y0, mask.bbox[3] + x0)
-    moved = replace(mask, bbox=box, point=(mask.point[0] + y0, mask.point[1] + x0))
-    return PromptedCell(prompt, moved, cell_type, probability, calibration)
+    return PromptedCell(prompt, moved(mask, *window[:2]), cell_type, probability, calibration)
 
 
 def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> Box:
@@ -189,10 +186,10 @@ def _iter_type(
 ) -> Generator[Progress, None, tuple[str, float]]:
     """Return type and probability of one cell."""
     cells = np.zeros(part.shape[:2], np.int32)
-    y0, x0, y1, x1 = np.clip(mask.bbox, 0, [*cells.shape] * 2)
-    inside = mask.mask[y0 - mask.bbox[0] : y1 - mask.bbox[0], x0 - mask.bbox[1] : x1 - mask.bbox[1]]
-    cells[y0:y1, x0:x1] = inside
-    if not inside.any():
+    box = shared_box(mask.bbox, (0, 0, part.shape[0], part.shape[1]))
+    if box is not None:
+        cells[slices_of(box)] = mask.mask[slices_of(box, mask.bbox[:2])]
+    if not cells.any():
         return mask.cell_type or "", float("nan")
     table = measure_cells(cells)
     typed = yield from iter_type_rows(part, cells, table, calibration, params=params, classifier=classifier)
@@ -266,7 +263,7 @@ class PromptQueue(QObject):
     def _on_done(self, run: Run, layer: Layer, found: PromptedCell | None) -> None:
         if found is not None:
             notify_errors(partial(self._add, layer, found))
-        elif run.error is None:  # cut off, and with it what waits
+        elif run.error is None:  # cancelled, and so are the waiting ones
             self._waiting.clear()
         self._next()
 

@@ -45,7 +45,7 @@ class AnalyseSlide(Run):
         classifier: CellClassifier | None = None,
     ) -> None:
         super().__init__(work)
-        postpone_collection()  # layers are added now
+        postpone_collection()  # layers are about to be added
         self._viewer, self._image_layer, self._output = viewer, image_layer, output
         self._done = self._total = 0
         slide = slide_of(image_layer)

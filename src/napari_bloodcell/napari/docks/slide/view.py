@@ -64,7 +64,7 @@ class SlideView:
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # a slide's hash is read from many places
+        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # hashing a slide reads many places
         return cells
 
     def close(self) -> None:

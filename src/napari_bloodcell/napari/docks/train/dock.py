@@ -134,7 +134,7 @@ class TrainWidget(Dock):
             self._tell("Nothing was trained.")
             return
         self.trained, self.saved_as = trained, None
-        self._show_state()  # the work ended before this is told
+        self._show_state()  # the work has ended already
         self.plot.show_epochs(trained.training.report.history)
         self.result.show_trained(trained)
         self.tabs.setCurrentWidget(self.result)

@@ -154,7 +154,7 @@ class TrainForm(QWidget):
     def _on_settings(self) -> None:
         is_grid = self.preset is Preset.GRID
         self._start.enabled = not is_grid
-        for name in TABLE_1:  # a search goes through all of these
+        for name in TABLE_1:  # the search varies these
             self.settings_form.field(name).enabled = not is_grid
         self.settings_form.set_values(self._usual())
         self.changed.emit()

@@ -101,12 +101,12 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
         if image is None or not mine.any():
             continue
         labels = full_resolution(layer)
-        table = to_table(layer.features[mine])  # of a million cells, only these are read
+        table = to_table(layer.features[mine])  # only these rows, of perhaps a million
         stack = labels.shape[:-2]
         numbers = table[PLANE].to_numpy() if stack and PLANE in table.columns else np.zeros(len(table), np.int64)
         for number in np.unique(numbers).tolist():
             index = tuple(int(i) for i in np.unravel_index(int(number), stack)) if stack else ()
-            cells = labels[index] if index else labels  # lazy where the layer is
+            cells = labels[index] if index else labels  # stays lazy
             plane = SegmentedPlane(cells, table[numbers == number], calibration_of(layer))
             found.append(CorrectedPlane(image_source(image), index, plane))
     return found
@@ -145,7 +145,7 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
     figures = {}
     for name, part in judged.items():
         yield Progress(0, 0, "comparing")
-        known = training.report.parts[name]  # of a search that was resumed, without the names of cutouts
+        known = training.report.parts[name]  # a resumed search lacks the names of cutouts
         figures[name] = known if known.cutouts else figures_of(training.classifier, part, training.report.classes)
     return Trained(training, judged, figures, grid, _keep(training.classifier))
 
@@ -155,7 +155,7 @@ def _keep(classifier: CnnClassifier) -> Path | None:
     path = default_training_set().parent / "last trained.safetensors"
     try:
         classifier.save(path)
-    except OSError:  # it is still in memory, to be saved elsewhere
+    except OSError:  # still in memory, to be saved elsewhere
         return None
     return path
 
