@@ -282,11 +282,7 @@ def analyse_layer(
 
 
 def correct_cells(
-    cells_layer: Labels,
-    types: Mapping[int, str],
-    *,
-    annotator: str | None = None,
-    viewer: ViewerModel | None = None,
+    cells_layer: Labels, types: Mapping[int, str], *, annotator: str | None = None, viewer: ViewerModel | None = None
 ) -> int:
     """Say of what type cells are, as a person does in the Review dock, and return of how many.
 

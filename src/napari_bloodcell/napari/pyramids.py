@@ -37,7 +37,7 @@ def read_slide(path: str | Path) -> list[LayerData]:
     if stack.shape:
         return [_read_planes(stack)]
     slide = stack.image()
-    about = {"name": slide.name, "rgb": True, **_place(slide)}
+    about = {"name": slide.name, "rgb": True, **placement_um(slide.pixel_size_um)}
     if len(slide.levels) == 1 and slide.n_pixels <= LARGE_PX:
         return [(slide.read_whole(), about, "image")]
     return [(levels_to_show(slide.with_displayed_values()), {**about, "multiscale": True}, "image")]
@@ -48,7 +48,7 @@ def _read_planes(stack: Stack) -> LayerData:
     shape = (*stack.shape, *planes[0].shape, 3)
     check_size(shape, MAX_PIXELS, stack.source or "The image")
     pixels = np.stack([plane.read_whole() for plane in planes]).reshape(shape)
-    return pixels, {"name": stack.name, "rgb": True, **_place(planes[0], len(stack.shape))}, "image"
+    return pixels, {"name": stack.name, "rgb": True, **placement_um(planes[0].pixel_size_um, len(stack.shape))}, "image"
 
 
 def read_slide_result(folder: str | Path) -> list[LayerData]:
@@ -66,7 +66,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         "folder": str(folder.resolve()),
     }
     slide = _image_of(result)
-    place = {} if result.pixel_size_um is None else _scale(result.pixel_size_um)
+    place = placement_um(result.pixel_size_um)
     layers: list[LayerData] = []
     if slide is not None:
         about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
@@ -139,13 +139,8 @@ def _image_of(result: Result) -> SlideImage | None:
     return open_image(source).with_displayed_values() if source is not None and Path(source).exists() else None
 
 
-def _place(slide: SlideImage, n_further: int = 0) -> dict[str, Any]:
-    return {} if slide.pixel_size_um is None else _scale(slide.pixel_size_um, n_further)
-
-
-def _scale(pixel_size_um: float, n_further: int = 0) -> dict[str, Any]:
-    """Return the scale and units of a layer with `n_further` axes before Y and X."""
-    return {
-        "scale": (1.0,) * n_further + (pixel_size_um,) * 2,
-        "units": ("pixel",) * n_further + ("micrometer",) * 2,
-    }
+def placement_um(pixel_size_um: float | None, n_further: int = 0) -> dict[str, Any]:
+    """Return scale and units of a layer with `n_further` axes before Y and X; nothing if the size is unknown."""
+    if pixel_size_um is None:
+        return {}
+    return {"scale": (1.0,) * n_further + (pixel_size_um,) * 2, "units": ("pixel",) * n_further + ("micrometer",) * 2}

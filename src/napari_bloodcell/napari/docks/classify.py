@@ -34,9 +34,7 @@ class ClassifyWidget(StageDock):
         self.cells.setToolTip("The Labels layer of the cells; it may be one of another program")
         self.rows.addRow("Cells", self.cells)
         self.form = SettingsForm(
-            ClassifyParams,
-            first=("model", "device", "unidentified_below"),
-            values=preferred_settings("classify"),
+            ClassifyParams, first=("model", "device", "unidentified_below"), values=preferred_settings("classify")
         )
         self.finish_layout(self.form)
         self.cells.chosen.connect(self._on_cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,12 @@ class SlideKeeper:
         self._boxes: list[Box] = []
         cells_layer.events.features.connect(self._on_features)
         self.clock: KeeperClock | None = None
-        if running_app() is not None:
+        app = running_app()
+        if app is not None:
             from napari_bloodcell.napari.keeper_clock import KeeperClock
 
-            self.clock = KeeperClock(self)
+            self.clock = KeeperClock(folder, self._next_save, self.rest)
+            app.aboutToQuit.connect(self.flush)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return itself; `is_of` tells that it does not keep the copied layer."""
@@ -88,6 +91,10 @@ class SlideKeeper:
         if changes is not None:
             changes.write()
         self.rest()
+
+    def _next_save(self) -> Callable[[], None] | None:
+        changes = self.changes()
+        return None if changes is None else changes.write
 
     def _on_features(self, _event: object = None) -> None:
         self._later()

@@ -14,6 +14,7 @@ from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, USER_COLOUR
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.preferences import is_colour
 
 EDIT_KEYS: Final = {"D": "delete", "S": "split", "J": "merge"}
 """Letters that edit cells, so no class gets them."""
@@ -131,7 +132,7 @@ def show_classes(
 
 
 def _checked_colour(colour: str) -> str:
-    if len(colour) != 7 or colour[0] != "#" or any(c not in "0123456789abcdefABCDEF" for c in colour[1:]):
+    if not is_colour(colour):
         raise InputError(f"{colour!r} is no colour; give one as #rrggbb.")
     return colour.lower()
 

@@ -79,10 +79,8 @@ class CellsSession:
         self.n_corrections = 0  # valid ones of this image, as far as the journal was read
         self.by_hand: frozenset[int] = frozenset()  # cells that a person outlined
         self.looked_at: set[int] = set()
-        self.is_changing = False
-        """True while the session itself writes to the table."""
-        self.busy = ""
-        """While a run is working: "found" locks the cells against all other changes, "typed" against new outlines."""
+        self.is_changing = False  # true while the session itself writes to the table
+        self.busy = ""  # while a run works: "found" locks cells against any change, "typed" against new outlines
         self._model_said: dict[int, tuple[str, float | None]] = {}
         self._mouse_was: tuple[float, ...] = ()
         self._writing: list[Future[Any]] = []
@@ -158,10 +156,7 @@ class CellsSession:
 
     @property
     def meant(self) -> NDArray[np.int64]:
-        """Ids of the cells that a key acts on: the selected ones, else the one pointed out or under the mouse.
-
-        A cell that was pointed out counts until the mouse moves.
-        """
+        """Ids of cells that a key acts on: selected, else pointed out (until the mouse moves), else under the mouse."""
         selected = self.selected
         if len(selected):
             return selected
@@ -412,10 +407,7 @@ class CellsSession:
             when_done(self.journal.look_up(), restore)
 
     def take_over(self, opinion: SecondOpinion) -> int:
-        """Adopt another person's corrections of cells that nobody here has typed, as one undo step.
-
-        Returns how many.
-        """
+        """Adopt another person's corrections of cells that nobody here typed, as one undo step; return how many."""
         self._check_may(None)
         stand = standing(opinion.taken)
         if not stand:
@@ -534,7 +526,7 @@ class CellsSession:
         self._write_types(ids, types, probability=cells.probabilities, source=cells.sources)
 
     def _write_types(self, ids: NDArray[np.int64], types: Sequence[str], **values: Any) -> None:
-        """Write types. For a few, without napari's layer list, which is redrawn at each event."""
+        """Write types; a few without events of napari's layer list, each of which redraws it."""
         self.is_changing = True
         try:
             with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():

@@ -237,10 +237,7 @@ class LaterCount(QObject):
 COLUMNS: Final = (
     ("Type", "Type of the cells"),
     ("Cells", "Red cells are corrected for overlap; all others count one by one"),
-    (
-        "95 % or share",
-        "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential",
-    ),
+    ("95 % or share", "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential"),
     ("/ mm²", "Cells per mm² of the counted area"),
 )
 UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"

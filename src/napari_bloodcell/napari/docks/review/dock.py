@@ -35,10 +35,7 @@ TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
     (Tool.BOX, "Box to select", "Drag a box around cells: they are selected. Then press the key of their class."),
 )
-SELECTING: Final = (
-    ("Select none", "Select no cell"),
-    ("Type selected", "Give the selected cells the active class"),
-)
+SELECTING: Final = (("Select none", "Select no cell"), ("Type selected", "Give the selected cells the active class"))
 UNDOING: Final = (
     ("Undo", "Take the last change back; on the layers Ctrl+Z"),
     ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),

@@ -207,11 +207,7 @@ def show_cell(session: CellsSession, cell: int) -> bool:
 
 
 def show_place(
-    viewer: ViewerModel,
-    cells_layer: Labels,
-    centre: tuple[float, float],
-    width_px: float,
-    plane: tuple[int, ...] = (),
+    viewer: ViewerModel, cells_layer: Labels, centre: tuple[float, float], width_px: float, plane: tuple[int, ...] = ()
 ) -> None:
     """Centre the view on (y, x), pixels of a layer, and zoom in if `width_px` would hardly be visible."""
     world = np.asarray(cells_layer.data_to_world((*plane, *centre)), np.float64)

@@ -8,12 +8,7 @@ from typing import Any, Final
 
 from napari.components import ViewerModel
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QLineEdit,
-    QWidget,
-)
+from qtpy.QtWidgets import QComboBox, QFileDialog, QLineEdit, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
