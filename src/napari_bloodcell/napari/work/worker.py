@@ -35,10 +35,8 @@ ShouldStop: TypeAlias = "Callable[[], bool]"
 Job: TypeAlias = "Callable[[ShouldStop], Generator[Progress, None, Any]]"
 """Starts the work."""
 
-
 SHOW_EVERY_S: Final = 0.1
 """The bar moves at most this often, because each time Qt repaints the whole window."""
-
 
 SWITCH_EVERY_S: Final = 0.0005
 """How long a worker may keep the GIL while the window wants it; Python's default of 5 ms causes stutter."""
