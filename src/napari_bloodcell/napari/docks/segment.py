@@ -16,8 +16,7 @@ from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large, may_write_into
-from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, add_part
+from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, SlideFolder, add_part, is_large, may_write_into
 from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
