@@ -18,7 +18,7 @@ from napari_bloodcell.models.boxes import colour_in_boxes
 from napari_bloodcell.stages.calibration import background_colour
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL, colour_lut
 from training.cnn_data import RBC, WBC, txl_fields
-from training.cnn_more_data import read_image
+from training.malaria import read_image
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_bloodcell.models.cnn.subtypes import WINDOW_PX, SubtypeCnn, SubtypeInfo, SubtypeModel
-from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL
+from napari_bloodcell.stages.cutouts import GAINS, GLASS_LEVEL, RED_LEVEL
 from training import differential_data
-from training.cnn_augment import Augmenter, Strengths
+from training.cnn_augment import GLASS, Augmenter, Strengths
 from training.differential_data import CANVAS_PX, CLASSES, RBC_DIAMETER_PX, Windows
 
 LOG = logging.getLogger("train_differential")
@@ -29,7 +29,9 @@ WEIGHTS = Path(__file__).parents[1] / "src" / "napari_bloodcell" / "weights"
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FIVE = 5
 """The first classes of `CLASSES` are those of an ordinary differential."""
-STRENGTHS = Strengths(scale=(0.8, 1.25), aspect=0.06, stain_of_another_image=0.5, grey=0.02, red_error=0.15)
+STRENGTHS = Strengths(scale=(0.8, 1.25), aspect=0.06, stain_of_another_image=0.5, stain_ratio=(0.3, 3.5), grey=0.02)
+RED_ERROR, RED_UNKNOWN = 0.15, 0.08
+"""Relative error with which the colour of a red cell is measured in training, and how often it is not at all."""
 SHIFT = 0.14
 """How far the middle of a window lies off that of the cell at most, in halves of the window."""
 
@@ -44,6 +46,19 @@ class WindowAugmenter(Augmenter):
         far = F.avg_pool2d(x, 5, 1, 2)
         weight = torch.where(self._chance(len(x), 0.2), self._uniform(len(x), 0, 1), 0.0)
         return self._blurred(x + weight * (far - x))
+
+    def _of_one_stain(self, colour: Tensor, stains: Tensor) -> Tensor:
+        """Recolour, and bring the typical red cell of the smear, recoloured alike, to one colour, as in use."""
+        n, width = len(colour), colour.shape[-1]
+        red = (GLASS * torch.exp(-stains))[:, :, None, None].expand(-1, -1, 1, width)
+        recoloured = self._recoloured(torch.cat([colour, red], 2), stains)
+        measured = -torch.log((recoloured[:, :, -1:, :1] / GLASS).clamp(0.01, 0.98))
+        measured = measured * torch.exp(RED_ERROR * torch.randn((n, 3, 1, 1), generator=self.random))
+        wanted = -torch.log(torch.tensor(RED_LEVEL) / GLASS_LEVEL)
+        gain = (wanted[None, :, None, None] / measured).clamp(*GAINS)
+        gain = torch.where(self._chance(n, RED_UNKNOWN), torch.ones(()), gain)
+        density = -torch.log((recoloured[:, :, :-1] / GLASS).clamp(0.004, 1.085))
+        return (GLASS * torch.exp(-gain * density)).clamp(0, 1)
 
     def _window(self, x: Tensor) -> Tensor:
         n, s = len(x), self.s

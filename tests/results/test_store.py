@@ -19,7 +19,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_bloodcell.core.cells import BOX, CENTROID, COLUMNS, cell_table, measure_cells, type_lut, type_names
+from napari_bloodcell.core.cells import BOX, CENTROID, COLUMNS, LATER, cell_table, measure_cells, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import Recipe
@@ -177,6 +177,7 @@ TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"))) | st.sampled_from
 VALUES = {
     "cell_type": TEXT,
     "proposed_type": TEXT,
+    "subtype": TEXT,
     "probability": st.floats(allow_infinity=False),
     **dict.fromkeys(BOX, st.integers(0, 2**40)),
     **dict.fromkeys(CENTROID, st.floats(0, 1e9)),
@@ -196,6 +197,14 @@ def test_any_table_survives_the_csv(data: st.DataObject, n: int) -> None:
     write_csv(text, table)
     text.seek(0)
     pd.testing.assert_frame_equal(read_csv(text), table)
+
+
+def test_tables_of_before_kinds_were_told_still_open(tmp_path: Path) -> None:
+    table = a_result().table
+    table.drop(columns=list(LATER)).assign(area_um2=1.0).rename_axis("id").to_csv(tmp_path / "cells.csv")
+    table.drop(columns=list(LATER)).rename_axis("id").reset_index().to_parquet(tmp_path / "cells.parquet")
+    for read in (read_csv(tmp_path / "cells.csv"), read_parquet(tmp_path / "cells.parquet")):
+        pd.testing.assert_frame_equal(read, table.assign(**LATER), check_names=False)
 
 
 def test_a_csv_without_a_column_is_refused(tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ COLUMNS: dict[str, str] = {
     "cell_type": "object",
     "probability": "float64",
     "type_source": "object",
-    "subtype": "object",
-    "subtype_probability": "float64",
     "area_px": "int64",
     **dict.fromkeys(BOX, "int64"),
     **dict.fromkeys(CENTROID, "float64"),
@@ -37,6 +35,8 @@ COLUMNS: dict[str, str] = {
     "touches_edge": "bool",
     "proposed_type": "object",
     "proposed_probability": "float64",
+    "subtype": "object",
+    "subtype_probability": "float64",
 }
 """Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
 `type_source` is "model" or "user". `subtype` is the kind of the cell's type, such as "neutrophil", "" where no model
