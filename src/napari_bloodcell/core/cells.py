@@ -81,6 +81,11 @@ def cell_table(ids: ArrayLike, **columns: Any) -> pd.DataFrame:
     return pd.DataFrame({n: pd.Series(values[n], index, dtype=d) for n, d in COLUMNS.items()})
 
 
+def without_kinds(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose cells have no subtypes."""
+    return table.assign(**{n: pd.Series(value, table.index, dtype=COLUMNS[n]) for n, value in LATER.items()})
+
+
 def boxes_of(table: pd.DataFrame) -> NDArray[np.int64]:
     """Return the boxes (y0, x0, y1, x1) of a table's cells, (N, 4)."""
     return np.stack([table[name].to_numpy(np.int64) for name in BOX], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, LATER, UNIDENTIFIED, boxes_of, type_lut, type_names
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names, without_kinds
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
@@ -179,7 +179,7 @@ def iter_refine(
     `image` (Y, X, 3) uint8 is sliced around the cells of the types that the models of the settings refine. A kind less
     probable than `unidentified_below` is "unidentified". Yields progress before each batch.
     """
-    table = table.assign(**LATER)
+    table = without_kinds(table)
     for name in params.subtypes if table["cell_type"].astype(bool).any() else ():
         model = load_subtypes(name, params.device)
         ids = table.index[table["cell_type"] == model.info.refines]
