@@ -120,10 +120,6 @@ def iter_segment(
     Progress
         After each tile; payload = the tile with its masks.
 
-    Returns
-    -------
-    Segmentation
-
     Raises
     ------
     InputError
