@@ -6,11 +6,13 @@ import gc
 
 import numpy as np
 import pytest
+import torch
 from napari.components import ViewerModel
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_bloodcell.napari.docks.base import LayerChoice
+from napari_bloodcell.napari.notify import explained
 
 
 @pytest.mark.parametrize("name", ["inserted", "removed", "reordered", "renamed"])
@@ -34,3 +36,13 @@ def test_a_choice_follows_the_layers_until_it_is_closed(qtbot):
     viewer.add_image(np.zeros((4, 4)), name="smear")
     viewer.layers["smear"].name = "renamed"
     assert choice.currentText() == "renamed"
+
+
+def test_what_torch_says_is_kept_for_the_traceback():
+    with pytest.raises(RuntimeError) as own:
+        raise RuntimeError("the layers do not fit")
+    with pytest.raises(RuntimeError) as torchs:
+        torch.nn.functional.pad(torch.zeros(2, 2), (1, 1), mode="reflect", value=1.0)
+    assert "RuntimeError: the layers do not fit" in explained(own.value)
+    assert "RuntimeError)" in explained(torchs.value)
+    assert str(torchs.value).split()[0] not in explained(torchs.value)

@@ -11,27 +11,24 @@ Everything here works on a `napari.components.ViewerModel` too, without a displa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
+from napari_bloodcell.corrections.correction import Correction
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.stages.counting import Counting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer, Shapes
 
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.results.result import Result
-    from napari_bloodcell.stages.counting import Counting
-
-    Box = tuple[int, int, int, int]
-
+Box = tuple[int, int, int, int]
 
 __all__ = [
     "analyse_layer",
@@ -224,8 +221,7 @@ def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Co
 
     counting = count_cells(cells_layer, params)
     if params is not None:
-        info = links.info_of(cells_layer)
-        info["recipe"] = {**info.get("recipe", {}), "count": params.model_dump(mode="json")}
+        links.note_settings(cells_layer, "count", params)
     layers.set_cells_in_region(cells_layer, counting.cells_in_region)
     return counting
 
@@ -286,11 +282,7 @@ def analyse_layer(
 
 
 def correct_cells(
-    cells_layer: Labels,
-    types: Mapping[int, str],
-    *,
-    annotator: str | None = None,
-    viewer: ViewerModel | None = None,
+    cells_layer: Labels, types: Mapping[int, str], *, annotator: str | None = None, viewer: ViewerModel | None = None
 ) -> int:
     """Say of what type cells are, as a person does in the Review dock, and return of how many.
 

@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QRunnable, QThreadPool, QTimer, Signal
 
 from napari_bloodcell.core.errors import BloodCellError, OutputError
-from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.notify import logger
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LATER_MS: Final = 2000
 """Delay after the last change."""
 
 
-class Changes(Protocol):
-    """Unsaved changes."""
-
-    def write(self) -> None:
-        """Save them."""
-        ...
-
-
-class Keeper(Protocol):
-    """Tracks what of a layer is not saved in its folder yet."""
-
-    folder: Path
-
-    def changes(self) -> Changes | None:
-        """Return unsaved changes, or None."""
-        ...
-
-    def rest(self) -> None:
-        """Forget the layer: everything is saved."""
-        ...
-
-    def flush(self) -> None:
-        """Save now."""
-        ...
-
-
 class KeeperClock(QObject):
-    """Saves a keeper's changes some time after the last one."""
+    """Saves a keeper's changes some time after the last one.
+
+    `next_save` returns what saves the pending changes, or None; `rest` is called once everything is in `folder`.
+    """
 
     saved = Signal()
     """All changes are in the folder."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(
+        self, folder: Path, next_save: Callable[[], Callable[[], None] | None], rest: Callable[[], None]
+    ) -> None:
         super().__init__()
-        self._keeper = keeper
+        self._folder, self._next_save, self._rest = folder, next_save, rest
         self._running: _Save | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(LATER_MS)
         self._timer.timeout.connect(self._on_time)
-        running_app().aboutToQuit.connect(keeper.flush)
 
     def start(self) -> None:
         """Save later, unless something else changes before."""
@@ -76,11 +52,11 @@ class KeeperClock(QObject):
         if self._running is not None:
             self._timer.start()
             return
-        changes = self._keeper.changes()
-        if changes is None:
-            self._keeper.rest()
+        save = self._next_save()
+        if save is None:
+            self._rest()
             return
-        self._running = _Save(changes)
+        self._running = _Save(save)
         self._running.signals.done.connect(self._on_saved)
         pool = QThreadPool.globalInstance()
         if pool is not None:
@@ -89,9 +65,9 @@ class KeeperClock(QObject):
     def _on_saved(self, error: object) -> None:
         self._running = None
         if error is not None:
-            show_error(f"What was changed in {self._keeper.folder} is not saved: {error}")
+            show_error(f"What was changed in {self._folder} is not saved: {error}")
         if not self._timer.isActive():
-            self._keeper.rest()
+            self._rest()
 
 
 class _Signals(QObject):
@@ -102,17 +78,17 @@ class _Signals(QObject):
 class _Save(QRunnable):
     """Saves changes in a thread."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, save: Callable[[], None]) -> None:
         super().__init__()
         self.signals = _Signals()
         self.setAutoDelete(False)
-        self._changes = changes
+        self._save = save
 
     def run(self) -> None:
         """Save them."""
         error: BloodCellError | None = None
         try:
-            self._changes.write()
+            self._save()
         except BloodCellError as problem:
             error = problem
         except Exception as problem:

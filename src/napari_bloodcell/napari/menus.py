@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from napari.viewer import Viewer
 from npe2 import PluginManager
 from qtpy.QtCore import QEventLoop
-from qtpy.QtWidgets import QApplication, QDockWidget
+from qtpy.QtWidgets import QApplication, QDockWidget, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.models.weights import SAMPLE, iter_download
 from napari_bloodcell.napari import sample_data
 from napari_bloodcell.napari.preferences import PLUGIN, use_preferred_cache
-from napari_bloodcell.napari.work.worker import Work
-
-if TYPE_CHECKING:
-    from napari.viewer import Viewer
-    from qtpy.QtWidgets import QWidget
-
-    from napari_bloodcell.napari.pyramids import LayerData
-    from napari_bloodcell.napari.work.worker import Job
+from napari_bloodcell.napari.pyramids import LayerData
+from napari_bloodcell.napari.work.worker import Job, Work
 
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:

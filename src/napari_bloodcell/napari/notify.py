@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterable
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from traceback import walk_tb
+from typing import Any, Final, TypeVar
 from weakref import WeakMethod, finalize, ref
 
+from napari.utils.events import EventEmitter
 from napari.utils.notifications import ErrorNotification, notification_manager, show_error, show_warning
 
 from napari_bloodcell.core.errors import BloodCellError, reason_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from napari.utils.events import EventEmitter
-
-
 Result = TypeVar("Result")
 
 logger: Final = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+logger.setLevel(logging.INFO)  # shown in napari's log; Python prints WARNING and above to the terminal
 
 
 class WorkFailedError(BloodCellError):
@@ -40,12 +37,14 @@ class _Unexpected(ErrorNotification):
 
 
 def explained(error: Exception) -> str:
-    """Return what to tell the user about an unexpected error."""
+    """Return what to tell the user about an unexpected error; what torch says is for the traceback."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "There is not enough memory. Use a smaller tile size, another device, or a smaller model."
+    modules = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in walk_tb(error.__traceback__)}
+    reason = type(error).__name__ if "torch" in modules else f"{type(error).__name__}: {reason_of(error)}"
     return (
-        f"Something unexpected went wrong ({type(error).__name__}: {reason_of(error)}). Please report it with its "
-        "traceback: press View Traceback here, or look at Help ▸ Show logs."
+        f"Something unexpected went wrong ({reason}). Please report it with its traceback: press View Traceback here, "
+        "or look at Help ▸ Show logs."
     )
 
 

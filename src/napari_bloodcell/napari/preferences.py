@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import getpass
 import os
-from typing import TYPE_CHECKING, Any, Final
+import re
+from collections.abc import Sequence
+from typing import Any, Final
 
 from napari_bloodcell.core.cells import TYPE_COLOURS, type_colour
 from napari_bloodcell.models.weights import CACHE_VARIABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 PLUGIN: Final = "napari-bloodcell"
 _COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}
@@ -46,7 +44,7 @@ def preferred_settings(stage: str) -> dict[str, Any]:
 def colour_of(name: str, names: Sequence[str]) -> str:
     """Return the colour of a type as "#rrggbb": the user's, else the default."""
     chosen = preference("colours", _COLOURS[name]) if name in _COLOURS else None
-    return chosen if chosen and _is_colour(chosen) else type_colour(name, names)
+    return chosen if chosen and is_colour(chosen) else type_colour(name, names)
 
 
 def use_preferred_cache() -> None:
@@ -56,10 +54,9 @@ def use_preferred_cache() -> None:
         os.environ[CACHE_VARIABLE] = str(folder)
 
 
-def _is_colour(text: str) -> bool:
-    if len(text) != 7 or text[0] != "#":
-        return False
-    return all(c in "0123456789abcdefABCDEF" for c in text[1:])
+def is_colour(text: str) -> bool:
+    """Return whether a text is a colour as "#rrggbb"."""
+    return re.fullmatch("#[0-9a-fA-F]{6}", text) is not None
 
 
 def annotator_name() -> str:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
+from napari_bloodcell.images.image import Level, SlideImage
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, record_of
 
-if TYPE_CHECKING:
-    from napari_bloodcell.images.image import Level, SlideImage
-    from napari_bloodcell.results.result import Result
-
-    LayerData = tuple[Any, dict[str, Any], str]
-
+LayerData = tuple[Any, dict[str, Any], str]
 
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid gets one in memory up to this size; a larger one is read in steps."""
@@ -41,7 +38,7 @@ def read_slide(path: str | Path) -> list[LayerData]:
     if stack.shape:
         return [_read_planes(stack)]
     slide = stack.image()
-    about = {"name": slide.name, "rgb": True, **_place(slide)}
+    about = {"name": slide.name, "rgb": True, **placement_um(slide.pixel_size_um)}
     if len(slide.levels) == 1 and slide.n_pixels <= LARGE_PX:
         return [(slide.read_whole(), about, "image")]
     return [(levels_to_show(slide.with_displayed_values()), {**about, "multiscale": True}, "image")]
@@ -52,7 +49,7 @@ def _read_planes(stack: Stack) -> LayerData:
     shape = (*stack.shape, *planes[0].shape, 3)
     check_size(shape, MAX_PIXELS, stack.source or "The image")
     pixels = np.stack([plane.read_whole() for plane in planes]).reshape(shape)
-    return pixels, {"name": stack.name, "rgb": True, **_place(planes[0], len(stack.shape))}, "image"
+    return pixels, {"name": stack.name, "rgb": True, **placement_um(planes[0].pixel_size_um, len(stack.shape))}, "image"
 
 
 def read_slide_result(folder: str | Path) -> list[LayerData]:
@@ -70,7 +67,7 @@ def read_slide_result(folder: str | Path) -> list[LayerData]:
         "folder": str(folder.resolve()),
     }
     slide = _image_of(result)
-    place = {} if result.pixel_size_um is None else _scale(result.pixel_size_um)
+    place = placement_um(result.pixel_size_um)
     layers: list[LayerData] = []
     if slide is not None:
         about = {"name": result.image_name, "rgb": True, "multiscale": True, **place}
@@ -143,13 +140,8 @@ def _image_of(result: Result) -> SlideImage | None:
     return open_image(source).with_displayed_values() if source is not None and Path(source).exists() else None
 
 
-def _place(slide: SlideImage, n_further: int = 0) -> dict[str, Any]:
-    return {} if slide.pixel_size_um is None else _scale(slide.pixel_size_um, n_further)
-
-
-def _scale(pixel_size_um: float, n_further: int = 0) -> dict[str, Any]:
-    """Return the scale and units of a layer with `n_further` axes before Y and X."""
-    return {
-        "scale": (1.0,) * n_further + (pixel_size_um,) * 2,
-        "units": ("pixel",) * n_further + ("micrometer",) * 2,
-    }
+def placement_um(pixel_size_um: float | None, n_further: int = 0) -> dict[str, Any]:
+    """Return scale and units of a layer with `n_further` axes before Y and X; nothing if the size is unknown."""
+    if pixel_size_um is None:
+        return {}
+    return {"scale": (1.0,) * n_further + (pixel_size_um,) * 2, "units": ("pixel",) * n_further + ("micrometer",) * 2}

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import measure_cells, type_names
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
-from napari_bloodcell.napari.pyramids import info_of_result, is_slide_path, read_slide, read_slide_result
+from napari_bloodcell.napari.pyramids import info_of_result, is_slide_path, placement_um, read_slide, read_slide_result
 from napari_bloodcell.results.files import COUNTS, RECIPE, SLIDE, ZARR
 from napari_bloodcell.results.ome_zarr import read_labels
+from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
     from napari_bloodcell.napari.pyramids import LayerData
-    from napari_bloodcell.results.result import Result
-
 
 MOST_BYTES_READ: Final = 256 * 1024**2
 """A larger image is read lazily, tile by tile."""
@@ -110,9 +107,7 @@ def _as_layers(
 ) -> list[LayerData]:
     from napari_bloodcell.napari.layers.cells import as_layer_data
 
-    place: dict[str, Any] = {}
-    if pixel_size_um is not None:
-        place = {"scale": (pixel_size_um, pixel_size_um), "units": ("micrometer", "micrometer")}
+    place = placement_um(pixel_size_um)
     info: dict[str, Any] = {"kind": "cells", "image": name, "names": names}
     if result is not None:
         info |= info_of_result(result)

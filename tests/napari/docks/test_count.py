@@ -19,7 +19,7 @@ from napari_bloodcell.core.cells import BOX, CENTROID
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.count.dock import MOST_AT_ONCE
-from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CellCounter
+from napari_bloodcell.napari.docks.count.model import FEWEST_WBC, HEADER, CountTask, note_cells_in_region
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.regions import region_of
@@ -94,7 +94,7 @@ def draw(viewer: Any, corners: NDArray[np.floating] | list[Any], kind: str = "re
 
 def test_the_numbers_are_those_of_the_engine() -> None:
     layer = add_smear(ViewerModel())
-    counted = CellCounter().count(layer)
+    counted = CountTask.of(layer).run()
     expected = count(smear_table(400))
     assert counted.counting.counts == expected.counts
     assert counted.counting.interval == expected.interval
@@ -103,10 +103,10 @@ def test_the_numbers_are_those_of_the_engine() -> None:
 
 
 def test_counts_per_mm2_need_physical_units() -> None:
-    plain = CellCounter().count(add_smear(ViewerModel()))
+    plain = CountTask.of(add_smear(ViewerModel())).run()
     assert plain.counting.per_mm2 is None
     layer = add_smear(ViewerModel(), scale=(0.5, 0.5), units=("um", "um"))
-    counted = CellCounter().count(layer)
+    counted = CountTask.of(layer).run()
     assert counted.area_mm2 == pytest.approx(400**2 * 0.25e-6)
     rows = {row.cell_type: row for row in counted.rows}
     assert rows["WBC"].per_mm2 == pytest.approx(rows["WBC"].cells / 0.04)
@@ -117,7 +117,7 @@ def test_a_rectangle_restricts_the_count_to_cells_whose_centre_is_in_it() -> Non
     layer = add_smear(viewer, scale=(0.5, 0.5), translate=(10, 20), units=("um", "um"))
     shapes = draw(viewer, [[10, 20], [10, 30], [60, 30], [60, 20]], units=("um", "um"))
     region = region_of(shapes, layer)
-    counted = CellCounter().count(layer, region=region)
+    counted = CountTask.of(layer, region=region).run()
     assert counted.n_counted == 5  # 100 by 20 pixels, one cell in each field
     assert counted.area_mm2 == pytest.approx(100.5 * 20 * 0.25e-6, rel=0.03)
     assert set(counted.counting.cells_in_region.index) == {1, 21, 41, 61, 81}
@@ -145,25 +145,24 @@ def test_lines_enclose_nothing() -> None:
 
 def test_a_differential_of_few_white_cells_comes_with_a_warning() -> None:
     types = ("RBC", "neutrophil", "lymphocyte", "monocyte")
-    few = CellCounter().count(add_smear(ViewerModel(), types=types))
+    few = CountTask.of(add_smear(ViewerModel(), types=types)).run()
     assert 0 < sum(row.cells for row in few.rows if row.percent is not None) < FEWEST_WBC
     assert sum(row.percent or 0 for row in few.rows) == pytest.approx(100)
     assert "count at least 100" in few.warning
-    many = CellCounter().count(add_smear(ViewerModel(), n=2500, types=types))
+    many = CountTask.of(add_smear(ViewerModel(), n=2500, types=types)).run()
     assert not many.warning
 
 
 def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
     layer = add_smear(ViewerModel())
     layers.set_table(layer, links.table_of(layer).assign(cell_type=""))
-    assert "no types yet" in CellCounter().count(layer).warning
+    assert "no types yet" in CountTask.of(layer).run().warning
 
 
 def test_the_table_of_features_learns_how_many_cells_a_region_is() -> None:
     layer = add_smear(ViewerModel())
-    counter = CellCounter()
-    counted = counter.count(layer, params=CountParams(thresholds=(300.0,)))
-    counter.note_cells_in_region(layer, counted)
+    counted = CountTask.of(layer, params=CountParams(thresholds=(300.0,))).run()
+    note_cells_in_region(layer, counted)
     table = links.table_of(layer)
     is_double = (table["cell_type"] == "RBC") & (table["area_px"] >= 300)
     assert (table.loc[is_double, "cells_in_region"] == 2).all()
@@ -172,7 +171,7 @@ def test_the_table_of_features_learns_how_many_cells_a_region_is() -> None:
 
 def test_a_layer_without_a_table_is_refused() -> None:
     with pytest.raises(InputError, match="no table of cells"):
-        CellCounter().count(ViewerModel().add_labels(np.zeros((9, 9), np.int32)))
+        CountTask.of(ViewerModel().add_labels(np.zeros((9, 9), np.int32)))
 
 
 def test_one_plane_of_a_stack_is_counted_alone() -> None:
@@ -180,13 +179,13 @@ def test_one_plane_of_a_stack_is_counted_alone() -> None:
     image = viewer.add_image(np.zeros((2, 400, 400, 3), np.uint8), rgb=True)
     layer = layers.add_cells(viewer, image)
     layers.set_table(layer, smear_table(400).assign(plane=np.repeat([0, 1], [100, 300])))
-    assert CellCounter().count(layer).n_counted == 400
-    assert CellCounter().count(layer, plane=1).n_counted == 300
+    assert CountTask.of(layer).run().n_counted == 400
+    assert CountTask.of(layer, plane=1).run().n_counted == 300
 
 
 def test_white_cells_without_a_class_are_told_of_and_all_are_summed() -> None:
     types = ("RBC", "neutrophil", "lymphocyte", "WBC")
-    counted = CellCounter().count(add_smear(ViewerModel(), n=4000, types=types))
+    counted = CountTask.of(add_smear(ViewerModel(), n=4000, types=types)).run()
     numbers = {row.cell_type: row.cells for row in counted.rows}
     assert counted.n_white == numbers["neutrophil"] + numbers["lymphocyte"] + numbers["WBC"]
     assert counted.warning == f"The differential leaves out {numbers['WBC']} white cells without a class."
@@ -194,7 +193,7 @@ def test_white_cells_without_a_class_are_told_of_and_all_are_summed() -> None:
 
 def test_thresholds_that_coincide_are_explained() -> None:
     layer = add_smear(ViewerModel(), scale=(0.5, 0.5), units=("um", "um"))
-    counted = CellCounter().count(layer, params=CountParams(thresholds=(300.0, 300.0, 500.0)))
+    counted = CountTask.of(layer, params=CountParams(thresholds=(300.0, 300.0, 500.0))).run()
     assert "From 75 µm² on a region is 3 cells; 2 is at no area the likeliest." in counted.warning
 
 
@@ -202,9 +201,8 @@ def test_a_saved_table_says_where_its_numbers_come_from() -> None:
     viewer = ViewerModel()
     layer = add_smear(viewer)
     links.info_of(layer)["models"] = {"segment": {"name": "embedded", "sha256": "0123456789"}}
-    counter = CellCounter()
-    task = counter.task(layer, params=CountParams(thresholds=(300.0, 550.5)), where="thin part")
-    row = next(csv.DictReader(io.StringIO(counter.run(task).to_text())))
+    task = CountTask.of(layer, params=CountParams(thresholds=(300.0, 550.5)), where="thin part")
+    row = next(csv.DictReader(io.StringIO(task.run().to_text())))
     assert (row["image"], row["region"], row["rule"]) == ("smear", "thin part", "manual")
     assert row["thresholds_px2"] == "300 550.5"
     assert (row["segment_model"], row["classify_model"]) == ("embedded (01234567)", "unknown")
@@ -213,7 +211,7 @@ def test_a_saved_table_says_where_its_numbers_come_from() -> None:
 
 
 def test_text_has_a_line_for_each_type() -> None:
-    text = CellCounter().count(add_smear(ViewerModel(), scale=(1, 1), units=("um", "um"))).to_text()
+    text = CountTask.of(add_smear(ViewerModel(), scale=(1, 1), units=("um", "um"))).run().to_text()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert list(rows[0]) == list(HEADER)
     assert [row["type"] for row in rows] == ["RBC", "WBC", "platelet"]

@@ -18,7 +18,7 @@ from napari_bloodcell.core.cells import CENTROID, box_of
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellMask
-from napari_bloodcell.napari.docks.edit.painting import PaintPatch
+from napari_bloodcell.napari.docks.edit.dock import PaintPatch
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.keeper import keeper_of
@@ -229,7 +229,7 @@ def test_an_id_of_a_cell_elsewhere_becomes_a_new_one(result: Path) -> None:
 
 
 def test_too_much_to_paint_in_is_an_error(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_bloodcell.napari.docks.edit.painting.LARGEST_PX", 100)
+    monkeypatch.setattr("napari_bloodcell.napari.docks.edit.dock.LARGEST_PX", 100)
     viewer = ViewerModel()
     session = cells_session(viewer, opened(result, viewer))
     with pytest.raises(InputError, match="Zoom in first"):

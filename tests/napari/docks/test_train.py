@@ -13,7 +13,7 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from napari_bloodcell.models.load import load_classifier
-from napari_bloodcell.napari.docks.train.form import SCRATCH, Preset
+from napari_bloodcell.napari.docks.train.dock import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, default_training_set, iter_training
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session

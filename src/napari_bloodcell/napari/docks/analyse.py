@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+import napari.viewer
+from napari.layers import Image
 from qtpy.QtWidgets import QComboBox
 
 from napari_bloodcell.core.params import Recipe, SegmentParams
@@ -16,12 +18,7 @@ from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import FindCells, TypeCells
-
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.layers import Image
-
-    from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run
 
 PRESETS: Final = ("Default", "Paper (Rao et al. 2024)")
 _SHOWN: Final = ("model", "device", "rbc_diameter_px", "pixel_size_um")
@@ -75,7 +72,7 @@ class AnalyseWidget(FindingDock):
     def _type(self, found: FindCells, image: Image, recipe: Recipe) -> None:
         type_cells = partial(TypeCells, classifier=self.classifier, is_one_step=False)
         run = type_cells(self._viewer, self.panel.work, found.result, image, recipe.classify)
-        run.started_s = found.started_s  # the time that is told is that of the whole chain
+        run.started_s = found.started_s  # report the time of the whole analysis
         run.done.connect(lambda _types: self._on_typed(run, found, recipe))
 
     def _on_typed(self, run: TypeCells, found: FindCells, recipe: Recipe) -> None:
@@ -83,8 +80,7 @@ class AnalyseWidget(FindingDock):
             self.summary.setText(f"{found.summary} They have no types yet. {run.summary}")
             return
         self.summary.setText(" ".join([f"{found.n_cells:,} cells: {run.summary}", *found.remarks]))
-        info = links.info_of(found.result)
-        info["recipe"] = {**info.get("recipe", {}), "count": recipe.count.model_dump(mode="json")}
+        links.note_settings(found.result, "count", recipe.count)
         open_dock(self._viewer, "Count")
 
     def _on_preset(self) -> None:

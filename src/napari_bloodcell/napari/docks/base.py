@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar, cast
 from weakref import ref
 
-from napari.layers import Image
+from napari.components import ViewerModel
+from napari.layers import Image, Layer
+from napari.utils.events import EventEmitter
+from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtGui import QCloseEvent, QColor, QHideEvent, QIcon, QPixmap, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -32,24 +36,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.layers.images import current_plane, image_source
+from napari_bloodcell.napari.layers.images import PlaneIndex, current_plane, image_source
 from napari_bloodcell.napari.layers.private import unwrapped
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import use_preferred_cache
 from napari_bloodcell.napari.work.worker import WorkPanel
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from napari.utils.events import EventEmitter
-    from napari.viewer import Viewer
-    from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
-
-    from napari_bloodcell.napari.layers.images import PlaneIndex
-
-    Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
+Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
 
 BoxLayout = TypeVar("BoxLayout", QHBoxLayout, QVBoxLayout)
 
@@ -235,7 +228,7 @@ class Dock(QWidget):
         else:
             layout.setContentsMargins(0, 0, 0, 0)
             layout.addWidget(Scrolled(inside))
-        self.setMinimumWidth(ENOUGH_PX - 15)  # nothing is cut off, before it has its style, too
+        self.setMinimumWidth(ENOUGH_PX - 15)  # so that nothing is cut off, even before it is styled
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Wake up, and align the forms' labels, which have their font only now."""
@@ -465,7 +458,7 @@ def align_labels(dock: QWidget) -> None:
     for form in dock.findChildren(SettingsForm):
         found += form.labels()
     for label in found:
-        label.ensurePolished()  # else its hint is that of another font
+        label.ensurePolished()  # else its size hint is that of another font
     width = max((label.sizeHint().width() for label in found if label.isVisibleTo(dock)), default=0)
     for label in found:
         label.setMinimumWidth(width)

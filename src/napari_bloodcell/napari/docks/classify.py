@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import napari.viewer
 from napari.layers import Labels
 from qtpy.QtWidgets import QMessageBox
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
@@ -17,11 +17,6 @@ from napari_bloodcell.napari.layers.look import pyramid_of
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.work.runs import TypeCells
 
-if TYPE_CHECKING:
-    import napari.viewer
-
-    from napari_bloodcell.core.protocols import CellClassifier
-
 
 class ClassifyWidget(StageDock):
     """Types cells and shows their types."""
@@ -29,7 +24,7 @@ class ClassifyWidget(StageDock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer, button="Type cells", tooltip="Type every cell that was not typed by hand")
         self.classifier: CellClassifier | None = None
-        """Used instead of the model in the form, where it is given."""
+        """If set, replaces the model in the form."""
         self.cells = LayerChoice(
             napari_viewer,
             lambda layer: isinstance(layer, Labels) and not is_types(layer),
@@ -39,9 +34,7 @@ class ClassifyWidget(StageDock):
         self.cells.setToolTip("The Labels layer of the cells; it may be one of another program")
         self.rows.addRow("Cells", self.cells)
         self.form = SettingsForm(
-            ClassifyParams,
-            first=("model", "device", "unidentified_below"),
-            values=preferred_settings("classify"),
+            ClassifyParams, first=("model", "device", "unidentified_below"), values=preferred_settings("classify")
         )
         self.finish_layout(self.form)
         self.cells.chosen.connect(self._on_cells)

@@ -5,26 +5,21 @@ from __future__ import annotations
 import re
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, create_widget
+from magicgui.widgets.bases import ValueWidget
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QLabel, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_bloodcell.core.errors import SettingsError
-from napari_bloodcell.core.params import Shown
+from napari_bloodcell.core.params import Params, Shown
 from napari_bloodcell.results.recipes import explain
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from magicgui.widgets.bases import ValueWidget
-    from pydantic.fields import FieldInfo
-
-    from napari_bloodcell.core.params import Params
 
 AUTO: Final = "auto"
 OTHER: Final = "Other…"
@@ -165,7 +160,7 @@ def fold(text: str, inside: QWidget) -> QCollapsible:
 
     def show(is_open: bool) -> None:
         button.setText(f"{'▾' if is_open else '▸'} {text}")
-        inside.setVisible(is_open)  # else the Tab key would go through what nobody sees
+        inside.setVisible(is_open)  # else Tab would step through hidden fields
 
     button.toggled.connect(show)
     found.collapse(animate=False)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import (
     QAbstractListModel,
     QItemSelectionModel,
@@ -18,27 +21,18 @@ from qtpy.QtCore import (
     QThreadPool,
     Signal,
 )
-from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
+from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
 from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, image_source
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 from napari_bloodcell.napari.layers.selection import COLOUR
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from napari.layers import Image, Labels
-    from numpy.typing import NDArray
-    from qtpy.QtGui import QKeyEvent
-
-    from napari_bloodcell.napari.layers.images import ImageSource
-    from napari_bloodcell.napari.session.changes import TypeChange
-
+from napari_bloodcell.napari.session.changes import TypeChange
 
 UNSURE_FIRST, SURE_FIRST = "least certain first", "most certain first"
 FEW: Final = 50_000
@@ -169,7 +163,7 @@ class Gallery(QListView):
         self.setGridSize(CELL_PX)
         self.setSelectionMode(QListView.SelectionMode.ExtendedSelection)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # else it flickers at the rim
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOn)  # else it flickers at the edge
         self.setMinimumHeight(2 * CELL_PX.height() + 12)
         self.setStyleSheet(MARKED)
         self.setAccessibleName("Pictures of cells")
@@ -226,7 +220,7 @@ def icon_of(picture: NDArray[np.uint8], side: int = SIDE_PX) -> QIcon:
     mode = Qt.TransformationMode.SmoothTransformation
     pixmap = QPixmap.fromImage(image).scaled(side, side, Qt.AspectRatioMode.KeepAspectRatio, mode)
     icon = QIcon(pixmap)
-    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted: what is marked must still be seen
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)  # not tinted, so that marked cells stay visible
     return icon
 
 
@@ -250,7 +244,7 @@ class _Sources:
 
     image: ImageSource
     cells: Any
-    places: dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]
+    places: dict[int, tuple[Box, tuple[int, ...]]]
 
 
 class _Signals(QObject):
@@ -300,7 +294,7 @@ class CutoutLoader(QObject):
         """Request the picture of a cell."""
         if cell not in self._wanted:
             self._wanted.append(cell)
-            del self._wanted[:-200]  # what was scrolled over quickly is asked for again when it is seen
+            del self._wanted[:-200]  # pictures scrolled past are requested again when seen
         self._next()
 
     def _next(self) -> None:
@@ -318,14 +312,14 @@ class CutoutLoader(QObject):
 
     def _on_cut(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
         if self._running is None or self.sender() is not self._running.signals:
-            return  # of layers that are not looked at any more
+            return  # of layers that are not shown any more
         self._running = None
         self.loaded.emit(pictures)
         self._next()
 
 
 def cut_with_surroundings(
-    image: ImageSource, cells: Any, cell: int, box: tuple[int, int, int, int], plane: tuple[int, ...] = ()
+    image: ImageSource, cells: Any, cell: int, box: Box, plane: tuple[int, ...] = ()
 ) -> NDArray[np.uint8]:
     """Return a square picture of a cell, (h, h, 3) uint8, with its surroundings dimmed."""
     y0, x0, y1, x1 = box

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import numpy as np
-from napari.layers import Labels, Shapes
-from napari.utils.events import EmitterGroup
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer, Shapes
+from napari.utils.events import EmitterGroup, Event
 from napari.utils.notifications import show_warning
+from napari.viewer import Viewer
+from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QPushButton, QWidget
 
@@ -20,17 +24,7 @@ from napari_bloodcell.napari.layers.links import KEY, image_layer_for, is_cells,
 from napari_bloodcell.napari.layers.look import cell_at, placement_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from napari.utils.events import Event
-    from napari.viewer import Viewer
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.session.session import CellsSession
+from napari_bloodcell.napari.session.session import CellsSession
 
 CLICK_PX: Final = 4.0
 """A press that moves at most this far is a click, screen pixels."""
@@ -259,12 +253,12 @@ class CellKeys:
             for actions in self._wanted.values():
                 for key, action in actions.items():
                     self._bind_one(layer, key, action)
-            if layer is not cells:  # that one has them for good
+            if layer is not cells:  # the cells layer has them permanently
                 self._bind_one(layer, "Control-Z", partial(undo_by_key, self._session, "undo"))
                 self._bind_one(layer, "Control-Shift-Z", partial(undo_by_key, self._session, "redo"))
 
     def _bind_one(self, layer: Layer, key: str, action: Callable[[], object]) -> None:
-        def pressed(_layer: Layer) -> None:  # napari wants a name, which a partial has not
+        def pressed(_layer: Layer) -> None:  # napari needs a function with a name, not a partial
             action()
 
         before = layer.bind_key(key, None)

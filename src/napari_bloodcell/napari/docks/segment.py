@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
-from napari.layers import Shapes
-from qtpy.QtWidgets import QMessageBox
+import napari.viewer
+from napari.components import ViewerModel
+from napari.layers import Image, Shapes
+from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import union_of
+from napari_bloodcell.core.geometry import Box, union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
-from napari_bloodcell.napari.docks.slide.folder import SlideFolder, is_large, may_write_into
-from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, add_part
+from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, SlideFolder, add_part, is_large, may_write_into
 from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.runs import FindCells
-
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.components import ViewerModel
-    from napari.layers import Image
-    from qtpy.QtWidgets import QWidget
-
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-    from napari_bloodcell.napari.work.worker import Run
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.napari.work.worker import Run
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
 

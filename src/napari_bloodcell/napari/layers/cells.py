@@ -7,16 +7,21 @@ The **cells layer** is a Labels layer `"<image> cells"` with ids 1..N. Its `feat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.napari.layers.features import INDEX, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.keeper import keep_on_disk
@@ -29,6 +34,7 @@ from napari_bloodcell.napari.layers.links import (
     info_of,
     levels_of,
     names_of,
+    note_settings,
     table_of,
     types_layer_for,
 )
@@ -45,17 +51,7 @@ from napari_bloodcell.napari.layers.look import (
 from napari_bloodcell.napari.layers.private import read_again
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 from napari_bloodcell.results.recipes import portable, versions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellClassifier
-    from napari_bloodcell.stages.segment import Segmentation
-
+from napari_bloodcell.stages.segment import Segmentation
 
 _LOOKUP: Final = "napari_bloodcell_lookup"
 
@@ -190,7 +186,7 @@ def add_types(
     """
     info = info_of(cells_layer)
     if recipe is not None:
-        info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
+        note_settings(cells_layer, "classify", portable(recipe).classify)
     if classifier is not None:
         model = {"name": classifier.name, "sha256": classifier.sha256}
         info["models"] = {**info.get("models", {}), "classify": model}
@@ -199,7 +195,7 @@ def add_types(
         set_table(cells_layer, with_user_types(cells_layer.features, classification.table))
     layer = types_layer_for(viewer, cells_layer)
     lookup = lookup_of(cells_layer)
-    show_as_cells(cells_layer, lookup)  # not yet done where it was read from a file; there may be other classes
+    show_as_cells(cells_layer, lookup)  # not done yet if it was read from a file; classes may have changed
     if layer is not None:
         layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
         layer.metadata[KEY]["names"] = names_of(cells_layer)
@@ -222,7 +218,7 @@ def add_types(
     follow_view(viewer, cells_layer)
     show_status_of(layer, cells_layer)
     show_tools_later(layer)
-    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay in sight and under the mouse
+    if cells_layer in viewer.layers:  # beneath the cells, whose outlines stay visible and respond to the mouse
         viewer.layers.insert(viewer.layers.index(cells_layer), layer)
         viewer.layers.selection.active = cells_layer
     else:

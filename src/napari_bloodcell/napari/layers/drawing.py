@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.napari.layers import private
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
 
 BAND_PX: Final = 1 << 18
 """Pixels worked on at once, so that they and the results stay in the processor's cache."""
@@ -52,7 +49,7 @@ def texture_of(layer: Labels, labels: NDArray[Any], data_slice: tuple[slice, ...
     if wanted.ndim != 2 or layer.colormap.background_value != 0 or (is_few and width <= 1):
         return private.texture_by_napari(layer, labels, data_slice)
     highest = int(wanted.max(initial=0))
-    if is_few or highest >= wanted.size or int(wanted.min()) < 0:  # a table of all labels would be too large
+    if is_few or highest >= wanted.size or int(wanted.min()) < 0:  # the table would be too large
         if width <= 1:
             return private.texture_by_napari(layer, labels, data_slice)
         background = private.texture_codes(layer, np.zeros(1, labels.dtype))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Collection, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, boxes_of, cell_table, centroids_of
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import plane_number
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from numpy.typing import NDArray
-
 
 INDEX: Final = "index"
 """Column of the label id; the row of id 0 is the background."""
@@ -128,12 +125,10 @@ def _with_background(column: pd.Series[Any]) -> Any:
         return np.concatenate([[np.nan], values])
     filled = np.empty(len(values) + 1, object)
     filled[0], filled[1:] = None, values
-    return pd.Series(filled, dtype=object)  # pandas' own text columns are copied whole for one new type
+    return pd.Series(filled, dtype=object)  # pandas' text columns are copied whole when one cell changes
 
 
-def places_of(
-    features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]
-) -> dict[int, tuple[tuple[int, int, int, int], tuple[int, ...]]]:
+def places_of(features: pd.DataFrame, ids: list[int], stack: tuple[int, ...]) -> dict[int, tuple[Box, tuple[int, ...]]]:
     """Return box (y0, x0, y1, x1) and plane of cells by id; cells without a box are left out."""
     places = {}
     for cell in ids:
@@ -168,9 +163,7 @@ def cells_in_box(
     return np.asarray(ids[inside & (ids != 0)], np.int64)
 
 
-def cells_near(
-    features: pd.DataFrame, box: tuple[int, int, int, int], *, plane: int | None = None
-) -> NDArray[np.int64]:
+def cells_near(features: pd.DataFrame, box: Box, *, plane: int | None = None) -> NDArray[np.int64]:
     """Return the ids of cells whose boxes touch a box (y0, x0, y1, x1), pixels; in a stack, on one plane."""
     if BOX[0] not in features.columns:
         return np.empty(0, np.int64)
@@ -181,9 +174,7 @@ def cells_near(
     return np.asarray(features[INDEX].to_numpy(np.int64)[near], np.int64)
 
 
-def cells_outside(
-    features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: tuple[int, int, int, int]
-) -> NDArray[np.int64]:
+def cells_outside(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]], box: Box) -> NDArray[np.int64]:
     """Return those of `ids` that lie wholly outside a box (y0, x0, y1, x1), pixels."""
     rows = rows_of(features, ids) if len(ids) else np.empty(0, np.intp)
     boxes = boxes_in(features, rows)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from napari.layers import Labels
 from napari.utils.notifications import show_info
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.images import is_large_plane
 from napari_bloodcell.napari.layers.links import full_resolution, has_table
 from napari_bloodcell.napari.layers.look import pyramid_of
-
-if TYPE_CHECKING:
-    from napari.layers import Labels
-    from numpy.typing import NDArray
 
 LARGEST_ID: Final = 2**24
 """Larger ids are renumbered: tables indexed by id would not fit into memory."""
@@ -58,7 +56,7 @@ def pieces_of_mask(layer: Labels) -> NDArray[np.int32] | None:
     mask = np.asarray(cells) != 0
     if not mask.any() or np.ptp(np.asarray(cells)[mask]):
         return None
-    flat = np.zeros((3,) * cells.ndim, bool)  # pieces do not go from one plane to the next
+    flat = np.zeros((3,) * cells.ndim, bool)  # no connection between planes
     flat[(1,) * (cells.ndim - 2)] = True
     pieces, n = ndimage.label(mask, flat)
     return np.asarray(pieces, np.int32) if n > 1 else None

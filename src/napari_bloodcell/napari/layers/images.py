@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.images.files import SENSIBLE_UM_PER_PX
+from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import LARGE_PX, open_image, read_plane
 from napari_bloodcell.images.plane import Plane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer
-
-    from napari_bloodcell.images.image import SlideImage
 
 PlaneIndex = tuple[int, ...]
 """Position along the leading axes of a stack; () if there is one plane only."""
@@ -62,7 +61,7 @@ class ImageSource:
     def plane(self, index: PlaneIndex = ()) -> Plane:
         """Read one plane as (Y, X, 3) uint8."""
         data = self.data[index] if index else self.data
-        if not self.rgb:  # so that a plane three pixels wide is not taken for colours
+        if not self.rgb:  # else a plane three pixels wide would be taken for RGB
             data = np.asarray(data)[..., None]
         plane = read_plane(data, name=self.name)
         return Plane(plane.data, self.pixel_size_um, self.name)
@@ -115,7 +114,7 @@ def current_plane(viewer: ViewerModel, layer: Layer) -> PlaneIndex:
     return tuple(int(np.clip(round(float(p)), 0, n - 1)) for p, n in zip(position[:-2], shape[:-2], strict=True))
 
 
-def visible_box(layer: Image) -> tuple[int, int, int, int] | None:
+def visible_box(layer: Image) -> Box | None:
     """Return the part of a layer inside the window, (y0, x0, y1, x1) in pixels; None if nothing of it is drawn."""
     corners = np.asarray(layer.corner_pixels, float)[:, -2:]
     if layer.multiscale:

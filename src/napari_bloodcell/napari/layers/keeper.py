@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +10,23 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import ref
 
 import numpy as np
+import pandas as pd
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.napari.event_loop import running_app
 from napari_bloodcell.napari.layers.features import boxes_in, by_hand, full_table, rows_of
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, names_of
+from napari_bloodcell.napari.layers.types import TypeLookup
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.slides.save import repaint_types, write_corrected
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
     from napari_bloodcell.napari.keeper_clock import KeeperClock
-    from napari_bloodcell.napari.layers.types import TypeLookup
 
-    Box = tuple[int, int, int, int]
 
 _Typing = tuple["ClassifyParams | None", "dict[str, str] | None"]
 
@@ -63,10 +63,12 @@ class SlideKeeper:
         self._boxes: list[Box] = []
         cells_layer.events.features.connect(self._on_features)
         self.clock: KeeperClock | None = None
-        if running_app() is not None:
+        app = running_app()
+        if app is not None:
             from napari_bloodcell.napari.keeper_clock import KeeperClock
 
-            self.clock = KeeperClock(self)
+            self.clock = KeeperClock(folder, self._next_save, self.rest)
+            app.aboutToQuit.connect(self.flush)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return itself; `is_of` tells that it does not keep the copied layer."""
@@ -89,6 +91,10 @@ class SlideKeeper:
         if changes is not None:
             changes.write()
         self.rest()
+
+    def _next_save(self) -> Callable[[], None] | None:
+        changes = self.changes()
+        return None if changes is None else changes.write
 
     def _on_features(self, _event: object = None) -> None:
         self._later()

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Collection
+from typing import Any, Final, cast
 
-from napari.layers import Image, Labels
+import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.params import Params
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.napari.layers.features import is_table, to_table
 from napari_bloodcell.stages.calibration import DEFAULT_DIAMETER_PX
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    import numpy as np
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from numpy.typing import NDArray
-
 
 KEY: Final = "napari_bloodcell"
 """Metadata key of everything that the plugin stores in a layer."""
@@ -30,6 +26,12 @@ def info_of(layer: Layer | None) -> dict[str, Any]:
     """Return the plugin's metadata of a layer (kind, image, recipe, models, …); empty for a foreign layer."""
     found = layer.metadata.get(KEY) if layer is not None else None
     return found if isinstance(found, dict) else {}
+
+
+def note_settings(cells_layer: Labels, stage: str, params: Params) -> None:
+    """Store the settings of a stage in the recipe of a cells layer."""
+    info = info_of(cells_layer)
+    info["recipe"] = {**(info.get("recipe") or {}), stage: params.model_dump(mode="json")}
 
 
 def is_cells(layer: Layer | None) -> bool:

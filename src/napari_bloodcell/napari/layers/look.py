@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from weakref import ref
 
 import numpy as np
-from napari.layers import Labels
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.transforms import Affine
+from numpy.typing import NDArray
 
 from napari_bloodcell.napari.event_loop import running_app, soon
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import draw_quickly
 from napari_bloodcell.napari.layers.features import rows_of
 from napari_bloodcell.napari.layers.links import calibration_of, colours_of, names_of
-from napari_bloodcell.napari.layers.types import UNTYPED
+from napari_bloodcell.napari.layers.types import UNTYPED, TypeLookup
 from napari_bloodcell.napari.preferences import colour_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.layers.types import TypeLookup
-
 
 MOST_PIXELS_IN_ONE: Final = 4096 * 4096
 """A larger plane is shown as a pyramid, so that drawing time depends on the screen, not on the smear."""
@@ -102,7 +95,7 @@ class Outlines:
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._layer, self._camera, self._width = ref(cells_layer), viewer.scene.camera, cells_layer.contour
-        self._camera.events.zoom.connect(self.fit)  # napari does not hold on to this object
+        self._camera.events.zoom.connect(self.fit)  # napari keeps only a weak reference
         self.fit()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -115,7 +108,7 @@ class Outlines:
             return
         screen_px = float(self._camera.zoom * layer.scale[-1])
         width = outline_width(screen_px, diameter_px=calibration_of(layer).rbc_diameter_px)
-        if layer.multiscale and width:  # of the level that napari shows, whose pixels are about those of the screen
+        if layer.multiscale and width:  # a pixel of the level shown is about a screen pixel
             width = round(OUTLINE_PX)
         if width != self._width:
             self._width = layer.contour = width
@@ -132,7 +125,7 @@ def hide_while_held(viewer: ViewerModel) -> Iterator[None]:
     """Hide all Labels layers until the key is released."""
     hidden = [(layer, layer.opacity) for layer in viewer.layers if isinstance(layer, Labels)]
     for layer, _ in hidden:
-        layer.opacity = 0  # unlike `visible`, nothing is read again afterwards
+        layer.opacity = 0  # unlike `visible`, this causes no reading afterwards
     yield
     for layer, opacity in hidden:
         layer.opacity = opacity
@@ -144,7 +137,7 @@ def show_tools_later(layer: Labels) -> None:
         return
     shown = [mark for mark in private.marks_of(layer) if mark.visible]
     for number, mark in enumerate(shown, start=1):
-        mark.visible = False  # napari makes what is visible
+        mark.visible = False  # napari creates visible overlays only
         soon(partial(setattr, mark, "visible", True), number * TOOLS_AFTER_MS)
 
 

@@ -6,20 +6,16 @@ changes it. There is no public equivalent (napari 0.9).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from napari.layers import Layer
-    from numpy.typing import NDArray
-
-    Texture = Callable[[NDArray[Any], tuple[slice, ...] | None], NDArray[Any]]
+Texture = Callable[[NDArray[Any], tuple[slice, ...] | None], NDArray[Any]]
 
 Wrapped = TypeVar("Wrapped")
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.path import Path
+from napari.layers import Image, Labels, Layer, Shapes
+from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import image_source, plane_number, visible_box
 from napari_bloodcell.napari.layers.links import full_resolution
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from napari.layers import Image, Labels, Layer, Shapes
-    from numpy.typing import NDArray
-
-    Box = tuple[int, int, int, int]
 
 
 def box_of_view(image_layer: Image) -> Box:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import type_lut
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.params import CountParams, Recipe
-from napari_bloodcell.core.protocols import FailedTile
+from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import PLANE, full_table, rows_on_plane
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um
@@ -19,13 +22,6 @@ from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import Calibration
 
 _UNKNOWN = {"name": "unknown", "sha256": ""}
 

@@ -5,23 +5,20 @@ Selected cells are what the next key acts on; a walk or a click into a histogram
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
+from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
 
 from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of, levels_of
 from napari_bloodcell.napari.layers.look import placement_of
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from napari.components import ViewerModel
-    from numpy.typing import NDArray
-
-    Ids = Sequence[int] | NDArray[np.integer[Any]]
+Ids = Sequence[int] | NDArray[np.integer[Any]]
 
 COLOUR: Final = "#ffd83d"
 """Colour of selected cells: unlike all types, visible on stain and on glass."""

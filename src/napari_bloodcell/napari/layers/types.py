@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Self
+from collections.abc import Sequence
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 import numpy as np
+from napari.layers import Labels
+from numpy.typing import DTypeLike, NDArray
 
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import look_up, redraw_boxes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from napari.layers import Labels
-    from numpy.typing import DTypeLike, NDArray
-
 
 UNTYPED: Final = np.uint8(255)
 """Colour code of cells without a type."""
@@ -44,7 +40,7 @@ class TypeLookup:
 
     def colour(self, cells_layer: Labels, colours: dict[int | None, Any]) -> None:
         """Colour the cells themselves by their codes, `UNTYPED` included."""
-        if cells_layer not in self._coloured or colours != self._colours:  # to set it draws the layer anew
+        if cells_layer not in self._coloured or colours != self._colours:  # setting it redraws the layer
             cells_layer.colormap = private.LookupColormap.by(self.colours_of, colours)
             self._coloured.add(cells_layer)
             self._colours = colours

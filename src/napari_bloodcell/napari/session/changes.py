@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
+from napari_bloodcell.corrections.correction import Correction
+from napari_bloodcell.corrections.edits import Edit
 from napari_bloodcell.napari.layers.features import rows_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.corrections.edits import Edit
-    from napari_bloodcell.napari.session.classes import ClassList
+from napari_bloodcell.napari.session.classes import ClassList
 
 NONE: Final = np.empty(0, np.int64)
 """No cells."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Labels
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, USER_COLOURS, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels
+from napari_bloodcell.napari.preferences import is_colour
 
 EDIT_KEYS: Final = {"D": "delete", "S": "split", "J": "merge"}
 """Letters that edit cells, so no class gets them."""
@@ -128,13 +126,13 @@ def show_classes(
         mapping[code] = codes.get((renamed or {}).get(name, name), 0)
     lookup = layers.lookup_of(cells_layer)
     if links.types_layer_for(viewer, cells_layer) is not None:
-        layers.add_types(viewer, cells_layer)  # in the colours of these classes
+        layers.add_types(viewer, cells_layer)  # recolours the types layer
     if not np.array_equal(mapping[: len(old) + 1], np.arange(len(old) + 1)):
         lookup.replace(mapping[lookup.codes[:-1]])
 
 
 def _checked_colour(colour: str) -> str:
-    if len(colour) != 7 or colour[0] != "#" or any(c not in "0123456789abcdefABCDEF" for c in colour[1:]):
+    if not is_colour(colour):
         raise InputError(f"{colour!r} is no colour; give one as #rrggbb.")
     return colour.lower()
 

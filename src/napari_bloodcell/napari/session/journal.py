@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 from weakref import ref
 
 import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Labels
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.corrections.agreement import Dispute, Merged
 from napari_bloodcell.corrections.journal import (
     Correction,
     Journal,
@@ -21,27 +27,17 @@ from napari_bloodcell.corrections.journal import (
     standing,
 )
 from napari_bloodcell.napari.layers.features import places_of
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, image_source
 from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
 from napari_bloodcell.napari.notify import tell_of
 from napari_bloodcell.napari.preferences import annotator_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-
-    from napari_bloodcell.corrections.agreement import Dispute, Merged
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
-    from napari_bloodcell.napari.session.changes import TypeChange
-
-    Box = tuple[int, int, int, int]
+from napari_bloodcell.napari.session.changes import TypeChange
 
 T = TypeVar("T")
 
-_THREAD: Final = ThreadPoolExecutor(1, thread_name_prefix="journal")  # all that is written or read, in its order
+_THREAD: Final = ThreadPoolExecutor(
+    1, thread_name_prefix="journal"
+)  # one thread, so that reads and writes keep their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +105,7 @@ class LayerJournal:
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self._hashes: dict[PlaneIndex, str] = {}
-        self._hashed: Any = None  # the pixels whose hashes these are
+        self._hashed: Any = None  # pixels that the hashes belong to
         self.annotator = annotator_name()
 
     @property
@@ -159,7 +155,7 @@ class LayerJournal:
     def _write(self, corrections: list[Correction], said: Sequence[Said], cells: Any, source: ImageSource) -> None:
         journal = Journal(default_journal_folder())
         for one in said:
-            image = cells[one.plane] if one.plane else cells  # all of it is never read
+            image = cells[one.plane] if one.plane else cells  # read part by part
             sha256 = self._hash_of(source, one.plane)
             correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields)
             journal.append(correction)
@@ -183,7 +179,7 @@ class LayerJournal:
 
     def _find(self, cells: Any, source: ImageSource) -> Found:
         if Journal(default_journal_folder()).is_empty:
-            return Found({}, [], 0)  # the image need not be read for its hash
+            return Found({}, [], 0)  # spares reading the image for its hash
         types: dict[int, str] = {}
         lost: list[Correction] = []
         n_corrections = 0

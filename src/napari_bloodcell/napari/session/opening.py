@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 from weakref import ref
 
+from napari.components import ViewerModel
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.errors import BloodCellError, InputError
@@ -12,16 +15,8 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import INDEX
 from napari_bloodcell.napari.session.classes import show_classes, with_classes_of_others
-from napari_bloodcell.napari.session.journal import told_of
+from napari_bloodcell.napari.session.journal import Found, told_of
 from napari_bloodcell.napari.session.session import CellsSession
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-
-    from napari_bloodcell.napari.session.journal import Found
 
 _SESSION: Final = "napari_bloodcell_session"
 

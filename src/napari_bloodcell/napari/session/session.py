@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import ref
 
 import numpy as np
-from napari.utils.events import EmitterGroup
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Labels
+from napari.utils.events import EmitterGroup, Event
 from napari.utils.notifications import show_warning
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.corrections import edits
+from napari_bloodcell.corrections.edits import Edit
 from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
 from napari_bloodcell.napari.layers import cells as layers
@@ -35,6 +43,7 @@ from napari_bloodcell.napari.layers.selection import point_out, pointed_out, sel
 from napari_bloodcell.napari.session.changes import (
     NONE,
     CellTypes,
+    Change,
     OutlineChange,
     RunChange,
     Snapshot,
@@ -42,26 +51,18 @@ from napari_bloodcell.napari.session.changes import (
     types_of,
 )
 from napari_bloodcell.napari.session.classes import ClassList, show_classes
-from napari_bloodcell.napari.session.journal import LayerJournal, said_of, tell_if_failed, when_done
+from napari_bloodcell.napari.session.journal import (
+    Found,
+    LayerJournal,
+    SecondOpinion,
+    said_of,
+    tell_if_failed,
+    when_done,
+)
 from napari_bloodcell.napari.session.strokes import strokes_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from concurrent.futures import Future
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-    from napari.utils.events import Event
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.corrections.edits import Edit, Point
-    from napari_bloodcell.napari.session.changes import Change
-    from napari_bloodcell.napari.session.journal import Found, SecondOpinion
-
-    Ids = Sequence[int] | NDArray[np.integer[Any]]
-    Box = tuple[int, int, int, int]
+Point = tuple[float, float]
+Ids = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class CellsSession:
@@ -75,13 +76,11 @@ class CellsSession:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
         self.history: History[Change] = History()
         self.journal = LayerJournal(viewer, cells_layer)
-        self.n_corrections = 0  # that stand of this image, as far as the journal was read
-        self.by_hand: frozenset[int] = frozenset()  # ids of cells whose outlines a person made
+        self.n_corrections = 0  # valid ones of this image, as far as the journal was read
+        self.by_hand: frozenset[int] = frozenset()  # cells that a person outlined
         self.looked_at: set[int] = set()
-        self.is_changing = False
-        """True while the session itself writes to the table."""
-        self.busy = ""
-        """"found" or "typed" while a run does that with the cells: nobody else may then change them, or outlines."""
+        self.is_changing = False  # true while the session itself writes to the table
+        self.busy = ""  # while a run works: "found" locks cells against any change, "typed" against new outlines
         self._model_said: dict[int, tuple[str, float | None]] = {}
         self._mouse_was: tuple[float, ...] = ()
         self._writing: list[Future[Any]] = []
@@ -157,10 +156,7 @@ class CellsSession:
 
     @property
     def meant(self) -> NDArray[np.int64]:
-        """Ids of the cells that a key acts on: the selected ones, else the one pointed out or under the mouse.
-
-        A cell that was pointed out counts until the mouse moves.
-        """
+        """Ids of cells that a key acts on: selected, else pointed out (until the mouse moves), else under the mouse."""
         selected = self.selected
         if len(selected):
             return selected
@@ -313,7 +309,7 @@ class CellsSession:
 
     def _remember(self, change: Change) -> None:
         self.history.add(change)
-        if len(change.selected):  # a use ends the selection
+        if len(change.selected):  # using a selection ends it
             self.select(NONE)
         self.events.done(value=change)
 
@@ -411,10 +407,7 @@ class CellsSession:
             when_done(self.journal.look_up(), restore)
 
     def take_over(self, opinion: SecondOpinion) -> int:
-        """Adopt another person's corrections of cells that nobody here has typed, as one undo step.
-
-        Returns how many.
-        """
+        """Adopt another person's corrections of cells that nobody here typed, as one undo step; return how many."""
         self._check_may(None)
         stand = standing(opinion.taken)
         if not stand:
@@ -533,7 +526,7 @@ class CellsSession:
         self._write_types(ids, types, probability=cells.probabilities, source=cells.sources)
 
     def _write_types(self, ids: NDArray[np.int64], types: Sequence[str], **values: Any) -> None:
-        """Write types. For a few, without napari's layer list, which is redrawn at each event."""
+        """Write types; a few without events of napari's layer list, each of which redraws it."""
         self.is_changing = True
         try:
             with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.napari.layers.features import PLANE, rows_on_plane, to_table
-from napari_bloodcell.napari.layers.images import plane_number
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, plane_number
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
 from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.parts import PART_PX, iter_measure
 from napari_bloodcell.stages.replacing import replace_cells
 from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Sequence
-
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import ClassifyParams, SegmentParams
-    from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator
-    from napari_bloodcell.images.plane import Plane
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
-
-    Box = tuple[int, int, int, int]
-    ShouldStop = Callable[[], bool]
+ShouldStop = Callable[[], bool]
 
 
 @dataclass(frozen=True, eq=False)

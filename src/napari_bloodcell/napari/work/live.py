@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
 
+from napari_bloodcell.core.geometry import Box, shared_box, slices_of
+from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.drawing import redraw_boxes
 from napari_bloodcell.napari.layers.features import PLANE
 from napari_bloodcell.napari.layers.images import image_source, plane_number
 from napari_bloodcell.napari.layers.private import drawn_of
+from napari_bloodcell.napari.session.changes import Snapshot
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.jobs import EarlierCells, FoundCells, FoundMasks
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Image, Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import Recipe
-    from napari_bloodcell.core.protocols import CellMask
-    from napari_bloodcell.napari.session.changes import Snapshot
 
 REFRESH_EVERY_S: Final = 0.25
 """Finished tiles are drawn at most this often."""
@@ -57,7 +55,7 @@ class CellsWriter:
         self._is_to_be_shown = False
         self._next_id = int(self.earlier.cells.max(initial=0)) + 1 if self.earlier is not None else 1
         self._drawn_at = 0.0
-        self._painted: list[tuple[int, int, int, int]] = []
+        self._painted: list[Box] = []
         self._waiting: dict[int, pd.DataFrame] = {}
         self._warnings: dict[str, None] = {}
         self._table_due = 0.0
@@ -67,7 +65,7 @@ class CellsWriter:
         """The cells layer."""
         if self._layer is None:
             self._layer = layers.add_cells(self._viewer, self._image_layer, visible=False)
-            cells_session(self._viewer, self._layer)  # from now on it knows of every stroke
+            cells_session(self._viewer, self._layer)  # records every stroke from now on
             self._is_to_be_shown = True
         return self._layer
 
@@ -119,7 +117,7 @@ class CellsWriter:
             self._table_due = now + (now - start) / TABLE_SHARE
 
     def finish(self) -> None:
-        """Write what is left, and remember the run as one step of undo, if there were cells before."""
+        """Store the rest, and record the run as one undo step if there were cells before."""
         self.write_table()
         if self._before is not None:
             cells_session(self._viewer, self.layer).remember_run("found cells again", self._before, self.kept)
@@ -170,9 +168,7 @@ class CellsWriter:
 
 
 def _paint(plane: NDArray[np.int32], mask: CellMask, label: int) -> None:
-    """Paint a mask where it lies on the plane."""
-    y0, x0, y1, x1 = mask.bbox
-    top, left = max(0, -y0), max(0, -x0)
-    bottom, right = min(y1, plane.shape[0]) - y0, min(x1, plane.shape[1]) - x0
-    if bottom > top and right > left:
-        plane[y0 + top : y0 + bottom, x0 + left : x0 + right][mask.mask[top:bottom, left:right]] = label
+    """Paint the part of a mask that lies on the plane."""
+    box = shared_box(mask.bbox, (0, 0, *plane.shape))
+    if box is not None:
+        plane[slices_of(box)][mask.mask[slices_of(box, mask.bbox[:2])]] = label

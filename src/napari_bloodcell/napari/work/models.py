@@ -5,21 +5,17 @@ from __future__ import annotations
 import gc
 import importlib
 import threading
+from collections.abc import Callable, Generator
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.params import ClassifyParams, SegmentParams
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.models.preload import quiet_loading
 from napari_bloodcell.models.weights import iter_download, needs_download
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from napari_bloodcell.core.params import ClassifyParams, SegmentParams
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
-
-    ShouldStop = Callable[[], bool]
+ShouldStop = Callable[[], bool]
 
 
 def iter_fetch(model: str, should_stop: ShouldStop = lambda: False) -> Generator[Progress, None, bool]:
@@ -57,7 +53,7 @@ def _warm_up() -> None:
         importlib.import_module(name)
     from vispy.visuals.line.dash_atlas import DashAtlas
 
-    DashAtlas()  # the patterns of dashed lines, which vispy keeps
+    DashAtlas()  # vispy caches the patterns of dashed lines
 
 
 @cache
@@ -73,6 +69,6 @@ def postpone_collection() -> None:
 
     Marks existing objects as old, as `preload.quiet_loading` does, so that counting starts anew.
     """
-    if gc.get_freeze_count() == 0:  # else someone relies on what is frozen
+    if gc.get_freeze_count() == 0:  # else another package uses freeze
         gc.freeze()
         gc.unfreeze()

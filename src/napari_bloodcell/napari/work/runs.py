@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
+from napari.viewer import Viewer
 
-from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.geometry import Box
+from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.foreign import number_cells
-from napari_bloodcell.napari.layers.images import image_source, pixel_size_um, told_of_colours
+from napari_bloodcell.napari.layers.images import PlaneIndex, image_source, pixel_size_um, told_of_colours
 from napari_bloodcell.napari.notify import tell_of_doubts
 from napari_bloodcell.napari.session.opening import open_cells, put_back
-from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, iter_find_cells, iter_type_cells
+from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, TypedCells, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
-from napari_bloodcell.napari.work.worker import Run
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
-    from napari.layers import Image, Labels
-    from napari.viewer import Viewer
-
-    from napari_bloodcell.core.params import ClassifyParams, SegmentParams
-    from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
-    from napari_bloodcell.napari.layers.images import PlaneIndex
-    from napari_bloodcell.napari.work.jobs import TypedCells
-    from napari_bloodcell.napari.work.worker import Work
-
-    Box = tuple[int, int, int, int]
-
+from napari_bloodcell.napari.work.worker import Run, Work
 
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
 """Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""
@@ -47,7 +37,7 @@ class FindCells(Run):
     """Whether Cancel ended it early."""
     n_cells = 0
     remarks: Sequence[str] = ()
-    """What is to be known beside how many there are: the scale, tiles that are missing."""
+    """Beside the number of cells: the scale, missing tiles, warnings."""
 
     def __init__(
         self,
@@ -62,10 +52,10 @@ class FindCells(Run):
         generator: MaskGenerator | None = None,
     ) -> None:
         super().__init__(work)
-        postpone_collection()  # layers are added now
+        postpone_collection()  # layers are about to be added
         self._viewer = viewer
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
-        _ = self._writer.layer  # made before the worker starts: the two would hold each other up
+        _ = self._writer.layer  # made before the worker starts: each would delay the other
         source = image_source(image_layer)
         hint = told_of_colours(source)
         if hint:
@@ -98,7 +88,7 @@ class FindCells(Run):
             return
         self._writer.lock(is_on=False)
         self._writer.finish()
-        layer = self.result = self._writer.layer  # every plane was stored when it was done
+        layer = self.result = self._writer.layer  # each plane is stored already
         self._viewer.layers.selection.active = layer
         self.n_cells = sum(len(plane.table) for plane in found)
         missing = [tile for plane in found for tile in plane.segmentation.failed_tiles]
@@ -114,7 +104,7 @@ class FindCells(Run):
         remarks.append(put_back(self._viewer, layer))
         self.remarks = [remark for remark in remarks if remark]
         self.summary = " ".join([f"{self.n_cells:,} cells in {self.took}.", *self.remarks])
-        self._viewer.status = self.summary  # what it said of the cell under the mouse is out of date
+        self._viewer.status = self.summary  # it described the cell under the mouse
 
     def on_lost(self) -> None:
         """Restore the earlier cells."""
@@ -138,7 +128,7 @@ class TypeCells(Run):
         is_one_step: bool = True,
     ) -> None:
         super().__init__(work)
-        postpone_collection()  # layers are added now
+        postpone_collection()  # layers are about to be added
         self._viewer, self._cells_layer, self._params = viewer, cells_layer, params
         self._is_one_step = is_one_step
         layers.adopt(cells_layer, image_layer)
@@ -149,7 +139,7 @@ class TypeCells(Run):
         names, calibration = links.names_of(cells_layer), links.known_calibration_of(cells_layer)
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, TypedCells]:
-            table = to_table(features) if features is not None else None  # takes time, and this is the worker
+            table = to_table(features) if features is not None else None  # slow, so in the worker
             return iter_type_cells(
                 source, cells, table, params=params, names=names, calibration=calibration, classifier=classifier
             )

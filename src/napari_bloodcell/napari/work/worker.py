@@ -6,32 +6,27 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 from weakref import finalize
 
+from napari.components import ViewerModel
+from napari.layers import Layer
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
+from napari.utils.events import Event, EventEmitter
 from napari.utils.notifications import show_info, show_warning
 from napari.utils.progress import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors, tell_of
 from napari_bloodcell.napari.work.models import warm_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from napari.components import ViewerModel
-    from napari.layers import Layer
-    from napari.utils.events import Event, EventEmitter
-    from qtpy.QtGui import QCloseEvent
-
-    from napari_bloodcell.core.protocols import Progress
-
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +35,8 @@ ShouldStop: TypeAlias = "Callable[[], bool]"
 Job: TypeAlias = "Callable[[ShouldStop], Generator[Progress, None, Any]]"
 """Starts the work."""
 
-
 SHOW_EVERY_S: Final = 0.1
 """The bar moves at most this often, because each time Qt repaints the whole window."""
-
 
 SWITCH_EVERY_S: Final = 0.0005
 """How long a worker may keep the GIL while the window wants it; Python's default of 5 ms causes stutter."""
@@ -59,7 +52,7 @@ class _Thread(WorkerBase):
         super().__init__(SignalsClass=GeneratorWorkerSignals)
         self._job = job
         self.cancelled = threading.Event()
-        """Set by Cancel: the job is asked to end with what is done."""
+        """Set by Cancel: asks the job to finish with what is done."""
 
     def work(self) -> Any:
         """Run the job to its end, or until it must stop."""
@@ -292,7 +285,7 @@ class Run(QObject):
     def lose(self, error: BloodCellError | None) -> None:
         """Handle that there is no result, because of an error or because the job was cut off."""
         self.result, self.error = None, error
-        self.leave()  # what is put back may remove layers of its own
+        self.leave()  # restoring may remove layers
         notify_errors(self.on_lost)
 
     def finish(self) -> None:
@@ -322,7 +315,7 @@ class WorkPanel(QWidget):
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        warm_up()  # what is done here ends in layers
+        warm_up()  # work usually ends in layers
         self.work = Work(self)
         self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
@@ -460,7 +453,7 @@ class ActivityBar(QObject):
             return
         if self._bar is None and self.shown.percent is not None:
             self._bar = _Bar(self._work, self._title)
-            self._closer = finalize(self, self._bar.close)  # also where the dock is gone before its work has ended
+            self._closer = finalize(self, self._bar.close)  # also if the dock goes before its work ends
         if self._bar is not None:
             self._bar.show_state(self._title, self.shown)
 
@@ -476,7 +469,7 @@ class _Bar(cancelable_progress):
 
     def __init__(self, work: Work, title: str) -> None:
         self._work: Work | None = work
-        super().__init__(desc=title, total=0, gui=True)  # gui: nothing goes to the terminal
+        super().__init__(desc=title, total=0, gui=True)  # gui: print nothing to the terminal
 
     def cancel(self) -> None:
         super().cancel()
@@ -485,7 +478,7 @@ class _Bar(cancelable_progress):
 
     def close(self) -> None:
         super().close()
-        self._work = None  # napari's dock holds on to bars that were closed
+        self._work = None  # napari's dock keeps closed bars alive
 
     def show_state(self, title: str, shown: Shown) -> None:
         """Move the bar and describe the state."""

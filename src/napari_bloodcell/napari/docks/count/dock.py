@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from napari.layers import Shapes
+import napari.viewer
+from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
 
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, form_rows
-from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, area_of_cell, note_count_params
+from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, Watched, form_rows
+from napari_bloodcell.napari.docks.count.model import Counted, CountTask, area_of_cell, note_cells_in_region
 from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
-from napari_bloodcell.napari.layers.links import colours_of, full_resolution, is_cells, names_of, warnings_of
+from napari_bloodcell.napari.layers.links import (
+    colours_of,
+    full_resolution,
+    is_cells,
+    names_of,
+    note_settings,
+    warnings_of,
+)
 from napari_bloodcell.napari.layers.look import cell_at
 from napari_bloodcell.napari.layers.regions import Region, region_of
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
-
-if TYPE_CHECKING:
-    import napari.viewer
-    from napari.layers import Labels
-
-    from napari_bloodcell.napari.docks.base import Watched
 
 SOON_MS: Final = 15
 """Changes within one burst, as while a threshold is dragged, are counted together."""
@@ -40,7 +42,6 @@ class CountWidget(Dock):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
-        self._counter = CellCounter()
         self._thresholds: list[float] | None = None
         self._hovered = 0
         self.counted: Counted | None = None
@@ -49,7 +50,7 @@ class CountWidget(Dock):
         self._soon.setSingleShot(True)
         self._soon.setInterval(SOON_MS)
         self._soon.timeout.connect(self.recount)
-        self._later = LaterCount(self._counter, self)
+        self._later = LaterCount(self)
         self._later.counted.connect(self._show)
         self._later.failed.connect(lambda error: self._show_nothing(str(error)))
         self._cells.chosen.connect(self._on_layer_chosen)
@@ -116,11 +117,11 @@ class CountWidget(Dock):
             return
         try:
             region, plane, where = self._where(layer)
-            task = self._counter.task(layer, params=self._params(), region=region, plane=plane, where=where)
+            task = CountTask.of(layer, params=self._params(), region=region, plane=plane, where=where)
             if task.n_cells > MOST_AT_ONCE or self._later.is_running:
                 self._later.ask(layer, task)
                 return
-            self._show(layer, self._counter.run(task))
+            self._show(layer, task.run())
         except BloodCellError as error:
             self._show_nothing(str(error))
 
@@ -129,7 +130,7 @@ class CountWidget(Dock):
         if layer is not self.cells_layer:
             return
         self.counted = self._export.counted = counted
-        self._counter.note_cells_in_region(layer, counted)
+        note_cells_in_region(layer, counted)
         self._table.show_rows(counted.rows, names_of(layer), colours_of(layer), n_white=counted.n_white)
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
@@ -146,7 +147,7 @@ class CountWidget(Dock):
     def _note_params(self) -> None:
         layer = self.cells_layer
         if layer is not None:
-            notify_errors(lambda: note_count_params(layer, self._params()))
+            notify_errors(lambda: note_settings(layer, "count", self._params()))
 
     def _where(self, layer: Labels) -> tuple[Region | None, int | None, str]:
         """Return region and plane to count, and their name."""

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, RBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
-from napari_bloodcell.napari.layers.features import INDEX, PLANE, to_table
+from napari_bloodcell.core.params import CountParams
+from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.napari.layers.features import INDEX, PLANE, rows_of, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, known_calibration_of
+from napari_bloodcell.napari.layers.regions import Region
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import seen_area_mm2
-from napari_bloodcell.stages.counting import count, is_white
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    import pandas as pd
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import CountParams
-    from napari_bloodcell.core.protocols import Calibration
-    from napari_bloodcell.napari.layers.regions import Region
-    from napari_bloodcell.stages.counting import Counting
+from napari_bloodcell.stages.counting import Counting, count, is_white
 
 FEWEST_WBC: Final = 100
 """Fewest white cells for a differential; below that, its percentages are mostly chance."""
@@ -151,72 +146,38 @@ class Counted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountTask:
-    """What a count needs of a layer: its features, and settings as `CellCounter.task` describes them."""
+    """What a count needs of a layer, so that it can run in any thread."""
 
     features: pd.DataFrame
     params: CountParams
-    region: Region | None
-    plane: int | None
+    region: Region | None  # only cells whose centroid lies in it
+    plane: int | None  # only this plane of a stack
     rbc_diameter_px: float | None
     pixel_size_um: float | None
     area_mm2: float | None
     origin: Origin
 
-    @property
-    def n_cells(self) -> int:
-        """Rows of the table, background included."""
-        return len(self.features)
-
-
-class CellCounter:
-    """Counts cells layers."""
-
-    def count(
-        self,
-        cells_layer: Labels,
-        *,
-        params: CountParams | None = None,
-        region: Region | None = None,
-        plane: int | None = None,
-    ) -> Counted:
-        """Count the cells of a layer here and now; see `task`."""
-        return self.run(self.task(cells_layer, params=params, region=region, plane=plane))
-
-    def task(
-        self,
+    @classmethod
+    def of(
+        cls,
         cells_layer: Labels,
         *,
         params: CountParams | None = None,
         region: Region | None = None,
         plane: int | None = None,
         where: str = "",
-    ) -> CountTask:
-        """Take from a layer what is counted by `run`: quick, however many cells there are.
+    ) -> Self:
+        """Return the task of counting a layer: quick, however many cells there are.
 
-        Parameters
-        ----------
-        cells_layer : Labels
-            A layer with a cell table.
-        params : CountParams, optional
-            Settings; by default those in the layer's recipe.
-        region : Region, optional
-            Count only cells whose centroid lies in it.
-        plane : int, optional
-            Count only this plane of a stack.
-        where : str
-            What the region is called in a saved table; by default "whole image".
-
-        Raises
-        ------
-        InputError
-            If the layer has no cell table.
+        `params` are by default those of the layer's recipe; `where` names the region in a saved table. Raises
+        `InputError` if the layer has no cell table.
         """
         features = cells_layer.features
         if INDEX not in features.columns or "cell_type" not in features.columns:
             raise InputError(f"The layer {cells_layer.name!r} has no table of cells. Segment the image first.")
         recipe, calibration = recipe_of(cells_layer), known_calibration_of(cells_layer)
         size = pixel_size_um(cells_layer) or recipe.segment.pixel_size_um
-        return CountTask(
+        return cls(
             features=features.copy(deep=False),
             params=params or recipe.count,
             region=region,
@@ -227,40 +188,35 @@ class CellCounter:
             origin=_origin_of(cells_layer, where or "whole image"),
         )
 
-    def run(self, task: CountTask) -> Counted:
-        """Count what `task` took, in any thread, but only in one at a time.
+    @property
+    def n_cells(self) -> int:
+        """Rows of the table, background included."""
+        return len(self.features)
 
-        Raises
-        ------
-        InputError
-            If something in it cannot be counted.
-        """
-        features, region, plane = task.features, task.region, task.plane
-        table = to_table(features, ("cell_type", "area_px", "touches_edge", *BOX))
+    def run(self) -> Counted:
+        """Count; raise `InputError` if something cannot be counted."""
+        table = to_table(self.features, ("cell_type", "area_px", "touches_edge", *BOX))
         n_cells = len(table)
-        table = table[_is_counted(features, region, plane)] if region is not None or plane is not None else table
-        counting = count(
-            table,
-            params=task.params,
-            rbc_diameter_px=task.rbc_diameter_px,
-            area_mm2=task.area_mm2 or None,
-        )
-        is_rbc = (table["cell_type"] == RBC).to_numpy(bool)
-        ids = table.index.to_numpy(np.int64)[is_rbc]
-        size, area = task.pixel_size_um, task.area_mm2
-        return Counted(counting, _rows(counting), ids, n_cells, len(table), size, area, task.origin)
+        if self.region is not None or self.plane is not None:
+            table = table[_is_counted(self.features, self.region, self.plane)]
+        area = self.area_mm2 or None
+        counting = count(table, params=self.params, rbc_diameter_px=self.rbc_diameter_px, area_mm2=area)
+        ids = table.index.to_numpy(np.int64)[(table["cell_type"] == RBC).to_numpy(bool)]
+        rows = _rows(counting)
+        return Counted(counting, rows, ids, n_cells, len(table), self.pixel_size_um, self.area_mm2, self.origin)
 
-    def note_cells_in_region(self, cells_layer: Labels, counted: Counted) -> None:
-        """Write into the features how many cells each counted region is; no event: nothing that is shown changes."""
-        features = cells_layer.features
-        column = np.ones(len(features), np.int64)
-        column[0] = 0
-        if "cells_in_region" in features.columns:
-            column = features["cells_in_region"].to_numpy(np.int64, copy=True)
-        found = counted.counting.cells_in_region
-        rows = np.searchsorted(features[INDEX].to_numpy(np.int64), found.index.to_numpy(np.int64))
-        column[rows] = found.to_numpy(np.int64)
-        features["cells_in_region"] = column
+
+def note_cells_in_region(cells_layer: Labels, counted: Counted) -> None:
+    """Store how many cells each counted region is in the features, without an event: nothing shown changes."""
+    features = cells_layer.features
+    column = np.ones(len(features), np.int64)
+    column[0] = 0
+    if "cells_in_region" in features.columns:
+        column = features["cells_in_region"].to_numpy(np.int64, copy=True)
+    found = counted.counting.cells_in_region
+    rows = np.searchsorted(features[INDEX].to_numpy(np.int64), found.index.to_numpy(np.int64))
+    column[rows] = found.to_numpy(np.int64)
+    features["cells_in_region"] = column
 
 
 def _origin_of(cells_layer: Labels, region: str) -> Origin:
@@ -277,12 +233,6 @@ def _model_in_words(model: Mapping[str, str]) -> str:
     return f"{name} ({sha256[:8]})" if sha256 else name
 
 
-def note_count_params(cells_layer: Labels, params: CountParams) -> None:
-    """Store settings in a layer's recipe, so that a saved result is counted like the one shown."""
-    info = info_of(cells_layer)
-    info["recipe"] = {**(info.get("recipe") or {}), "count": params.model_dump(mode="json")}
-
-
 def save_histogram(path: Path, counted: Counted) -> None:
     """Save the histogram on white, for print: .png, .svg or .pdf."""
     figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
@@ -292,11 +242,10 @@ def save_histogram(path: Path, counted: Counted) -> None:
 
 def area_of_cell(features: pd.DataFrame, cell: int) -> tuple[float, str] | None:
     """Return area, pixels², and type of a cell from the features, or None if it is not there."""
-    ids = features[INDEX].to_numpy(np.int64)
-    row = int(np.searchsorted(ids, cell))
-    if not cell or row >= len(ids) or ids[row] != cell:
+    rows = rows_of(features, [cell])
+    if not len(rows):
         return None
-    return float(features["area_px"].to_numpy()[row]), str(features["cell_type"].iat[row] or "")
+    return float(features["area_px"].to_numpy()[rows[0]]), str(features["cell_type"].iat[rows[0]] or "")
 
 
 def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None) -> NDArray[np.bool_]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from napari.layers import Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import (
@@ -23,19 +26,11 @@ from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.docks.base import NarrowTable, fill, fill_column, fit_height, make_button, plain, swatch
-from napari_bloodcell.napari.docks.count.model import save_histogram
+from napari_bloodcell.napari.docks.count.model import Counted, CountRow, CountTask, save_histogram
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.stages.counting import is_white
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.docks.count.model import CellCounter, Counted, CountRow, CountTask
 
 
 class AreaFields(QWidget):
@@ -196,9 +191,8 @@ class LaterCount(QObject):
     failed = Signal(object)
     """`BloodCellError`."""
 
-    def __init__(self, counter: CellCounter, parent: QObject) -> None:
+    def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._counter = counter
         self._work = Work(self)
         self._next: tuple[Labels, CountTask] | None = None
 
@@ -222,18 +216,17 @@ class LaterCount(QObject):
         if self._next is None:
             return
         (layer, task), self._next = self._next, None
-        counter = self._counter
 
         def job(_should_stop: Callable[[], bool]) -> Generator[Progress, None, Counted]:
             yield Progress(0, 0, "counting")
-            return counter.run(task)
+            return task.run()
 
         run = Run(self._work)
         run.done.connect(partial(self._on_done, run, layer))
         run.start(job)
 
     def _on_done(self, run: Run, layer: Labels, counted: Counted | None) -> None:
-        if self._next is not None:  # what was counted is out of date
+        if self._next is not None:  # this count is out of date
             self._start()
         elif counted is not None:
             self.counted.emit(layer, counted)
@@ -244,10 +237,7 @@ class LaterCount(QObject):
 COLUMNS: Final = (
     ("Type", "Type of the cells"),
     ("Cells", "Red cells are corrected for overlap; all others count one by one"),
-    (
-        "95 % or share",
-        "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential",
-    ),
+    ("95 % or share", "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential"),
     ("/ mm²", "Cells per mm² of the counted area"),
 )
 UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
+from matplotlib.backend_bases import LocationEvent, MouseEvent
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.widgets import SpanSelector
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QResizeEvent
 
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.napari.preferences import colour_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.backend_bases import LocationEvent, MouseEvent
-    from matplotlib.lines import Line2D
-    from matplotlib.text import Text
-    from qtpy.QtGui import QResizeEvent
-
-    from napari_bloodcell.stages.counting import Counting
+from napari_bloodcell.stages.counting import Counting
 
 GRAB_PX: Final = 7
 """A threshold can be grabbed from this distance, screen pixels."""

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from napari.layers import Image
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.params import SegmentParams
-from napari_bloodcell.core.protocols import Calibration, Progress
+from napari_bloodcell.core.geometry import Box, shared_box, slices_of
+from napari_bloodcell.core.params import ClassifyParams, SegmentParams
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, CellMask, MaskGenerator, Progress
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
-from napari_bloodcell.napari.layers.images import current_plane, image_source, plane_number
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, current_plane, image_source, plane_number
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator
-from napari_bloodcell.napari.work.worker import Run
+from napari_bloodcell.napari.work.worker import Run, Work
 from napari_bloodcell.stages.calibration import brighten
 from napari_bloodcell.stages.classify import iter_type_rows
-from napari_bloodcell.stages.masks import fill_holes
+from napari_bloodcell.stages.masks import fill_holes, moved
 from napari_bloodcell.stages.segment import calibrate
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from napari.components import ViewerModel
-    from napari.layers import Labels, Layer
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import ClassifyParams
-    from napari_bloodcell.core.protocols import CellClassifier, CellMask, MaskGenerator
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
-    from napari_bloodcell.napari.work.worker import Work
-
-    Box = tuple[int, int, int, int]
-
 
 WINDOW_PX = 512
 """Side of the window around a prompt that the model sees, pixels; more for large cells and boxes."""
@@ -121,10 +110,7 @@ def iter_prompt(
         if classifier is None:
             classifier = yield from iter_classifier(typing)
         cell_type, probability = yield from _iter_type(part, mask, calibration, typing, classifier)
-    y0, x0, _, _ = window
-    box = (mask.bbox[0] + y0, mask.bbox[1] + x0, mask.bbox[2] + y0, mask.bbox[3] + x0)
-    moved = replace(mask, bbox=box, point=(mask.point[0] + y0, mask.point[1] + x0))
-    return PromptedCell(prompt, moved, cell_type, probability, calibration)
+    return PromptedCell(prompt, moved(mask, *window[:2]), cell_type, probability, calibration)
 
 
 def _window(prompt: Prompt, shape: tuple[int, ...], rbc_diameter_px: float) -> Box:
@@ -200,10 +186,10 @@ def _iter_type(
 ) -> Generator[Progress, None, tuple[str, float]]:
     """Return type and probability of one cell."""
     cells = np.zeros(part.shape[:2], np.int32)
-    y0, x0, y1, x1 = np.clip(mask.bbox, 0, [*cells.shape] * 2)
-    inside = mask.mask[y0 - mask.bbox[0] : y1 - mask.bbox[0], x0 - mask.bbox[1] : x1 - mask.bbox[1]]
-    cells[y0:y1, x0:x1] = inside
-    if not inside.any():
+    box = shared_box(mask.bbox, (0, 0, part.shape[0], part.shape[1]))
+    if box is not None:
+        cells[slices_of(box)] = mask.mask[slices_of(box, mask.bbox[:2])]
+    if not cells.any():
         return mask.cell_type or "", float("nan")
     table = measure_cells(cells)
     typed = yield from iter_type_rows(part, cells, table, calibration, params=params, classifier=classifier)
@@ -277,7 +263,7 @@ class PromptQueue(QObject):
     def _on_done(self, run: Run, layer: Layer, found: PromptedCell | None) -> None:
         if found is not None:
             notify_errors(partial(self._add, layer, found))
-        elif run.error is None:  # cut off, and with it what waits
+        elif run.error is None:  # cancelled, and so are the waiting ones
             self._waiting.clear()
         self._next()
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 from weakref import WeakMethod, ref
 
+import napari.viewer
 import numpy as np
+from napari.layers import Labels
+from napari.utils.events import Event
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QSizePolicy, QTabWidget, QWidget
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons
@@ -23,27 +29,13 @@ from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
-from napari_bloodcell.napari.session.journal import told_of, when_done
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    import napari.viewer
-    from napari.layers import Labels
-    from napari.utils.events import Event
-
-    from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.napari.session.journal import Found, SecondOpinion
+from napari_bloodcell.napari.session.journal import Found, SecondOpinion, told_of, when_done
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
     (Tool.BOX, "Box to select", "Drag a box around cells: they are selected. Then press the key of their class."),
 )
-SELECTING: Final = (
-    ("Select none", "Select no cell"),
-    ("Type selected", "Give the selected cells the active class"),
-)
+SELECTING: Final = (("Select none", "Select no cell"), ("Type selected", "Give the selected cells the active class"))
 UNDOING: Final = (
     ("Undo", "Take the last change back; on the layers Ctrl+Z"),
     ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),

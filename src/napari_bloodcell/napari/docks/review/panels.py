@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -25,6 +26,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED
+from napari_bloodcell.corrections.agreement import Dispute, Merged
+from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import (
     NarrowTable,
     PlainLabel,
@@ -37,17 +40,8 @@ from napari_bloodcell.napari.docks.base import (
     swatch,
 )
 from napari_bloodcell.napari.preferences import colour_of
-from napari_bloodcell.napari.session.classes import key_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from qtpy.QtGui import QShowEvent
-
-    from napari_bloodcell.corrections.agreement import Dispute, Merged
-    from napari_bloodcell.corrections.correction import Correction
-    from napari_bloodcell.napari.session.classes import ClassList
-    from napari_bloodcell.napari.session.journal import SecondOpinion
+from napari_bloodcell.napari.session.classes import ClassList, key_of
+from napari_bloodcell.napari.session.journal import SecondOpinion
 
 MOST_ROWS: Final = 7
 """More classes than this scroll."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
+from napari.components import ViewerModel
+from napari.layers import Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
@@ -14,17 +19,7 @@ from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, fo
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.napari.session.session import CellsSession
-
+from napari_bloodcell.napari.session.session import CellsSession
 
 EVERY: Final = "every class"
 
@@ -212,11 +207,7 @@ def show_cell(session: CellsSession, cell: int) -> bool:
 
 
 def show_place(
-    viewer: ViewerModel,
-    cells_layer: Labels,
-    centre: tuple[float, float],
-    width_px: float,
-    plane: tuple[int, ...] = (),
+    viewer: ViewerModel, cells_layer: Labels, centre: tuple[float, float], width_px: float, plane: tuple[int, ...] = ()
 ) -> None:
     """Centre the view on (y, x), pixels of a layer, and zoom in if `width_px` would hardly be visible."""
     world = np.asarray(cells_layer.data_to_world((*plane, *centre)), np.float64)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
-from napari.layers import Labels
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
 
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.napari.layers import cells as layers
@@ -21,14 +23,7 @@ from napari_bloodcell.napari.pyramids import read_slide_result
 from napari_bloodcell.napari.session.opening import open_cells, show_put_back
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
-
-if TYPE_CHECKING:
-    from napari.components import ViewerModel
-    from napari.layers import Image, Layer
-
-    from napari_bloodcell.core.protocols import Progress
-    from napari_bloodcell.results.result import Result
-
+from napari_bloodcell.results.result import Result
 
 REFRESH_EVERY_S: Final = 0.3
 """New blocks on disk are drawn at most this often."""
@@ -69,7 +64,7 @@ class SlideView:
         cells = Labels(data, **about)
         self._viewer.add_layer(cells)
         layers.adopt(cells, self._image_layer)
-        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # a slide's hash is read from many places
+        open_cells(self._viewer, cells).put_back_soon(show_put_back)  # hashing a slide reads many places
         return cells
 
     def close(self) -> None:

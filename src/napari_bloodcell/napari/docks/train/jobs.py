@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import platformdirs
+from napari.components import ViewerModel
+from napari.layers import Labels
+from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import UNIDENTIFIED
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.files import expanded
+from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
 from napari_bloodcell.learning.grid_search import GridSearch, iter_grid_search
 from napari_bloodcell.learning.reports import PartFigures, figures_of
 from napari_bloodcell.learning.train import Training, iter_train, parts_of
@@ -24,23 +32,12 @@ from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.models.preload import preload_torch
 from napari_bloodcell.napari.layers.features import PLANE, by_hand, to_table
-from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, image_source
 from napari_bloodcell.napari.layers.links import calibration_of, full_resolution, image_layer_for, is_cells
 from napari_bloodcell.napari.layers.results import SegmentedPlane
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-    from pathlib import Path
-
-    import pandas as pd
-    from napari.components import ViewerModel
-    from napari.layers import Labels
-    from numpy.typing import NDArray
-
-    from napari_bloodcell.core.params import TrainParams
-    from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
+if TYPE_CHECKING:  # loads torch
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
-    from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex
 
 FOLDER_VARIABLE: Final = "NAPARI_BLOODCELL_TRAINING_SET"
 """Environment variable with the folder in which corrections are gathered."""
@@ -104,12 +101,12 @@ def corrected_planes(viewer: ViewerModel) -> list[CorrectedPlane]:
         if image is None or not mine.any():
             continue
         labels = full_resolution(layer)
-        table = to_table(layer.features[mine])  # of a million cells, only these are read
+        table = to_table(layer.features[mine])  # only these rows, of perhaps a million
         stack = labels.shape[:-2]
         numbers = table[PLANE].to_numpy() if stack and PLANE in table.columns else np.zeros(len(table), np.int64)
         for number in np.unique(numbers).tolist():
             index = tuple(int(i) for i in np.unravel_index(int(number), stack)) if stack else ()
-            cells = labels[index] if index else labels  # lazy where the layer is
+            cells = labels[index] if index else labels  # stays lazy
             plane = SegmentedPlane(cells, table[numbers == number], calibration_of(layer))
             found.append(CorrectedPlane(image_source(image), index, plane))
     return found
@@ -148,7 +145,7 @@ def iter_training(task: TrainTask, should_stop: Callable[[], bool]) -> Generator
     figures = {}
     for name, part in judged.items():
         yield Progress(0, 0, "comparing")
-        known = training.report.parts[name]  # of a search that was resumed, without the names of cutouts
+        known = training.report.parts[name]  # a resumed search lacks the names of cutouts
         figures[name] = known if known.cutouts else figures_of(training.classifier, part, training.report.classes)
     return Trained(training, judged, figures, grid, _keep(training.classifier))
 
@@ -158,7 +155,7 @@ def _keep(classifier: CnnClassifier) -> Path | None:
     path = default_training_set().parent / "last trained.safetensors"
     try:
         classifier.save(path)
-    except OSError:  # it is still in memory, to be saved elsewhere
+    except OSError:  # still in memory, to be saved elsewhere
         return None
     return path
 
