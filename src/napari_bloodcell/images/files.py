@@ -29,7 +29,7 @@ _SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
 _FOREIGN = "heic heif hif jxl psd dng cr2 cr3 nef arw orf raf rw2 czi nd2 lif lof vsi oib oif oir zvi dv ims"
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS}".split())
-"""Endings by which images are found in a folder. What a file is, its first bytes say."""
+"""Endings by which images are found in a folder; a file's format is told by its first bytes."""
 
 UNREAD_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _FOREIGN.split())
 """Endings of image formats that are not read; such files in a folder are reported as left out."""

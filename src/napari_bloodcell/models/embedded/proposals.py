@@ -222,7 +222,7 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
 
 
 def _red_in(proposals: Proposals, seen: NDArray[np.float32]) -> tuple[float, float, float] | None:
-    """Return the colour of a typical red cell of what the network sees; None where too few are sure."""
+    """Return the colour of a typical red cell in the network's input; None if too few are certain."""
     is_sure = (proposals.classes == CLASSES.index("RBC")) & (proposals.certainty > SURELY_RED)
     boxes = proposals.boxes[is_sure][:MOST_JUDGED].cpu().numpy()[:, [1, 0, 3, 2]]
     return colour_in_boxes(seen, boxes) if len(boxes) >= FEWEST_TO_COMPARE else None
@@ -243,11 +243,11 @@ def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
 def _smear_confidence(
     proposals: Proposals, is_red: torch.Tensor, seen: NDArray[np.float32], shape: tuple[float, float]
 ) -> float:
-    """Return how much what the network takes for red cells looks like those of a mammal on glass, 0 to 1.
+    """Return how much the supposed red cells look like those of a mammal on glass, 0 to 1.
 
-    Glass is bright, a red cell darker than the glass, all over about as dark, in its middle rather brighter: squares
-    of a counting chamber are not darker than the lines around them, a picture in negative has no bright glass, the red
-    cell of a bird has a nucleus. Optical densities, means of R, G and B.
+    Glass is bright, and a red cell is darker than glass, evenly so or paler in its middle: squares of a counting
+    chamber are not darker than the lines around them, a picture in negative has no bright glass, the red cell of a bird
+    has a nucleus. Optical densities, means of R, G and B.
     """
     boxes = proposals.boxes[is_red][:MOST_JUDGED].cpu().numpy()
     if not len(boxes):
