@@ -175,18 +175,27 @@ def cutouts_accuracy(data: Path, recipe: nb.Recipe) -> dict[str, tuple[int, int]
     classifier = load_classifier(recipe.classify.model, recipe.classify.device)
     scale = 1.0 if classifier.rbc_diameter_px is None else classifier.rbc_diameter_px / HS_DIAMETER_PX
     glass = smear_glass(data) if classifier.glass_level is not None else {}
+    red = {smear: _typical_red(data, smear) for smear in glass}
     hits = {}
     for kind in ("RBC", "WBC"):
         cutouts = []
         for path in sorted((data / "cutouts/val" / kind).glob("*.png")):
             picture = np.asarray(Image.open(path).convert("RGB"))
             where = patch_of(path.stem)
-            colour = glass.get(where[0] if where else "HS1")
-            mask = picture.any(-1).astype(np.int32)
-            cutouts.append(cut_out(picture, mask, [1], scale=scale, background_rgb=colour)[0])
+            smear = where[0] if where else "HS1"
+            colours = {"background_rgb": glass.get(smear), "red_rgb": red.get(smear), "red_level": classifier.red_level}
+            cutouts.append(cut_out(picture, picture.any(-1).astype(np.int32), [1], scale=scale, **colours)[0])
         names = np.array(classifier.classes)[classifier.predict(np.stack(cutouts)).argmax(1)]
         hits[kind] = (int((names == kind).sum()), len(names))
     return hits
+
+
+def _typical_red(data: Path, smear: str) -> tuple[float, float, float]:
+    """Return the colour of a typical red cell among the paper's cutouts of a smear."""
+    files = [path for path in (data / "cutouts/val/RBC").glob("*.png") if (patch_of(path.stem) or ("HS1",))[0] == smear]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in files]
+    red, green, blue = np.median([np.median(p[p.any(-1)], axis=0) for p in pictures], axis=0).tolist()
+    return red, green, blue
 
 
 def rows(data: Path, recipe: nb.Recipe, only: set[str]) -> Iterator[tuple[str, str, str]]:

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_bloodcell.stages.cutouts import GAINS
-from training.cnn_data import CANVAS_PX, PLATELET, RED_DENSITY, WBC, Samples
+from training.cnn_data import CANVAS_PX, PLATELET, WBC, Samples
 
 GLASS = 235.0 / 255.0
 CUTOUT_PX = 128
@@ -25,11 +24,10 @@ class Strengths:
     border_cut: float = 0.30
     nucleus_only: float = 0.22
     stain_of_another_image: float = 0.4
+    stain_ratio: tuple[float, float] = (0.45, 2.2)
+    grey: float = 0.0
     density_matrix: float = 0.10
     density: tuple[float, float] = (0.7, 1.5)
-    red_error: float = 0.12
-    red_unknown: float = 0.08
-    grey: float = 0.04
     gamma: tuple[float, float] = (0.8, 1.3)
     tint: float = 0.06
     light: float = 0.10
@@ -49,7 +47,7 @@ class Augmenter:
         x = self._moved(x)
         colour, mask = x[:, :3], self._reshaped(x[:, 3:])
         mask = self._failed(colour, mask, labels)
-        colour = self._blurred(self._of_one_stain(colour, stains))
+        colour = self._blurred(self._recoloured(colour, stains))
         cutout = torch.where(mask, colour.clamp(1 / 255, 1), 0.0)
         cutout = _centred(torch.round(cutout * 255) / 255)
         pad = (CUTOUT_PX - CANVAS_PX) // 2
@@ -112,27 +110,12 @@ class Augmenter:
         cut = (self._uniform(n, 0, 1) < p_cut) & (remains.sum((2, 3), keepdim=True) > 12)
         return torch.where(cut, remains, mask)
 
-    def _of_one_stain(self, colour: Tensor, stains: Tensor) -> Tensor:
-        """Recolour cells, and bring the typical red cell of their smear, recoloured alike, to one colour, as in use.
-
-        It is measured with an error, and at times not at all.
-        """
-        n, width = len(colour), colour.shape[-1]
-        red = (GLASS * torch.exp(-stains))[:, :, None, None].expand(-1, -1, 1, width)
-        recoloured = self._recoloured(torch.cat([colour, red], 2), stains)
-        measured = -torch.log((recoloured[:, :, -1:, :1] / GLASS).clamp(0.01, 0.98))
-        measured = measured * torch.exp(self.s.red_error * torch.randn((n, 3, 1, 1), generator=self.random))
-        gain = (torch.tensor(RED_DENSITY)[None, :, None, None] / measured).clamp(*GAINS)
-        gain = torch.where(self._chance(n, self.s.red_unknown), torch.ones(()), gain)
-        density = -torch.log((recoloured[:, :, :-1] / GLASS).clamp(0.004, 1.085))
-        return (GLASS * torch.exp(-gain * density)).clamp(0, 1)
-
     def _recoloured(self, colour: Tensor, stains: Tensor) -> Tensor:
         """Change stain, glass, light and camera, in optical density (Beer-Lambert)."""
         n, s = len(colour), self.s
         density = -torch.log((colour / GLASS).clamp(0.01, 1.15))
         other = self.bank[torch.randint(len(self.bank), (n,), generator=self.random)]
-        ratio = (other / stains.clamp(min=0.03)).clamp(0.3, 3.5)
+        ratio = (other / stains.clamp(min=0.03)).clamp(*self.s.stain_ratio)
         moved = self._chance(n, s.stain_of_another_image)
         density = torch.where(moved, density * ratio[:, :, None, None], density)
         matrix = torch.eye(3) + s.density_matrix * torch.randn((n, 3, 3), generator=self.random)
@@ -143,7 +126,8 @@ class Augmenter:
         transmitted = transmitted ** torch.exp(self._uniform(n, float(np.log(s.gamma[0])), float(np.log(s.gamma[1]))))
         grey = transmitted.mean(1, keepdim=True)
         saturation = torch.where(self._chance(n, 0.3), self._uniform(n, 0.5, 1.3), 1.0)
-        saturation = torch.where(self._chance(n, s.grey), 0.0, saturation)
+        if s.grey:
+            saturation = torch.where(self._chance(n, s.grey), 0.0, saturation)
         return ((grey + (transmitted - grey) * saturation) * GLASS).clamp(0, 1)
 
     def _blurred(self, colour: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Training data of the embedded classifier: cells with their surroundings, at the working scale, glass at one level.
 
 Sources (read from the shared data folder, never copied into the project): TXL-PBC's boxes with the ellipse in each, and
-the masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts; with a
-segmenter, malaria smears in many stains and crops around single white cells (`training.cnn_more_data`). Held out
-always: HS2 columns 12 and up, HS1 columns 17 and up, every cell of cutouts/val, TXL-PBC val, Chula.
+the masks of a segmenter where one is given; HS1 and HS2 with SAM ViT-H's masks; the paper's own cutouts. Held out
+always: HS2 columns 12 and up, HS1 columns 17 and up, every cell of cutouts/val, TXL-PBC val.
 """
 
 from __future__ import annotations
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 CLASSES = ("RBC", "WBC", "platelet")
 RBC_DIAMETER_PX = 28.0
 HS_DIAMETER_PX = 34.0
-RED_DENSITY = [float(-np.log(level / GLASS_LEVEL)) for level in RED_LEVEL]
-"""Optical density of the typical red cell, once its smear is brought to one stain."""
 HELD_OUT_FROM = {"HS1": 17, "HS2": 12}
 """First column of each smear that no training sees."""
 SMEAR_SHARE = 0.28
@@ -75,7 +72,7 @@ class Samples:
         return Samples(self.rgba[rows], self.labels[rows], self.stains[rows], self.origins[rows])
 
 
-class Collector:
+class _Collector:
     """Gathers canvases of one field after the other."""
 
     def __init__(self) -> None:
@@ -137,7 +134,7 @@ def txl_samples(data: Path, *, seed: int, rbc_per_field: int = 6, segmenter: Seg
     An RBC whose box shares much with that of a WBC is left out: the ellipse in its box holds a piece of the WBC.
     """
     rng = np.random.default_rng(seed)
-    collector = Collector()
+    collector = _Collector()
     for lab, image, boxes, diameter in txl_fields(data, "train"):
         scale = RBC_DIAMETER_PX / diameter
         small = normalised(image, scale)
@@ -157,7 +154,7 @@ def txl_samples(data: Path, *, seed: int, rbc_per_field: int = 6, segmenter: Seg
 def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
     """Return cells of HS1 and HS2 with the masks that the paper's authors got from SAM ViT-H."""
     rng = np.random.default_rng(seed)
-    collector = Collector()
+    collector = _Collector()
     kept_back, kept_back_cells = _validation_patches(data)
     scale = RBC_DIAMETER_PX / HS_DIAMETER_PX
     for smear, first_held_out in HELD_OUT_FROM.items():
@@ -183,7 +180,7 @@ def smear_samples(data: Path, *, seed: int, rbc_per_patch: int = 16) -> Samples:
 
 def cutout_samples(data: Path) -> Samples:
     """Return the paper's training cutouts that come from parts of the smears that training may see."""
-    collector = Collector()
+    collector = _Collector()
     glass = smear_glass(data)
     for label, name in ((RBC, "RBC"), (WBC, "WBC")):
         for file in sorted((data / "cutouts" / "train" / name).glob("*.png")):
@@ -211,10 +208,6 @@ def cutout_samples(data: Path) -> Samples:
 def training_samples(data: Path, *, seed: int, segmenter: Segmenter | None = None) -> Samples:
     """Return the samples of all sources."""
     parts = [txl_samples(data, seed=seed, segmenter=segmenter), smear_samples(data, seed=seed), cutout_samples(data)]
-    if segmenter is not None:
-        from training.cnn_more_data import malaria_samples, white_cell_samples
-
-        parts += [malaria_samples(data, segmenter, seed=seed), white_cell_samples(data, segmenter, seed=seed)]
     return join(parts)
 
 

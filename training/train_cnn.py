@@ -3,7 +3,8 @@
 ``paper``: the CNN of Fig. 3 on ../shared/data/cutouts/train (RBC, WBC; the authors' copies are left out, WBC × 10 by
 our own), with `TrainParams.quick` but all 20 epochs, seed 0. ``embedded``: RBC, WBC and platelet on TXL-PBC
 train, HS1, HS2 and cutouts/train (`training.cnn_data` says what is held out), seed 0. Data, seed, settings and figures
-stand in the metadata of the files.
+stand in the metadata of the files. Training varies the stain; in use every smear is brought to one (`RED_LEVEL`), the
+median of those trained on.
 ``--leave-out 575x575`` trains without a laboratory of TXL-PBC, or several; only `--out` writes a file then.
 """
 

@@ -207,7 +207,7 @@ def test_what_was_done_to_an_image_is_said_once(tmp_path: Path, capsys: pytest.C
     err = capsys.readouterr().err
     assert err.count("it is read as people see it") == 1
     assert ".py" not in err
-    assert "it is read as people see it" in rows(tmp_path / "out")[0]["warnings"]
+    assert rows(tmp_path / "out")[0]["warnings"] == ""  # the picture is as good as any other
 
 
 @pytest.mark.usefixtures("fake_models")

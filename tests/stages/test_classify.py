@@ -11,9 +11,10 @@ import pytest
 
 from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, ModelError
-from napari_bloodcell.core.params import ClassifyParams
+from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellClassifier
 from napari_bloodcell.stages.classify import classify, iter_classify
+from napari_bloodcell.stages.segment import segment
 
 
 @dataclass
@@ -175,3 +176,25 @@ def test_a_classifier_that_answers_nonsense_is_named(answer: np.ndarray) -> None
 
 def test_the_fake_is_a_classifier() -> None:
     assert isinstance(ByRedness(), CellClassifier)
+
+
+STAINS = {
+    "purple": [[2.2, 0.6, 0], [0, 1.6, 0], [0, 0.2, 1.0]],
+    "blue": [[3.0, 0.5, 0], [0.4, 1.2, 0], [0, 0, 0.6]],
+    "over-stained": [[2.2, 0, 0], [0, 2.2, 0], [0, 0, 2.2]],
+    "pale": [[0.45, 0, 0], [0, 0.45, 0], [0, 0, 0.45]],
+}
+"""Optical density of R, G, B that each channel gets of those of R, G, B."""
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", STAINS)
+def test_a_red_cell_is_red_in_any_stain(name: str, shipped: tuple[np.ndarray, Any]) -> None:
+    image, glass = shipped[0][:700, :900], np.array([238.0, 232.0, 236.0])
+    density = -np.log(np.clip(image / glass, 1 / 255, 1.0)) @ np.array(STAINS[name]).T
+    stained = np.clip(np.rint(glass * np.exp(-density)), 0, 255).astype(np.uint8)
+    before, after = (segment(picture, params=SegmentParams(device="cpu")) for picture in (image, stained))
+    counts = [classify(p, s).table["cell_type"].value_counts() for p, s in ((image, before), (stained, after))]
+    assert after.calibration.red_rgb is not None
+    assert counts[1]["RBC"] == pytest.approx(counts[0]["RBC"], rel=0.02)
+    assert counts[1].get("WBC", 0) == pytest.approx(counts[0]["WBC"], abs=1)
