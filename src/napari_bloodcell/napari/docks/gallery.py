@@ -373,14 +373,14 @@ class GalleryPanel(QWidget):
         self._order.setToolTip("By the probability that the model gave; what was typed by hand counts as certain")
         self._target.setToolTip("Where the marked cells are moved")
         self.gallery = Gallery()
-        self._told = QLabel()
+        self._number_label = QLabel()
         self.move_marked = make_button(
             "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
         )
         self.move_marked.setEnabled(False)
         above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
         below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
-        fill_column(self, above, self.gallery, self._told, below, stretched=self.gallery, top=6)
+        fill_column(self, above, self.gallery, self._number_label, below, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
         self.gallery.marked.connect(self._on_marked)
@@ -421,7 +421,7 @@ class GalleryPanel(QWidget):
     def refresh(self) -> None:
         """List the cells of the class anew."""
         self.gallery.cells.show_cells(self._ordered(), self._caption)
-        self._tell()
+        self._show_number()
 
     def follow(self, change: TypeChange) -> None:
         """Remove cells that left the class, and insert those that joined it."""
@@ -437,7 +437,7 @@ class GalleryPanel(QWidget):
             ids[is_here].tolist(), features["probability"].to_numpy(np.float64)[rows][is_here].tolist(), strict=True
         ):
             model.insert([cell], self._place_of(probability))
-        self._tell()
+        self._show_number()
 
     def _ordered(self) -> NDArray[np.int64]:
         if self._layer is None or "cell_type" not in self._layer.features.columns:
@@ -476,8 +476,8 @@ class GalleryPanel(QWidget):
 
     def _on_marked(self) -> None:
         self.move_marked.setEnabled(bool(self.gallery.marked_cells()))
-        self._tell()
+        self._show_number()
 
-    def _tell(self) -> None:
+    def _show_number(self) -> None:
         n, marked = len(self.gallery.cells.ids), len(self.gallery.marked_cells())
-        self._told.setText(f"{n:,} cell{'' if n == 1 else 's'}" + (f", {marked:,} marked" if marked else ""))
+        self._number_label.setText(f"{n:,} cell{'' if n == 1 else 's'}" + (f", {marked:,} marked" if marked else ""))

@@ -125,7 +125,7 @@ def visible_box(layer: Image) -> Box | None:
     return (int(y0), int(x0), int(y1), int(x1)) if y1 - y0 > 1 and x1 - x0 > 1 else None
 
 
-def told_of_colours(source: ImageSource) -> str:
+def channels_hint(source: ImageSource) -> str:
     """Return a hint if the planes of a stack may be the channels of one image, else ""."""
     if source.rgb or source.stack_shape not in ((3,), (4,)) or np.dtype(source.data.dtype) != np.uint8:
         return ""

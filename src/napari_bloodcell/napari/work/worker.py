@@ -25,8 +25,8 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors, tell_of
-from napari_bloodcell.napari.work.models import warm_up
+from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_error, notify_errors
+from napari_bloodcell.napari.work.models import preload_for_layers
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ class WorkPanel(QWidget):
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        warm_up()  # work usually ends in layers
+        preload_for_layers()  # work usually ends in layers
         self.work = Work(self)
         self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
@@ -370,7 +370,7 @@ class WorkPanel(QWidget):
         self._label.setText("Stopping after this step…")
 
     def _on_failed(self, error: BloodCellError) -> None:
-        tell_of(error)
+        notify_error(error)
 
 
 class _Clock:
