@@ -44,7 +44,7 @@ def analyse(
         Models to use instead of those the recipe names.
     output : path, optional
         Folder that the result is written into. A large image, a dask or a Zarr array is then never held in memory: it
-        is analysed part by part, and a run that was stopped goes on where it was.
+        is analysed part by part, and a run that was stopped is resumed.
     workers : int
         Processes on this machine that share the work; with `output`.
     scheduler : str, optional
@@ -53,7 +53,7 @@ def analyse(
     Returns
     -------
     Result
-        Its pixels are Zarr arrays where the work was done on disk.
+        Its pixels are Zarr arrays if the work was done on disk.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def analyse(
     Warns
     -----
     ResultWarning
-        For each of the result's `warnings`, as where the picture is none of a smear.
+        For each of the result's `warnings`, for example if the picture shows no smear.
     """
     with heard_of_input() as heard:
         result = drain(

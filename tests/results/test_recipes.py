@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from napari_bloodcell.core.errors import SettingsError
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
+from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.results.recipes import (
-    CalibrationRecord,
     ImageRecord,
     make_record,
     portable,
@@ -34,7 +34,7 @@ def a_record(recipe: Recipe):
         recipe,
         models={"segment": {"name": "embedded", "sha256": "a" * 64}},
         image=ImageRecord(name="smear", sha256="b" * 64, height=3, width=4),
-        calibration=CalibrationRecord(
+        calibration=Calibration(
             rbc_diameter_px=36.5,
             background_rgb=(1, 2, 3),
             mean_brightness=150.25,

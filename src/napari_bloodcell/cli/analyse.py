@@ -1,6 +1,6 @@
 """``napari-bloodcell analyse``: many images in one call."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,20 +63,20 @@ def analyse(
     geojson
         Write cells.geojson for QuPath.
     device
-        Of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
+        Device of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
     seed
-        Of everything drawn at random.
+        Seed of everything drawn at random.
     workers
-        Processes, with the cores divided among them: of several images each takes one after the other, on a whole
-        slide, or on a single image, they work together.
+        Processes, which share the cores: each takes one of several images at a time; on a whole slide, or a single
+        image, they work together.
     scheduler
         Address of a dask.distributed scheduler whose workers share it, such as tcp://10.0.0.1:8786.
     image_copy
         Write a lossless copy of a whole slide beside its cells.
     strict
-        End with exit code 1 where a result has a warning; it is written all the same.
+        Exit with code 1 if a result has a warning; it is written nevertheless.
     resume
-        Leave images alone whose result is there, made with the same settings and models.
+        Skip images that have a result made with the same settings and models.
     """
     use_json(as_json)
     if not images:

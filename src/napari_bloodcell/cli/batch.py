@@ -130,7 +130,7 @@ def run(
         try:
             summary.write([outcomes[n] for n in sorted(outcomes)])
             no_summary = ""
-        except OutputError as error:  # the results are there all the same
+        except OutputError as error:  # the results themselves are written
             no_summary = str(error)
         _give_memory_back()
     problems = [outcome.image for outcome in outcomes.values() if outcome.status != "done"]
@@ -227,7 +227,7 @@ def analyse_one(
     analyse = _analyse_slide if options.is_shared or not image.is_ordinary else _analyse_smear
     try:
         with warnings.catch_warnings(), heard_of_input() as heard:
-            warnings.simplefilter("ignore", InputWarning)  # the outcome says it, too
+            warnings.simplefilter("ignore", InputWarning)  # recorded in the outcome
             folder = analyse(image, names, recipe, models, options, on_progress)
         content = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one image, the others go on and this is named
@@ -334,7 +334,7 @@ def _analyse_slide(
             image.path.resolve(),
             folder,
             recipe=recipe,
-            # Processes load their own: a model of a file or a name needs not travel.
+            # Processes load their own models instead of receiving them.
             generator=None if options.is_shared else models.generator,
             classifier=None if options.is_shared else models.classifier,
             workers=options.workers,
@@ -349,7 +349,7 @@ def _analyse_slide(
         work = begun(folder)
         steps = Steps(work)
         each = iter(steps)
-        next(each, None)  # from here on its plan lies there, so that no other batch takes the folder
+        next(each, None)  # now its plan is there, and no other batch takes the folder
     with closing(work):
         for step in each:
             if on_progress is not None:

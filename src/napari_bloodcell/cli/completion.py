@@ -1,6 +1,6 @@
 """``napari-bloodcell completion``: commands and flags that a shell completes."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from typing import Literal
 
 from napari_bloodcell.cli.console import say
@@ -13,7 +13,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     Parameters
     ----------
     shell
-        Which shell it is for. Put it where that looks, as ``napari-bloodcell completion bash >
+        The shell. Put the script where it looks for completions, as in ``napari-bloodcell completion bash >
         ~/.local/share/bash-completion/completions/napari-bloodcell``.
     """
     say(app.generate_completion(shell=shell))

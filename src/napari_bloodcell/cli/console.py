@@ -20,7 +20,7 @@ from cyclopts import Parameter
 
 from napari_bloodcell.core.errors import in_one_line, printable
 
-if TYPE_CHECKING:  # it would load NumPy, which --help does without
+if TYPE_CHECKING:  # it would load NumPy, and --help should be quick
     from napari_bloodcell.core.protocols import Progress
 
 TRACEBACK_VARIABLE = "NAPARI_BLOODCELL_TRACEBACK"

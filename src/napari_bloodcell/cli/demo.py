@@ -1,6 +1,6 @@
 """``napari-bloodcell demo``: the smear that comes with the program, found against true counts."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from pathlib import Path
 from typing import Annotated
 

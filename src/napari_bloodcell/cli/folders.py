@@ -108,7 +108,7 @@ def folder_for(output: Path, name: str, sha256: str, image: Path, taken: Iterabl
     """Return a result's folder: `name`, or with a number if that holds another image's result or work."""
 
     def is_free(folder: Path) -> bool:
-        if (folder / SLIDE).exists():  # another kind of result, which people may have corrected
+        if (folder / SLIDE).exists():  # a slide's result, which people may have corrected
             return False
         if not (folder / RECIPE).exists():
             return source_of_work(folder) in (None, escaped(image.resolve()))

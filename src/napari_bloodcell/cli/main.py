@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     console.use_json("--json" in words)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ must not stop a batch
+    for stream in (sys.stdout, sys.stderr):  # a terminal without µ must not stop a batch
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     console.log_faults()
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), WRONG_USE)
     except KeyboardInterrupt:
         return _fail("Interrupted. What was written so far is complete.", INTERRUPTED)
-    except (BrokenPipeError, SystemExit):  # the help, into `| head`: rich, which prints it, exits
+    except (BrokenPipeError, SystemExit):  # --help into `| head`: rich exits
         console.close_output()
         return DONE
     except Exception as error:  # noqa: BLE001 - a user gets a line and where to send it, not a traceback

@@ -1,6 +1,6 @@
 """``napari-bloodcell models``: the weights that the program knows."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, use_json, warn
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.core.errors import InputError, ModelError
@@ -36,7 +36,7 @@ def download(*names: str, quiet: Quiet = False, as_json: Json = False) -> int:
     if not names:
         raise InputError(f"Name at least one model to download: {', '.join(weights.OFFICIAL)}.")
     for name in names:
-        weights.find(name)  # a wrong name is told before hours of downloading
+        weights.find(name)  # reject a wrong name before hours of downloading
     for name in names:
         bar = ProgressLine(f"Fetching {name}", is_quiet=quiet)
         path = weights.download(name, bar)
@@ -51,7 +51,7 @@ def verify(*names: str) -> int:
     Parameters
     ----------
     names
-        Models; all that are on this machine where none is named.
+        Models; by default all that are on this machine.
     """
     chosen = names or tuple(model.name for model in weights.list_models() if model.is_present)
     for name in names:

@@ -1,6 +1,6 @@
 """``napari-bloodcell train``: a classifier from a folder of cutouts, with its report."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 import json
 from pathlib import Path
 from typing import Annotated
@@ -42,15 +42,15 @@ def train(
     output
         The model to write (.safetensors); its report goes beside it (.report.json). Ctrl-C keeps the best so far.
     start
-        Weights to fine-tune: "embedded", "paper" or a file. From scratch where it is not given.
+        Weights to fine-tune: "embedded", "paper" or a file. By default training begins from scratch.
     grid_search
-        Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid); a
-        search that was stopped goes on after them.
+        Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid), and a
+        search that was stopped is resumed.
     paper
         As in the paper: cutouts are neither turned nor moved in each pass, and fine-tuning changes every layer. The
         settings of its Table 2 are the defaults anyway.
     quick
-        Larger steps in larger batches and early stop, several times quicker from scratch, where others are not given.
+        Larger steps in larger batches and early stopping, unless set otherwise: several times faster from scratch.
     """
     use_json(as_json)
     if not folder.is_dir():

@@ -1,6 +1,6 @@
 """``napari-bloodcell train-sam``: the embedded SAM fine-tuned on a laboratory's corrected masks."""
 
-# Annotations are read when the command runs, so they are not postponed here.
+# No postponed annotations: cyclopts evaluates them.
 from pathlib import Path
 from typing import Annotated
 

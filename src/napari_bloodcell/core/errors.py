@@ -37,7 +37,7 @@ def escaped(path: object) -> str:
 
 
 def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a file's name that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # Python's surrogate for a byte of a file name that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -73,7 +73,7 @@ class ModelError(BloodCellError):
 
 
 class DownloadError(ModelError):
-    """A model's weights could not be fetched, or what came is not what was expected."""
+    """A model's weights could not be fetched, or have the wrong checksum."""
 
 
 class DeviceError(BloodCellError, ValueError):
@@ -81,7 +81,7 @@ class DeviceError(BloodCellError, ValueError):
 
 
 class TrainingError(BloodCellError, ValueError):
-    """A classifier cannot be trained on what was given."""
+    """A classifier cannot be trained on these data."""
 
 
 class OutputError(BloodCellError, OSError):
@@ -122,7 +122,7 @@ def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
         heard.add(Heard([message], []) if is_doubt else Heard([], [message]))
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__.partition('.')[0]}."):
-        level, frame = level + 1, frame.f_back  # the line that is shown is the caller's, not one of the program
+        level, frame = level + 1, frame.f_back  # the warning should name the caller's line, not one of ours
     warnings.warn(message, InputWarning, stacklevel=level)
 
 

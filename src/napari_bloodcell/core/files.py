@@ -24,9 +24,9 @@ IN_USE = ".in-use"
 """Lock file of a temporary folder; not `LOCK`, which a program writing there may lock itself."""
 _TEMPORARY = ".writing-"
 """Prefix of temporary files and folders."""
-_HALF_A_CHUNK = re.compile(r".*\.[0-9a-f]{32}\.partial")  # as zarr names what it is writing
-_POLL_S = 0.005  # between two attempts to get a lock
-_MADE_S = 60.0  # a temporary folder without a lock is not one that is being made when it is older
+_HALF_A_CHUNK = re.compile(r".*\.[0-9a-f]{32}\.partial")  # zarr's name for a chunk being written
+_POLL_S = 0.005  # between attempts to get a lock
+_MADE_S = 60.0  # an older temporary folder without a lock is abandoned, not in the making
 
 
 def _temporary(folder: Path) -> Path:

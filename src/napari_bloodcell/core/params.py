@@ -53,10 +53,10 @@ class SegmentParams(Params):
     model: Annotated[str, Shown(names=("embedded", *OFFICIAL_SAMS), is_file=True)] = "embedded"
     """Mask generator: "embedded", an official SAM ("vit_b", "vit_l", "vit_h"), or the path of a checkpoint."""
     tile_size: int = Field(default=512, ge=64, le=8192)
-    """Side of a tile, pixels; the tiles at the right and bottom edge are what remains (§3.2). Small tiles are looked at
-    several at a time where the model works better so; the cells are the same."""
+    """Side of a tile, pixels; tiles at the right and bottom edge may be smaller (§3.2). Small tiles go through the
+    model several at a time if it works better so; the cells are the same."""
     tile_overlap: int | None = Field(default=None, ge=0, le=1024)
-    """Pixels read around a tile so that cells on its border are seen whole. None: what the model needs. 0: the
+    """Pixels read around a tile so that cells on its border are seen whole. None: as many as the model needs. 0: the
     paper's tiles; cells cut by a border are then joined afterwards (§3.6)."""
     brighten: bool = True
     """Brighten an image whose mean is below `brightness_target` (§4.3), on a copy."""
@@ -82,9 +82,9 @@ class SegmentParams(Params):
     stability_min: float = Field(default=0.5, ge=0, le=1)
     """Masks whose stability score is lower are dropped (the authors' published code: 0.96)."""
     edge_visible_min: float = Field(default=0.22, ge=0, le=1)
-    """A cell cut by the image's edge of which less than this share of a red cell's width is seen is left out."""
+    """A cell cut by the image's edge is left out if less than this share of a red cell's width is visible."""
     overlap_max: float = Field(default=0.6, gt=0, le=1)
-    """Two masks of which one lies in the other by more than this share are one cell: the better one stays."""
+    """If more than this share of a mask lies in another, they are one cell: the better mask stays."""
     device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 
@@ -116,10 +116,9 @@ class CountParams(Params):
     bandwidth: float | None = Field(default=None, gt=0)
     """Bandwidth of the KDE, pixels². None: Scott's rule on a robust spread."""
     grid_points: int = Field(default=1024, ge=64, le=65536)
-    """Points of the KDE's grid, at least; there are more where the bandwidth is narrow."""
+    """Least number of points of the KDE's grid; a narrow bandwidth gets more."""
     thresholds: tuple[float, ...] | None = None
-    """Rising areas, pixels², from which a region counts as 2, 3, … cells, where they were set by hand. None: those of
-    the rule."""
+    """Rising areas, pixels², from which a region counts as 2, 3, … cells, if set by hand. None: those of the rule."""
 
 
 class TrainParams(Params):
@@ -148,9 +147,9 @@ class TrainParams(Params):
     """Cutouts of the training part are moved at random by up to this many pixels, anew in each epoch: a crumb of a mask
     far from its cell, which moves the cell out of the middle, must not change its type (`paper`: 0)."""
     fine_tune: Literal["head", "all"] = "head"
-    """What changes where given weights are fine-tuned. "head": the dense layers, held back by `anchor`, which is safe
-    with a few cells per class; batches, learning rate and dropout play no part. "all": every layer, by Adam, as in the
-    paper (§4.3), for hundreds of cells per class."""
+    """Layers that fine-tuning changes. "head": the dense layers, held back by `anchor`, which is safe with a few cells
+    per class; batches, learning rate and dropout play no part. "all": every layer, by Adam, as in the paper (§4.3), for
+    hundreds of cells per class."""
     anchor: float = Field(default=6.0, ge=0, le=1e9)
     """How strongly fine-tuning of the head holds on to the weights that it began with; the more cells, the less."""
     patience: int | None = Field(default=None, ge=1)
@@ -162,7 +161,7 @@ class TrainParams(Params):
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainParams:
-        """Return what the paper does: cutouts are copied once (§3.4), fine-tuning changes every layer (§4.3)."""
+        """Return the paper's settings: cutouts are copied once (§3.4), fine-tuning changes every layer (§4.3)."""
         return cls.model_validate({"turn": False, "shift_px": 0, "fine_tune": "all", **changes})
 
     @classmethod
@@ -180,7 +179,7 @@ class TrainSamParams(Params):
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
     """Largest step size of AdamW."""
     seed: int = 0
-    """Seed of what is drawn at random."""
+    """Seed of everything drawn at random."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
 

@@ -36,14 +36,14 @@ def drain(work: Generator[Progress, None, R], on_progress: Callable[[Progress], 
     Parameters
     ----------
     work : generator
-        What an ``iter_`` function returns.
+        Generator from an ``iter_`` function.
     on_progress : callable, optional
         Called with every `Progress`, in this thread.
 
     Returns
     -------
     object
-        What the generator returns.
+        The generator's return value.
 
     Raises
     ------

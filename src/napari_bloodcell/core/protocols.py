@@ -34,7 +34,7 @@ class CellMask:
     cell_type : str or None
         The generator's own idea of the type, if it has one.
     type_probability : float
-        How sure it is of that, 0 to 1; NaN where it has no idea.
+        Probability of that type, 0 to 1; NaN without a type.
     """
 
     bbox: tuple[int, int, int, int]
@@ -54,7 +54,7 @@ class CellMask:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is measured once per smear, never per tile, so that tiles agree with each other.
+    """Measurements made once per smear, never per tile, so that tiles agree with each other.
 
     Attributes
     ----------
@@ -65,20 +65,20 @@ class Calibration:
     mean_brightness : float
         Mean of HSV's V over the smear, 0 to 255.
     source : str
-        Where the diameter comes from: "given", "pixel size", "file", "estimated" or "default".
+        Source of the diameter: "given", "pixel size", "file", "estimated" or "default".
     scale_confidence : float
-        How sure the diameter is, 0 to 1; 1 where it was given or the generator does not tell.
+        Confidence in the diameter, 0 to 1; 1 if it was given or the generator reports none.
     smear_confidence : float
-        How much the picture looks like a Giemsa-like brightfield smear of mammalian blood, 0 to 1; 1 where the
-        generator does not tell.
+        Likeness to a Giemsa-like brightfield smear of mammalian blood, 0 to 1; 1 if the generator reports none.
     outside : str
-        What of the picture is no smear, as `stages.surroundings` writes it; "" where all of it is.
+        The part of the picture outside the smear, packed by `stages.surroundings`; "" if there is none.
     light : tuple of float
-        How the light falls off over the smear, as `stages.light` writes it; () where it is even.
+        The light over the smear, in numbers of `stages.light`; () if it is even.
     red_rgb : tuple of float, optional
-        Colour of a typical red cell of the image, 0 to 255; None where too few were seen, or the generator does not
-        tell.
+        Colour of a typical red cell of the image, 0 to 255; None if too few were seen, or the generator reports none.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the files in which it is recorded
 
     rbc_diameter_px: float
     background_rgb: tuple[float, float, float]

@@ -18,11 +18,11 @@ from napari_bloodcell.core.geometry import Box, shared_box
 
 SAME_FROM = 0.5
 """Outlines whose IoU is above this are one cell; above a half no cell can match two others."""
-_LONGEST_SIDE_PX = 8192  # what a line of a journal may claim: a cell is some thousand pixels large
+_LONGEST_SIDE_PX = 8192  # most that a line of a journal may claim; real cells have some thousand pixels
 _LARGEST_BOX_PX = 2**24
 _LEVELS = 14  # sides up to `_LONGEST_SIDE_PX`
 _FARTHEST_PX = 2**31  # no image is larger
-_MOST_IN_BUCKET = 8  # outlines that are compared: more only lie on each other where a journal is made up
+_MOST_IN_BUCKET = 8  # outlines compared; more overlap only in a forged journal
 
 
 def _now() -> str:
@@ -96,7 +96,7 @@ class Correction:
         bbox : tuple of int
             Its box (y0, x0, y1, x1), as in the cell table.
         **what
-            `from_type`, `to_type`, `annotator`, `image_sha256` and what else a correction has.
+            `from_type`, `to_type`, `annotator`, `image_sha256` and further attributes.
 
         Raises
         ------
@@ -186,7 +186,7 @@ def standing(corrections: Iterable[Correction]) -> list[Correction]:
     """Return the corrections that hold, in order: neither undone nor an undo."""
     records = list(corrections)
     taken_back: set[str] = set()
-    for record in reversed(records):  # what is taken back takes nothing back
+    for record in reversed(records):  # an undone undo has no effect
         if record.undoes and record.key not in taken_back:
             taken_back.add(record.undoes)
     return [c for c in records if c.key not in taken_back and not c.undoes]
@@ -262,14 +262,14 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     height, width = bbox[2] - bbox[0], bbox[3] - bbox[1]
     if max(bbox) > _FARTHEST_PX or max(height, width) > _LONGEST_SIDE_PX or height * width > _LARGEST_BOX_PX:
         raise ValueError(f"no cell has the box {bbox}")
-    if not (bbox[0] <= y <= bbox[2] and bbox[1] <= x <= bbox[3]):  # not where it is no number either
+    if not (bbox[0] <= y <= bbox[2] and bbox[1] <= x <= bbox[3]):  # False for NaN too
         raise ValueError(f"the middle {(y, x)} lies outside the box {bbox}")
     if not runs or min(runs) < 0 or sum(runs) != (bbox[2] - bbox[0]) * (bbox[3] - bbox[1]):
         raise ValueError("the outline does not fill its box")
     words = tuple(f.name for f in fields(Correction) if f.type == "str")
     if not all(isinstance(values.get(name, ""), str) for name in words):
         raise ValueError(f"{', '.join(words)} must be text")
-    "".join(values.get(name, "") for name in words).encode()  # half a character cannot be written again
+    "".join(values.get(name, "") for name in words).encode()  # raises if a lone surrogate could not be written again
     probability = values.get("model_probability")
     if probability is not None and not 0 <= float(probability) <= 1:
         raise ValueError(f"the probability is {probability}")

@@ -83,9 +83,9 @@ class Journal:
 
     Notes
     -----
-    A correction is one write at the end of the file, forced to the disk: whoever kills the program loses at most the
-    correction that was being written. What is left of such a line is passed over by `read` and cut off by `append`.
-    Several threads, processes and machines may write at once: each locks a file beside the journal's for its write.
+    A correction is one write at the end of the file, forced to the disk: if the program is killed, at most the
+    correction being written is lost. The rest of such a line is ignored by `read` and cut off by `append`. Several
+    threads, processes and machines may write at once: each locks a file beside the journal's for its write.
     """
 
     def __init__(self, folder_or_path: str | Path) -> None:
@@ -111,7 +111,7 @@ class Journal:
             ) from error
 
     def read(self, image_sha256: str | None = None) -> list[Correction]:
-        """Return the corrections of an image, or of all, as they were written; `standing` says which of them hold.
+        """Return the corrections of an image, or of all, as written; `standing` selects those that hold.
 
         Raises
         ------
@@ -228,7 +228,7 @@ def _read_lines(path: Path, *, is_chosen: bool) -> list[Correction]:
     except OSError as error:
         raise InputError(f"The journal {path} cannot be read: {error.strerror or error}.") from error
     found, damaged = [], []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line's end was never finished
+    for number, line in enumerate(lines[:-1], start=1):  # the rest after the last line end was never finished
         try:
             found.append(Correction.from_json(line))
         except (ValueError, RecursionError):

@@ -152,7 +152,7 @@ def main_image(images: Sequence[tuple[str, Sequence[int], bool]], where: str, ad
         raise InputError(f"{where} holds {len(rivals)} images: {listed(rivals)}; one is analysed at a time. {advice}")
     slope = images[best][1][0] / images[best][1][1]
     differing = [i for i in others if not 0.9 < images[i][1][0] / images[i][1][1] / slope < 1.1]
-    if differing:  # what has the same sides in small is a thumbnail, or a level of a pyramid
+    if differing:  # an image of the same proportions is a thumbnail or a pyramid level
         warn_of_input(f"{where} holds several images: {listed([best])} is read, not {listed(differing)}.")
     return best
 
@@ -223,7 +223,7 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
 
     damaged: tuple[type[Exception], ...] = (PIL.Image.DecompressionBombError, *READ_ERRORS)
     try:
-        with _limit_lock:  # our own limit is the one that is documented
+        with _limit_lock:  # our own limit, `MAX_PIXELS`, is the documented one
             before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
             try:
                 image = PIL.Image.open(path)
@@ -260,7 +260,7 @@ def open_picture(path: Path, pages: Sequence[int] | None = None) -> ImageFile:
         size = _size_of(image, frames[0])
         mode = getmode(_mode_read(image))
         shape = (len(frames),) * (len(frames) > 1) + size + (len(mode.bands),) * (len(mode.bands) > 1)
-        orientation = 1 if image.format == "TIFF" else _exif_orientation(image, path)  # a TIFF, Pillow turns itself
+        orientation = 1 if image.format == "TIFF" else _exif_orientation(image, path)  # Pillow turns TIFFs itself
 
     def decode() -> NDArray[Any]:
         with _pillow(path) as image:
@@ -334,7 +334,7 @@ def _iter_zarr_images(group: zarr.Group, name: str, where: str) -> Iterator[tupl
             yield name or str(multiscale.get("name", "")), _multiscale_image(group, multiscale, channels, where)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are no part of the Zarr, such as METADATA.ome.xml
+        warnings.simplefilter("ignore")  # about files beside the Zarr's, such as METADATA.ome.xml
         members = sorted(group.members())
     for key, child in members:
         path = f"{name}/{key}".lstrip("/")
@@ -361,7 +361,7 @@ def _multiscale_image(
     scale = _zarr_scale(dataset, array.ndim) * _zarr_scale(multiscale, array.ndim)
     units = [UM_PER_UNIT.get(str(a.get("unit", "")).lower(), np.nan) for a in axes]
     sizes = {a["name"]: float(unit * s) for a, unit, s in zip(axes, units, scale, strict=True)}
-    # A scale of exactly one is what writers put where nothing is known.
+    # Writers put a scale of exactly one if they know none.
     known = [None if sizes.get(a) == 1.0 else sizes.get(a) for a in "yx"]
     letters = "".join(str(a["name"])[:1].lower() for a in axes)
     return ImageFile(levels, letters, sensible_pixel_size(known, where), channels=channels)

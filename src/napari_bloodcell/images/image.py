@@ -111,13 +111,13 @@ class SlideImage:
     Attributes
     ----------
     levels : tuple of Level
-        The pyramid, the finest first; one where the source has no more.
+        The pyramid, finest first; a single level if the source has no more.
     pixel_size_um : float or None
-        Micrometres per pixel of the finest level, where the source says it.
+        Micrometres per pixel of the finest level, if the source gives it.
     name : str
         The file's name without its ending, or "image".
     source : str or None
-        The path by which it can be opened again; None for an array.
+        Path to open it again; None for an array.
     """
 
     levels: tuple[Level, ...]

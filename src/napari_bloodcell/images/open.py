@@ -43,8 +43,8 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     ----------
     source : path, array-like, Pillow image, sequence of pyramid levels, Zarr array or group, Plane or SlideImage
         A path is that of a JPEG, PNG or other picture, a TIFF or OME-TIFF, an OME-Zarr (0.1 to 0.5), a Zarr array, or
-        SVS, NDPI, MRXS and what else OpenSlide reads (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or what
-        NumPy makes one of: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
+        SVS, NDPI, MRXS and other formats of OpenSlide (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or anything
+        that NumPy converts: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
         uint8, other integers up to 65535, floats of 0 to 1, 0 to 255 or 0 to 65535.
     name : str, optional
         Instead of the file's.
@@ -52,8 +52,8 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     Returns
     -------
     SlideImage
-        Levels are read when and where they are sliced. What has no parts that could be read alone, such as a JPEG, is
-        decoded once, when its first pixels are asked for.
+        Levels are read when and where they are sliced. A format without separate parts, such as JPEG, is decoded once,
+        when its first pixels are read.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     Warns
     -----
     InputWarning
-        If something had to be done to it, such as turning it upright.
+        If it had to be changed, such as turned upright.
     """
     return source if isinstance(source, SlideImage) else open_stack(source, name=name).image()
 
@@ -122,7 +122,7 @@ def is_slide(source: object) -> bool:
         return True
     if isinstance(source, str | os.PathLike):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # whoever opens it to use it is told
+            warnings.simplefilter("ignore", InputWarning)  # it is raised again when the image is opened for use
             return open_image(source).n_pixels > LARGE_PX
     if isinstance(source, Sequence) and source and hasattr(source[0], "shape"):
         source = source[0]
@@ -179,7 +179,7 @@ def _open_file(path: Path) -> ImageFile:
         raise InputError(f"{escaped(path)} cannot be opened: {reason}.") from error
     if not magic:
         raise InputError(f"{path} is empty (0 bytes).")
-    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF, and show their thumbnail
+    if path.suffix.lower() in UNREAD_SUFFIXES:  # some would open as TIFF and yield their thumbnail
         raise InputError(f"{path} is left out: {path.suffix} files are not read. Save it as TIFF, PNG or JPEG.")
     if (scan := open_scan(path)) is not None:
         return scan

@@ -19,15 +19,15 @@ class Plane:
     Attributes
     ----------
     data : ndarray of uint8, shape (Y, X, 3)
-        RGB, 0 to 255. Read-only where it was read: it may be a view of the user's own array, which is never changed.
+        RGB, 0 to 255. Read-only if it was read: it may be a view of the user's own array, which is never changed.
     pixel_size_um : float or None
-        Micrometres per pixel, where the source says it.
+        Micrometres per pixel, if the source gives it.
     name : str
         The file's name without its ending, or "image".
     source : str or None
         The file's path; None for an array.
     warnings : tuple of str
-        What had to be done to the source before it could be used, and speaks against what is found in it.
+        Changes that had to be made to the source and that make results doubtful.
     """
 
     data: NDArray[np.uint8]

@@ -33,7 +33,7 @@ from napari_bloodcell.images.plane import sides_of
 if TYPE_CHECKING:
     import tifffile
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong with a file, our errors say
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # our own errors say what is wrong with a file
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHOLE_BELOW = 2**27
@@ -48,9 +48,9 @@ class _TiffInUse:
     def __init__(self, path: Path, **options: Any) -> None:
         import tifffile
 
-        # What MicroManager and NDTiff say of their sets of files would have other files' pixels read.
+        # Metadata of MicroManager and NDTiff would make tifffile read other files of the set.
         self.tiff = tifffile.TiffFile(path, is_mmstack=False, is_ndtiff=False, **options)
-        # Not __del__: within a cycle the file might be collected before it, open.
+        # Not __del__: in a reference cycle the open file might be collected first.
         finalize(self, self.tiff.close)
 
 
@@ -92,7 +92,7 @@ def open_tiff(path: Path) -> ImageFile:
         if "c" in axes:
             check_colours(_channel_names(file.tiff, about), str(path))
         axes, flips = upright(axes, getattr(page.tags.get("Orientation"), "value", 1), path)
-        if _needs_pillow(page, path):  # which turns it upright itself
+        if _needs_pillow(page, path):  # Pillow turns it upright itself
             picture = open_picture(path, [one.index for one in series.pages if one is not None])
             return replace(picture, pixel_size_um=pixel_size)
         has_alpha = page.samplesperpixel != 4 or any(page.extrasamples)
@@ -132,7 +132,7 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
     images = root.findall("{*}Image")
     if images and not uuids:
         return file, root
-    has_name = any(uuid.get("FileName", "").lower() == name for uuid in uuids)  # not so where it was renamed
+    has_name = any(uuid.get("FileName", "").lower() == name for uuid in uuids)  # False if the file was renamed
     is_spread = False
     for image in images:
         are_here = []
@@ -141,7 +141,7 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
                 are_here.append(True)
                 continue
             are_here.append(uuid.get("FileName", "").lower() == name if has_name else uuid.text == root.get("UUID"))
-            place.remove(uuid)  # what is left lies in this file
+            place.remove(uuid)  # without it, the data lie in this file
         is_spread |= any(are_here) and not all(are_here)
         if are_here and not any(are_here):
             root.remove(image)
@@ -189,7 +189,7 @@ def _needs_pillow(page: tifffile.TiffPage, path: Path) -> bool:
     is_plain = is_plain and not (is_grey and n_samples == 2)
     if is_plain and _is_decoded_by_tifffile(page.compression, page.predictor):
         return False
-    fits = bits <= 8 or (n_samples == 1 and bits == 16)  # Pillow would cut other values to 8 bits
+    fits = bits <= 8 or (n_samples == 1 and bits == 16)  # Pillow would truncate others to 8 bits
     if fits and photometric in (0, 1, 2, 3, 5, 6, 8) and page.compression in (*_ALWAYS_DECODED, 5, 6, 7):
         return True
     compression = getattr(page.compression, "name", page.compression)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import InputError, warn_of_input
 
-_BAND = 256  # rows converted at once, so that memory follows the result, not its float copy
-_TOLERANCE = 0.05  # by which interpolation may overshoot a range of values
+_BAND = 256  # rows converted at once: keeps the float copy small
+_TOLERANCE = 0.05  # interpolation may overshoot a range by this share
 
 
 @dataclass(frozen=True)

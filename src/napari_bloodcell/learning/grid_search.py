@@ -67,10 +67,10 @@ def iter_grid_search(
     grid : mapping of str to sequence
         Values by name of setting.
     folder : path, optional
-        Where finished tries and the best classifier are kept. A search that finds tries there, of the same data and
-        settings, goes on after them.
+        Folder of finished tries and the best classifier. A search that finds tries there, of the same data and
+        settings, is resumed.
     should_stop : callable, optional
-        Asked after every step; once it says True, what is finished is returned.
+        Called after every step; if it returns True, the finished tries are returned.
 
     Yields
     ------
@@ -169,7 +169,7 @@ class _Log:
             ) from error
         least = min(done["val_loss"] for done in self.tries.values())
         found = training.report.parts["val"].loss
-        if found > least + 1e-9:  # a better one was being written when the program ended
+        if found > least + 1e-9:  # the program ended before the better one was saved
             raise TrainingError(
                 f"The best classifier in {self.folder} is not that of its tries. Begin in a new folder."
             )

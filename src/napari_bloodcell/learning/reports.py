@@ -153,7 +153,7 @@ def figures_of_probabilities(
 def _class_figures(confusion: NDArray[np.int64], i: int) -> ClassFigures:
     right, predicted, true = (int(v) for v in (confusion[i, i], confusion[:, i].sum(), confusion[i].sum()))
     either = predicted + true - right
-    low, high = wilson(right, either)  # F1 = 2 s / (1 + s), where s is the share of those typed or truly so
+    low, high = wilson(right, either)  # F1 = 2 s / (1 + s), s = right / (typed or truly so)
     return ClassFigures(
         precision=right / predicted if predicted else 0.0,
         recall=right / true if true else 0.0,

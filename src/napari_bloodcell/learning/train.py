@@ -63,17 +63,17 @@ def iter_train(
     Parameters
     ----------
     dataset_or_folder : TrainingSet, LabelledCutouts, Parts or path
-        What to learn from. The folder of a training set; or one that holds a sub-folder of pictures per class, or such
-        folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left
-        out there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
+        The examples: the folder of a training set; or one that holds a sub-folder of pictures per class, or such
+        folders in ``train`` and ``val`` (and ``test``), which are then the parts (pictures named ``aug-*`` are left out
+        there, see `read_cutouts`). Cutouts that are in no part yet are split 75:15:10 per class.
     params : TrainParams
         Settings. The defaults are the paper's (Table 2); `TrainParams.quick` takes larger steps in larger batches,
         which is several times quicker.
     start : str, path or CnnClassifier, optional
-        "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are its own; classes
-        that it knows and that are not in the data stay, those that are new are added.
+        "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are kept, as are its
+        classes; new classes are added.
     should_stop : callable, optional
-        Asked after every step; once it says True, the best until then is kept and returned.
+        Called after every step; if it returns True, the best classifier so far is returned.
 
     Yields
     ------
@@ -96,10 +96,10 @@ def iter_train(
     Notes
     -----
     Of the training part only, every WBC becomes ten by flips and rotations up to 90° and RBC are thinned to two per WBC
-    (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of
-    the epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does
-    not make: cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning holds on to what the weights
-    know (`fine_tune`).
+    (§3.4). One logit and binary cross-entropy for two classes, K logits and cross-entropy otherwise. The weights of the
+    epoch of the least validation loss are kept. Departures from the paper, which `TrainParams.paper` does not make:
+    cutouts are turned and moved at random (`turn`, `shift_px`), and fine-tuning stays close to the old weights
+    (`fine_tune`).
     """
     begin = time.monotonic()
     from napari_bloodcell.models.cnn import training as cnn_training

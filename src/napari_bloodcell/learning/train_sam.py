@@ -38,7 +38,7 @@ REHEARSED_PX, REHEARSED_RBC_PX = 448, 28.0
 
 @dataclass(frozen=True, slots=True)
 class SamTraining:
-    """What fine-tuning a SAM reached."""
+    """Outcome of fine-tuning a SAM."""
 
     path: Path
     """The weights: `SegmentParams(model=path)` takes them."""
@@ -76,9 +76,9 @@ def iter_train_sam(
     params : TrainSamParams
         Settings.
     should_stop : callable
-        Asked after every step; once it says True, the best until then is written.
+        Called after every step; if it returns True, the best weights so far are written.
     **settings
-        Single settings in place of those of `params`, such as ``steps=50``.
+        Settings that override those of `params`, such as ``steps=50``.
 
     Yields
     ------
@@ -96,15 +96,14 @@ def iter_train_sam(
     ModelError
         If `start` is not of the embedded SAM's kind.
     SettingsError
-        If there is no such setting, or a value is not allowed.
+        If a setting is unknown, or a value is not allowed.
     OutputError
         If the weights cannot be written.
 
     Notes
     -----
-    The encoder, which says where cells are, stays as it was; SAM's prompt encoder and mask decoder learn their
-    outlines. A fifth of the cells is kept from training; the weights are those that do best on it, the old ones at
-    worst.
+    The encoder, which finds the cells, is unchanged; SAM's prompt encoder and mask decoder learn their outlines. A
+    fifth of the cells is kept from training; the weights returned are those that do best on it, at worst the old ones.
     """
     output = Path(output)
     if output.suffix != ".safetensors" or output.is_dir():

@@ -100,34 +100,17 @@ def _part_of_image(
 
 LIST = "cutouts.csv"
 """Name of the list, which holds a row per picture."""
+_BOX, GLASS, RED = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"], ["red_r", "red_g", "red_b"]
 COLUMNS: dict[str, str] = {
-    "file": "str",
-    "class": "str",
-    "split": "str",
-    "annotator": "str",
-    "when": "str",
-    "image": "str",
-    "image_sha256": "str",
-    "cell": "str",
-    "y0": "Int64",
-    "x0": "Int64",
-    "y1": "Int64",
-    "x1": "Int64",
-    "rbc_diameter_px": "float64",
-    "glass_r": "float64",
-    "glass_g": "float64",
-    "glass_b": "float64",
-    "red_r": "float64",
-    "red_g": "float64",
-    "red_b": "float64",
-    "split_by": "str",
-    "sha256": "str",
+    **dict.fromkeys(["file", "class", "split", "annotator", "when", "image", "image_sha256", "cell"], "str"),
+    **dict.fromkeys(_BOX, "Int64"),
+    **dict.fromkeys(["rbc_diameter_px", *GLASS, *RED], "float64"),
+    **dict.fromkeys(["split_by", "sha256"], "str"),
 }
 """Columns of the list with their dtypes. `split` is "train", "val" or "test", `split_by` "image" or "class";
 `y0` … `x1` is the cell's box in its image, `rbc_diameter_px` the width of a red cell there, `glass_*` and `red_*` the
 colours of its glass and of a typical red cell, empty where they are not known. `sha256` is that of the picture's
 pixels."""
-_BOX, GLASS, RED = ["y0", "x0", "y1", "x1"], ["glass_r", "glass_g", "glass_b"], ["red_r", "red_g", "red_b"]
 _SAME_CELL = 0.5  # boxes of one image whose IoU is more than this are those of one cell
 
 

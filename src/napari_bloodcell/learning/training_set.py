@@ -89,11 +89,11 @@ class TrainingSet:
         TrainingError
             If a cell has no type or no pixels, or the list is damaged.
         OutputError
-            If the folder cannot be written to; what it held is still there.
+            If the folder cannot be written to; its content is then unchanged.
         """
         make_folder(self.folder)
         with locked(self.folder / LOCK):
-            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added some
+            self.table = read_list(self.folder / LIST, self.shares)  # another program may have added cells
             table, added, pictures, stale = self._with(list(cells))
             for name, content in pictures.items():
                 make_folder((self.folder / name).parent)
@@ -185,8 +185,8 @@ class TrainingSet:
         annotator : str
             Who typed the pictures of the paper's layout.
         rbc_diameter_px, glass_rgb : optional
-            Width of a red cell, pixels, and colour of the glass in those pictures, where they are known: without them
-            the cells can only train a classifier that takes cells at any scale (the paper's).
+            Width of a red cell, pixels, and colour of the glass in those pictures, if known: without them the cells can
+            only train a classifier that takes cells at any scale (the paper's).
         with_augmented : bool
             Also add pictures named ``aug-*``: the paper's authors made them from others.
 
@@ -248,7 +248,7 @@ class TrainingSet:
         glass_level : float, optional
             Level to which the glass is brought; None: colours as they are.
         red_level : tuple of 3 floats, optional
-            Colour to which the typical red cell of each image is brought, where its own is known.
+            Colour to which the typical red cell of each image is brought, if its own is known.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class TrainingSet:
         return Parts(train, val, test)
 
     def _with(self, cells: list[TypedCell]) -> tuple[pd.DataFrame, Added, dict[str, bytes], set[str]]:
-        """Return the list with these cells, what came of it, pictures to write, and those that may go."""
+        """Return the list with these cells, how many were added, pictures to write, and pictures to remove."""
         rows = rows_of(self.table)
         known = KnownCells(rows)
         fresh: list[Row] = []

@@ -114,9 +114,9 @@ def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads
     n = min(cores, MOST_THREADS)
 
     def prepare() -> None:
-        torch.get_num_threads()  # a thread that has not asked takes its number from torch's later
+        torch.get_num_threads()  # makes torch set this thread's number now, not later
         torch.set_num_threads(1 if one_core_each else cores // n)
-        # That is of this thread, and of all that begin later: a thread of its own takes the latter back.
+        # That applies to this thread and to later ones; a separate thread undoes the latter.
         undo = Thread(target=torch.set_num_threads, args=(cores,))
         undo.start()
         undo.join()

@@ -59,7 +59,7 @@ def _iter_once(url: str, part: Path, start: int, size_bytes: int, what: str) -> 
     except HTTPError as error:
         error.close()
         if error.code == 416 and start:
-            return  # nothing is left to send; the checksum tells whether that is right
+            return  # nothing left to send; the checksum tells whether the file is complete
         raise TransferError(f"the server answered {error.code} {error.reason}") from error
     except (URLError, OSError, HTTPException) as error:
         raise _ConnectionBrokeError(f"there is no connection ({getattr(error, 'reason', None) or error})") from error

@@ -29,7 +29,7 @@ def quiet_loading() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if gc.get_freeze_count() == 0:  # else someone relies on what is frozen
+            if gc.get_freeze_count() == 0:  # otherwise someone relies on what is frozen
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()

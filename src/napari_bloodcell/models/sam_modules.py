@@ -44,7 +44,7 @@ def _load(name: str) -> Any:
     try:
         return importlib.import_module(f"{_ALIAS}.{name}")
     except (ImportError, AttributeError) as error:
-        where = ", ".join(sys.modules.pop(_ALIAS).__path__)  # a later import looks for the package anew
+        where = ", ".join(sys.modules.pop(_ALIAS).__path__)  # so that a later import searches again
         raise SegmentAnythingMissingError(
             f"The package segment_anything in {where} has no usable part {name!r} ({error}); {_INSTALL}"
         ) from error

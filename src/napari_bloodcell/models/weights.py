@@ -94,7 +94,7 @@ SAMPLE: Final = ModelFile(
     "bccd",
     "samples/BloodImage_00000.jpg",
     "e1dcc488889acba247a895df7be839e514850030217b4025048619f664fd4cb3",
-    16_000,  # about; the server says how many
+    16_000,  # approximately; the server gives the exact size
     "MIT",
     "https://raw.githubusercontent.com/Shenggan/BCCD_Dataset/master/BCCD/JPEGImages/BloodImage_00000.jpg",
     "A field of the BCCD data set, 640×480 px",
@@ -168,7 +168,7 @@ def iter_download(name: str) -> Generator[Progress, None, Path]:
         part = path.with_name(path.name + ".part")
         left_over = part.exists()
         found = yield from _iter_fetch_and_hash(model, part)
-        if found != model.sha256 and left_over:  # what an earlier try left may have been damaged: once more, from zero
+        if found != model.sha256 and left_over:  # the left-over part may have been damaged: start again from zero
             part.unlink()
             found = yield from _iter_fetch_and_hash(model, part)
         if found != model.sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ def info_of_result(result: Result) -> dict[str, Any]:
     return {
         "recipe": record.recipe.model_dump(mode="json"),
         "models": {stage: model.model_dump() for stage, model in record.models.items()},
-        "calibration": record.calibration.model_dump(),
+        "calibration": asdict(record.calibration),
         "image_sha256": record.image.sha256,
         "device": record.device,
         "versions": record.packages,

@@ -8,6 +8,6 @@ OVERLAY, KDE = "overlay.png", "kde.png"
 SLIDE, PARQUET = "slide.json", "cells.parquet"
 FILES: tuple[str, ...] = (
     *(COUNTS, CELLS, RECIPE, GEOJSON, ZARR, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE),
-    *(PARQUET, SLIDE),  # the second of a whole slide only
+    *(PARQUET, SLIDE),  # SLIDE only for whole slides
 )
 """Every file a result may have; nothing else in its folder is ever touched."""

@@ -153,7 +153,7 @@ def _create_pyramid(
         )
         step, pixel = 2.0**level, pixel_size_um or 1.0
         transformations: list[dict[str, Any]] = [{"type": "scale", "scale": [1.0] * extra + [step * pixel] * 2}]
-        if level and not is_label:  # a mean of pixels lies between them, a picked one does not
+        if level and not is_label:  # a mean lies between its pixels, a picked pixel does not move
             shift = (step - 1) / 2 * pixel
             transformations.append({"type": "translation", "translation": [0.0] * extra + [shift] * 2})
         datasets.append({"path": str(level), "coordinateTransformations": transformations})

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from napari_bloodcell.core.errors import SettingsError, reason_of
 from napari_bloodcell.core.params import Params, Recipe
+from napari_bloodcell.core.protocols import Calibration
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -39,29 +40,6 @@ class ModelRecord(Params):
     """Its name."""
     sha256: str
     """Hash of its weights."""
-
-
-class CalibrationRecord(Params):
-    """What was measured of the smear."""
-
-    rbc_diameter_px: float
-    """Width of a typical red cell, pixels."""
-    background_rgb: tuple[float, float, float]
-    """Colour of the empty glass, 0 to 255."""
-    mean_brightness: float
-    """Mean of HSV's V, 0 to 255."""
-    source: str
-    """Where the width comes from."""
-    scale_confidence: float = 1.0
-    """How sure the width is, 0 to 1."""
-    smear_confidence: float = 1.0
-    """How much the picture looks like a Giemsa-like brightfield smear of mammalian blood, 0 to 1."""
-    outside: str = ""
-    """What of the picture is no smear, packed; empty where all of it is."""
-    light: tuple[float, ...] = ()
-    """How the light falls off over the smear; empty where it is even."""
-    red_rgb: tuple[float, float, float] | None = None
-    """Colour of a typical red cell, 0 to 255, where enough were seen."""
 
 
 class ImageRecord(Params):
@@ -92,8 +70,8 @@ class RecipeRecord(Params):
     """By stage."""
     image: ImageRecord
     """What was analysed."""
-    calibration: CalibrationRecord
-    """What was measured once for the whole image."""
+    calibration: Calibration
+    """Measurements of the whole image."""
     device: str
     """Device it ran on."""
     packages: dict[str, str]
@@ -140,7 +118,7 @@ def make_record(
     *,
     models: Mapping[str, Mapping[str, str]],
     image: ImageRecord,
-    calibration: CalibrationRecord,
+    calibration: Calibration,
     device: str,
 ) -> RecipeRecord:
     """Return the record of a result made here and now."""
@@ -162,13 +140,13 @@ def to_json(record: BaseModel) -> str:
 
 
 def read_recipe(path: str | Path, *, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
-    """Read the settings of a recipe file: one that the program wrote, or the bare settings.
+    """Read the settings of a recipe file, written by the program or by hand.
 
     Parameters
     ----------
     path : path
         A JSON file, as `recipe.json` of a result, or ``{"segment": {…}, "classify": {…}, "count": {…}, "seed": 0}``
-        of which anything may be left out.
+        with anything left out.
     overrides : mapping of stage to mapping of setting to value, optional
         Settings that replace those of the file.
 
@@ -273,7 +251,7 @@ def _model_beside(path: Path, stage: str, model: str) -> str:
     folder = path.parent.resolve()
     try:
         target = (folder / model).resolve()
-    except (OSError, ValueError):  # no name of a file at all
+    except (OSError, ValueError):  # not a possible file name
         target = folder
     if windows.drive or windows.root or ".." in windows.parts or folder not in target.parents:
         raise SettingsError(

@@ -31,7 +31,7 @@ class Result:
     Attributes
     ----------
     cells : array of int32, shape (Y, X)
-        Label image, 0 background, ids 1..N: a NumPy array, or a Zarr array where the image is larger than memory.
+        Label image, 0 background, ids 1..N: a NumPy array, or a Zarr array if the image is larger than memory.
     types : array of uint8, shape (Y, X)
         1 RBC, 2 WBC, 3 platelet, then user classes: 1 + the position of the type in `names`; 0 background.
     rows : DataFrame or path
@@ -39,7 +39,7 @@ class Result:
     names : list of str
         Names of all types.
     calibration : Calibration
-        What was measured once for the whole image.
+        Measurements of the whole image.
     recipe : Recipe
         The settings used.
     models : dict
@@ -47,7 +47,7 @@ class Result:
     image_name : str
         Name of the image, without folder and ending.
     device : str
-        What the generator ran on, as "cpu" or "cuda:0".
+        Device of the generator, such as "cpu" or "cuda:0".
     failed_tiles : list of FailedTile
         Tiles that hold no cells because they failed; of a slide the same command tries them again.
     warnings : tuple of str
@@ -57,13 +57,13 @@ class Result:
     image_sha256 : str
         Hash of the image's pixels; "" before it is written.
     folder : path, optional
-        Where it lies, if it was read or written there part by part.
+        Its folder, if it was read, or written part by part.
     plan : Plan, optional
         The run that made it part by part.
     is_corrected : bool
         Whether people changed cells or types after that run.
     known_counting : Counting, optional
-        Where it was counted just now.
+        The counting, if it was made just now.
     numbers : dict
         The whole of ``counts.json``, if it was read.
     record : RecipeRecord, optional
@@ -112,7 +112,7 @@ class Result:
 
     @cached_property
     def counting(self) -> Counting:
-        """Where the counts come from: areas, KDE, peaks, thresholds, posterior, interval."""
+        """The source of the counts: areas, KDE, peaks, thresholds, posterior, interval."""
         return self.known_counting or count(
             self.table,
             params=self.recipe.count,
@@ -129,7 +129,7 @@ class Result:
     def overview(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
         """Return image (Y, X, 3), cells and types (Y, X) of a result on disk at the coarsest level of its OME-Zarr.
 
-        The image is white where it was not copied.
+        The image is white if it was not copied.
         """
         if self.folder is None or self.plan is None:
             raise ValueError("a result in memory has no coarser levels")

@@ -15,28 +15,14 @@ from numpy.typing import NDArray
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError, reason_of
 from napari_bloodcell.core.files import staged
-from napari_bloodcell.core.protocols import Calibration, FailedTile
+from napari_bloodcell.core.protocols import FailedTile
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.plane import Plane
-from napari_bloodcell.results.files import (
-    CELLS,
-    CELLS_TIFF,
-    COUNTS,
-    FILES,
-    GEOJSON,
-    KDE,
-    OVERLAY,
-    PARQUET,
-    RECIPE,
-    SLIDE,
-    TYPES_TIFF,
-    ZARR,
-)
+from napari_bloodcell.results import files
 from napari_bloodcell.results.geojson import to_geojson
 from napari_bloodcell.results.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.recipes import (
-    CalibrationRecord,
     ImageRecord,
     RecipeRecord,
     make_record,
@@ -65,11 +51,11 @@ def write_result(
     Parameters
     ----------
     result : Result
-        What `analyse` returned.
+        Result of `analyse`.
     folder : path
         Made if it is missing. An earlier result in it is replaced; other files are left alone.
     image : Plane or ndarray of uint8, shape (Y, X, 3)
-        What was analysed.
+        The image analysed.
     label_format : {"ome-zarr", "tiff"}
         ``smear.ome.zarr`` (image, labels/cells, labels/types), or ``cells.tif`` and ``types.tif``.
     geojson : bool
@@ -90,12 +76,12 @@ def write_result(
     plane = image if isinstance(image, Plane) else Plane(image)
     size = result.recipe.segment.pixel_size_um or plane.pixel_size_um
     result = replace(result, image_sha256=image_hash(plane.data), pixel_size_um=size)
-    with staged(Path(folder), last=RECIPE, stale=FILES) as stage:
+    with staged(Path(folder), last=files.RECIPE, stale=files.FILES) as stage:
         if label_format == "tiff":
             _write_tiffs(stage, result)
         else:
             write_ome_zarr(
-                stage / ZARR,
+                stage / files.ZARR,
                 image=plane.data,
                 cells=result.cells,
                 types=result.types,
@@ -115,21 +101,21 @@ def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
         raise ValueError("a result in memory has no folder")
     counting = result.counting
     rows = result.table.assign(cells_in_region=counting.cells_in_region)
-    stale = (GEOJSON, CELLS_TIFF, TYPES_TIFF, OVERLAY, KDE)
-    with staged(result.folder, last=RECIPE, stale=stale) as stage:
+    stale = (files.GEOJSON, files.CELLS_TIFF, files.TYPES_TIFF, files.OVERLAY, files.KDE)
+    with staged(result.folder, last=files.RECIPE, stale=stale) as stage:
         _write_numbers(stage, replace(result, rows=rows, known_counting=counting), geojson=geojson)
-    return replace(result, rows=result.folder / PARQUET, known_counting=counting)
+    return replace(result, rows=result.folder / files.PARQUET, known_counting=counting)
 
 
 def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
     """Write table, counts, outlines and recipe; for a slide also the plan of its run."""
-    write_csv(stage / CELLS, result.table, pixel_size_um=result.pixel_size_um)
-    write_parquet(stage / PARQUET, result.table, pixel_size_um=result.pixel_size_um)
-    (stage / COUNTS).write_bytes(json_text(numbers_of(result)).encode())
+    write_csv(stage / files.CELLS, result.table, pixel_size_um=result.pixel_size_um)
+    write_parquet(stage / files.PARQUET, result.table, pixel_size_um=result.pixel_size_um)
+    (stage / files.COUNTS).write_bytes(json_text(numbers_of(result)).encode())
     if geojson:
         part_px = result.plan.block_px if result.plan is not None else None
         outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256, part_px=part_px)
-        with (stage / GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
+        with (stage / files.GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(outlines)
     if result.plan is not None:
         about = {
@@ -140,12 +126,12 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
             "names": list(result.names),
             "is_corrected": result.is_corrected,
         }
-        (stage / SLIDE).write_bytes(json_text(about).encode())
-    (stage / RECIPE).write_bytes(to_json(record_of(result)).encode())
+        (stage / files.SLIDE).write_bytes(json_text(about).encode())
+    (stage / files.RECIPE).write_bytes(to_json(record_of(result)).encode())
 
 
 def read_result(folder: str | Path) -> Result:
-    """Open a result; of a slide the pixels stay on disk, and its table is read when it is first asked for.
+    """Open a result; a slide's pixels stay on disk, and its table is read when it is first used.
 
     Raises
     ------
@@ -153,11 +139,11 @@ def read_result(folder: str | Path) -> Result:
         If the folder holds no result, or a damaged one.
     """
     folder = Path(folder)
-    if not (folder / RECIPE).is_file():
-        raise InputError(f"{folder} holds no result: {RECIPE} is missing. Give the folder of one image.")
+    if not (folder / files.RECIPE).is_file():
+        raise InputError(f"{folder} holds no result: {files.RECIPE} is missing. Give the folder of one image.")
     try:
-        record = read_record(folder / RECIPE)
-        numbers = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
+        record = read_record(folder / files.RECIPE)
+        numbers = json.loads((folder / files.COUNTS).read_text(encoding="utf-8"))
         numbers["counts"] = {str(name): int(n) for name, n in numbers["counts"].items()}
         what: dict[str, Any] = {
             "names": [str(entry["name"]) for entry in numbers["types"]],
@@ -168,7 +154,7 @@ def read_result(folder: str | Path) -> Result:
             "numbers": numbers,
             "record": record,
         }
-        result = _open_slide(folder, what) if (folder / SLIDE).is_file() else _read_whole(folder, record, what)
+        result = _open_slide(folder, what) if (folder / files.SLIDE).is_file() else _read_whole(folder, record, what)
     except _DAMAGED as error:
         raise InputError(f"The result in {folder} is damaged: {reason_of(error)}.") from error
     shape = (record.image.height, record.image.width)
@@ -184,18 +170,18 @@ open_slide_result = read_result
 
 
 def _open_slide(folder: Path, what: dict[str, Any]) -> Result:
-    about = json.loads((folder / SLIDE).read_text(encoding="utf-8"))
+    about = json.loads((folder / files.SLIDE).read_text(encoding="utf-8"))
     plan, is_corrected = Plan.from_json(json.dumps(about["plan"])), bool(about.get("is_corrected", False))
-    return Result.of_plan(folder, plan, folder / PARQUET, is_corrected=is_corrected, **what)
+    return Result.of_plan(folder, plan, folder / files.PARQUET, is_corrected=is_corrected, **what)
 
 
 def _read_whole(folder: Path, record: RecipeRecord, what: dict[str, Any]) -> Result:
-    cells, types = read_labels(folder / ZARR) if (folder / ZARR).is_dir() else _read_tiffs(folder)
+    cells, types = read_labels(folder / files.ZARR) if (folder / files.ZARR).is_dir() else _read_tiffs(folder)
     return Result(
         cells,
         types,
-        read_csv(folder / CELLS),
-        calibration=Calibration(**record.calibration.model_dump()),
+        read_csv(folder / files.CELLS),
+        calibration=record.calibration,
         recipe=record.recipe,
         models={stage: model.model_dump() for stage, model in record.models.items()},
         image_name=record.image.name,
@@ -217,7 +203,7 @@ def record_of(result: Result) -> RecipeRecord:
             width=width,
             pixel_size_um=result.pixel_size_um,
         ),
-        calibration=CalibrationRecord.model_validate(asdict(result.calibration)),
+        calibration=result.calibration,
         device=str(result.device),
     )
 
@@ -275,12 +261,12 @@ def _write_tiffs(folder: Path, result: Result) -> None:
             "resolutionunit": "CENTIMETER",
         }
     dtype = np.uint16 if result.cells.max(initial=0) < 2**16 else np.uint32
-    tifffile.imwrite(folder / CELLS_TIFF, result.cells.astype(dtype), photometric="minisblack", **options)
+    tifffile.imwrite(folder / files.CELLS_TIFF, result.cells.astype(dtype), photometric="minisblack", **options)
     colours = np.zeros((3, 256), np.uint16)
     for code, name in enumerate(result.names[:255], start=1):
         colours[:, code] = rgb(type_colour(name, result.names))
     colours *= 257
-    tifffile.imwrite(folder / TYPES_TIFF, result.types, photometric="palette", colormap=colours, **options)
+    tifffile.imwrite(folder / files.TYPES_TIFF, result.types, photometric="palette", colormap=colours, **options)
 
 
 def _read_tiffs(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
@@ -288,8 +274,8 @@ def _read_tiffs(folder: Path) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
 
     damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
     try:
-        cells = np.asarray(tifffile.imread(folder / CELLS_TIFF))
-        types = np.asarray(tifffile.imread(folder / TYPES_TIFF))
+        cells = np.asarray(tifffile.imread(folder / files.CELLS_TIFF))
+        types = np.asarray(tifffile.imread(folder / files.TYPES_TIFF))
     except damaged as error:
         raise InputError(f"The label images of {folder} are missing or damaged: {reason_of(error)}.") from error
     return cells.astype(np.int32), types.astype(np.uint8)

@@ -65,7 +65,7 @@ def settle_block(context: Context, number: int, failed: frozenset[int] = frozens
         "proposed": np.searchsorted(names, [m.cell_type or "" for m in masks]).astype(np.int16),
         "proposed_names": names,
         "probabilities": probabilities,
-        # Where cells are joined over all tiles, a tile anywhere may change their ids.
+        # If cells are joined over all tiles, any tile may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
     }
     if context.must_copy_image:

@@ -38,7 +38,7 @@ class Job:
         """Open the slide and load the models in this process."""
         generator, classifier = load_models(self.plan.recipe, self.generator, self.classifier)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
+            warnings.simplefilter("ignore", InputWarning)  # already shown by the process that started the run
             slide = open_image(self.source)
             slide = replace(slide, levels=slide.levels[: self.n_levels]).with_measured_values()
         return Context(WorkFolder(Path(self.output)), self.plan, slide, generator, classifier)

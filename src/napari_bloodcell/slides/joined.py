@@ -98,7 +98,7 @@ def join_slide(work: WorkFolder, plan: Plan, failed: Collection[int] = ()) -> in
     for part in np.argsort(np.array(areas), kind="stable").tolist():
         largest[new_id[part] - 1] = part
     packed = {f"mask_{k}": v for k, v in pack_masks([masks[i] for i in largest.tolist()]).items()}
-    # The box of a mask that has lost its pixels is put back when it is read.
+    # These masks have no pixels; their boxes are restored when they are read.
     packed["mask_bbox"] = np.array([masks[i].bbox for i in largest.tolist()], np.int64).reshape(-1, 4)
     write_arrays(_path(work), {"offset": offset, "new_id": new_id, "bbox": bbox, **packed}, plan.tile_hash)
     return n_cells

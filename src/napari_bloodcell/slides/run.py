@@ -84,7 +84,7 @@ def iter_analyse_slide(
         plan = _plan(slide, recipe, generator_here, classifier_here, known, copies_image=copies_image)
         warnings = (*heard.doubts, *doubts_of(plan.calibration, plan.pixel_size_used_um))
         if earlier is not None and _is_that_of(earlier, plan):
-            work.discard()  # it stays where a run is killed just before its end
+            work.discard()  # left over if a run was killed just before its end
             return earlier
         if earlier is not None and earlier.is_corrected:
             raise OutputError(
@@ -189,7 +189,7 @@ def _plan(
 
 def _hash_of(slide: SlideImage, work: WorkFolder, plan: Plan) -> str:
     """Return the hash that names an image by its content, the same in memory and on disk."""
-    image = open_image(work.output / ZARR) if plan.copies_image else slide  # a copy is whole where a slide is damaged
+    image = open_image(work.output / ZARR) if plan.copies_image else slide  # the copy can be read in any case
     try:
         return image_hash(image.pixels)
     except InputError:
@@ -245,7 +245,7 @@ def _make_ready(work: WorkFolder, plan: Plan) -> None:
                 pixel_size_um=plan.pixel_size_used_um,
                 with_image=plan.copies_image,
             )
-    (work.output / RECIPE).unlink(missing_ok=True)  # what was complete is no longer
+    (work.output / RECIPE).unlink(missing_ok=True)  # the earlier result is no longer complete
     work.write_plan(plan)
 
 
@@ -264,7 +264,7 @@ def _iter_copy(work: WorkFolder, plan: Plan, slide: SlideImage) -> Generator[Pro
             yield Progress(number + 1, plan.n_blocks, "blocks copied")
         write_arrays(marker, {}, plan.image_digest)
     copy = open_image(target, name=slide.name)
-    return replace(copy, levels=copy.levels[:BLOCK_LEVELS])  # the others are filled at the end
+    return replace(copy, levels=copy.levels[:BLOCK_LEVELS])  # coarser levels are filled at the end
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def write_slide(
     )
     codes = np.append(type_lut(table, names), np.uint8(0))
     make_folder(folder)
-    incomplete = (RECIPE,)  # it is put down again with the numbers
+    incomplete = (RECIPE,)  # written again with the numbers
     with locked(folder / LOCK, wait=False), staged(folder, last=ZARR, stale=incomplete) as stage:
         create_smear(stage / ZARR, shape=plan.shape, names=names, name=plan.name, pixel_size_um=pixel_size_um)
         pyramids = Pyramids(stage / ZARR)

@@ -60,10 +60,10 @@ def is_flat(image: NDArray[np.uint8], bin_px: int = 1) -> bool:
     """Return whether a (Y, X, 3) uint8 image hardly varies, averaged over squares of `bin_px` pixels."""
     bin_px = max(1, min(bin_px, *image.shape[:2]))
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    # Squares from both corners: what the last ones leave over at one side, the first ones of the other see.
+    # Squares from both corners: each set covers the margin that the other leaves over.
     for view in (image, image[::-1, ::-1]):
         starts = np.arange(view.shape[0] // bin_px) * bin_px
-        # Rows far from each other first: in a tile with cells a few of them are enough to tell.
+        # Distant rows first: in a tile with cells a few of them suffice.
         for y in np.concatenate([starts[i::7] for i in range(7)]).tolist():
             means = _square_means(view[y : y + bin_px], bin_px)
             low, high = np.minimum(low, means.min(0)), np.maximum(high, means.max(0))

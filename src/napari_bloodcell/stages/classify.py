@@ -89,7 +89,7 @@ def iter_classify(
     params : ClassifyParams
         Which classifier, from which probability on, in which batches.
     classifier : CellClassifier, optional
-        Used instead of the one that `params` names.
+        Used instead of the one named by `params`.
 
     Yields
     ------
@@ -100,7 +100,7 @@ def iter_classify(
     -------
     Classification
         Typed image, table and names. Cells that a user typed (`type_source` "user") keep type and probability.
-        `probability` is that of the most probable class, also where the cell is "unidentified".
+        `probability` is that of the most probable class, even if the cell is "unidentified".
 
     Raises
     ------
@@ -111,10 +111,10 @@ def iter_classify(
 
     Notes
     -----
-    Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and, where
-    it names the width of a red cell that it knows (`rbc_diameter_px`), at that scale; where it has a `glass_level`,
-    the colour of the glass is taken out, and where it has a `red_level`, the stain: the typical red cell of every smear
-    has that colour. The preset "paper" does neither.
+    Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and at its
+    own scale if it has an `rbc_diameter_px`. With a `glass_level` the colour of the glass is removed, and with a
+    `red_level` that of the stain: the typical red cell of every smear gets that colour. The preset "paper" does
+    neither.
     """
     cells = segmentation.cells
     plane = read_plane(image).data
@@ -221,7 +221,7 @@ def iter_probabilities(
         return some.index.to_numpy(np.int64), predict_types(classifier, cutouts, len(classifier.classes))
 
     threads: Threads = getattr(classifier, "threads", None) or Threads()
-    share = -(-len(table) // threads.n // BATCH_STEP) * BATCH_STEP  # for each thread some, where there are few
+    share = -(-len(table) // threads.n // BATCH_STEP) * BATCH_STEP  # a share for every thread if there are few
     step = max(1, min(batch_size, max(share, BATCH_STEP)))
     yield from in_threads(typed, (table.iloc[k : k + step] for k in range(0, len(table), step)), threads)
 

@@ -34,17 +34,8 @@ PAPER_MAX_CELLS = 4
 GRID_PER_BANDWIDTH, MOST_GRID_POINTS = 5, 1 << 16
 """A narrow bandwidth gets more grid points than the settings ask for."""
 LEUKOCYTES: tuple[str, ...] = (
-    *(
-        "neutrophil",
-        "segmented neutrophil",
-        "band neutrophil",
-        "band",
-        "lymphocyte",
-        "monocyte",
-        "eosinophil",
-        "basophil",
-    ),
-    *("blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
+    *("neutrophil", "segmented neutrophil", "band neutrophil", "band", "lymphocyte", "monocyte", "eosinophil"),
+    *("basophil", "blast", "promyelocyte", "myelocyte", "metamyelocyte", "immature granulocyte", "plasma cell"),
 )
 """User classes with these names (any case, singular or plural) are white cells of a differential."""
 
@@ -56,7 +47,7 @@ class Counting:
     Attributes
     ----------
     rule : str
-        "robust", "paper", "none", or "manual" where thresholds were given.
+        "robust", "paper", "none", or "manual" if thresholds were given.
     areas : ndarray of float64, shape (N,)
         Areas of all RBC regions, pixels², in the order of the table.
     at_edge : ndarray of bool, shape (N,)
@@ -79,14 +70,14 @@ class Counting:
     posterior : Posterior
         The probabilities behind the RBC number.
     interval : tuple of int or None
-        (low, high): 95 % interval of the number of RBC, which lies in it. None where another rule than "robust" made
-        that number: the interval is that of the robust rule's model, and would contradict it.
+        (low, high): 95 % interval of the number of RBC, which lies in it. None for other rules than "robust": the
+        interval is that of the robust rule's model, and would contradict them.
     cells_in_region : pandas.Series of int64
         Cells that each row of the table counts as; same index.
     differential : dict of str to float
-        Percent of each class of white cells; empty where there are not several.
+        Percent of each class of white cells; empty for fewer than two.
     per_mm2 : dict of str to float or None
-        `counts` per mm²; None where the area is not known.
+        `counts` per mm²; None if the area is unknown.
     """
 
     rule: str
@@ -133,7 +124,7 @@ def iter_count(
     rbc_diameter_px : float, optional
         Width of a typical red cell, pixels; helps to tell single cells from debris and from clumps.
     area_mm2 : float, optional
-        Area that was looked at, mm².
+        Area of the smear that was seen, mm².
     thresholds : sequence of float, optional
         Rising areas, pixels²; they replace those of the settings and of the rule (a region of at least the k-th counts
         as k + 1).
@@ -148,7 +139,7 @@ def iter_count(
     Returns
     -------
     Counting
-        Counts, and what they come from.
+        Counts and their derivation.
 
     Raises
     ------
@@ -158,9 +149,9 @@ def iter_count(
 
     Notes
     -----
-    ``rule="paper"`` is the paper's §4.2: KDE (Scott's bandwidth) of all RBC areas, a threshold midway between each
-    two successive peaks, at most four cells. It has no threshold where there is one peak only, counts every whole
-    cell twice where debris or cut cells make the first peak, and follows any bump of the density.
+    ``rule="paper"`` is the paper's §4.2: KDE (Scott's bandwidth) of all RBC areas, a threshold midway between each two
+    successive peaks, at most four cells. It has no threshold if there is only one peak, counts every whole cell twice
+    if debris or cut cells make the first peak, and follows any bump of the density.
 
     ``rule="robust"``, the default, departs from it: debris (below a quarter of the typical cell) and regions that
     touch the edge of the image do not shape the model, though they count by it, as one or more; a mixture of single

@@ -180,7 +180,7 @@ def paint(masks: Sequence[CellMask], shape: tuple[int, int]) -> tuple[NDArray[np
         if (shared[here] & masks[i].mask[part]).any()
     }
     cells, present = np.zeros(shape, np.int32), np.zeros(len(masks), bool)
-    depth = np.empty(shape, np.float32)  # only what is disputed is touched
+    depth = np.empty(shape, np.float32)  # written only where disputed
     for label in disputed:
         depth[windows[label - 1][0]] = np.inf
     for label, (i, (here, part)) in enumerate(zip(order, windows, strict=True), start=1):

@@ -66,7 +66,7 @@ class OverlapModel:
         """Return the rising areas, pixels², from which 2, 3, … cells are more probable than fewer, shape (≤ K - 1,)."""
         more_than = 1.0 - np.cumsum(self.probabilities[:, :-1], axis=1, dtype=np.float64)
         is_probable = more_than >= 0.5
-        reached = is_probable[:, is_probable.any(axis=0)]  # the last ones may be probable at no area at all
+        reached = is_probable[:, is_probable.any(axis=0)]  # the highest numbers may not be probable at any area
         return np.asarray(reached.argmax(axis=0) * STEP * self.single_area, np.float64)
 
 

@@ -43,7 +43,7 @@ _TileResult = tuple[Tile, list[CellMask], Exception | None]
 
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)  # napari's log shows this; Python prints to the terminal from WARNING on
+logger.setLevel(logging.INFO)  # shown in napari's log; Python prints only warnings to the terminal
 
 FEWEST_MEASURED, MOST_MEASURED = 5, 150
 """Cells of another program, as large as a red cell, of which the colour of a typical one is measured."""
@@ -70,15 +70,15 @@ class Segmentation:
     table : DataFrame
         One row per cell, as in `cells.COLUMNS`; types are empty until `classify` fills them.
     calibration : Calibration
-        What was measured once for the whole smear.
+        Measurements of the whole smear.
     failed_tiles : list of FailedTile
         Tiles that could not be segmented; they hold no cells.
     model : ModelInfo
         The generator that found the cells.
     device : str
-        What it ran on: "cpu", "cuda:0", "mps"; what was asked for where the generator does not tell.
+        Device it ran on: "cpu", "cuda:0", "mps"; the one requested if the generator does not tell.
     warnings : tuple of str
-        Why the result is not to be trusted as it is, in sentences for people; empty where nothing speaks against it.
+        Why the result is doubtful, in sentences for people; empty if it is not.
     """
 
     cells: NDArray[np.int32]
@@ -103,17 +103,17 @@ def iter_segment(
     Parameters
     ----------
     image : array-like or path
-        Anything `read_plane` takes; (Y, X, 3) uint8 is used as it is and never changed.
+        Anything `read_plane` takes; a (Y, X, 3) uint8 array is not copied and never changed.
     params : SegmentParams, optional
-        Settings; the defaults where it is not given.
+        Settings; by default `SegmentParams()`.
     generator : MaskGenerator, optional
-        Finds the cells of a tile; the one named by `params.model` where it is not given.
+        Finds the cells of a tile; by default the one named by `params.model`.
     region : tuple of int, optional
-        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole, also where they reach beyond.
-        What is measured of the smear is still measured on all of it.
+        (y0, x0, y1, x1), pixels: only cells whose prompt lies in it are found, whole even if they reach beyond. The
+        calibration is still that of the whole smear.
     should_stop : callable, optional
-        Asked after each tile, or after those that the model looks at together; when it returns True the cells found so
-        far are the result, and the tiles that were not reached are listed in `failed_tiles`.
+        Called after each tile, or each group of tiles that the model sees together; if it returns True, the cells found
+        so far are the result, and the tiles not reached are listed in `failed_tiles`.
 
     Yields
     ------
@@ -310,7 +310,7 @@ def _segment_group(
     for tile in group:
         try:
             yield tile, segment_tile(pixels, tile, calibration, params, generator), None
-        except Exception as error:  # whatever a model raises, the tile is named and the others go on
+        except Exception as error:  # a model may raise anything; the other tiles go on
             logger.info("tile %s failed", tile.name, exc_info=True)
             yield tile, [], error
 

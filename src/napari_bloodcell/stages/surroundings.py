@@ -107,7 +107,7 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     the picture and leave a rectangle, as a viewer's window does; glass between cells does not.
     """
     value = overview.max(-1)
-    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # a rim is not sharp
+    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # rims are blurred
     if not outside.any():
         outside = _window(overview)
     return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None

@@ -118,7 +118,7 @@ def scatter(crowd: Crowd, shape: tuple[int, int], rng: np.random.Generator) -> l
     for size in _group_sizes(crowd, rng):
         laid = any(_lay_group(plane, size, crowd, room_for_cells, rng) for _ in range(_TRIES))
         if not laid and size == 1:
-            break  # no room is left, and the groups that follow are single cells too
+            break  # no room is left, and only single cells follow
     for _ in range(crowd.n_platelets):
         _lay_alone(plane, "platelet", crowd, rng)
     return plane.cells

@@ -158,7 +158,7 @@ def _read(path: Path) -> bytes:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ModelError(f"{path} is larger than any classifier of this program ({_MAX_FILE_BYTES} bytes).")
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # the latter: no name of a file at all
+    except (OSError, ValueError) as error:  # ValueError: not a possible file name
         raise ModelError(f"The classifier {str(path)!r} cannot be read ({reason_of(error)}).") from error
 
 

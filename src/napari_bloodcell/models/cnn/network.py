@@ -59,7 +59,7 @@ class MaxPool2x2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H // 2, W // 2) of (N, C, H, W)."""
-        if self.training:  # where two are equal, torch's own lets the gradient pass to one of them only
+        if self.training:  # of equal values, torch's own passes the gradient to one only
             return F.max_pool2d(x, 2)
         even = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
         rows = torch.maximum(even[:, :, ::2], even[:, :, 1::2])
@@ -77,7 +77,8 @@ class CellCnn(nn.Module):
         self.architecture = architecture
         layers: list[nn.Module] = []
         for n_in, n_out in zip((3, *CHANNELS[:-1]), CHANNELS, strict=True):
-            layers += [nn.Conv2d(n_in, n_out, 3), MaxPool2x2(), nn.ReLU(inplace=True)]  # the same as ReLU first, sooner
+            # Pooling first gives the same and is faster.
+            layers += [nn.Conv2d(n_in, n_out, 3), MaxPool2x2(), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*layers)
         n_features = 3 * CHANNELS[-1] if architecture.head == "pool" else CHANNELS[-1] * _PLACES**2
         self.dense = nn.Linear(n_features, architecture.dense_units)
@@ -103,7 +104,7 @@ class CellCnn(nn.Module):
         places: list[int] = []
         for n in sorted(set(counts)):
             rows = [row for row, count in enumerate(counts) if count == n]
-            # A single image is convolved by another kernel, and rounded otherwise: it goes in twice.
+            # A single image is convolved by another kernel and rounds differently, so it goes in twice.
             twice = rows * 2 if len(rows) == 1 and not self.training else rows
             parts.append(self._described(x, twice, [firsts[row] for row in twice], n)[: len(rows)])
             places += rows

@@ -60,7 +60,7 @@ def fit(
         yield loss, accuracy, val_loss, val_accuracy
         if not len(val[1]) or val_loss < best_loss:
             best_loss, best_epoch, waited = val_loss, epoch, 0
-            if len(val[1]):  # otherwise the last weights are wanted, which the network has
+            if len(val[1]):  # without validation the last weights are kept, which the network has
                 best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
         else:
             waited += 1
@@ -91,7 +91,7 @@ class _Learner:
         total, n_right, n_seen, last_breath = 0.0, 0, 0, time.monotonic()
         for begin in range(0, len(rows), size):
             batch = np.sort(rows[begin : begin + size])
-            with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator, which is the caller's
+            with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator, the caller's
                 torch.set_rng_state(dropout_state)
                 loss, right = self._step(cutouts[batch], labels[batch])
                 dropout_state = torch.get_rng_state()

@@ -125,7 +125,7 @@ class EmbeddedSam:
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
         """Refine the width of a red cell from the boxes that the network gives to cells, until it settles."""
-        if first.source == "default":  # there is nothing but glass
+        if first.source == "default":  # an empty field
             return replace(first, scale_confidence=0.0)
 
         def look(part: NDArray[np.uint8], current: Calibration) -> tuple[Proposals, NDArray[np.float32]]:
@@ -334,14 +334,14 @@ def resample(
     whatever the part. The triangle filter is as wide as a resampled pixel when the image shrinks, so nothing aliases.
     """
     spans = [_span(offset, n_in, scale, align, multiple) for offset, n_in in zip(origin, image.shape[:2], strict=True)]
-    margin = int(np.ceil(1 / scale)) + 1  # what the filter reaches beyond the part
+    margin = int(np.ceil(1 / scale)) + 1  # reach of the filter beyond the part
     planes = np.moveaxis(image, 2, 0).astype(np.float32)
     padded = np.pad(planes, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     y, x = spans
     top, left = margin - origin[0], margin - origin[1]
     box = (x.begin / scale + left, y.begin / scale + top, x.end / scale + left, y.end / scale + top)
     size = (x.end - x.begin, y.end - y.begin)
-    # In floating point, so that no rounding depends on where the part begins.
+    # In floating point, so that rounding does not depend on where the part begins.
     channels = [Image.fromarray(c).resize(size, Image.Resampling.BILINEAR, box=box) for c in padded]
     resampled = np.zeros((y.size, x.size, 3), np.float32)
     inside = np.zeros((y.size, x.size), bool)

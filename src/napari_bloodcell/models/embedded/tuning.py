@@ -204,7 +204,7 @@ def _least_change(
         error = worse.std(ddof=1) / np.sqrt(len(worse)) if len(worse) > 1 else 0.0
         if worse.mean() <= error:
             return state, float(ious[:, 0].mean())
-    raise AssertionError  # the best is one of them
+    raise AssertionError  # unreachable: the best is one of them
 
 
 def _ious(network: WindowSam, val: list[SeenField]) -> NDArray[np.float64]:

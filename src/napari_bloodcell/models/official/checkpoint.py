@@ -120,7 +120,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        # Mapped where the format allows it, so that the file and the network are not in memory at once.
+        # Memory-mapped if the format allows, so that file and network are not in memory at once.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about details of pickles that are refused in any case
             is_zip = zipfile.is_zipfile(path)

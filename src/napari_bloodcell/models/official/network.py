@@ -28,7 +28,7 @@ def resize_longest_side(image: NDArray[np.uint8], side: int) -> Tensor:
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
-    channels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # a copy: torch wants memory it may write to
+    channels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # a copy, since torch wants writable memory
     # In 8 bits, as Pillow does it for SAM; up-scaling is the same to the bit.
     return F.interpolate(channels, size=size, mode="bilinear", align_corners=False, antialias=True)[0].float()
 

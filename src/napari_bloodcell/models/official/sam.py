@@ -291,7 +291,7 @@ class Candidate:
 
     bbox: tuple[int, int, int, int]
     changes: NDArray[np.int32]  # where the flattened mask changes, beginning with False
-    predicted_iou: float  # as the network says it, also above 1
+    predicted_iou: float  # the network's own value, may exceed 1
     stability_score: float
     point: tuple[float, float]
 
@@ -367,7 +367,7 @@ def points_on_cells(
     """
     diameter = calibration.rbc_diameter_px
     found = find_foreground(image, calibration.background_rgb)
-    # The border of the image is no border of a cell; without any glass there is nothing to measure a distance to.
+    # The image's border is not a cell's; without any glass there is no distance to measure.
     distance = np.full(found.shape, diameter / 2) if found.all() else ndimage.distance_transform_edt(found)
     smooth = ndimage.gaussian_filter(distance, max(1.0, diameter / 34))
     window = max(3, round(diameter / 4) | 1)
