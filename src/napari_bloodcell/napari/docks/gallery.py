@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -238,15 +237,6 @@ BATCH: Final = 12
 """Number of pictures that a thread cuts at a time."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Sources:
-    """What pictures are cut from, as it was when they were requested."""
-
-    image: ImageSource
-    cells: Any
-    places: dict[int, tuple[Box, tuple[int, ...]]]
-
-
 class _Signals(QObject):
     cut = Signal(object)
     """dict of int to ndarray of uint8, shape (h, w, 3)."""
@@ -255,17 +245,17 @@ class _Signals(QObject):
 class _Cut(QRunnable):
     """Cuts some cells."""
 
-    def __init__(self, sources: _Sources) -> None:
+    def __init__(self, image: ImageSource, cells: Any, places: dict[int, tuple[Box, tuple[int, ...]]]) -> None:
         super().__init__()
         self.signals = _Signals()
-        self._sources = sources
+        self._image, self._cells, self._places = image, cells, places
 
     def run(self) -> None:
         """Cut the cells; a picture that cannot be read is black."""
         pictures = {}
-        for cell, (box, plane) in self._sources.places.items():
+        for cell, (box, plane) in self._places.items():
             try:
-                pictures[cell] = cut_with_surroundings(self._sources.image, self._sources.cells, cell, box, plane)
+                pictures[cell] = cut_with_surroundings(self._image, self._cells, cell, box, plane)
             except (BloodCellError, OSError, ValueError, IndexError, RuntimeError):
                 pictures[cell] = np.zeros((8, 8, 3), np.uint8)
         self.signals.cut.emit(pictures)
@@ -304,7 +294,7 @@ class CutoutLoader(QObject):
         del self._wanted[-BATCH:]
         features, labels = self._cells.features, full_resolution(self._cells)
         places = places_of(features, batch, labels.shape[:-2])
-        self._running = _Cut(_Sources(image_source(self._image), labels, places))
+        self._running = _Cut(image_source(self._image), labels, places)
         self._running.signals.cut.connect(self._on_cut)
         pool = QThreadPool.globalInstance()
         if pool is not None:

@@ -337,7 +337,7 @@ class WorkPanel(QWidget):
         self._shown_at = 0.0
         self.work.started.connect(self._on_started)
         self.work.progressed.connect(self._on_progressed)
-        self.work.failed.connect(self._on_failed)
+        self.work.failed.connect(notify_error)
         self.work.finished.connect(self.hide)
         self.destroyed.connect(self.work.shut_down)
         self.hide()
@@ -368,9 +368,6 @@ class WorkPanel(QWidget):
     def _on_cancel(self) -> None:
         self.work.cancel()
         self._label.setText("Stopping after this step…")
-
-    def _on_failed(self, error: BloodCellError) -> None:
-        notify_error(error)
 
 
 class _Clock:
@@ -409,7 +406,6 @@ def amount(step: Progress) -> str:
 
 EVERY_MS: Final = 300
 """The bar moves this often; each time napari processes waiting window events."""
-PERCENT: Final = 100
 
 
 @dataclass
@@ -482,7 +478,7 @@ class _Bar(cancelable_progress):
 
     def show_state(self, title: str, shown: Shown) -> None:
         """Move the bar and describe the state."""
-        self.total: int = 0 if shown.percent is None else PERCENT
+        self.total: int = 0 if shown.percent is None else 100
         self.n = shown.percent or 0
         self.events.eta(value=shown.time_left)
         self.events.description(value=f"{title}: {shown.text}" if shown.text else title)
