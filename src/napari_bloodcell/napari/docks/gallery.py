@@ -358,10 +358,10 @@ class GalleryPanel(QWidget):
         super().__init__()
         self._layer: Labels | None = None
         self._class, self._order, self._target = QComboBox(), QComboBox(), QComboBox()
-        self._class.setToolTip("Whose cells are shown")
+        self._class.setToolTip("The class whose cells are shown")
         self._order.addItems([UNSURE_FIRST, SURE_FIRST])
         self._order.setToolTip("By the probability that the model gave; what was typed by hand counts as certain")
-        self._target.setToolTip("Where the marked cells are moved")
+        self._target.setToolTip("The class that the marked cells are moved to")
         self.gallery = Gallery()
         self._number_label = QLabel()
         self.move_marked = make_button(

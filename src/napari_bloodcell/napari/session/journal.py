@@ -217,7 +217,7 @@ def describe_found(found: Found, n_back: int) -> str:
     """Return a summary of restored corrections; "" if there is nothing to tell."""
     parts = []
     if n_back:
-        parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day put back.")
+        parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day restored.")
     if found.lost:
         n = len(found.lost)
         parts.append(f"{n:,} could not be: {'its cell is' if n == 1 else 'their cells are'} not there any more.")

@@ -357,7 +357,7 @@ class CellsSession:
         """Exchange the contents of the layer with the snapshot of a run."""
         layer, other = self.layer, run.other
         if other.cells is not None and other.cells.shape != self._cells.shape:
-            raise InputError(f"The layer has another shape since: {run.what!r} cannot be undone or done again.")
+            raise InputError(f"The layer has a different shape now: {run.what!r} cannot be undone or done again.")
         run.other = self.snapshot(with_cells=other.cells is not None)
         if other.cells is not None:
             self._cells[...] = other.cells

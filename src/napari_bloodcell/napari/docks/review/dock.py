@@ -37,8 +37,8 @@ TOOLS: Final = (
 )
 SELECTING: Final = (("Select none", "Select no cell"), ("Type selected", "Give the selected cells the active class"))
 UNDOING: Final = (
-    ("Undo", "Take the last change back; on the layers Ctrl+Z"),
-    ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),
+    ("Undo", "Undo the last change; on the layers Ctrl+Z"),
+    ("Redo", "Redo what was undone; on the layers Ctrl+Shift+Z"),
 )
 SOON_MS: Final = 150
 """After a change from elsewhere the dock refreshes once nothing more has come for this long."""

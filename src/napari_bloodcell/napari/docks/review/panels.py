@@ -198,7 +198,7 @@ class JournalPanel(QWidget):
         self.disputes = QTableWidget(0, 0)
         self.disputes.setAccessibleName("Cells on which people differ")
         self.disputes.setTabKeyNavigation(False)
-        self.disputes.setToolTip("Choose the class that is right, in one row or several, and decide")
+        self.disputes.setToolTip("Select the right class in one or more rows, then decide")
         self.disputes.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.disputes.setMinimumHeight(120)
         self.decide = make_button(
@@ -240,7 +240,7 @@ class JournalPanel(QWidget):
 
     def show_lost(self, lost: Sequence[Correction]) -> None:
         """List the corrections whose cells are gone."""
-        self._lost_title.setText(f"{len(lost):,} could not be placed: their cells are not here any more.")
+        self._lost_title.setText(f"{len(lost):,} could not be placed: their cells no longer exist.")
         self.lost.clear()
         for correction in lost:
             item = QListWidgetItem(_described(correction))

@@ -55,7 +55,7 @@ class SlideFolder(QWidget):
         self._text = QLineEdit()
         self._text.setToolTip(
             "The folder that cells, table and counts of the slide are written to while they are found. "
-            "Work that was stopped there goes on"
+            "An interrupted run in it is resumed"
         )
         fill_column(self, with_browse_button(self._text, self._on_browse))
         self._text.textChanged.connect(self._on_text)

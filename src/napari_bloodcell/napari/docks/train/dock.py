@@ -74,7 +74,7 @@ class TrainForm(QWidget):
         slim(self._source)
         slim(self._preset)
         self._source.setToolTip(
-            "The cells that are learned from: those that were typed by hand in the open images and earlier ones, a "
+            "The cells to learn from: those typed by hand in the open images and earlier ones, a "
             "training set, or pictures in one folder per class, as the paper's authors published theirs"
         )
         self._folder = QLineEdit(str(default_training_set()))
@@ -167,7 +167,7 @@ class TrainForm(QWidget):
     def _on_source(self) -> None:
         if self.source is Source.CORRECTIONS:
             self._folder.setText(str(default_training_set()))
-            self._folder.setToolTip("Corrections are gathered here, over many images; the test cells stay test cells")
+            self._folder.setToolTip("Corrections of many images are collected here; test cells stay test cells")
         elif self._folder.text() == str(default_training_set()):
             self._folder.clear()
             self._folder.setToolTip("The folder of examples")
