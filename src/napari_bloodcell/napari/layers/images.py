@@ -88,11 +88,6 @@ def image_source(layer: Image) -> ImageSource:
     return source
 
 
-def image_plane(layer: Image, index: PlaneIndex = ()) -> Any:
-    """Read one plane of an image layer, (Y, X, 3) uint8."""
-    return image_source(layer).plane(index).data
-
-
 def pixel_size_um(layer: Layer) -> float | None:
     """Return µm per pixel of a layer with units of length and square pixels of a plausible size, else None."""
     sizes = []
