@@ -65,9 +65,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     """Read a result for napari, and link its layers once napari has made them."""
     import napari
 
-    from napari_bloodcell.napari.notify import told_in_window
+    from napari_bloodcell.napari.notify import notify_in_window
 
-    found = told_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
+    found = notify_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
     viewer = napari.current_viewer()
     if viewer is not None and found is not NO_LAYERS:
         from napari_bloodcell.napari.session.opening import open_soon
@@ -77,9 +77,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _read_slide_for_napari(path: str | Sequence[str]) -> list[LayerData]:
-    from napari_bloodcell.napari.notify import told_in_window
+    from napari_bloodcell.napari.notify import notify_in_window
 
-    return told_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
+    return notify_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
 
 
 def _result_folder(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.foreign import LARGEST_ID, number_cells, pieces_of_mask
-from napari_bloodcell.napari.layers.images import image_source, told_of_colours
+from napari_bloodcell.napari.layers.images import channels_hint, image_source
 from tests.fakes import BrightnessClassifier, disc_image
 from tests.napari.smears import CENTRES, SHAPE, label_image
 
@@ -89,9 +89,9 @@ def test_cells_are_no_mask(cells: Any) -> None:
 def test_three_planes_may_be_the_colours_of_one_image() -> None:
     viewer = ViewerModel()
     colours = np.moveaxis(disc_image(CENTRES, SHAPE), -1, 0)
-    assert "Merge to RGB" in told_of_colours(image_source(viewer.add_image(colours)))
-    assert not told_of_colours(image_source(viewer.add_image(disc_image(CENTRES, SHAPE), rgb=True)))
-    assert not told_of_colours(image_source(viewer.add_image(np.zeros((5, *SHAPE), np.uint8))))
+    assert "Merge to RGB" in channels_hint(image_source(viewer.add_image(colours)))
+    assert not channels_hint(image_source(viewer.add_image(disc_image(CENTRES, SHAPE), rgb=True)))
+    assert not channels_hint(image_source(viewer.add_image(np.zeros((5, *SHAPE), np.uint8))))
 
 
 def test_the_largest_id_fits_into_memory() -> None:
