@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
+from napari_bloodcell.images.files import MAX_PIXELS, check_size
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.files import ZARR
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid of its own gets one in memory where it is no larger; a larger one is read in steps."""
-
-
-def is_slide_path(path: str | Path) -> bool:
-    """Return whether a path looks like that of an image that `read_slide` opens."""
-    path = Path(path)
-    return is_image_path(path) or (path.suffix.lower() == ".dcm" and path.is_file())
 
 
 def read_slide(path: str | Path) -> list[LayerData]:

@@ -24,6 +24,9 @@ DARK_SHARE, DARK_MOST = 0.18, 36.0
 """Darker than this share of the brightest tenth, and than this, is black; nuclei are brighter."""
 LEAST_SHARE = 0.008
 """Black is no surroundings where it is less of the picture than this."""
+LEAST_FIELD = 0.25
+"""A field within surroundings is at least this share of the picture's shorter side wide; bright cells in the dark are
+not."""
 FLAT_RANGE = 4
 """A screen's colours vary by no more than this from pixel to pixel; a camera's do."""
 
@@ -118,6 +121,8 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     """
     value = overview.max(-1)
     outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # a rim is not sharp
+    if outside.any() and not _holds_a_field(~outside):
+        return None
     if not outside.any():
         outside = _window(overview)
     return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None
@@ -139,6 +144,13 @@ def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
     is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * value.size
     is_large[0] = False
     return np.asarray(is_large[parts], np.bool_)
+
+
+def _holds_a_field(inside: NDArray[np.bool_]) -> bool:
+    """Return whether most of what is not black (y, x) is wide, as a field is."""
+    side = max(1, round(LEAST_FIELD * min(inside.shape)))
+    wide = ndimage.maximum_filter(ndimage.minimum_filter(inside, side, mode="nearest"), side)
+    return bool(wide.sum() >= 0.5 * inside.sum())
 
 
 def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
