@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.errors import InputError, warn_of_input
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -93,7 +93,7 @@ def segment_layer(
         If the layer is not an image, is in no viewer, or a model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
-    from napari_bloodcell.napari.layers.images import image_source
+    from napari_bloodcell.napari.layers.images import image_source, told_of_colours
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.layers.regions import boxes_of
     from napari_bloodcell.napari.session.opening import put_back
@@ -102,6 +102,8 @@ def segment_layer(
 
     viewer = viewer_of(image_layer, viewer)
     source = image_source(image_layer)
+    if hint := told_of_colours(source):
+        warn_of_input(hint)
     params = params or SegmentParams()
     index = layers.current_plane(viewer, image_layer)
     writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
@@ -167,7 +169,7 @@ def classify_layer(
         If the image is not there, does not fit, or the model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
-    from napari_bloodcell.napari.layers.foreign import number_cells
+    from napari_bloodcell.napari.layers.foreign import number_cells, pieces_of_mask
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.session.opening import put_back
@@ -179,6 +181,12 @@ def classify_layer(
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
     layers.adopt(cells_layer, image_layer)
+    pieces = pieces_of_mask(cells_layer)
+    if pieces is not None:
+        warn_of_input(
+            f"{cells_layer.name!r} is a mask of one id in {int(pieces.max()):,} pieces: all of it is one cell. Number "
+            "the pieces first, as scipy.ndimage.label does."
+        )
     number_cells(cells_layer)
     typed = drain(
         iter_type_cells(
