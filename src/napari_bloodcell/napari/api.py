@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.errors import InputError, warn_of_input
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import drain
@@ -88,7 +88,7 @@ def segment_layer(
         If the layer is not an image, is in no viewer, or a model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import links
-    from napari_bloodcell.napari.layers.images import current_plane, image_source
+    from napari_bloodcell.napari.layers.images import channels_hint, current_plane, image_source
     from napari_bloodcell.napari.layers.regions import boxes_of
     from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import FoundCells, iter_find_cells
@@ -96,6 +96,8 @@ def segment_layer(
 
     viewer = links.viewer_of(image_layer, viewer)
     source = image_source(image_layer)
+    if hint := channels_hint(source):
+        warn_of_input(hint)
     params = params or SegmentParams()
     index = current_plane(viewer, image_layer)
     writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
@@ -162,7 +164,7 @@ def classify_layer(
     """
     from napari_bloodcell.napari.layers import cells as layers
     from napari_bloodcell.napari.layers import links
-    from napari_bloodcell.napari.layers.foreign import number_cells
+    from napari_bloodcell.napari.layers.foreign import number_cells, pieces_of_mask
     from napari_bloodcell.napari.layers.images import image_source
     from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import iter_type_cells
@@ -173,6 +175,12 @@ def classify_layer(
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
     layers.adopt(cells_layer, image_layer)
+    pieces = pieces_of_mask(cells_layer)
+    if pieces is not None:
+        warn_of_input(
+            f"{cells_layer.name!r} is a mask of one id in {int(pieces.max()):,} pieces: all of it is one cell. Number "
+            "the pieces first, as scipy.ndimage.label does."
+        )
     number_cells(cells_layer)
     typed = drain(
         iter_type_cells(

@@ -13,7 +13,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.foreign import LARGEST_ID, number_cells, pieces_of_mask
 from napari_bloodcell.napari.layers.images import channels_hint, image_source
-from tests.fakes import BrightnessClassifier, disc_image
+from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 from tests.napari.smears import CENTRES, SHAPE, label_image
 
 if TYPE_CHECKING:
@@ -72,6 +72,29 @@ def test_a_mask_has_pieces(value: int) -> None:
     pieces = pieces_of_mask(layer)
     assert pieces is not None
     assert pieces.max() == 6
+
+
+@pytest.mark.parametrize("n_planes", [1, 2])
+def test_a_script_that_takes_a_mask_for_cells_is_warned(n_planes: int) -> None:
+    viewer = ViewerModel()
+    stack = (slice(None),) if n_planes > 1 else (0,)
+    image = viewer.add_image(np.stack([disc_image(CENTRES, SHAPE)] * n_planes)[stack], rgb=True)
+    mask = viewer.add_labels(np.stack([label_image() > 0] * n_planes)[stack], name="masks")
+    with pytest.warns(nb.InputWarning, match=f"'masks' is a mask of one id in {6 * n_planes} pieces"):
+        nb.napari.classify_layer(mask, image_layer=image, viewer=viewer, classifier=BrightnessClassifier())
+
+
+def test_a_script_that_takes_colours_for_planes_is_warned() -> None:
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.moveaxis(disc_image(CENTRES, SHAPE), -1, 0), name="smear")
+    with pytest.warns(nb.InputWarning, match="'smear' is a stack of 3 grey planes"):
+        nb.napari.segment_layer(layer, viewer=viewer, generator=ThresholdGenerator())
+
+
+def test_labels_without_a_table_say_what_makes_one() -> None:
+    layer = ViewerModel().add_labels(label_image())
+    with pytest.raises(InputError, match="Type its cells first"):
+        nb.napari.count_layer(layer)
 
 
 def test_pieces_do_not_go_from_one_plane_to_the_next() -> None:
