@@ -93,7 +93,7 @@ def iter_analyse(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> Generator[Progress, None, Result]:
-    """Do as `analyse`, yielding the progress of each stage in turn."""
+    """Analyse as `analyse` does, yielding the progress of each stage in turn."""
     if output is None:
         if workers != 1 or scheduler is not None:
             raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")

@@ -18,8 +18,9 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.cli.folders import collect, folder_for, folder_names
 from napari_bloodcell.cli.settings import recipe_from
-from napari_bloodcell.core.errors import DownloadError, SettingsError
+from napari_bloodcell.core.errors import DownloadError, InputError, SettingsError
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models import weights
 from napari_bloodcell.results.recipes import read_recipe, to_json
 from napari_bloodcell.results.store import read_result
@@ -208,6 +209,23 @@ def test_what_was_done_to_an_image_is_said_once(tmp_path: Path, capsys: pytest.C
     assert err.count("it is read as people see it") == 1
     assert ".py" not in err
     assert rows(tmp_path / "out")[0]["warnings"] == ""  # the picture is as good as any other
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_dicom_files_of_a_folder_are_tried_or_named(n: int, tmp_path: Path) -> None:
+    save(tmp_path / "smear.jpg")
+    slides = [tmp_path / f"level_{i}.dcm" for i in range(n)]
+    for path in slides:
+        path.write_bytes(b"\0" * 128 + b"DICM")
+    found, missing = collect([str(tmp_path)])
+    if n == 1:
+        assert (found, missing) == ([*slides, tmp_path / "smear.jpg"], {})
+        with pytest.raises(InputError, match=r"level_0\.dcm is not read: OpenSlide finds no slide"):
+            read_plane(slides[0])
+    else:
+        assert found == [tmp_path / "smear.jpg"]
+        assert list(missing) == [str(path) for path in slides]
+        assert all("levels of one slide" in why for why in missing.values())
 
 
 @pytest.mark.usefixtures("fake_models")

@@ -144,8 +144,18 @@ def bird_blood(shape: tuple[int, int] = (420, 560), n: int = 90) -> Picture:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def fluorescence(shape: tuple[int, int] = (420, 560)) -> Picture:
-    """Bright green blobs in the dark."""
+def nucleated(smear: Picture, boxes: NDArray[np.integer]) -> Picture:
+    """A smear with a nucleus in each cell of boxes (N, 4), (y0, x0, y1, x1): what a bird's would look like there."""
+    image, rng = smear.astype(float), np.random.default_rng(6)
+    for y0, x0, y1, x1 in boxes.tolist():
+        radius, cell = 0.22 * np.sqrt((y1 - y0) * (x1 - x0)), (slice(max(y0, 0), y1), slice(max(x0, 0), x1))
+        place = ((y0 + y1) / 2 - cell[0].start, (x0 + x1) / 2 - cell[1].start)
+        _put(image[cell], place, (1.2 * radius, 0.85 * radius), rng.uniform(0, 3), (100, 60, 125), 0.85)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def fluorescence(shape: tuple[int, int] = (420, 560), blur: float = 0.0, base: float = 0.0) -> Picture:
+    """Bright green blobs in the dark; with `blur` and a darkness of `base` as of a thick specimen."""
     image = np.abs(np.random.default_rng(5).normal(6, 3, (*shape, 1))) * np.ones(3)
     _scattered(shape, 60, lambda rng, place: _put(image, place, (20, 17), rng.uniform(0, 3), (10, 220, 15), 0.9))
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.clip(ndimage.gaussian_filter(image, (blur, blur, 0)) + base, 0, 255).astype(np.uint8)

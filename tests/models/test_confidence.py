@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
     from napari_bloodcell.core.protocols import Calibration, MaskGenerator
 
-KNOWN_PX = 36.0
+
+def with_nuclei() -> np.ndarray:
+    """The shipped smear, as if it were a bird's."""
+    image, truth = load_shipped()
+    table = truth["table"].query("cell_type == 'RBC' and bbox_y1 <= 420 and bbox_x1 <= 560")
+    return pictures.nucleated(image[:420, :560], table[["bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1"]].to_numpy())
+
+
 OTHER_THINGS = {
     "noise": pictures.noise,
     "dust": pictures.dust,
     "hemocytometer": pictures.hemocytometer,
     "bird blood": pictures.bird_blood,
+    "a smear whose red cells have a nucleus": lambda: with_nuclei(),
     "fluorescence": pictures.fluorescence,
+    "fluorescence out of focus": lambda: pictures.fluorescence(blur=3, base=20),
     "a smear in negative": lambda: 255 - load_shipped()[0][:420, :560],
     "a black picture": lambda: np.zeros((300, 400, 3), np.uint8),
     "a picture of one grey": lambda: np.full((300, 400, 3), 137, np.uint8),
@@ -60,6 +69,13 @@ def test_the_scale_does_not_collapse_in_a_frame(
 ) -> None:
     expected = measured(smear, sam).rbc_diameter_px
     assert measured(frame(smear), sam).rbc_diameter_px == pytest.approx(expected, rel=0.08)
+
+
+def test_a_frame_that_is_not_found_costs_no_width(sam: MaskGenerator, smear: np.ndarray) -> None:
+    grey = np.where((pictures.round_field(smear) < 25).all(-1, keepdims=True), 50, pictures.round_field(smear))
+    calibration = measured(grey.astype(np.uint8), sam)
+    assert calibration.outside == ""
+    assert calibration.rbc_diameter_px == pytest.approx(measured(smear, sam).rbc_diameter_px, rel=0.08)
 
 
 @pytest.mark.parametrize("name", OTHER_THINGS)

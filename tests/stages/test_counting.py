@@ -18,7 +18,7 @@ from napari_bloodcell.core.cells import BOX
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.stages.counting import Counting, count, iter_count
-from napari_bloodcell.stages.overlap import (
+from napari_bloodcell.stages.mixture import (
     binned_kde,
     density_peaks,
     fit_overlap,
@@ -279,9 +279,9 @@ def test_the_interval_holds_the_truth_for_nearly_all_smears() -> None:
 def test_the_exact_interval_and_the_normal_one_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     areas, _ = cells(2000, clumps=(0.2,), spread=0.15)
     model = fit_overlap(areas, typical_area(areas), max_cells=4)
-    monkeypatch.setattr("napari_bloodcell.stages.overlap.EXACT_REGIONS", 10_000)
+    monkeypatch.setattr("napari_bloodcell.stages.mixture.EXACT_REGIONS", 10_000)
     exact = sum_up(model, areas, max_cells=4)
-    monkeypatch.setattr("napari_bloodcell.stages.overlap.EXACT_REGIONS", 0)
+    monkeypatch.setattr("napari_bloodcell.stages.mixture.EXACT_REGIONS", 0)
     normal = sum_up(model, areas, max_cells=4)
     assert (normal.low, normal.high) == pytest.approx((exact.low, exact.high), abs=2)
 

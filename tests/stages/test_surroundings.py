@@ -54,6 +54,11 @@ def test_a_white_page_around_a_picture_is_no_smear(smear: np.ndarray) -> None:
     assert found.share == pytest.approx(1 - smear.size / page.size, abs=0.02)
 
 
+@pytest.mark.parametrize(("blur", "base"), [(0, 0), (3, 20)])
+def test_bright_cells_in_the_dark_are_no_field(blur: float, base: float) -> None:
+    assert around(pictures.fluorescence(blur=blur, base=base)) is None
+
+
 def test_an_ordinary_smear_has_no_surroundings(smear: np.ndarray) -> None:
     assert around(smear) is None
 

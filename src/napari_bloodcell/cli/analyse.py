@@ -108,7 +108,7 @@ def analyse(
 
 
 def _warn_of_other_models(recipe: Path, models: batch.Models) -> None:
-    """Say so where a recipe is replayed with other weights than it was recorded with."""
+    """Warn if a recipe is replayed with other weights than it was recorded with."""
     try:
         recorded = read_record(recipe).models
     except SettingsError:  # bare settings record no models

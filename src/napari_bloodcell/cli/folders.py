@@ -10,13 +10,16 @@ from pathlib import Path
 from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import expanded, legal_name
-from napari_bloodcell.images.files import IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
+from napari_bloodcell.images.files import DICOM, IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, SLIDE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
 
 OWN_PICTURES = (OVERLAY, KDE, CELLS_TIFF, TYPES_TIFF)
 """Pictures that the program draws beside a result, which are not smears."""
+_SEVERAL_DICOM = (
+    "It is left out: a folder's several .dcm files may be levels of one slide. Give one file of each slide by its path."
+)
 
 
 def collect(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -29,6 +32,10 @@ def collect(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         except InputError as error:
             missing[argument] = str(error)
         else:
+            slides = [image for image in found if image.suffix.lower() == DICOM]
+            if len(slides) > 1 and os.path.isdir(argument):
+                missing |= dict.fromkeys(map(str, slides), _SEVERAL_DICOM)
+                found = [image for image in found if image not in slides]
             for image in found:
                 images.setdefault(image.resolve(), image)
     return list(images.values()), missing

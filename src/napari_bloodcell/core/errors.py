@@ -98,13 +98,13 @@ class ResultWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Heard:
-    """What was said of an input: `doubts` speak against a result, `notes` only tell what was done."""
+    """Messages about an input: `doubts` make its result doubtful, `notes` only report a change."""
 
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, other: Heard) -> None:
-        """Take over what is not there yet."""
+        """Add the messages that are new."""
         for mine, more in ((self.doubts, other.doubts), (self.notes, other.notes)):
             mine += [message for message in more if message not in mine]
 
@@ -115,7 +115,7 @@ _heard: ContextVar[Heard | None] = ContextVar("_heard", default=None)
 def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
     """Warn that an input was usable only after a change; `heard_of_input` collects the warning.
 
-    Without `is_doubt` it is a note: the result is as good as any other.
+    Without `is_doubt` it is a note, which does not make the result doubtful.
     """
     heard, message = _heard.get(), printable(message)
     if heard is not None:
@@ -128,7 +128,7 @@ def warn_of_input(message: str, *, is_doubt: bool = True) -> None:
 
 @contextmanager
 def heard_of_input() -> Iterator[Heard]:
-    """Collect what `warn_of_input` says meanwhile, in this thread: doubts become the `warnings` of what is read."""
+    """Collect the messages of `warn_of_input` in this thread; doubts become the `warnings` of the image read."""
     heard = Heard()
     token = _heard.set(heard)
     try:

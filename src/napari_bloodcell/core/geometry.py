@@ -49,7 +49,7 @@ def box_of_mask(mask: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> Bo
 
 
 def largest_part(mask: NDArray[np.bool_], neighbours: NDArray[np.bool_] = SQUARE) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask: the mask itself where it is in one piece."""
+    """Return the largest connected part of a mask: the mask itself if it is in one piece."""
     parts, n_parts = ndimage.label(mask, neighbours)
     if n_parts <= 1:
         return mask

@@ -35,7 +35,7 @@ def _new_key() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What a person said of one cell.
+    """A person's correction of one cell.
 
     Attributes
     ----------

@@ -24,12 +24,27 @@ if TYPE_CHECKING:
     import PIL.Image
     import zarr
 
-_COMMON = "jpg jpeg jpe jfif jif mpo png webp avif gif jp2 j2k bmp dib ppm pgm pnm tga tif tiff btf tf8 lsm stk qptiff"
-_SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide"
-_FOREIGN = "heic heif hif jxl psd dng cr2 cr3 nef arw orf raf rw2 czi nd2 lif lof vsi oib oif oir zvi dv ims"
+_COMMON = (
+    "jpg jpeg jpe jfif jif mpo png apng webp avif avifs gif jp2 j2k j2c jpc jpf jpx bmp dib ppm pgm pbm pnm pcx tga "
+    "tif tiff btf tf2 tf8 lsm stk qptiff"
+)
+_SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide dcm"
+_FOREIGN = (
+    "heic heif heics heifs hif jxl jxr wdp hdp exr hdr psd psb xcf "  # phones, screens, editors
+    "dng cr2 cr3 crw nef nrw arw sr2 srw orf raf rw2 raw pef rwl iiq 3fr "  # cameras
+    "czi nd2 lif lof xlif vsi ets oib oif oir zvi dv r3d ims sld sldy obf msr mvd2 "  # microscopes
+    "isyntax i2syntax sdpc kfb tmap mds mdsx dicom "  # scanners
+    "avi mp4 m4v mov mkv wmv mpg mpeg webm nrrd mha mhd nii fits"  # films, arrays
+)
+
+DICOM = ".dcm"
+"""A slide may be several files of these, one for each level, each of which opens all of it."""
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS}".split())
-"""Endings by which images are found in a folder. What a file is, its first bytes say."""
+"""Endings by which images are found in a folder; a file's format is told by its first bytes."""
+
+NEED_SCANNER_READER: frozenset[str] = frozenset((".mrxs", ".vms", ".vmu", DICOM))
+"""Of these nothing but OpenSlide reads the slide; some hold a small picture of it."""
 
 UNREAD_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _FOREIGN.split())
 """Endings of image formats that are not read; such files in a folder are reported as left out."""

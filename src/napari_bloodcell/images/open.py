@@ -16,6 +16,7 @@ from napari_bloodcell.core.errors import READ_ERRORS, InputError, InputWarning, 
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.images.files import (
     MAX_PIXELS,
+    NEED_SCANNER_READER,
     UNREAD_SUFFIXES,
     WSI_EXTRA,
     ImageFile,
@@ -183,8 +184,8 @@ def _open_file(path: Path) -> ImageFile:
         raise InputError(f"{path} is left out: {path.suffix} files are not read. Save it as TIFF, PNG or JPEG.")
     if (scan := open_scan(path)) is not None:
         return scan
-    if path.suffix.lower() == ".mrxs":
-        raise InputError(f"{path} is but the small picture of a slide. {WSI_EXTRA}")
+    if path.suffix.lower() in NEED_SCANNER_READER:
+        raise InputError(f"{path} is not read: OpenSlide finds no slide in it, or is not there. {WSI_EXTRA}")
     return open_tiff(path) if magic in TIFF_MAGIC else open_picture(path)
 
 

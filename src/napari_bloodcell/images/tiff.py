@@ -147,7 +147,10 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
             root.remove(image)
     if not is_spread and root.find("{*}Image") is not None:
         return _TiffInUse(path, omexml=ElementTree.tostring(root, encoding="unicode")), root
-    warn_of_input(f"{path} is one of several files of an image (OME-TIFF). Only its own pages are read.")
+    is_whole = not is_spread and file.tiff.pages.first.samplesperpixel >= 3  # else it may be one of several colours
+    warn_of_input(
+        f"{path} is one of several files of an image (OME-TIFF). Only its own pages are read.", is_doubt=not is_whole
+    )
     return _TiffInUse(path, is_ome=False), root
 
 

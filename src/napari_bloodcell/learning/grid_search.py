@@ -77,10 +77,6 @@ def iter_grid_search(
     Progress
         After each step; payload = the last finished try, or None.
 
-    Returns
-    -------
-    GridSearch
-
     Raises
     ------
     TrainingError

@@ -85,10 +85,6 @@ def iter_train_sam(
     Progress
         After each step; payload = (loss, IoU on the kept cells).
 
-    Returns
-    -------
-    SamTraining
-
     Raises
     ------
     TrainingError

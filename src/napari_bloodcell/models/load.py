@@ -30,7 +30,7 @@ def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerat
 
 
 def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress, None, MaskGenerator]:
-    """Do as `load_generator`, yielding progress in bytes while official weights are downloaded."""
+    """Load as `load_generator` does, yielding progress in bytes while official weights are downloaded."""
     if model in weights.OFFICIAL:
         yield from weights.iter_download(model)
     return load_generator(model, device)

@@ -6,7 +6,7 @@
 >>> nb.napari.analyse_layer(viewer.layers["smear"]).counts  # doctest: +SKIP
 {'RBC': 412, 'WBC': 3, 'platelet': 17}
 
-Everything here works on a `napari.components.ViewerModel` too, without a display; napari is imported when it is called.
+Everything also works on a `napari.components.ViewerModel`, without a display. napari is imported on the first call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.errors import InputError, warn_of_input
+from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
@@ -27,8 +28,6 @@ from napari_bloodcell.stages.counting import Counting
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Labels, Layer, Shapes
-
-Box = tuple[int, int, int, int]
 
 __all__ = [
     "analyse_layer",
@@ -62,19 +61,18 @@ def segment_layer(
     Parameters
     ----------
     image_layer : Image
-        The smear: grey, RGB or RGBA; of a pyramid the full resolution is used.
+        The smear: grey, RGB or RGBA. A pyramid is analysed at full resolution.
     params : SegmentParams, optional
         Settings.
     region : tuple of int, Shapes or "view", optional
-        Only this part: (y0, x0, y1, x1) in pixels, the rectangles of a Shapes layer, or what is seen in the window.
-        Its cells take the place of earlier ones there.
-        Cells whose outlines a person made stay.
+        Restrict to a part: (y0, x0, y1, x1) in pixels, the rectangles of a Shapes layer, or the part in the window.
+        New cells replace earlier ones there, except those that a person outlined.
     planes : {"current", "all"}
-        Which planes of a stack.
+        Planes of a stack to analyse.
     viewer : Viewer or ViewerModel, optional
-        Where the layer goes; by default where the image layer is.
+        Viewer of the new layer; by default that of the image layer.
     generator : MaskGenerator, optional
-        Instead of the one that the settings name.
+        Replaces the model of the settings.
     on_progress : callable, optional
         Called with every `Progress`.
 
@@ -82,22 +80,24 @@ def segment_layer(
     -------
     Labels
         ``"<image> cells"``, ids 1..N, the cell table in `features`, settings, versions and the hash of the weights in
-        ``metadata["napari_bloodcell"]``. What a person said of these cells another day is put back.
+        ``metadata["napari_bloodcell"]``. Earlier corrections of these cells are restored.
 
     Raises
     ------
     BloodCellError
         If the layer is not an image, is in no viewer, or a model cannot be loaded.
     """
-    from napari_bloodcell.napari.layers.images import current_plane, image_source
-    from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.layers import links
+    from napari_bloodcell.napari.layers.images import channels_hint, current_plane, image_source
     from napari_bloodcell.napari.layers.regions import boxes_of
     from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import FoundCells, iter_find_cells
     from napari_bloodcell.napari.work.live import CellsWriter
 
-    viewer = viewer_of(image_layer, viewer)
+    viewer = links.viewer_of(image_layer, viewer)
     source = image_source(image_layer)
+    if hint := channels_hint(source):
+        warn_of_input(hint)
     params = params or SegmentParams()
     index = current_plane(viewer, image_layer)
     writer = CellsWriter(viewer, image_layer, Recipe(segment=params))
@@ -134,21 +134,21 @@ def classify_layer(
     classifier: CellClassifier | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Labels:
-    """Type the cells of a Labels layer, and return the typed layer.
+    """Type the cells of a Labels layer, and return the types layer.
 
     Parameters
     ----------
     cells_layer : Labels
-        What `segment_layer` returned, or the labels of another program. Its `cell_type` and `probability` are filled;
-        cells that a user typed are left as they are.
+        From `segment_layer`, or from another program. Its `cell_type` and `probability` are filled in, except for
+        cells that a person typed.
     image_layer : Image, optional
-        The smear; by default the one in which the cells were found.
+        The smear; by default the one that the cells were found in.
     params : ClassifyParams, optional
         Settings.
     viewer : Viewer or ViewerModel, optional
-        Where the layer goes; by default where the cells are.
+        Viewer of the new layer; by default that of the cells.
     classifier : CellClassifier, optional
-        Instead of the one that the settings name.
+        Replaces the model of the settings.
     on_progress : callable, optional
         Called with every `Progress`.
 
@@ -160,22 +160,27 @@ def classify_layer(
     Raises
     ------
     BloodCellError
-        If the image is not there, does not fit, or the model cannot be loaded.
+        If the image is missing, has another shape, or the model cannot be loaded.
     """
     from napari_bloodcell.napari.layers import cells as layers
     from napari_bloodcell.napari.layers import links
-    from napari_bloodcell.napari.layers.foreign import number_cells
+    from napari_bloodcell.napari.layers.foreign import number_cells, pieces_of_mask
     from napari_bloodcell.napari.layers.images import image_source
-    from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.session.opening import put_back
     from napari_bloodcell.napari.work.jobs import iter_type_cells
 
-    viewer = viewer_of(cells_layer, viewer)
+    viewer = links.viewer_of(cells_layer, viewer)
     image_layer = image_layer or links.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer. Give it as image_layer.")
     params = params or ClassifyParams()
     layers.adopt(cells_layer, image_layer)
+    pieces = pieces_of_mask(cells_layer)
+    if pieces is not None:
+        warn_of_input(
+            f"{cells_layer.name!r} is a mask of one id in {int(pieces.max()):,} pieces: all of it is one cell. Number "
+            "the pieces first, as scipy.ndimage.label does."
+        )
     number_cells(cells_layer)
     typed = drain(
         iter_type_cells(
@@ -196,7 +201,7 @@ def classify_layer(
 
 
 def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Counting:
-    """Count the typed cells of a layer; per mm² where the layer has physical units.
+    """Count the typed cells of a layer; per mm² if the layer has physical units.
 
     Parameters
     ----------
@@ -208,7 +213,7 @@ def count_layer(cells_layer: Labels, *, params: CountParams | None = None) -> Co
     Returns
     -------
     Counting
-        Counts with their interval; `cells_in_region` is written into the layer's features.
+        Counts with their interval; `cells_in_region` is stored in the layer's features.
 
     Raises
     ------
@@ -235,35 +240,35 @@ def analyse_layer(
     classifier: CellClassifier | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Result:
-    """Segment, type and count an image layer: its cells and their types become layers.
+    """Segment, type and count an image layer, and show cells and types as layers.
 
     Parameters
     ----------
     image_layer : Image
-        The smear; of a stack the plane that is shown.
+        The smear; of a stack, the current plane.
     recipe : Recipe, optional
         Settings of every stage.
     viewer : Viewer or ViewerModel, optional
-        Where the layers go; by default where the image layer is.
+        Viewer of the new layers; by default that of the image layer.
     generator, classifier : optional
-        Models instead of those that the recipe names.
+        Replace the models of the recipe.
     on_progress : callable, optional
         Called with every `Progress`.
 
     Returns
     -------
     Result
-        As `napari_bloodcell.analyse` returns it for the same pixels.
+        The same as `napari_bloodcell.analyse` returns for these pixels.
 
     Raises
     ------
     BloodCellError
         As `segment_layer` and `classify_layer` do.
     """
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.layers.images import current_plane
-    from napari_bloodcell.napari.layers.links import viewer_of
 
-    viewer = viewer_of(image_layer, viewer)
+    viewer = links.viewer_of(image_layer, viewer)
     recipe = recipe or Recipe()
     index = current_plane(viewer, image_layer)
     cells = segment_layer(
@@ -284,48 +289,48 @@ def analyse_layer(
 def correct_cells(
     cells_layer: Labels, types: Mapping[int, str], *, annotator: str | None = None, viewer: ViewerModel | None = None
 ) -> int:
-    """Say of what type cells are, as a person does in the Review dock, and return of how many.
+    """Set the types of cells as a person does in the Review dock, and return how many.
 
     Parameters
     ----------
     cells_layer : Labels
         Cells with their table.
     types : mapping of int to str
-        Type by id; a class that is not there yet is added.
+        Type by id; missing classes are added.
     annotator : str, optional
-        Who says so; by default the name in the preferences, or of the login.
+        Who corrects; by default the name in the preferences, else the login.
     viewer : Viewer or ViewerModel, optional
-        Where the layer is.
+        Viewer of the layer.
 
     Raises
     ------
     BloodCellError
         If the layer has no table, its image is not in the viewer, or the journal cannot be written.
     """
-    from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.session.opening import cells_session
 
-    return cells_session(viewer_of(cells_layer, viewer), cells_layer).correct(types, annotator=annotator)
+    return cells_session(links.viewer_of(cells_layer, viewer), cells_layer).correct(types, annotator=annotator)
 
 
 def restore_corrections(cells_layer: Labels, *, viewer: ViewerModel | None = None) -> list[Correction]:
-    """Bring back what people said of the cells of this image, and return the corrections whose cell is not there."""
-    from napari_bloodcell.napari.layers.links import viewer_of
+    """Restore earlier corrections of this image, and return those whose cell does not exist any more."""
+    from napari_bloodcell.napari.layers import links
     from napari_bloodcell.napari.session.opening import cells_session
 
-    found, _ = cells_session(viewer_of(cells_layer, viewer), cells_layer).put_back()
+    found, _ = cells_session(links.viewer_of(cells_layer, viewer), cells_layer).put_back()
     return found.lost
 
 
 def result_of(cells_layer: Labels, *, plane: tuple[int, ...] = ()) -> Result:
-    """Return a typed cells layer, or one plane of a stack, as a result that `write_result` takes."""
+    """Return a typed cells layer, or one plane of a stack, as a result for `write_result`."""
     from napari_bloodcell.napari.layers import results as layer_results
 
     return layer_results.result_of(cells_layer, plane)
 
 
 def save_result(cells_layer: Labels, folder: str | Path, *, viewer: ViewerModel | None = None) -> Path:
-    """Write a typed cells layer with its image as the result folder that the command line writes.
+    """Save a typed cells layer with its image as a result folder, like the command line.
 
     Raises
     ------
@@ -333,10 +338,9 @@ def save_result(cells_layer: Labels, folder: str | Path, *, viewer: ViewerModel 
         If the cells have no types, the image is not in the viewer, or the folder cannot be written to.
     """
     from napari_bloodcell.napari.layers import links
-    from napari_bloodcell.napari.layers.links import viewer_of
     from napari_bloodcell.napari.writer import write_cells
 
-    viewer = viewer_of(cells_layer, viewer)
+    viewer = links.viewer_of(cells_layer, viewer)
     image_layer = links.image_layer_for(viewer, cells_layer)
     if image_layer is None:
         raise InputError(f"The image of {cells_layer.name!r} is not in the viewer; a result is saved with its image.")
@@ -344,19 +348,19 @@ def save_result(cells_layer: Labels, folder: str | Path, *, viewer: ViewerModel 
 
 
 def open_result(folder: str | Path, viewer: ViewerModel) -> list[Layer]:
-    """Show a result that the program wrote: image, cells with their table, and types.
+    """Show a saved result: image, cells with their table, and types.
 
     Parameters
     ----------
     folder : path
         A result's folder, or the OME-Zarr in it.
     viewer : Viewer or ViewerModel
-        Where the layers go.
+        Viewer of the new layers.
 
     Raises
     ------
     InputError
-        If it is not a result of the program, or damaged.
+        If it is no intact result of this program.
     """
     from napari.layers import Layer as NapariLayer
 
@@ -387,7 +391,7 @@ def cells_layer_for(viewer: ViewerModel, image_layer: Image) -> Labels | None:
 
 
 def types_layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
-    """Return the typed layer of a cells layer, or None."""
+    """Return the types layer of a cells layer, or None."""
     from napari_bloodcell.napari.layers import links
 
     return links.types_layer_for(viewer, cells_layer)
@@ -405,22 +409,22 @@ def analyse_slide(
     scheduler: str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Result:
-    """Segment, type and count a slide of any size into a folder; its cells become layers that are read from there.
+    """Segment, type and count a slide of any size into a folder, and show its cells from there.
 
     Parameters
     ----------
     image_layer : Image
-        The slide: RGB, a pyramid or not.
+        The slide: RGB, with or without a pyramid.
     output : path
-        The folder of the result; a run that was stopped there goes on.
+        Folder of the result; an interrupted run in it is resumed.
     recipe : Recipe, optional
         Settings of every stage.
     viewer : Viewer or ViewerModel, optional
-        Where the layers go; by default where the image layer is.
+        Viewer of the new layers; by default that of the image layer.
     generator, classifier : optional
-        Models instead of those that the recipe names.
+        Replace the models of the recipe.
     workers, scheduler : optional
-        Who shares the work, as in `napari_bloodcell.analyse`.
+        Processes that share the work, as in `napari_bloodcell.analyse`.
     on_progress : callable, optional
         Called with every `Progress`.
 
@@ -435,9 +439,9 @@ def analyse_slide(
         If the layer is a stack, a model cannot be loaded, or the folder cannot be written to.
     """
     from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
-    from napari_bloodcell.napari.layers.links import viewer_of
+    from napari_bloodcell.napari.layers import links
 
-    viewer = viewer_of(image_layer, viewer)
+    viewer = links.viewer_of(image_layer, viewer)
     view = SlideView(viewer, image_layer, Path(output))
     work = iter_analyse_slide(
         slide_of(image_layer),

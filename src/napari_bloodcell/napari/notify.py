@@ -48,7 +48,7 @@ def explained(error: Exception) -> str:
     )
 
 
-def tell_of(error: Exception) -> None:
+def notify_error(error: Exception) -> None:
     """Show an error to the user; an unexpected one, also from a worker, with its traceback."""
     unexpected = error.__cause__ if isinstance(error, WorkFailedError) else error
     if isinstance(unexpected, Exception) and not isinstance(unexpected, BloodCellError):
@@ -58,7 +58,7 @@ def tell_of(error: Exception) -> None:
         show_error(str(error))
 
 
-def tell_of_doubts(sentences: Iterable[str]) -> str:
+def show_doubts(sentences: Iterable[str]) -> str:
     """Warn the user about a result, each sentence once, and return the text for a dock."""
     told = list(dict.fromkeys(sentences))
     for sentence in told:
@@ -71,12 +71,12 @@ def notify_errors(action: Callable[[], Any]) -> bool:
     try:
         action()
     except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
-        tell_of(error)
+        notify_error(error)
         return False
     return True
 
 
-def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
+def notify_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
     """Return `read()`; if it fails inside a window event, show the error and return `otherwise`.
 
     Scripts get the exception. Raised in an event, such as a click in a menu, napari would print its traceback.
@@ -86,7 +86,7 @@ def told_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
     except Exception as error:
         if not _is_in_event():
             raise
-        tell_of(error)
+        notify_error(error)
         return otherwise
 
 

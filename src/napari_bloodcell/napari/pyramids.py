@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from napari_bloodcell.images.files import MAX_PIXELS, check_size, is_image_path
+from napari_bloodcell.images.files import MAX_PIXELS, check_size
 from napari_bloodcell.images.image import Level, SlideImage
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
@@ -21,12 +21,6 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 MOST_PIXELS_HALVED: Final = 2**28
 """An image without a pyramid gets one in memory up to this size; a larger one is read in steps."""
-
-
-def is_slide_path(path: str | Path) -> bool:
-    """Return whether `read_slide` might open this path."""
-    path = Path(path)
-    return is_image_path(path) or (path.suffix.lower() == ".dcm" and path.is_file())
 
 
 def read_slide(path: str | Path) -> list[LayerData]:

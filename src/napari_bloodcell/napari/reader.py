@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import measure_cells, type_names
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
-from napari_bloodcell.napari.pyramids import info_of_result, is_slide_path, placement_um, read_slide, read_slide_result
+from napari_bloodcell.images.files import is_image_path
+from napari_bloodcell.napari.pyramids import info_of_result, placement_um, read_slide, read_slide_result
 from napari_bloodcell.results.files import COUNTS, RECIPE, SLIDE, ZARR
 from napari_bloodcell.results.ome_zarr import read_labels
 from napari_bloodcell.results.result import Result
@@ -33,7 +34,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
         return None
     if _result_folder(Path(path)) is not None or _zarr_with_cells(Path(path)) is not None:
         return _read_for_napari
-    return _read_slide_for_napari if is_slide_path(path) else None
+    return _read_slide_for_napari if is_image_path(Path(path)) else None
 
 
 def read_layers(path: str | Path) -> list[LayerData]:
@@ -65,9 +66,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     """Read a result for napari, and link its layers once napari has made them."""
     import napari
 
-    from napari_bloodcell.napari.notify import told_in_window
+    from napari_bloodcell.napari.notify import notify_in_window
 
-    found = told_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
+    found = notify_in_window(lambda: read_layers(path if isinstance(path, str) else path[0]), NO_LAYERS)
     viewer = napari.current_viewer()
     if viewer is not None and found is not NO_LAYERS:
         from napari_bloodcell.napari.session.opening import open_soon
@@ -77,9 +78,9 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def _read_slide_for_napari(path: str | Sequence[str]) -> list[LayerData]:
-    from napari_bloodcell.napari.notify import told_in_window
+    from napari_bloodcell.napari.notify import notify_in_window
 
-    return told_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
+    return notify_in_window(lambda: read_slide(path if isinstance(path, str) else path[0]), NO_LAYERS)
 
 
 def _result_folder(path: Path) -> Path | None:

@@ -23,7 +23,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """Everything that determines a run.
 
     `shape` is (Y, X) of the slide, `overlap` the number of pixels read around a tile (0: cells cut by a tile border are
     joined), `block_px` the side of a block, pixels. `models` maps stage to {"name", "sha256"}. `image_digest` is the

@@ -1,4 +1,4 @@
-"""What is found in an image, in memory or on disk."""
+"""The result of an image, in memory or on disk."""
 
 from __future__ import annotations
 

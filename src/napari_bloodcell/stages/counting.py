@@ -16,7 +16,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.stages.overlap import (
+from napari_bloodcell.stages.mixture import (
     DEBRIS,
     OverlapModel,
     Posterior,
@@ -191,7 +191,7 @@ def iter_count(
     ``rule="robust"``, the default, departs from it: debris (below a quarter of the typical cell) and regions that
     touch the edge of the image do not shape the model, though they count by it, as one or more; a mixture of single
     and overlapping cells takes the place of midpoints; doubles are taken to be rare unless a second mode near twice
-    the single area is there and is not as round as single cells. See `napari_bloodcell.stages.overlap`.
+    the single area is there and is not as round as single cells. See `napari_bloodcell.stages.mixture`.
     """
     params = params or CountParams()
     _check_positive(rbc_diameter_px=rbc_diameter_px, area_mm2=area_mm2)

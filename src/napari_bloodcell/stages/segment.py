@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # shown in napari's log; Python prints only warnings to the terminal
 
 FEWEST_MEASURED, MOST_MEASURED = 5, 150
-"""Cells of another program, as large as a red cell, of which the colour of a typical one is measured."""
+"""Fewest and most cells of another program, as large as red cells, that give the typical red cell's colour."""
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
 ATTEMPTS = 2
@@ -119,10 +119,6 @@ def iter_segment(
     ------
     Progress
         After each tile; payload = the tile with its masks.
-
-    Returns
-    -------
-    Segmentation
 
     Raises
     ------

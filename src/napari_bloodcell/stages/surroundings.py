@@ -22,6 +22,9 @@ DARK_SHARE, DARK_MOST = 0.18, 36.0
 """Black is darker than this share of the brightest tenth, and than this level; nuclei are brighter."""
 LEAST_SHARE = 0.008
 """Least share of a picture that black surroundings cover."""
+LEAST_FIELD = 0.25
+"""Least width of a field within surroundings, as a share of the picture's shorter side: bright cells in the dark are
+narrower."""
 FLAT_RANGE = 4
 """A screen's colours vary by at most this between neighbouring pixels; a camera's vary more."""
 
@@ -108,6 +111,8 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     """
     value = overview.max(-1)
     outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # rims are blurred
+    if outside.any() and not _holds_a_field(~outside):
+        return None
     if not outside.any():
         outside = _window(overview)
     return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None
@@ -129,6 +134,13 @@ def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
     is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * value.size
     is_large[0] = False
     return np.asarray(is_large[parts], np.bool_)
+
+
+def _holds_a_field(inside: NDArray[np.bool_]) -> bool:
+    """Return whether most of what is not black (y, x) is wide, as a field is."""
+    side = max(1, round(LEAST_FIELD * min(inside.shape)))
+    wide = ndimage.maximum_filter(ndimage.minimum_filter(inside, side, mode="nearest"), side)
+    return bool(wide.sum() >= 0.5 * inside.sum())
 
 
 def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:

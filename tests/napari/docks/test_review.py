@@ -94,7 +94,7 @@ def test_next_and_back_lead_through_the_cells_in_order(viewer: Viewer) -> None:
     walk.next.click()
     assert pointed_out(viewer, layer).tolist() == [3]
     assert not len(selected_cells(viewer, layer))  # what is pointed out is not selected
-    assert "1 of 6 · cell 3: RBC, 60.0 %" in walk.told.text()
+    assert "1 of 6 · cell 3: RBC, 60.0 %" in walk.note.text()
     assert np.allclose(viewer.scene.camera.center[-2:], CENTRES[2], atol=1)
     press(layer, ".")
     assert pointed_out(viewer, layer).tolist() == [5]
@@ -384,6 +384,6 @@ def test_the_number_of_corrections_that_is_shown_leaves_out_those_undone(viewer:
     dock = open_review(viewer)
     dock.type_cells([2], "platelet")
     dock.type_cells([3], "WBC")
-    assert "2 corrections" in dock.journal._told.text()
+    assert "2 corrections" in dock.journal._number_label.text()
     dock.act("Undo")
-    assert "1 correction of" in dock.journal._told.text()
+    assert "1 correction of" in dock.journal._number_label.text()

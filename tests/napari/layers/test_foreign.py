@@ -12,8 +12,8 @@ import napari_bloodcell as nb
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.foreign import LARGEST_ID, number_cells, pieces_of_mask
-from napari_bloodcell.napari.layers.images import image_source, told_of_colours
-from tests.fakes import BrightnessClassifier, disc_image
+from napari_bloodcell.napari.layers.images import channels_hint, image_source
+from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 from tests.napari.smears import CENTRES, SHAPE, label_image
 
 if TYPE_CHECKING:
@@ -74,6 +74,29 @@ def test_a_mask_has_pieces(value: int) -> None:
     assert pieces.max() == 6
 
 
+@pytest.mark.parametrize("n_planes", [1, 2])
+def test_a_script_that_takes_a_mask_for_cells_is_warned(n_planes: int) -> None:
+    viewer = ViewerModel()
+    stack = (slice(None),) if n_planes > 1 else (0,)
+    image = viewer.add_image(np.stack([disc_image(CENTRES, SHAPE)] * n_planes)[stack], rgb=True)
+    mask = viewer.add_labels(np.stack([label_image() > 0] * n_planes)[stack], name="masks")
+    with pytest.warns(nb.InputWarning, match=f"'masks' is a mask of one id in {6 * n_planes} pieces"):
+        nb.napari.classify_layer(mask, image_layer=image, viewer=viewer, classifier=BrightnessClassifier())
+
+
+def test_a_script_that_takes_colours_for_planes_is_warned() -> None:
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.moveaxis(disc_image(CENTRES, SHAPE), -1, 0), name="smear")
+    with pytest.warns(nb.InputWarning, match="'smear' is a stack of 3 grey planes"):
+        nb.napari.segment_layer(layer, viewer=viewer, generator=ThresholdGenerator())
+
+
+def test_labels_without_a_table_say_what_makes_one() -> None:
+    layer = ViewerModel().add_labels(label_image())
+    with pytest.raises(InputError, match="Type its cells first"):
+        nb.napari.count_layer(layer)
+
+
 def test_pieces_do_not_go_from_one_plane_to_the_next() -> None:
     mask = np.stack([label_image() > 0] * 2).astype(np.int32)
     pieces = pieces_of_mask(ViewerModel().add_labels(mask))
@@ -89,9 +112,9 @@ def test_cells_are_no_mask(cells: Any) -> None:
 def test_three_planes_may_be_the_colours_of_one_image() -> None:
     viewer = ViewerModel()
     colours = np.moveaxis(disc_image(CENTRES, SHAPE), -1, 0)
-    assert "Merge to RGB" in told_of_colours(image_source(viewer.add_image(colours)))
-    assert not told_of_colours(image_source(viewer.add_image(disc_image(CENTRES, SHAPE), rgb=True)))
-    assert not told_of_colours(image_source(viewer.add_image(np.zeros((5, *SHAPE), np.uint8))))
+    assert "Merge to RGB" in channels_hint(image_source(viewer.add_image(colours)))
+    assert not channels_hint(image_source(viewer.add_image(disc_image(CENTRES, SHAPE), rgb=True)))
+    assert not channels_hint(image_source(viewer.add_image(np.zeros((5, *SHAPE), np.uint8))))
 
 
 def test_the_largest_id_fits_into_memory() -> None:

@@ -16,7 +16,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_features, to_table
-from napari_bloodcell.napari.layers.images import current_plane, image_plane, image_source, pixel_size_um
+from napari_bloodcell.napari.layers.images import current_plane, image_source, pixel_size_um
 from napari_bloodcell.napari.layers.look import cell_at, describe_cell
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
@@ -190,7 +190,7 @@ def test_images_of_any_kind_are_read_as_rgb_of_eight_bits(field: np.ndarray, dty
     data = data.astype(dtype)
     viewer = ViewerModel()
     layer = viewer.add_image(data if rgb else data[..., 0], rgb=rgb)
-    plane = image_plane(layer)
+    plane = image_source(layer).plane().data
     assert plane.dtype == np.uint8
     assert plane.shape == (256, 256, 3)
     assert np.abs(plane.astype(int) - field).max() <= 1
@@ -200,7 +200,7 @@ def test_the_alpha_channel_is_put_on_white(field: np.ndarray) -> None:
     rgba = np.dstack([field, np.full(field.shape[:2], 255, np.uint8)])
     rgba[:10, :10, 3] = 0
     viewer = ViewerModel()
-    plane = image_plane(viewer.add_image(rgba, rgb=True))
+    plane = image_source(viewer.add_image(rgba, rgb=True)).plane().data
     assert (plane[:10, :10] == 255).all()
     assert (plane[10:] == field[10:]).all()
 
@@ -209,13 +209,13 @@ def test_of_a_pyramid_the_full_resolution_is_read(field: np.ndarray) -> None:
     viewer = ViewerModel()
     layer = viewer.add_image([field, field[::2, ::2], field[::4, ::4]], rgb=True, multiscale=True)
     assert image_source(layer).shape == (256, 256)
-    assert (image_plane(layer) == field).all()
+    assert (image_source(layer).plane().data == field).all()
 
 
 def test_a_narrow_grey_image_is_not_taken_for_colours() -> None:
     viewer = ViewerModel()
     layer = viewer.add_image(np.full((40, 3), 200, np.uint8))
-    assert image_plane(layer).shape == (40, 3, 3)
+    assert image_source(layer).plane().data.shape == (40, 3, 3)
 
 
 def test_the_sliders_tell_which_plane_is_meant(field: np.ndarray) -> None:

@@ -42,7 +42,7 @@ def to_tensor(cutouts: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierInfo:
-    """What a classifier's file says beside its weights.
+    """Content of a classifier's file besides its weights.
 
     `classes` are in the order of the columns of `predict`. `rbc_diameter_px` is the width of a red cell in the cutouts,
     `glass_level` that to which the glass was brought, `red_level` the colour to which the typical red cell of each

@@ -273,7 +273,7 @@ class StageDock(Dock):
         self.image.setToolTip("The image layer that shows the smear")
         self.planes = QComboBox()
         self.planes.addItems([THIS_PLANE, ALL_PLANES])
-        self.planes.setToolTip("Which planes of a time or z stack are looked at")
+        self.planes.setToolTip("Which planes of a time or z stack are analysed")
         self.rows = form_rows()
         self.rows.addRow("Image", self.image)
         self.rows.addRow("Planes", self.planes)

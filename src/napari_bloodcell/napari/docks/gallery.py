@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -238,15 +237,6 @@ BATCH: Final = 12
 """Number of pictures that a thread cuts at a time."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Sources:
-    """What pictures are cut from, as it was when they were requested."""
-
-    image: ImageSource
-    cells: Any
-    places: dict[int, tuple[Box, tuple[int, ...]]]
-
-
 class _Signals(QObject):
     cut = Signal(object)
     """dict of int to ndarray of uint8, shape (h, w, 3)."""
@@ -255,17 +245,17 @@ class _Signals(QObject):
 class _Cut(QRunnable):
     """Cuts some cells."""
 
-    def __init__(self, sources: _Sources) -> None:
+    def __init__(self, image: ImageSource, cells: Any, places: dict[int, tuple[Box, tuple[int, ...]]]) -> None:
         super().__init__()
         self.signals = _Signals()
-        self._sources = sources
+        self._image, self._cells, self._places = image, cells, places
 
     def run(self) -> None:
         """Cut the cells; a picture that cannot be read is black."""
         pictures = {}
-        for cell, (box, plane) in self._sources.places.items():
+        for cell, (box, plane) in self._places.items():
             try:
-                pictures[cell] = cut_with_surroundings(self._sources.image, self._sources.cells, cell, box, plane)
+                pictures[cell] = cut_with_surroundings(self._image, self._cells, cell, box, plane)
             except (BloodCellError, OSError, ValueError, IndexError, RuntimeError):
                 pictures[cell] = np.zeros((8, 8, 3), np.uint8)
         self.signals.cut.emit(pictures)
@@ -304,7 +294,7 @@ class CutoutLoader(QObject):
         del self._wanted[-BATCH:]
         features, labels = self._cells.features, full_resolution(self._cells)
         places = places_of(features, batch, labels.shape[:-2])
-        self._running = _Cut(_Sources(image_source(self._image), labels, places))
+        self._running = _Cut(image_source(self._image), labels, places)
         self._running.signals.cut.connect(self._on_cut)
         pool = QThreadPool.globalInstance()
         if pool is not None:
@@ -368,19 +358,19 @@ class GalleryPanel(QWidget):
         super().__init__()
         self._layer: Labels | None = None
         self._class, self._order, self._target = QComboBox(), QComboBox(), QComboBox()
-        self._class.setToolTip("Whose cells are shown")
+        self._class.setToolTip("The class whose cells are shown")
         self._order.addItems([UNSURE_FIRST, SURE_FIRST])
         self._order.setToolTip("By the probability that the model gave; what was typed by hand counts as certain")
-        self._target.setToolTip("Where the marked cells are moved")
+        self._target.setToolTip("The class that the marked cells are moved to")
         self.gallery = Gallery()
-        self._told = QLabel()
+        self._number_label = QLabel()
         self.move_marked = make_button(
             "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
         )
         self.move_marked.setEnabled(False)
         above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
         below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
-        fill_column(self, above, self.gallery, self._told, below, stretched=self.gallery, top=6)
+        fill_column(self, above, self.gallery, self._number_label, below, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
         self.gallery.marked.connect(self._on_marked)
@@ -421,7 +411,7 @@ class GalleryPanel(QWidget):
     def refresh(self) -> None:
         """List the cells of the class anew."""
         self.gallery.cells.show_cells(self._ordered(), self._caption)
-        self._tell()
+        self._show_number()
 
     def follow(self, change: TypeChange) -> None:
         """Remove cells that left the class, and insert those that joined it."""
@@ -437,7 +427,7 @@ class GalleryPanel(QWidget):
             ids[is_here].tolist(), features["probability"].to_numpy(np.float64)[rows][is_here].tolist(), strict=True
         ):
             model.insert([cell], self._place_of(probability))
-        self._tell()
+        self._show_number()
 
     def _ordered(self) -> NDArray[np.int64]:
         if self._layer is None or "cell_type" not in self._layer.features.columns:
@@ -476,8 +466,8 @@ class GalleryPanel(QWidget):
 
     def _on_marked(self) -> None:
         self.move_marked.setEnabled(bool(self.gallery.marked_cells()))
-        self._tell()
+        self._show_number()
 
-    def _tell(self) -> None:
+    def _show_number(self) -> None:
         n, marked = len(self.gallery.cells.ids), len(self.gallery.marked_cells())
-        self._told.setText(f"{n:,} cell{'' if n == 1 else 's'}" + (f", {marked:,} marked" if marked else ""))
+        self._number_label.setText(f"{n:,} cell{'' if n == 1 else 's'}" + (f", {marked:,} marked" if marked else ""))

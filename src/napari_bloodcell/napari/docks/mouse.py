@@ -386,11 +386,11 @@ class CellsDock(Dock):
         notify_errors(partial(method, value))
 
     def _on_change(self, event: Event) -> None:
-        self.hint.setText(told_change(event))
+        self.hint.setText(describe_change(event))
         self._show_state()
 
     def _on_selection(self, _event: Event) -> None:
-        told = told_selection(self.session)
+        told = describe_selection(self.session)
         self.hint.setText(f"{told}: {self.selected_hint}" if told else self.idle)
 
     def _on_gesture(self, event: Event) -> None:
@@ -424,7 +424,7 @@ def keys_of(session: CellsSession) -> CellKeys:
     return _keys.setdefault(session, CellKeys())
 
 
-def told_selection(session: CellsSession) -> str:
+def describe_selection(session: CellsSession) -> str:
     """Return "5 cells selected, 2 of them out of view"; "" for none."""
     selected = session.selected
     if not len(selected):
@@ -434,7 +434,7 @@ def told_selection(session: CellsSession) -> str:
     return f"{len(selected):,} cell{'' if len(selected) == 1 else 's'} selected{hidden}"
 
 
-def told_change(event: Event) -> str:
+def describe_change(event: Event) -> str:
     """Return a sentence about a session's change."""
     text: str = {"undone": "Undone: ", "redone": "Redone: "}.get(event.type, "") + event.value.what
     return text[:1].upper() + text[1:]

@@ -96,7 +96,7 @@ class SegmentWidget(FindingDock):
     """Finds cells and shows them as they are found."""
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
-        tooltip = "Find the cells; they appear in the window as they are found"
+        tooltip = "Find the cells, which appear in the window as they are found"
         super().__init__(napari_viewer, button="Find cells", tooltip=tooltip)
         self.region = LayerChoice(napari_viewer, lambda layer: isinstance(layer, Shapes), fixed=(WHOLE, IN_VIEW))
         self.region.setToolTip(
@@ -130,7 +130,7 @@ def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> boo
     box = QMessageBox(parent)
     box.setWindowTitle("Find cells again?")
     which = "One cell of this image was" if n == 1 else f"{n:,} cells of this image were"
-    box.setText(f"{which} added or outlined by hand. All others are found anew. Ctrl+Z takes it back.")
+    box.setText(f"{which} added or outlined by hand. All others will be found again. Ctrl+Z undoes it.")
     keep = box.addButton("Keep by hand", QMessageBox.ButtonRole.AcceptRole)
     replace = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
     box.addButton(QMessageBox.StandardButton.Cancel)

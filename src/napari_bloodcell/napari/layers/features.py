@@ -43,7 +43,10 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
     Raises `InputError` if there is no column `index`.
     """
     if INDEX not in features.columns:
-        raise InputError("The layer has no table of cells: its features lack the column 'index'.")
+        raise InputError(
+            "The layer has no table of cells: its features lack the column 'index'. Type its cells first: "
+            "the Classify dock, or classify_layer."
+        )
     ids = features[INDEX].to_numpy(np.int64)
     rows = ids != 0
     known = [name for name in COLUMNS if name in features.columns]

@@ -88,11 +88,6 @@ def image_source(layer: Image) -> ImageSource:
     return source
 
 
-def image_plane(layer: Image, index: PlaneIndex = ()) -> Any:
-    """Read one plane of an image layer, (Y, X, 3) uint8."""
-    return image_source(layer).plane(index).data
-
-
 def pixel_size_um(layer: Layer) -> float | None:
     """Return µm per pixel of a layer with units of length and square pixels of a plausible size, else None."""
     sizes = []
@@ -125,7 +120,7 @@ def visible_box(layer: Image) -> Box | None:
     return (int(y0), int(x0), int(y1), int(x1)) if y1 - y0 > 1 and x1 - x0 > 1 else None
 
 
-def told_of_colours(source: ImageSource) -> str:
+def channels_hint(source: ImageSource) -> str:
     """Return a hint if the planes of a stack may be the channels of one image, else ""."""
     if source.rgb or source.stack_shape not in ((3,), (4,)) or np.dtype(source.data.dtype) != np.uint8:
         return ""

@@ -40,7 +40,7 @@ class TypeChange:
     renamed: Mapping[str, str] | None = None  # new class names by old ones
     selected: NDArray[np.int64] = field(default_factory=lambda: NONE)  # ended by the change, restored by undo
     written: list[Correction] = field(default_factory=list)  # what the journal last wrote about it
-    n_said: int = 0  # number of corrections written, or queued for writing
+    n_corrections_made: int = 0  # number of corrections written, or queued for writing
 
     @property
     def n_bytes(self) -> int:

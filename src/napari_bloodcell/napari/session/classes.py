@@ -76,7 +76,7 @@ class ClassList:
     def _checked(self, name: str) -> str:
         name = " ".join(name.split())
         if not name or len(name) > 60 or any(c in '/\\:*?"<>|' for c in name) or name.startswith("."):
-            raise InputError(f'{name!r} is no name of a class: give up to 60 letters, without / \\ : * ? " < > |.')
+            raise InputError(f'{name!r} is not a valid class name: give up to 60 letters, without / \\ : * ? " < > |.')
         if name.lower() in {known.lower() for known in self.names}:
             raise InputError(f"There is a class {name!r} already; give another name.")
         return name
@@ -133,7 +133,7 @@ def show_classes(
 
 def _checked_colour(colour: str) -> str:
     if not is_colour(colour):
-        raise InputError(f"{colour!r} is no colour; give one as #rrggbb.")
+        raise InputError(f"{colour!r} is not a colour; give one as #rrggbb.")
     return colour.lower()
 
 

@@ -29,7 +29,7 @@ from napari_bloodcell.corrections.journal import (
 from napari_bloodcell.napari.layers.features import places_of
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, image_source
 from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
-from napari_bloodcell.napari.notify import tell_of
+from napari_bloodcell.napari.notify import notify_error
 from napari_bloodcell.napari.preferences import annotator_name
 from napari_bloodcell.napari.session.changes import TypeChange
 
@@ -60,7 +60,7 @@ class SecondOpinion:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Decision:
     """A person's decision about a cell: where it lies, and the other fields of a `Correction`."""
 
     cell: int
@@ -69,12 +69,12 @@ class Said:
     fields: dict[str, Any]
 
 
-def said_of(
-    cells_layer: Labels, change: TypeChange, annotator: str, model_said: dict[int, tuple[str, float | None]]
-) -> list[Said]:
+def decisions_of(
+    cells_layer: Labels, change: TypeChange, annotator: str, model_opinions: dict[int, tuple[str, float | None]]
+) -> list[Decision]:
     """Return the decisions that a change of types holds.
 
-    `model_said` keeps type and probability that the model gave to cells before a person retyped them; it is updated.
+    `model_opinions` keeps type and probability that the model gave to cells that a person retyped since; it is updated.
     """
     model = (info_of(cells_layer).get("models") or {}).get("classify") or {}
     places = places_of(cells_layer.features, change.ids.tolist(), full_resolution(cells_layer).shape[:-2])
@@ -84,8 +84,8 @@ def said_of(
             continue
         if before.sources[row] != "user" and before.types[row]:
             sure = float(before.probabilities[row])
-            model_said[cell] = str(before.types[row]), sure if np.isfinite(sure) else None
-        model_type, model_probability = model_said.get(cell, ("", None))
+            model_opinions[cell] = str(before.types[row]), sure if np.isfinite(sure) else None
+        model_type, model_probability = model_opinions.get(cell, ("", None))
         fields = {
             "from_type": str(before.types[row]),
             "to_type": str(change.after.types[row]),
@@ -95,7 +95,7 @@ def said_of(
             "model_type": model_type,
             "model_probability": model_probability,
         }
-        said.append(Said(cell, *places[cell], fields))
+        said.append(Decision(cell, *places[cell], fields))
     return said
 
 
@@ -114,7 +114,7 @@ class LayerJournal:
         viewer = self._viewer()
         return viewer is not None and image_layer_for(viewer, self._layer()) is not None
 
-    def write(self, corrections: list[Correction], said: Sequence[Said]) -> Future[None]:
+    def write(self, corrections: list[Correction], said: Sequence[Decision]) -> Future[None]:
         """Write decisions, and append them to `corrections`."""
         cells, source = self._layers()
         return _THREAD.submit(lambda: self._write(corrections, said, cells, source))
@@ -152,7 +152,7 @@ class LayerJournal:
             self._hashes[plane] = image_hash(source.data[plane] if plane else source.data)
         return self._hashes[plane]
 
-    def _write(self, corrections: list[Correction], said: Sequence[Said], cells: Any, source: ImageSource) -> None:
+    def _write(self, corrections: list[Correction], said: Sequence[Decision], cells: Any, source: ImageSource) -> None:
         journal = Journal(default_journal_folder())
         for one in said:
             image = cells[one.plane] if one.plane else cells  # read part by part
@@ -213,11 +213,11 @@ class LayerJournal:
         return SecondOpinion(merged, disputes, taken, place_in_plane(taken))
 
 
-def told_of(found: Found, n_back: int) -> str:
+def describe_found(found: Found, n_back: int) -> str:
     """Return a summary of restored corrections; "" if there is nothing to tell."""
     parts = []
     if n_back:
-        parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day put back.")
+        parts.append(f"{n_back:,} correction{'' if n_back == 1 else 's'} of another day restored.")
     if found.lost:
         n = len(found.lost)
         parts.append(f"{n:,} could not be: {'its cell is' if n == 1 else 'their cells are'} not there any more.")
@@ -232,7 +232,7 @@ def when_done(future: Future[T], then: Callable[[T], object]) -> None:
         if error is None:
             then(done.result())
         elif isinstance(error, Exception):
-            tell_of(error)
+            notify_error(error)
 
     core = sys.modules.get("qtpy.QtCore")
     if core is None or core.QCoreApplication.instance() is None:
@@ -243,8 +243,8 @@ def when_done(future: Future[T], then: Callable[[T], object]) -> None:
     future.add_done_callback(ensure_main_thread(finish))
 
 
-def tell_if_failed(future: Future[Any]) -> None:
+def notify_if_failed(future: Future[Any]) -> None:
     """Show the error of a task whose result nobody awaits."""
     error = future.exception()
     if isinstance(error, Exception):
-        tell_of(error)
+        notify_error(error)

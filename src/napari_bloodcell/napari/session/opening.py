@@ -15,7 +15,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import INDEX
 from napari_bloodcell.napari.session.classes import show_classes, with_classes_of_others
-from napari_bloodcell.napari.session.journal import Found, told_of
+from napari_bloodcell.napari.session.journal import Found, describe_found
 from napari_bloodcell.napari.session.session import CellsSession
 
 _SESSION: Final = "napari_bloodcell_session"
@@ -50,7 +50,7 @@ def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
     """Restore earlier corrections of cells that were just found or typed; return what to tell the user."""
     session = cells_session(viewer, cells_layer)
     try:
-        return told_of(*session.put_back()) if session.journal.has_image else ""
+        return describe_found(*session.put_back()) if session.journal.has_image else ""
     except BloodCellError as error:
         return str(error)
 
@@ -58,7 +58,7 @@ def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:
 def show_put_back(found: Found, n_back: int) -> None:
     """Tell the user that earlier corrections were restored."""
     if n_back:
-        show_info(told_of(found, n_back))
+        show_info(describe_found(found, n_back))
 
 
 def open_soon(viewer: ViewerModel) -> None:

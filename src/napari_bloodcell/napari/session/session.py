@@ -55,8 +55,8 @@ from napari_bloodcell.napari.session.journal import (
     Found,
     LayerJournal,
     SecondOpinion,
-    said_of,
-    tell_if_failed,
+    decisions_of,
+    notify_if_failed,
     when_done,
 )
 from napari_bloodcell.napari.session.strokes import strokes_of
@@ -81,7 +81,7 @@ class CellsSession:
         self.looked_at: set[int] = set()
         self.is_changing = False  # true while the session itself writes to the table
         self.busy = ""  # while a run works: "found" locks cells against any change, "typed" against new outlines
-        self._model_said: dict[int, tuple[str, float | None]] = {}
+        self._model_opinions: dict[int, tuple[str, float | None]] = {}
         self._mouse_was: tuple[float, ...] = ()
         self._writing: list[Future[Any]] = []
         self._n_written = 0
@@ -357,7 +357,7 @@ class CellsSession:
         """Exchange the contents of the layer with the snapshot of a run."""
         layer, other = self.layer, run.other
         if other.cells is not None and other.cells.shape != self._cells.shape:
-            raise InputError(f"The layer has another shape since: {run.what!r} cannot be undone or done again.")
+            raise InputError(f"The layer has a different shape now: {run.what!r} cannot be undone or done again.")
         run.other = self.snapshot(with_cells=other.cells is not None)
         if other.cells is not None:
             self._cells[...] = other.cells
@@ -391,17 +391,17 @@ class CellsSession:
         found = self.journal.look_up().result()
         return found, self._put_back(found)
 
-    def put_back_soon(self, told: Callable[[Found, int], object]) -> None:
-        """Restore earlier corrections once the journal is read, then call `told` as `put_back` returns."""
+    def put_back_soon(self, then: Callable[[Found, int], object]) -> None:
+        """Restore earlier corrections once the journal is read, then call `then` with what `put_back` returns."""
         find, n_written = ref(self), self._n_written
 
         def restore(found: Found) -> None:
             session = find()
             if session is not None and session._n_written != n_written:
-                session.put_back_soon(told)  # `found` is stale: it may hold a correction that was undone since
+                session.put_back_soon(then)  # `found` is stale: it may hold a correction that was undone since
             elif session is not None:
                 with suppress(InputError):  # the layer may be gone
-                    told(found, session._put_back(found))
+                    then(found, session._put_back(found))
 
         if self.journal.has_image:
             when_done(self.journal.look_up(), restore)
@@ -422,7 +422,7 @@ class CellsSession:
             f"took over {n:,} correction{'' if n == 1 else 's'}", ids, types_of(self.layer.features, ids), after
         )
         change.written.extend(stand)
-        change.n_said = n
+        change.n_corrections_made = n
         self.n_corrections += n
         self._write(self.journal.take_over(opinion.taken))
         self._do(change)
@@ -462,18 +462,18 @@ class CellsSession:
         if not self.journal.has_image:
             show_warning("The image of these cells is not in the viewer: corrections cannot be kept without it.")
             return
-        said = said_of(self.layer, change, annotator, self._model_said)
-        change.n_said = len(said)
+        said = decisions_of(self.layer, change, annotator, self._model_opinions)
+        change.n_corrections_made = len(said)
         self.n_corrections += len(said)
         self._write(self.journal.write(change.written, said))
 
     def _take_back_in_journal(self, change: Change, sign: int) -> None:
-        if isinstance(change, TypeChange) and change.n_said:
-            self.n_corrections += sign * change.n_said
+        if isinstance(change, TypeChange) and change.n_corrections_made:
+            self.n_corrections += sign * change.n_corrections_made
             self._write(self.journal.take_back(change.written))
 
     def _write(self, future: Future[Any]) -> None:
-        future.add_done_callback(tell_if_failed)
+        future.add_done_callback(notify_if_failed)
         self._writing = [one for one in self._writing if not one.done() or one.exception()]
         self._writing.append(future)
         self._n_written += 1
@@ -512,7 +512,7 @@ class CellsSession:
             )
             part = TypeChange(change.what, change.ids[mine], before, after, written=change.written)
             self._note(part, self.journal.annotator)
-            change.n_said = part.n_said
+            change.n_corrections_made = part.n_corrections_made
 
     def _show_classes(self, classes: ClassList, renamed: Mapping[str, str] | None = None) -> None:
         show_classes(self.viewer, self.layer, classes, renamed)

@@ -48,7 +48,7 @@ def iter_classifier(params: ClassifyParams) -> Generator[Progress, None, CellCla
 _FIRST_USED: Final = ("skimage.color", "skimage.exposure", "scipy.linalg", "scipy.ndimage")
 
 
-def _warm_up() -> None:
+def _preload_for_layers() -> None:
     for name in _FIRST_USED:
         importlib.import_module(name)
     from vispy.visuals.line.dash_atlas import DashAtlas
@@ -57,9 +57,9 @@ def _warm_up() -> None:
 
 
 @cache
-def warm_up() -> threading.Thread:
+def preload_for_layers() -> threading.Thread:
     """Load, once and in a thread, what the first cells layer needs, which takes a fifth of a second."""
-    thread = threading.Thread(target=_warm_up, name="napari-bloodcell warm-up", daemon=True)
+    thread = threading.Thread(target=_preload_for_layers, name="napari-bloodcell preload", daemon=True)
     thread.start()
     return thread
 

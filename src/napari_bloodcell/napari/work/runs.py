@@ -18,8 +18,8 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import to_table
 from napari_bloodcell.napari.layers.foreign import number_cells
-from napari_bloodcell.napari.layers.images import PlaneIndex, image_source, pixel_size_um, told_of_colours
-from napari_bloodcell.napari.notify import tell_of_doubts
+from napari_bloodcell.napari.layers.images import PlaneIndex, channels_hint, image_source, pixel_size_um
+from napari_bloodcell.napari.notify import show_doubts
 from napari_bloodcell.napari.session.opening import open_cells, put_back
 from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, TypedCells, iter_find_cells, iter_type_cells
 from napari_bloodcell.napari.work.live import CellsWriter
@@ -57,7 +57,7 @@ class FindCells(Run):
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
         _ = self._writer.layer  # made before the worker starts: each would delay the other
         source = image_source(image_layer)
-        hint = told_of_colours(source)
+        hint = channels_hint(source)
         if hint:
             show_info(hint)
         job = partial(
@@ -100,7 +100,7 @@ class FindCells(Run):
         if failed:
             names = ", ".join(tile.name for tile in failed[:5])
             remarks.append(f"{len(failed)} tiles failed ({names}): {failed[0].error}. They hold no new cells.")
-        remarks.append(tell_of_doubts(links.warnings_of(layer)))
+        remarks.append(show_doubts(links.warnings_of(layer)))
         remarks.append(put_back(self._viewer, layer))
         self.remarks = [remark for remark in remarks if remark]
         self.summary = " ".join([f"{self.n_cells:,} cells in {self.took}.", *self.remarks])

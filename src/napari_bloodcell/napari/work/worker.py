@@ -25,8 +25,8 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 from napari_bloodcell.core.errors import BloodCellError, InputWarning
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_errors, tell_of
-from napari_bloodcell.napari.work.models import warm_up
+from napari_bloodcell.napari.notify import WorkFailedError, explained, notify_error, notify_errors
+from napari_bloodcell.napari.work.models import preload_for_layers
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ class WorkPanel(QWidget):
 
     def __init__(self, title: str = "Blood cells", parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        warm_up()  # work usually ends in layers
+        preload_for_layers()  # work usually ends in layers
         self.work = Work(self)
         self._activity = ActivityBar(self.work, title)
         self._bar = QProgressBar()
@@ -337,7 +337,7 @@ class WorkPanel(QWidget):
         self._shown_at = 0.0
         self.work.started.connect(self._on_started)
         self.work.progressed.connect(self._on_progressed)
-        self.work.failed.connect(self._on_failed)
+        self.work.failed.connect(notify_error)
         self.work.finished.connect(self.hide)
         self.destroyed.connect(self.work.shut_down)
         self.hide()
@@ -368,9 +368,6 @@ class WorkPanel(QWidget):
     def _on_cancel(self) -> None:
         self.work.cancel()
         self._label.setText("Stopping after this step…")
-
-    def _on_failed(self, error: BloodCellError) -> None:
-        tell_of(error)
 
 
 class _Clock:
@@ -409,7 +406,6 @@ def amount(step: Progress) -> str:
 
 EVERY_MS: Final = 300
 """The bar moves this often; each time napari processes waiting window events."""
-PERCENT: Final = 100
 
 
 @dataclass
@@ -482,7 +478,7 @@ class _Bar(cancelable_progress):
 
     def show_state(self, title: str, shown: Shown) -> None:
         """Move the bar and describe the state."""
-        self.total: int = 0 if shown.percent is None else PERCENT
+        self.total: int = 0 if shown.percent is None else 100
         self.n = shown.percent or 0
         self.events.eta(value=shown.time_left)
         self.events.description(value=f"{title}: {shown.text}" if shown.text else title)

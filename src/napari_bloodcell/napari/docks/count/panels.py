@@ -110,7 +110,7 @@ class AreaFields(QWidget):
     def _enter_range(self) -> None:
         ends = self._areas(self._range.text().replace("–", " ").replace("-", " "))
         if len(ends) != 2:
-            raise InputError(f"{self._range.text()!r} is no range of areas; type two numbers: 30–50")
+            raise InputError(f"{self._range.text()!r} is not a range of areas; type two numbers: 30–50")
         self.range_entered.emit(min(ends), max(ends))
 
     def _text(self, area: float) -> str:
@@ -128,7 +128,7 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         numbers = [-1.0]
     if not all(0 < n < float("inf") for n in numbers):
-        raise InputError(f"{text!r} does not hold areas; type numbers above 0, parted by commas.")
+        raise InputError(f"{text!r} does not hold areas; type numbers above 0, separated by commas.")
     return numbers
 
 

@@ -170,10 +170,10 @@ TOOLS: Final = (
 ACTIONS: Final = (
     ("Delete", "Delete the selected cells; key D or Delete, where none is selected: the cell under the mouse"),
     ("Split", "Split the selected cells where they are narrow; key S, where none is: the cell under the mouse"),
-    ("Merge", "Make the selected cells one; key J"),
+    ("Merge", "Merge the selected cells into one; key J"),
     ("Select none", "Select no cell"),
-    ("Undo", "Take the last change back; on the layer Ctrl+Z"),
-    ("Redo", "Do again what was undone; on the layer Ctrl+Shift+Z"),
+    ("Undo", "Undo the last change; on the layer Ctrl+Z"),
+    ("Redo", "Redo what was undone; on the layer Ctrl+Shift+Z"),
 )
 KEYS: Final = {"Delete": "Delete", "Backspace": "Delete", "D": "Delete", "S": "Split", "J": "Merge"}
 

@@ -29,7 +29,7 @@ from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
-from napari_bloodcell.napari.session.journal import Found, SecondOpinion, told_of, when_done
+from napari_bloodcell.napari.session.journal import Found, SecondOpinion, describe_found, when_done
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
@@ -37,8 +37,8 @@ TOOLS: Final = (
 )
 SELECTING: Final = (("Select none", "Select no cell"), ("Type selected", "Give the selected cells the active class"))
 UNDOING: Final = (
-    ("Undo", "Take the last change back; on the layers Ctrl+Z"),
-    ("Redo", "Do again what was undone; on the layers Ctrl+Shift+Z"),
+    ("Undo", "Undo the last change; on the layers Ctrl+Z"),
+    ("Redo", "Redo what was undone; on the layers Ctrl+Shift+Z"),
 )
 SOON_MS: Final = 150
 """After a change from elsewhere the dock refreshes once nothing more has come for this long."""
@@ -223,7 +223,7 @@ class ReviewWidget(CellsDock):
     def _on_found(self, found: Found, n_back: int) -> None:
         self.journal.show_lost(found.lost)
         if n_back:
-            show_info(told_of(found, n_back))
+            show_info(describe_found(found, n_back))
             self._look_again()
         self._show_state()
 

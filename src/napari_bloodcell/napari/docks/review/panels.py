@@ -184,8 +184,8 @@ class JournalPanel(QWidget):
         self._disputes: list[tuple[int, Dispute]] = []
         self.name = QLineEdit()
         self.name.setToolTip("Who corrects: it is written beside each correction")
-        self._told = PlainLabel()
-        self._told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._number_label = PlainLabel()
+        self._number_label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._lost_title = PlainLabel()
         self.lost = QListWidget()
         self.lost.setAccessibleName("Corrections that could not be placed")
@@ -198,13 +198,20 @@ class JournalPanel(QWidget):
         self.disputes = QTableWidget(0, 0)
         self.disputes.setAccessibleName("Cells on which people differ")
         self.disputes.setTabKeyNavigation(False)
-        self.disputes.setToolTip("Choose the class that is right, in one row or several, and decide")
+        self.disputes.setToolTip("Select the right class in one or more rows, then decide")
         self.disputes.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.disputes.setMinimumHeight(120)
         self.decide = make_button(
             "Decide for the chosen classes", "Give each cell the class that is chosen in its row, as your own decision"
         )
-        rows = (form_rows(Your_name=self.name), self._told, self._lost_title, self.lost, self.merge, self._kappa)
+        rows = (
+            form_rows(Your_name=self.name),
+            self._number_label,
+            self._lost_title,
+            self.lost,
+            self.merge,
+            self._kappa,
+        )
         fill_column(self, *rows, self.disputes, self.decide, stretched=self.disputes, top=6).addStretch(0)
         self.name.editingFinished.connect(lambda: self.name_changed.emit(self.name.text().strip()))
         self.merge.clicked.connect(self._on_merge)
@@ -225,7 +232,7 @@ class JournalPanel(QWidget):
 
     def show_number(self, n: int) -> None:
         """Show the number of valid corrections of the image."""
-        self._told.setText(
+        self._number_label.setText(
             f"The journal holds {n:,} correction{'' if n == 1 else 's'} of this image."
             if n
             else "Every correction is written to the journal at once, and comes back with the image."
@@ -233,7 +240,7 @@ class JournalPanel(QWidget):
 
     def show_lost(self, lost: Sequence[Correction]) -> None:
         """List the corrections whose cells are gone."""
-        self._lost_title.setText(f"{len(lost):,} could not be placed: their cells are not here any more.")
+        self._lost_title.setText(f"{len(lost):,} could not be placed: their cells no longer exist.")
         self.lost.clear()
         for correction in lost:
             item = QListWidgetItem(_described(correction))

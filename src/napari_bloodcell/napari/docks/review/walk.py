@@ -42,9 +42,9 @@ class WalkControls(QWidget):
         self._class.setToolTip("Look at the cells of one class only")
         self.back = make_button("◀ Back", "Go to the cell before; on the layers the key ,")
         self.next = make_button("Next ▶", "Go to the next cell; on the layers the key .")
-        self.told = PlainLabel()
+        self.note = PlainLabel()
         form = form_rows(Order=self._order, Of=self._class)
-        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.told)
+        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.note)
         self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.back.clicked.connect(lambda: self.stepped.emit(-1))
@@ -100,7 +100,7 @@ class Walk:
         for _ in range(len(tour)):
             if self.go_to(session, tour.step(by)):
                 return
-        controls.told.setText("There is no such cell left.")
+        controls.note.setText("There is no such cell left.")
 
     def go_to(self, session: CellsSession, cell: int) -> bool:
         """Centre the view on a cell, outline and describe it; return whether it exists."""
@@ -111,7 +111,7 @@ class Walk:
         n, place = len(self._tour), ""
         if n and self._tour.ids[self._tour.position] == cell:
             place = f"{self._tour.position + 1:,} of {n:,} · "
-        self._controls.told.setText(place + describe_cell(layer, cell))
+        self._controls.note.setText(place + describe_cell(layer, cell))
         return True
 
 

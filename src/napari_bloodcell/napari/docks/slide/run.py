@@ -27,7 +27,7 @@ from napari_bloodcell.napari.docks.base import fill_column, plain, with_browse_b
 from napari_bloodcell.napari.docks.slide.view import SlideView, slide_of
 from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.look import moved_placement, placement_of
-from napari_bloodcell.napari.notify import tell_of_doubts
+from napari_bloodcell.napari.notify import show_doubts
 from napari_bloodcell.napari.pyramids import MOST_PIXELS_HALVED
 from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, iter_generator, postpone_collection
 from napari_bloodcell.napari.work.runs import scale_of
@@ -55,7 +55,7 @@ class SlideFolder(QWidget):
         self._text = QLineEdit()
         self._text.setToolTip(
             "The folder that cells, table and counts of the slide are written to while they are found. "
-            "Work that was stopped there goes on"
+            "An interrupted run in it is resumed"
         )
         fill_column(self, with_browse_button(self._text, self._on_browse))
         self._text.textChanged.connect(self._on_text)
@@ -168,7 +168,7 @@ class AnalyseSlide(Run):
             names = ", ".join(tile.name for tile in result.failed_tiles[:5])
             parts.append(f"{len(result.failed_tiles)} tiles failed ({names}): {result.failed_tiles[0].error}.")
             parts.append("Run it again to try them once more.")
-        if doubts := tell_of_doubts(result.warnings):
+        if doubts := show_doubts(result.warnings):
             parts.append(doubts)
         self.summary = " ".join(parts)
         self._viewer.status = parts[0]

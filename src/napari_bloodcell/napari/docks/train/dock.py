@@ -74,12 +74,12 @@ class TrainForm(QWidget):
         slim(self._source)
         slim(self._preset)
         self._source.setToolTip(
-            "The cells that are learned from: those that were typed by hand in the open images and earlier ones, a "
+            "The cells to learn from: those typed by hand in the open images and earlier ones, a "
             "training set, or pictures in one folder per class, as the paper's authors published theirs"
         )
         self._folder = QLineEdit(str(default_training_set()))
         folder = with_browse_button(self._folder, self._on_browse)
-        self.told = PlainLabel()
+        self.note = PlainLabel()
         self._start = NameChoice((*CLASSIFIERS, SCRATCH), is_file=True)
         self._start.tooltip = (
             "Go on from the embedded classifier (transfer learning), from the paper's, from a file of an earlier "
@@ -92,7 +92,7 @@ class TrainForm(QWidget):
         )
         rows = form_rows(Examples=self._source, Folder=folder, Start=self._start.native, Settings=self._preset)
         self.settings_form = SettingsForm(TrainParams, first=("epochs", "learning_rate"), values=self._usual())
-        fill_column(self, rows, self.settings_form, self.told)
+        fill_column(self, rows, self.settings_form, self.note)
         self._source.currentIndexChanged.connect(lambda _: self._on_source())
         self._start.changed.connect(lambda _: self._on_settings())
         self._preset.currentIndexChanged.connect(lambda _: self._on_settings())
@@ -146,18 +146,18 @@ class TrainForm(QWidget):
         if preset is not None:
             self._preset.setCurrentIndex(list(Preset).index(preset))
 
-    def tell(self) -> None:
+    def show_examples(self) -> None:
         """Show how many examples there are."""
-        self.told.setVisible(self.source is Source.CORRECTIONS)
+        self.note.setVisible(self.source is Source.CORRECTIONS)
         if self.source is not Source.CORRECTIONS:
-            self.told.clear()
+            self.note.clear()
             return
         cells = [layer for layer in self._viewer.layers if is_cells(layer)]
         n = sum(n_corrected(layer) for layer in cells)
         has_earlier = (Path(self._folder.text()) / LIST).is_file()
         earlier = " and those of earlier images" if has_earlier else ""
         hint = "" if n or has_earlier else " Correct some of each class in the Review dock, then train on them."
-        self.told.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
+        self.note.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
 
     def _usual(self) -> dict[str, Any]:
         """Return the values of the chosen preset."""
@@ -167,12 +167,12 @@ class TrainForm(QWidget):
     def _on_source(self) -> None:
         if self.source is Source.CORRECTIONS:
             self._folder.setText(str(default_training_set()))
-            self._folder.setToolTip("Corrections are gathered here, over many images; the test cells stay test cells")
+            self._folder.setToolTip("Corrections of many images are collected here; test cells stay test cells")
         elif self._folder.text() == str(default_training_set()):
             self._folder.clear()
             self._folder.setToolTip("The folder of examples")
         self._folder.setCursorPosition(len(self._folder.text()))
-        self.tell()
+        self.show_examples()
         self.changed.emit()
 
     def _on_settings(self) -> None:
@@ -251,7 +251,7 @@ class TrainWidget(Dock):
             is_grid_search=is_grid,
         )
         self._epochs = []
-        self._tell("")
+        self._show_summary("")
         self.plot.show_epochs([])
         self.grid.clear_tries()
         self.tabs.setCurrentWidget(self.grid if is_grid else self.plot)
@@ -268,7 +268,7 @@ class TrainWidget(Dock):
             raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
         params = ClassifyParams(model=str(self.saved_as or UNSAVED))
         run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=trained.training.classifier)
-        run.done.connect(lambda _layer: self._tell(run.summary))
+        run.done.connect(lambda _layer: self._show_summary(run.summary))
 
     def save_as(self, path: str | Path) -> None:
         """Save the trained model; raise `OutputError` if it cannot be written, or is no .safetensors file."""
@@ -280,7 +280,7 @@ class TrainWidget(Dock):
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
         self.saved_as = path
-        self._tell(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
+        self._show_summary(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
 
     def _trained(self) -> Trained:
         if self.trained is None:
@@ -296,7 +296,7 @@ class TrainWidget(Dock):
 
     def _on_trained(self, trained: Trained | None) -> None:
         if trained is None:
-            self._tell("Nothing was trained.")
+            self._show_summary("Nothing was trained.")
             return
         self.trained, self.saved_as = trained, None
         self._show_state()  # the work has ended already
@@ -306,11 +306,11 @@ class TrainWidget(Dock):
         stopped = trained.training.report.is_stopped or (trained.grid is not None and not trained.grid.is_complete)
         tries = f" The best of {len(trained.grid.tries)} settings." if trained.grid is not None else ""
         kept = f" Until the next training it is also in {trained.kept}." if trained.kept is not None else ""
-        self._tell(("Stopped: the best so far is kept." if stopped else "Done.") + tries + kept)
+        self._show_summary(("Stopped: the best so far is kept." if stopped else "Done.") + tries + kept)
         if not trained.parts:
             show_info("There were too few examples to set some aside: the model could not be judged.")
 
-    def _tell(self, text: str) -> None:
+    def _show_summary(self, text: str) -> None:
         self.summary.setText(text)
         self.summary.setVisible(bool(text))
 
@@ -338,4 +338,4 @@ class TrainWidget(Dock):
     def on_wake(self) -> None:
         """Show the number of corrections to train on."""
         self._on_theme()
-        self.form.tell()
+        self.form.show_examples()

@@ -185,7 +185,7 @@ def _examples(task: TrainTask) -> TrainingSet | Path:
         return task.folder
     known = TrainingSet(task.folder, shares=task.params.split)
     if not len(known):
-        raise TrainingError(f"{task.folder} is no training set, or an empty one: it has no {LIST}.")
+        raise TrainingError(f"{task.folder} is not a training set, or an empty one: it has no {LIST}.")
     return known
 
 

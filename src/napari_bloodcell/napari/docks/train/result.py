@@ -220,7 +220,7 @@ class ResultView(QWidget):
         self.confusion = _table("Confusion matrix: rows are the true classes, columns what the model says")
         self.confusion.setToolTip("Click a number to see its cells")
         self.by_class = _table("Figures by class")
-        self.told = PlainLabel("Click a number of the matrix to see its cells.")
+        self.note = PlainLabel("Click a number of the matrix to see its cells.")
         self.pictures = QListWidget()
         self.pictures.setViewMode(QListView.ViewMode.IconMode)
         self.pictures.setResizeMode(QListView.ResizeMode.Adjust)
@@ -229,7 +229,7 @@ class ResultView(QWidget):
         self.pictures.setGridSize(QSize(CELL_PX.width(), SIDE_PX + 8))
         self.pictures.setMinimumHeight(SIDE_PX + 24)
         self.pictures.setAccessibleName("Cutouts behind a number")
-        rows = (form_rows(On_the=self.part), self.summary, self.confusion, self.by_class, self.told, self.pictures)
+        rows = (form_rows(On_the=self.part), self.summary, self.confusion, self.by_class, self.note, self.pictures)
         fill_column(self, *rows, stretched=self.pictures, top=6)
         self.part.currentIndexChanged.connect(lambda _: self._show_part())
         for wish in (self.confusion.cellClicked, self.confusion.cellActivated):  # by mouse, by the Enter key
@@ -263,7 +263,7 @@ class ResultView(QWidget):
         n = trained.figures[name].confusion[row][column]
         more = f", the surest {MOST_PICTURES}" if n > MOST_PICTURES else ""
         what = "typed right" if row == column else f"taken for {classes[column]}"
-        self.told.setText(f"{n:,} {classes[row]} {what}{more}:")
+        self.note.setText(f"{n:,} {classes[row]} {what}{more}:")
 
     def _show_part(self) -> None:
         trained, name = self._trained, self.part.currentData()
@@ -271,7 +271,7 @@ class ResultView(QWidget):
         if trained is None or name is None:
             return
         figures, classes = trained.figures[name], trained.training.report.classes
-        self.summary.setText(self._told(name))
+        self.summary.setText(self._summary_of(name))
         _fill(self.confusion, [_short(c) for c in classes], [_short(c) for c in classes])
         for i, row in enumerate(figures.confusion):
             for j, number in enumerate(row):
@@ -292,7 +292,7 @@ class ResultView(QWidget):
         for table in (self.confusion, self.by_class):
             _fit(table)
 
-    def _told(self, name: str) -> str:
+    def _summary_of(self, name: str) -> str:
         """Return a summary of a part: accuracy, change, and how the training went."""
         trained = self._trained
         if trained is None:
