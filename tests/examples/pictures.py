@@ -122,12 +122,14 @@ def dust(shape: tuple[int, int] = (420, 560)) -> Picture:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def hemocytometer(shape: tuple[int, int] = (500, 600), step: int = 66) -> Picture:
-    """The squares of a counting chamber."""
-    image = _glass(shape, (210, 212, 208))
+def hemocytometer(
+    shape: tuple[int, int] = (500, 600), step: int = 66, glass: float = 210, lines: float = 0.7
+) -> Picture:
+    """The squares of a counting chamber; its lines have so much of the glass's light."""
+    image = _glass(shape, (glass, glass + 2, glass - 2))
     for at in range(8, max(shape), step):
-        image[at : at + 3] *= 0.7
-        image[:, at : at + 3] *= 0.7
+        image[at : at + 3] *= lines
+        image[:, at : at + 3] *= lines
     return np.clip(ndimage.gaussian_filter(image, (0.8, 0.8, 0)), 0, 255).astype(np.uint8)
 
 

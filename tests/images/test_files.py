@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import struct
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -161,46 +159,6 @@ def test_a_position_whose_metadata_lie_elsewhere_is_read_and_is_no_doubt(named: 
         assert_reads(path, field(seed=1))
     with pytest.warns(nb.InputWarning, match="Only its own pages"):
         assert nb.read_plane(path).warnings == ()
-
-
-def write_micromanager(folder: Path, images: Sequence[Pixels], *, is_ndtiff: bool) -> list[Path]:
-    """A set of MicroManager (MMStack, or NDTiff with its index), whose header says where all its pixels are."""
-    summary = json.dumps({"MicroManagerVersion": "2.0", "Frames": 1, "Positions": len(images)}).encode()
-    paths, index = [], b""
-    for i, image in enumerate(images):
-        path = folder / (f"a_NDTiffStack_{i}.tif" if is_ndtiff else f"a_MMStack_{i}.ome.tif")
-        height, width = image.shape[:2]
-        header = struct.pack("<5I", 483729, 3, 3, 2355492, len(summary)) + summary
-        if not is_ndtiff:
-            offset = 40 + len(summary)  # of the index, then of the pixels
-            header = struct.pack("<8I", 54773648, offset, 0, 0, 0, 0, 2355492, len(summary)) + summary
-            places = [(0, 0, 0, position, offset + 8 + 20 * len(images)) for position in range(len(images))]
-            header += struct.pack("<2I", 3453623, len(images)) + np.array(places, "<u4").tobytes()
-        first = 8 + len(header)
-        bits = first + image.nbytes
-        tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
-        tags += [(273, 4, 1, first), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, image.nbytes)]
-        tags += [(51123, 2, 3, int.from_bytes(b"{}\0\0", "little"))]
-        directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-        start = struct.pack("<2sHI", b"II", 42, bits + 6)
-        path.write_bytes(start + header + image.tobytes() + struct.pack("<3H", 8, 8, 8) + directory)
-        axes = json.dumps({"position": i}).encode()
-        index += struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(path.name)) + path.name.encode()
-        index += struct.pack("<8i", first, width, height, 2, 0, 0, 0, 0)
-        paths.append(path)
-    if is_ndtiff:
-        (folder / "NDTiff.index").write_bytes(index)
-    return paths
-
-
-@pytest.mark.parametrize("is_ndtiff", [False, True])
-def test_a_file_of_a_micromanager_set_gives_its_own_pixels(is_ndtiff: bool, tmp_path: Path) -> None:
-    images = [field(), field(seed=1)]
-    paths = write_micromanager(tmp_path, images, is_ndtiff=is_ndtiff)
-    with tifffile.TiffFile(paths[1]) as file:
-        assert file.is_ndtiff if is_ndtiff else file.is_mmstack
-    for path, image in zip(paths, images, strict=True):
-        assert_reads(path, image)
 
 
 # --- channels and colours --------------------------------------------------------------------------------------------

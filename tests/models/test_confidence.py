@@ -31,6 +31,8 @@ OTHER_THINGS = {
     "noise": pictures.noise,
     "dust": pictures.dust,
     "hemocytometer": pictures.hemocytometer,
+    "a hemocytometer with bright lines": lambda: pictures.hemocytometer((400, 500), 66, 90, 1.9),
+    "a hemocytometer with narrow squares": lambda: pictures.hemocytometer((300, 400), 20, 225, 0.4),
     "bird blood": pictures.bird_blood,
     "a smear whose red cells have a nucleus": lambda: with_nuclei(),
     "fluorescence": pictures.fluorescence,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.boxes import colour_in_boxes, non_maximum_suppression
@@ -91,17 +92,21 @@ SURE_SCORE = 0.5
 """Median score; red cells of eight laboratories' smears have 0.55 to 0.93, false ones in noise 0.40 to 0.46."""
 LADDER_PX, LADDER_STEP, LADDER_SIDE_PX = 8.0, 1.7, 640
 """If no start leads to cells, widths from here on are tried by this factor, on this many working pixels."""
-FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.25
+FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.22
 """Widths of at least this many whole red cells are compared; their logarithms scatter by at most 0.19 in ordinary
 smears, those of dust by a third."""
 MOST_JUDGED = 150
 """Cells whose appearance is judged."""
 SURELY_RED = 0.8
 """Certainty from which a proposal is a red cell whose colour counts."""
-NUCLEUS_STEP, NUCLEI_ASSUMED_AWAY = 0.15, 4
+NUCLEUS_STEP, ASSUMED_ORDINARY = 0.15, 4
 """By so much of its density the middle of a red cell with a nucleus stands out of what is around; so many more cells
 are counted as without one, since a few may look so by chance. Of the red cells of ordinary smears 0.41 at most do, of
 those with a nucleus laid into each 0.56 and more."""
+SAME_DISTANCE, SAME_TURN, MOST_ALIKE = 0.05, 0.5, 0.5
+FEWEST_IN_LATTICE = 8
+"""Squares of a counting chamber have their next neighbour at one distance (within a share) and on one of four sides
+(within a quarter of so many radians): a third or more do, of red cells a seventh at most. Fewer tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +256,8 @@ def _smear_confidence(
     """Return how much the supposed red cells look like those of a mammal on glass, 0 to 1.
 
     Glass is bright, and a red cell is darker than glass, evenly so or paler towards its middle: squares of a counting
-    chamber are not darker than the lines around them, a picture in negative has no bright glass, and the red cell of a
-    bird has a nucleus, whose edge is a step within the cell. Optical densities, means of R, G and B.
+    chamber are not darker than the lines around them, or lie in a lattice, a picture in negative has no bright glass,
+    and the red cell of a bird has a nucleus, whose edge is a step within the cell. Optical densities, means of R, G, B.
     """
     boxes = proposals.boxes[is_red][:MOST_JUDGED].cpu().numpy()
     if not len(boxes):
@@ -281,8 +286,24 @@ def _smear_confidence(
         return 0.0
     glass = float(np.median(density[is_free])) if is_free.mean() > 0.02 else 0.0
     rim = float(np.median(rims))
-    parts = (1 - glass / 0.4, (rim - glass) / 0.08, 1 - sum(nucleated) / (len(rims) + NUCLEI_ASSUMED_AWAY))
+    parts = (
+        1 - glass / 0.4,
+        (rim - glass) / 0.08,
+        1 - sum(nucleated) / (len(rims) + ASSUMED_ORDINARY),
+        1 - _n_in_lattice(boxes) / (len(boxes) + ASSUMED_ORDINARY) / MOST_ALIKE,
+    )
     return float(np.clip(min(parts), 0, 1))
+
+
+def _n_in_lattice(boxes: NDArray[np.float32]) -> int:
+    """Return how many boxes (N, 4) have their next neighbour as far as the typical one, and beside, above or below."""
+    if len(boxes) < FEWEST_IN_LATTICE:
+        return 0
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distances, neighbours = (np.asarray(found)[:, 1] for found in cKDTree(middles).query(middles, 2))
+    is_alike = np.abs(distances / max(float(np.median(distances)), 1.0) - 1) < SAME_DISTANCE
+    turn = np.exp(4j * np.angle((middles[neighbours] - middles) @ np.array([1, 1j])))  # the same for all four sides
+    return int((is_alike & (np.abs(np.angle(turn * np.conj(turn[is_alike].sum()))) < SAME_TURN)).sum())
 
 
 def _middle(sample: NDArray[np.uint8], calibration: Calibration, side_px: int) -> NDArray[np.uint8]:
