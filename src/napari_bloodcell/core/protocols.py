@@ -97,9 +97,10 @@ class MaskGenerator(Protocol):
     `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images
     itself, so that they need not be brightened for it.
 
-    It may have more: `device`, where it runs; `look_px(calibration)`, the side in pixels of what it likes to look at
-    at once, for which small tiles are put together; `threads`, an `ahead.Threads`, if `generate` may be called from
-    several threads at once.
+    It may have more: `device`, where it runs; `precision`, in which it multiplies, with `doubt`, a sentence on what
+    speaks against that ("": nothing), and `in_precision(name)`, which returns it in another; `look_px(calibration)`,
+    the side in pixels of what it likes to look at at once, for which small tiles are put together; `threads`, a
+    `threads.Threads`, if `generate` may be called from several threads at once.
     """
 
     name: str
@@ -149,7 +150,7 @@ class CellClassifier(Protocol):
 
     `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
     trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). It may
-    have `glass_level`, to which the glass is brought before, and `threads`, as a `MaskGenerator`.
+    have `glass_level`, to which the glass is brought before, and, as a `MaskGenerator`, `threads` and `precision`.
     """
 
     name: str
@@ -160,6 +161,11 @@ class CellClassifier(Protocol):
     def predict(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8."""
         ...
+
+
+def doubts_about(*models: MaskGenerator | CellClassifier) -> tuple[str, ...]:
+    """Return what speaks against how models work here, in sentences for people, each once."""
+    return tuple(dict.fromkeys(doubt for model in models if (doubt := str(getattr(model, "doubt", "")))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ class Plan:
     @property
     def block_hash(self) -> str:
         """Hash of all that decides what is known of the cells of a block, less their types' context."""
-        return _hash([self.tile_hash, self.models["classify"]["sha256"], list(self.classes), self.block_px])
+        model = [self.models["classify"]["sha256"], self.recipe.classify.precision]
+        return _hash([self.tile_hash, *model, list(self.classes), self.block_px])
 
     # --- tiles ---
 

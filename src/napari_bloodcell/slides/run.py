@@ -16,7 +16,7 @@ from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import FailedTile, Progress
+from napari_bloodcell.core.protocols import FailedTile, Progress, doubts_about
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_classifier, load_generator
@@ -37,14 +37,16 @@ from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from napari_bloodcell.core.params import ClassifyParams, SegmentParams
     from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
     from napari_bloodcell.images.image import SlideImage
 
     Box = tuple[int, int, int, int]
 
 T = TypeVar("T")
+M = TypeVar("M")
 logger = logging.getLogger(__name__)
 COPY = "copy.npz"
 
@@ -117,16 +119,17 @@ def iter_analyse_slide(
         slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output / LOCK, wait=False):
-        generator_here = (
-            generator if generator is not None else load_generator(recipe.segment.model, recipe.segment.device)
+        digest, earlier = _digest(slide), _earlier_plans(output)
+        asked, recipe = recipe, _in_earlier_precision(recipe, digest, earlier)
+        generator_here = _in_precision(recipe.segment, generator, load_generator)
+        classifier_here = _in_precision(recipe.classify, classifier, load_classifier)
+        recipe = recipe.as_used(
+            segment=getattr(generator_here, "precision", None), classify=getattr(classifier_here, "precision", None)
         )
-        classifier_here = (
-            classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
-        )
-        plan = _plan(slide, recipe, generator_here, classifier_here, WorkFolder(output), copies_image=copies_image)
+        plan = _plan(slide, digest, recipe, generator_here, classifier_here, earlier, copies_image=copies_image)
         doubts = doubts_of(plan.calibration, recipe.segment.pixel_size_um or plan.pixel_size_um)
-        warnings = (*heard, *doubts)
-        if (found := _finished(output, plan)) is not None:
+        warnings = (*heard, *doubts, *doubts_about(generator_here, classifier_here))
+        if (found := _finished(output, plan, asked)) is not None:
             WorkFolder(output).discard()  # it stays where a run is killed just before its end
             return found
         _keep_corrections(output)
@@ -136,7 +139,8 @@ def iter_analyse_slide(
         if not slide.reads_tiles or (are_elsewhere and slide.source is None):
             slide = yield from _iter_copy(work, plan, slide)
         source = str(Path(slide.source).resolve()) if slide.source is not None else ""
-        job = Job(str(output.resolve()), source, plan, len(slide.levels), generator, classifier)
+        given = (None if generator is None else generator_here, None if classifier is None else classifier_here)
+        job = Job(str(output.resolve()), source, plan, len(slide.levels), *given)
         crew: Crew[Task]
         if scheduler is not None:
             crew = cluster(job, scheduler)
@@ -182,19 +186,42 @@ def iter_analyse_slide(
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
+def _earlier_plans(output: Path) -> list[Plan]:
+    """Return the plans of unfinished work and of a result that lie in a folder."""
+    return [plan for plan in (WorkFolder(output).read_plan(), _plan_of_result(output)) if plan is not None]
+
+
+def _in_earlier_precision(recipe: Recipe, digest: str, known: Sequence[Plan]) -> Recipe:
+    """Return settings with the precision in which earlier work on the same slide was begun, where they leave it open.
+
+    So that what another kind of processor began is not thrown away, nor mixed with what this one would find.
+    """
+    for earlier in known:
+        if earlier.image_digest == digest:
+            recipe = recipe.in_precision_of(earlier.recipe)
+    return recipe
+
+
+def _in_precision(params: SegmentParams | ClassifyParams, model: M | None, load: Callable[[str, str, str], M]) -> M:
+    """Return a model, that which the settings name where none is given, in the precision that the settings name."""
+    if model is None:
+        return load(params.model, params.device, params.precision)
+    change: Callable[[str], M] | None = getattr(model, "in_precision", None)
+    return model if params.precision == "auto" or change is None else change(params.precision)
+
+
 def _plan(
     slide: SlideImage,
+    digest: str,
     recipe: Recipe,
     generator: MaskGenerator,
     classifier: CellClassifier,
-    work: WorkFolder,
+    known: Sequence[Plan],
     *,
     copies_image: bool,
 ) -> Plan:
     """Return the plan of a run; what earlier work measured of the same slide is taken as it is."""
-    params, digest = recipe.segment, _digest(slide)
-    models = models_of(generator, classifier)
-    known = [plan for plan in (work.read_plan(), _plan_of_result(work.output)) if plan is not None]
+    params, models = recipe.segment, models_of(generator, classifier)
     for earlier in known:
         same_settings = earlier.recipe.segment == params and earlier.models["segment"] == models["segment"]
         if earlier.image_digest == digest and same_settings:
@@ -253,8 +280,11 @@ def _plan_of_result(output: Path) -> Plan | None:
         return None
 
 
-def _finished(output: Path, plan: Plan) -> Result | None:
-    """Return the result that is there already, if it is what this run would come to."""
+def _finished(output: Path, plan: Plan, asked: Recipe) -> Result | None:
+    """Return the result that is there already, if it is what this run would come to.
+
+    Results of versions that recorded no precision are in one that nothing tells: where any is allowed they are taken.
+    """
     if not (output / RECIPE).is_file():
         return None
     try:
@@ -263,6 +293,8 @@ def _finished(output: Path, plan: Plan) -> Result | None:
         return None
     if found.plan is None:
         return None
+    if asked.allows(found.plan.recipe):
+        plan = replace(plan, recipe=found.plan.recipe)
     same = found.plan.block_hash == plan.block_hash and found.plan.recipe == plan.recipe
     is_whole = not found.failed_tiles and found.plan.copies_image == plan.copies_image
     return found if same and is_whole else None

@@ -56,9 +56,9 @@ class Job:
         recipe = self.plan.recipe
         generator, classifier = self.generator, self.classifier
         if generator is None:
-            generator = load_generator(recipe.segment.model, recipe.segment.device)
+            generator = load_generator(recipe.segment.model, recipe.segment.device, recipe.segment.precision)
         if classifier is None:
-            classifier = load_classifier(recipe.classify.model, recipe.classify.device)
+            classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # the process that began the run told of it
             slide = open_image(self.source)

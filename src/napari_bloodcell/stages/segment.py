@@ -13,7 +13,7 @@ from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError, in_one_line
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress
+from napari_bloodcell.core.protocols import Calibration, FailedTile, ModelInfo, Progress, doubts_about
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import iter_load_generator
@@ -78,6 +78,8 @@ class Segmentation:
         The generator that found the cells.
     device : str
         What it ran on: "cpu", "cuda:0", "mps"; what was asked for where the generator does not tell.
+    precision : str
+        In which it multiplied: "float32", "bfloat16"; what was asked for where the generator does not tell.
     warnings : tuple of str
         Why the result is not to be trusted as it is, in sentences for people; empty where nothing speaks against it.
     """
@@ -88,6 +90,7 @@ class Segmentation:
     model: ModelInfo
     failed_tiles: list[FailedTile] = field(default_factory=list)
     device: str = "auto"
+    precision: str = "auto"
     warnings: tuple[str, ...] = ()
 
 
@@ -135,7 +138,7 @@ def iter_segment(
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
-        generator = yield from iter_load_generator(params.model, params.device)
+        generator = yield from iter_load_generator(params.model, params.device, params.precision)
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
@@ -165,8 +168,9 @@ def iter_segment(
     table = _describe(cells, origins)
     note_rim(table, calibration)
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
-    warnings = (*plane.warnings, *doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um))
-    return Segmentation(cells, table, calibration, model, failed, device, warnings)
+    precision = str(getattr(generator, "precision", params.precision))
+    doubts = (*doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um), *doubts_about(generator))
+    return Segmentation(cells, table, calibration, model, failed, device, precision, (*plane.warnings, *doubts))
 
 
 segment = drained(iter_segment)

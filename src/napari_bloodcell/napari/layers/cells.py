@@ -221,6 +221,7 @@ def note_segmentation(
     """Write settings, versions, model and calibration of a segmentation into the metadata of its cells layer."""
     info = info_of(layer)
     old = info.get("recipe") or {}
+    recipe = recipe.as_used(segment=segmentation.precision)
     info |= {
         "kind": "cells",
         "recipe": {**old, **portable(recipe).model_dump(mode="json", include={"segment", "seed"})},
@@ -260,6 +261,8 @@ def add_types(
     if recipe is not None:
         info["recipe"] = {**info.get("recipe", {}), "classify": portable(recipe).classify.model_dump(mode="json")}
     if classifier is not None:
+        if recipe is not None:
+            info["recipe"]["classify"]["precision"] = getattr(classifier, "precision", recipe.classify.precision)
         model = {"name": classifier.name, "sha256": classifier.sha256}
         info["models"] = {**info.get("models", {}), "classify": model}
     if classification is not None:

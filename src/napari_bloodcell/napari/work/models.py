@@ -39,14 +39,14 @@ def iter_generator(params: SegmentParams) -> Generator[Progress, None, MaskGener
     """Return the mask generator that the settings name; its weights are here."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        return load_generator(params.model, params.device)
+        return load_generator(params.model, params.device, params.precision)
 
 
 def iter_classifier(params: ClassifyParams) -> Generator[Progress, None, CellClassifier]:
     """Return the classifier that the settings name."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        return load_classifier(params.model, params.device)
+        return load_classifier(params.model, params.device, params.precision)
 
 
 _FIRST_USED: Final = ("skimage.color", "skimage.exposure", "scipy.linalg", "scipy.ndimage")
