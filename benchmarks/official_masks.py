@@ -84,9 +84,7 @@ def suppression(iou_max: float) -> Iterator[None]:
 @contextmanager
 def in_fp32() -> Iterator[None]:
     """Let `OfficialSam` compute in float32 as SAM's generator does, whatever the processor is fast at."""
-    with ExitStack() as stack:
-        for name in ("official.sam", "device"):
-            stack.enter_context(patch(f"napari_bloodcell.models.{name}.fast_bf16", lambda _: False))
+    with patch("napari_bloodcell.models.device.fast_bf16", lambda _: False):
         yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from napari_bloodcell.core.errors import ResultWarning, SettingsError, heard_of_input
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress
+from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress, doubts_about
 from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.models.load import load_classifier, subtype_records
@@ -121,9 +121,9 @@ def _iter_in_memory(
 ) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
-    classifier = (
-        classifier if classifier is not None else load_classifier(recipe.classify.model, recipe.classify.device)
-    )
+    if classifier is None:
+        classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
+    recipe = recipe.as_used(segment=segmentation.precision, classify=getattr(classifier, "precision", None))
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
     pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
     counting = yield from iter_count(
@@ -148,6 +148,6 @@ def _iter_in_memory(
         image_name=plane.name,
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
-        warnings=segmentation.warnings,
+        warnings=tuple(dict.fromkeys((*segmentation.warnings, *doubts_about(classifier)))),
         pixel_size_um=pixel_size_um,
     )

@@ -378,7 +378,7 @@ def test_a_folder_with_a_damaged_recipe_is_not_written_over(tmp_path: Path) -> N
 
 
 def no_flags() -> dict[str, Any]:
-    return dict.fromkeys(("segment", "classify", "count", "device", "seed"))
+    return dict.fromkeys(("segment", "classify", "count", "device", "precision", "seed"))
 
 
 def test_without_flags_the_settings_are_the_defaults_or_the_presets() -> None:
@@ -398,6 +398,12 @@ def test_one_device_flag_is_for_both_models_unless_one_has_its_own() -> None:
     flags = no_flags() | {"device": "cuda", "classify": ClassifyParams(device="cpu")}
     recipe = recipe_from(None, None, **flags)
     assert (recipe.segment.device, recipe.classify.device) == ("cuda", "cpu")
+
+
+def test_one_precision_flag_is_for_both_models_unless_one_has_its_own() -> None:
+    flags = no_flags() | {"precision": "float32", "classify": ClassifyParams(precision="bfloat16")}
+    recipe = recipe_from(None, None, **flags)
+    assert (recipe.segment.precision, recipe.classify.precision) == ("float32", "bfloat16")
 
 
 def test_a_recipe_beside_a_preset_is_refused(tmp_path: Path) -> None:

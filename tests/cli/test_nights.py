@@ -164,6 +164,28 @@ def test_an_empty_folder_beside_an_image_is_named_and_the_image_done(tmp_path: P
     assert "holds no image" in empty["error"]
 
 
+def test_a_folder_that_must_not_be_read_is_named_and_the_others_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, shut = os.stat, str(tmp_path / "shut")
+    image = save(tmp_path / "a.png")
+    save(tmp_path / "shut" / "b.png")
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if not isinstance(path, int) and os.fspath(path).startswith(shut + os.sep):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *args, **options)
+
+    def refuse_to_list(folder: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse_to_list)
+    found, missing = collect([shut, str(image)])
+    assert found == [image]
+    assert missing == {shut: f"The folder {shut} cannot be read: Permission denied."}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes of this kind")
 @pytest.mark.parametrize("arguments", [["models", "list"], ["--help"], ["analyse", "--help"]])
 def test_a_reader_that_goes_away_is_no_error(arguments: list[str]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from napari_bloodcell.core.errors import DeviceError
+from napari_bloodcell.core.errors import DeviceError, ModelError
 from napari_bloodcell.models import device as device_module
-from napari_bloodcell.models.device import autocast, available_devices, fast_bf16, pick_device
+from napari_bloodcell.models.device import autocast, available_devices, fast_bf16, pick_device, pick_precision
 
 
 @pytest.fixture(autouse=True)
@@ -96,12 +96,50 @@ def test_autocast_computes_in_bf16_where_that_is_fast_and_in_float32_elsewhere(m
     cpu_with(monkeypatch, avx512_bf16=True)
     with autocast("cpu"):
         assert (a @ a).dtype == torch.bfloat16
-    with autocast("cpu", enabled=False):
+    with autocast("cpu", "float32"):
         assert (a @ a).dtype == torch.float32
     device_module._cpu_bf16_is_fast.cache_clear()
     cpu_with(monkeypatch)
     with autocast("cpu"):
         assert (a @ a).dtype == torch.float32
+    with autocast("cpu", "bfloat16"):
+        assert (a @ a).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fast", "expected"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "float32"),
+        ("float32", True, "float32"),
+        ("bfloat16", True, "bfloat16"),
+    ],
+)
+def test_auto_is_the_precision_that_is_fast_and_any_other_is_what_was_asked_for(monkeypatch, name, is_fast, expected):
+    cpu_with(monkeypatch, avx512_bf16=is_fast)
+    assert pick_precision(name, torch.device("cpu")) == (expected, "")
+
+
+def test_bfloat16_that_is_emulated_is_used_and_said(monkeypatch):
+    cpu_with(monkeypatch)
+    precision, doubt = pick_precision("bfloat16", torch.device("cpu"))
+    assert precision == "bfloat16"
+    assert "emulates" in doubt
+
+
+def test_a_device_without_bfloat16_takes_float32_and_says_so(monkeypatch):
+    def fails(*_):
+        raise TypeError("BFloat16 is not supported on MPS")
+
+    monkeypatch.setattr(torch, "conv2d", fails)
+    precision, doubt = pick_precision("bfloat16", torch.device("meta"))
+    assert precision == "float32"
+    assert "float32 was used" in doubt
+
+
+def test_a_precision_that_does_not_exist_is_an_error_that_says_what_is_allowed():
+    with pytest.raises(ModelError, match='"auto", "float32" or "bfloat16"'):
+        pick_precision("float16", torch.device("cpu"))
 
 
 def test_threads_share_the_cores_and_leave_torch_as_it_was(monkeypatch) -> None:

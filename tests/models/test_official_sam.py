@@ -58,10 +58,8 @@ def checkpoint(sam, tmp_path_factory):
 
 
 @pytest.fixture
-def generator(checkpoint, monkeypatch):
-    monkeypatch.setattr(official_sam, "fast_bf16", lambda device: False)
-    monkeypatch.setattr("napari_bloodcell.models.device.fast_bf16", lambda device: False)
-    return OfficialSam(checkpoint, device="cpu")
+def generator(checkpoint):
+    return OfficialSam(checkpoint, device="cpu", precision="float32")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,3 +247,63 @@ def test_empty_glass_is_not_looked_at_by_the_model(tmp_path: Path) -> None:
     result = run(image, tmp_path, generator)
     assert len(result.table) > 3
     assert generator.calls <= 4
+
+
+@dataclass
+class PreciseGenerator(ThresholdGenerator):
+    """Says in which precision it works, and finds other cells in each."""
+
+    precision: str = "bfloat16"
+
+    def in_precision(self, name: str) -> PreciseGenerator:
+        return replace(self, precision=name)
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        masks = super().generate(*args, **options)
+        return masks if self.precision == "bfloat16" else [replace(m, score=0.5, predicted_iou=0.5) for m in masks]
+
+
+def begun_in(precision: str, image: Any, output: Path) -> None:
+    models = {"generator": PreciseGenerator(precision=precision), "classifier": BrightnessClassifier()}
+    work = iter_analyse_slide(image, output, recipe=settings(), **models)
+    for _ in range(9):
+        next(work)
+    work.close()
+
+
+def test_a_slide_goes_on_in_the_precision_in_which_it_was_begun(image: NDArray[np.uint8], tmp_path: Path) -> None:
+    begun_in("bfloat16", image, tmp_path / "a")
+    result = run(image, tmp_path / "a", PreciseGenerator(precision="float32"))
+    assert result.recipe.segment.precision == "bfloat16"
+    assert set(result.table["predicted_iou"]) == {0.9}
+
+
+def test_a_slide_in_another_precision_than_it_was_begun_in_is_begun_anew(
+    image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    begun_in("bfloat16", image, tmp_path / "a")
+    result = run(image, tmp_path / "a", PreciseGenerator(), recipe=settings(precision="float32"))
+    assert result.recipe.segment.precision == "float32"
+    assert set(result.table["predicted_iou"]) == {0.5}
+
+
+def test_a_generator_that_knows_one_precision_only_never_goes_on_with_anothers_tiles(
+    image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    @dataclass
+    class Fixed(ThresholdGenerator):
+        precision: str = "float32"
+
+    begun_in("bfloat16", image, tmp_path / "a")
+    generator = Fixed()
+    assert run(image, tmp_path / "a", generator).recipe.segment.precision == "float32"
+    assert generator.calls == N_TILES
+
+
+def test_a_result_that_records_no_precision_is_still_what_was_asked_for(
+    image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    run(image, tmp_path / "a")  # a generator that does not tell: "auto" stays, as before there were precisions
+    generator = PreciseGenerator()
+    run(image, tmp_path / "a", generator)
+    assert generator.calls == 0

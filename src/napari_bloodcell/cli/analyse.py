@@ -13,6 +13,7 @@ from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
 from napari_bloodcell.core.errors import InputError, SettingsError
 from napari_bloodcell.core.files import make_folder
+from napari_bloodcell.core.params import Precision
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.store import LabelFormat
 
@@ -27,6 +28,7 @@ def analyse(
     kde: bool = True,
     geojson: bool = False,
     device: str | None = None,
+    precision: Precision | None = None,
     seed: int | None = None,
     workers: int = 1,
     scheduler: str | None = None,
@@ -64,6 +66,8 @@ def analyse(
         Write cells.geojson for QuPath.
     device
         Device of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
+    precision
+        Precision of both models: "auto", "float32", "bfloat16".
     seed
         Seed of everything drawn at random.
     workers
@@ -81,7 +85,16 @@ def analyse(
     use_json(as_json)
     if not images:
         raise InputError("Give at least one image, folder or glob to analyse.")
-    settings = recipe_from(recipe, preset, segment=segment, classify=classify, count=count, device=device, seed=seed)
+    settings = recipe_from(
+        recipe,
+        preset,
+        segment=segment,
+        classify=classify,
+        count=count,
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
     found, missing = collect(images)
     if not found:
         raise InputError(" ".join(missing.values()))

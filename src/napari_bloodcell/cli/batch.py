@@ -40,7 +40,7 @@ from napari_bloodcell.models import load, weights
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
-from napari_bloodcell.results.recipes import read_record
+from napari_bloodcell.results.recipes import portable, read_record
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -291,7 +291,12 @@ def _is_done(folder: Path, recipe: Recipe, models: Models, options: Options) -> 
         return False
     used = {stage: model.sha256 for stage, model in record.models.items()}
     loaded = {"segment": models.generator.sha256, "classify": models.classifier.sha256}
-    return record.recipe == recipe and used == loaded and content.get("failed_tiles") == [] and "warnings" in content
+    return (
+        portable(recipe).allows(record.recipe)
+        and used == loaded
+        and content.get("failed_tiles") == []
+        and "warnings" in content
+    )
 
 
 def analyse_into(

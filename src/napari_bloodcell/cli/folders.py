@@ -74,7 +74,7 @@ def not_found(name: str) -> str:
 
 def _is_own(path: Path) -> bool:
     """Return whether a picture lies in a result and is one drawn by the program."""
-    return path.name in OWN_PICTURES and any((path.parent / name).is_file() for name in (RECIPE, COUNTS))
+    return path.name in OWN_PICTURES and any(os.path.isfile(path.parent / name) for name in (RECIPE, COUNTS))
 
 
 def folder_names(images: Sequence[Path]) -> list[str]:

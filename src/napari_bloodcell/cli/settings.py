@@ -50,6 +50,7 @@ def recipe_from(
     classify: ClassifyParams | None,
     count: CountParams | None,
     device: str | None,
+    precision: str | None,
     seed: int | None,
 ) -> Recipe:
     """Return the settings of a recipe file or a preset, overridden by flags.
@@ -61,9 +62,10 @@ def recipe_from(
     given: dict[str, dict[str, Any]] = {}
     for stage, flags in (("segment", segment), ("classify", classify), ("count", count)):
         given[stage] = {name: getattr(flags, name) for name in flags.model_fields_set} if flags is not None else {}
-    if device is not None:
-        for stage in ("segment", "classify"):
-            given[stage].setdefault("device", device)
+    for stage in ("segment", "classify"):
+        for name, value in (("device", device), ("precision", precision)):
+            if value is not None:
+                given[stage].setdefault(name, value)
     if file is not None:
         recipe = read_recipe(file, overrides=given)
         return recipe if seed is None else recipe.model_copy(update={"seed": seed})

@@ -39,6 +39,7 @@ class Shown:
 
 PIXELS: Final = Shown(unit="px")
 Device = Annotated[str, Shown(names=("auto", "cpu", "cuda", "mps"))]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Params(BaseModel):
@@ -87,6 +88,9 @@ class SegmentParams(Params):
     """If more than this share of a mask lies in another, they are one cell: the better mask stays."""
     device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    precision: Precision = "auto"
+    """In which numbers the model multiplies. "auto": bfloat16 where the hardware has it, else float32; the recipe that
+    is written says which it was. bfloat16 works on every processor, but slowly where it is emulated."""
 
 
 class ClassifyParams(Params):
@@ -105,6 +109,8 @@ class ClassifyParams(Params):
     """Cutouts typed at once."""
     device: Device = "auto"
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    precision: Precision = "auto"
+    """As that of the mask generator."""
 
 
 class CountParams(Params):
@@ -194,6 +200,26 @@ class Recipe(Params):
     count: CountParams = CountParams()
     seed: int = 0
     """Seed of everything drawn at random."""
+
+    def as_used(self, *, segment: str | None = None, classify: str | None = None) -> Recipe:
+        """Return these settings with the precision in which each model worked."""
+        used = {"segment": (self.segment, segment), "classify": (self.classify, classify)}
+        changes = {stage: of.model_copy(update={"precision": p}) for stage, (of, p) in used.items() if p is not None}
+        return self.model_copy(update=changes)
+
+    def in_precision_of(self, recorded: Recipe) -> Recipe:
+        """Return these settings with the precision of others, for each stage that is the same but leaves it open."""
+        found: dict[str, str] = {}
+        for stage in ("segment", "classify"):
+            mine, theirs = getattr(self, stage), getattr(recorded, stage)
+            like_theirs = mine.model_copy(update={"precision": theirs.precision, "device": theirs.device})
+            if mine.precision == "auto" and like_theirs == theirs:
+                found[stage] = theirs.precision
+        return self.as_used(**found)
+
+    def allows(self, recorded: Recipe) -> bool:
+        """Return whether what was made with other settings is what these ask for: "auto" is any precision."""
+        return self.in_precision_of(recorded) == recorded
 
     @classmethod
     def paper(cls) -> Recipe:

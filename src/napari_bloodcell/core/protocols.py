@@ -98,9 +98,10 @@ class MaskGenerator(Protocol):
     `name` and `sha256` identify it in recipes. `normalises_light` says that it evens out dark and tinted images itself,
     so that they need not be brightened for it.
 
-    Optional members: `device`, where it runs; `look_px(calibration)`, the side in pixels of the image it prefers to see
-    at once, for which small tiles are combined; `threads`, a `core.threads.Threads`, if `generate` may be called from
-    several threads at once.
+    Optional members: `device`, where it runs; `precision`, in which it computes, with `doubt`, a sentence on what
+    speaks against that ("": nothing), and `in_precision(name)`, which returns it in another; `look_px(calibration)`, the side
+    in pixels of the image it prefers to see at once, for which small tiles are combined; `threads`, a
+    `core.threads.Threads`, if `generate` may be called from several threads at once.
     """
 
     name: str
@@ -151,7 +152,7 @@ class CellClassifier(Protocol):
     `name` and `sha256` identify it in recipes. `rbc_diameter_px` is the width of a red cell in the cutouts it was
     trained on: cells are resampled to that before they are cut out; None takes them as they are (the paper). Optional
     members: `glass_level` and `red_level`, the level of the glass and the colour of a typical red cell in the cutouts,
-    and `threads`, as in `MaskGenerator`.
+    and, as in `MaskGenerator`, `threads` and `precision`.
     """
 
     name: str
@@ -162,6 +163,11 @@ class CellClassifier(Protocol):
     def predict(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities (N, K) float32 for cutouts (N, 128, 128, 3) uint8."""
         ...
+
+
+def doubts_about(*models: MaskGenerator | CellClassifier) -> tuple[str, ...]:
+    """Return what speaks against how models work here, in sentences for people, each once."""
+    return tuple(dict.fromkeys(doubt for model in models if (doubt := str(getattr(model, "doubt", "")))))
 
 
 @dataclass(frozen=True, slots=True)

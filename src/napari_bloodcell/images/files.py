@@ -118,13 +118,13 @@ def image_name(path: Path) -> str:
 
 
 def is_zarr(path: Path) -> bool:
-    """Return whether a folder is a Zarr array or group."""
-    return os.path.isdir(path) and any((path / marker).is_file() for marker in _ZARR_MARKERS)
+    """Return whether a folder is a Zarr array or group; one that must not be read is none."""
+    return os.path.isdir(path) and any(os.path.isfile(path / marker) for marker in _ZARR_MARKERS)
 
 
 def is_image_path(path: Path) -> bool:
     """Return whether a path looks like an image: a Zarr folder, or a file with an image's ending, read or not."""
-    return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and path.is_file())
+    return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and os.path.isfile(path))
 
 
 def find_images(folder: Path) -> list[Path]:

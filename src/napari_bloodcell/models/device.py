@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from threading import Thread
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 import torch
 
-from napari_bloodcell.core.errors import DeviceError
+from napari_bloodcell.core.errors import DeviceError, ModelError
+from napari_bloodcell.core.params import Precision
 from napari_bloodcell.core.threads import Threads
 
+PRECISIONS: Final = get_args(Precision)
 MOST_THREADS = 4
 """Each thread needs memory for the image it works on."""
 _ALLOWED = '"auto", "cpu", "cuda", "cuda:<number>" or "mps"'
@@ -94,7 +97,7 @@ def fast_bf16(device: str | torch.device = "cpu") -> bool:
     True on CPUs with AMX or AVX512-BF16 and on CUDA devices with bfloat16 tensor cores (compute capability 8.0 and
     later); False elsewhere, where it is emulated.
     """
-    chosen = pick_device(device)
+    chosen = device if isinstance(device, torch.device) else pick_device(device)
     if chosen.type == "cuda":
         return torch.cuda.get_device_capability(chosen) >= (8, 0) and bool(torch.cuda.is_bf16_supported())
     return chosen.type == "cpu" and _cpu_bf16_is_fast()
@@ -124,9 +127,44 @@ def cpu_threads(device: torch.device, *, one_core_each: bool = False) -> Threads
     return Threads(n, prepare)
 
 
-def autocast(device: str | torch.device, *, enabled: bool = True) -> AbstractContextManager[Any]:
-    """Return a context in which networks compute in bfloat16 if that is fast, and unchanged otherwise."""
+def pick_precision(name: str, device: torch.device) -> tuple[Literal["float32", "bfloat16"], str]:
+    """Return the precision in which a model works on a device, and what speaks against it, "" if nothing does.
+
+    `name` is "auto" (bfloat16 where it is fast), "float32" or "bfloat16"; `ModelError` for any other. Instead of
+    bfloat16 it is float32 only where a device has none at all.
+    """
+    if name not in PRECISIONS:
+        raise ModelError(f"Unknown precision {name!r}; give {_either(PRECISIONS)}.")
+    if name == "auto":
+        return ("bfloat16" if fast_bf16(device) else "float32"), ""
+    if name == "float32" or fast_bf16(device):
+        return ("float32" if name == "float32" else "bfloat16"), ""
+    if not _has_bf16(device):
+        return "float32", (
+            f"bfloat16 was asked for, which the device {device} does not have: float32 was used. About one cell in a "
+            "thousand may differ."
+        )
+    return "bfloat16", f"bfloat16 was asked for, which the device {device} emulates: it took longer than float32 would."
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Try it: which versions of macOS and of torch have it on MPS is written nowhere that can be asked."""
+    if device.type == "cpu":
+        return True
+    try:
+        one = torch.ones((1, 1, 3, 3), dtype=torch.bfloat16, device=device)
+        return bool(torch.conv2d(one, one).item() == 9)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+def _either(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names[:-1]) + f' or "{names[-1]}"'
+
+
+def autocast(device: str | torch.device, precision: str = "auto") -> AbstractContextManager[Any]:
+    """Return a context in which networks compute in a precision; "auto" is bfloat16 if that is fast."""
     chosen = pick_device(device)
-    if not enabled or not fast_bf16(chosen):
+    if pick_precision(precision, chosen)[0] == "float32":
         return nullcontext()
     return torch.autocast(chosen.type, dtype=torch.bfloat16)

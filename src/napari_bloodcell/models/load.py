@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from napari_bloodcell.models.cnn.subtypes import SubtypeModel
 
 
-def load_generator(model: str = "embedded", device: str = "auto") -> MaskGenerator:
+def load_generator(model: str = "embedded", device: str = "auto", precision: str = "auto") -> MaskGenerator:
     """Return a mask generator; it is reused while among the last two and its file is unchanged."""
     if model in weights.OFFICIAL:
-        return _load_generator(model, None, device, 0)
+        return _load_generator(model, None, device, precision, 0)
     file = weights.find(weights.GENERATORS[model]).path if model in weights.GENERATORS else expanded(model)
     if not os.path.isfile(file):
         raise ModelError(f"No mask generator {model!r}: give {_either(weights.GENERATORS)}, or the path of a file.")
-    return _load_generator(model, file, device, file.stat().st_mtime_ns)
+    return _load_generator(model, file, device, precision, file.stat().st_mtime_ns)
 
 
-def iter_load_generator(model: str, device: str = "auto") -> Generator[Progress, None, MaskGenerator]:
+def iter_load_generator(
+    model: str, device: str = "auto", precision: str = "auto"
+) -> Generator[Progress, None, MaskGenerator]:
     """Load as `load_generator` does, yielding progress in bytes while official weights are downloaded."""
     if model in weights.OFFICIAL:
         yield from weights.iter_download(model)
-    return load_generator(model, device)
+    return load_generator(model, device, precision)
 
 
-def load_classifier(model: str | Path = "embedded", device: str = "auto") -> CnnClassifier:
+def load_classifier(model: str | Path = "embedded", device: str = "auto", precision: str = "auto") -> CnnClassifier:
     """Return a classifier: one of `weights.CLASSIFIERS`, or that of a .safetensors file written by training.
 
     Raises `ModelError` if there is no such model, or the file is no classifier of this program.
@@ -45,10 +47,10 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto") -> Cnn
 
     if model in weights.CLASSIFIERS:
         file = weights.find(weights.CLASSIFIERS[str(model)]).path
-        return CnnClassifier.load(file, name=str(model), device=device)
+        return CnnClassifier.load(file, name=str(model), device=device, precision=precision)
     if not os.path.isfile(model):
         raise ModelError(f"No classifier {str(model)!r}: give {_either(weights.CLASSIFIERS)}, or the path of a file.")
-    return CnnClassifier.load(model, device=device)
+    return CnnClassifier.load(model, device=device, precision=precision)
 
 
 def load_models(
@@ -56,9 +58,9 @@ def load_models(
 ) -> tuple[MaskGenerator, CellClassifier]:
     """Return the models given, or those that the recipe names."""
     if generator is None:
-        generator = load_generator(recipe.segment.model, recipe.segment.device)
+        generator = load_generator(recipe.segment.model, recipe.segment.device, recipe.segment.precision)
     if classifier is None:
-        classifier = load_classifier(recipe.classify.model, recipe.classify.device)
+        classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
     return generator, classifier
 
 
@@ -89,13 +91,13 @@ def _load_subtypes(file: Path, device: str, _changed_ns: int) -> SubtypeModel:
 
 
 @lru_cache(maxsize=2)
-def _load_generator(model: str, file: Path | None, device: str, _changed_ns: int) -> MaskGenerator:
+def _load_generator(model: str, file: Path | None, device: str, precision: str, _changed_ns: int) -> MaskGenerator:
     from napari_bloodcell.models.embedded.sam import EmbeddedSam, is_embedded_sam
     from napari_bloodcell.models.official.sam import OfficialSam
 
     if file is not None and is_embedded_sam(file):
-        return EmbeddedSam(file, device)
-    return OfficialSam(file or model, device=device)
+        return EmbeddedSam(file, device, precision)
+    return OfficialSam(file or model, device=device, precision=precision)
 
 
 def _either(names: dict[str, str]) -> str:

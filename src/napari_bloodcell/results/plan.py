@@ -71,7 +71,8 @@ class Plan:
     @property
     def block_hash(self) -> str:
         """Hash of everything that decides the cells of a block, except the context of their types."""
-        return _hash([self.tile_hash, self.models["classify"]["sha256"], list(self.classes), self.block_px])
+        model = [self.models["classify"]["sha256"], self.recipe.classify.precision]
+        return _hash([self.tile_hash, *model, list(self.classes), self.block_px])
 
     # --- tiles ---
 

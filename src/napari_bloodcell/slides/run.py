@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,13 +15,13 @@ import numpy as np
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard_of_input
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
-from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.core.progress import Steps
-from napari_bloodcell.core.protocols import CellClassifier, FailedTile, MaskGenerator, Progress
+from napari_bloodcell.core.protocols import CellClassifier, FailedTile, MaskGenerator, Progress, doubts_about
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
-from napari_bloodcell.models.load import load_models
+from napari_bloodcell.models.load import load_classifier, load_generator
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
@@ -40,6 +40,7 @@ from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
 T = TypeVar("T")
+M = TypeVar("M")
 logger = logging.getLogger(__name__)
 COPY = "copy.npz"
 
@@ -79,12 +80,18 @@ def iter_analyse_slide(
         slide = open_image(image, name=name).with_measured_values()
     make_folder(output)
     with locked(output / LOCK, wait=False):
-        generator_here, classifier_here = load_models(recipe, generator, classifier)
-        work, earlier = WorkFolder(output), _result_in(output)
-        known = [work.read_plan(), None if earlier is None else earlier.plan]
-        plan = _plan(slide, recipe, generator_here, classifier_here, known, copies_image=copies_image)
-        warnings = (*heard.doubts, *doubts_of(plan.calibration, plan.pixel_size_used_um))
-        if earlier is not None and _is_that_of(earlier, plan):
+        work, earlier, digest = WorkFolder(output), _result_in(output), _digest(slide)
+        plans = [plan for plan in (work.read_plan(), None if earlier is None else earlier.plan) if plan is not None]
+        asked, recipe = recipe, _in_earlier_precision(recipe, digest, plans)
+        generator_here = _in_precision(recipe.segment, generator, load_generator)
+        classifier_here = _in_precision(recipe.classify, classifier, load_classifier)
+        recipe = recipe.as_used(
+            segment=getattr(generator_here, "precision", None), classify=getattr(classifier_here, "precision", None)
+        )
+        plan = _plan(slide, digest, recipe, generator_here, classifier_here, plans, copies_image=copies_image)
+        doubts = doubts_of(plan.calibration, plan.pixel_size_used_um)
+        warnings = (*heard.doubts, *doubts, *doubts_about(generator_here, classifier_here))
+        if earlier is not None and _is_that_of(earlier, plan, asked):
             work.discard()  # left over if a run was killed just before its end
             return earlier
         if earlier is not None and earlier.is_corrected:
@@ -97,7 +104,8 @@ def iter_analyse_slide(
         if not slide.reads_tiles or (are_elsewhere and slide.source is None):
             slide = yield from _iter_copy(work, plan, slide)
         source = str(Path(slide.source).resolve()) if slide.source is not None else ""
-        job = Job(str(output.resolve()), source, plan, len(slide.levels), generator, classifier)
+        given = (None if generator is None else generator_here, None if classifier is None else classifier_here)
+        job = Job(str(output.resolve()), source, plan, len(slide.levels), *given)
         pool: Workers
         if scheduler is not None:
             pool = cluster(job, scheduler)
@@ -144,20 +152,39 @@ def iter_analyse_slide(
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
+def _in_earlier_precision(recipe: Recipe, digest: str, known: Sequence[Plan]) -> Recipe:
+    """Return settings with the precision in which earlier work on the same slide was begun, where they leave it open.
+
+    So that what another kind of processor began is not thrown away, nor mixed with what this one would find.
+    """
+    for earlier in known:
+        if earlier.image_digest == digest:
+            recipe = recipe.in_precision_of(earlier.recipe)
+    return recipe
+
+
+def _in_precision(params: SegmentParams | ClassifyParams, model: M | None, load: Callable[[str, str, str], M]) -> M:
+    """Return a model, that which the settings name where none is given, in the precision that the settings name."""
+    if model is None:
+        return load(params.model, params.device, params.precision)
+    change: Callable[[str], M] | None = getattr(model, "in_precision", None)
+    return model if params.precision == "auto" or change is None else change(params.precision)
+
+
 def _plan(
     slide: SlideImage,
+    digest: str,
     recipe: Recipe,
     generator: MaskGenerator,
     classifier: CellClassifier,
-    known: Iterable[Plan | None],
+    known: Sequence[Plan],
     *,
     copies_image: bool,
 ) -> Plan:
     """Return the plan of a run; a known plan of the same slide and settings spares the calibration."""
-    params, digest = recipe.segment, _digest(slide)
-    models = models_of(generator, classifier, recipe.classify.subtypes)
+    params, models = recipe.segment, models_of(generator, classifier, recipe.classify.subtypes)
     for earlier in known:
-        if earlier is None or earlier.image_digest != digest:
+        if earlier.image_digest != digest:
             continue
         if earlier.recipe.segment == params and earlier.models["segment"] == models["segment"]:
             calibration, overlap = earlier.calibration, earlier.overlap
@@ -215,11 +242,16 @@ def _result_in(output: Path) -> Result | None:
         return None
 
 
-def _is_that_of(result: Result, plan: Plan) -> bool:
-    """Return whether a result is complete and what a run with this plan would give."""
+def _is_that_of(result: Result, plan: Plan, asked: Recipe) -> bool:
+    """Return whether a result is complete and what a run with this plan would give.
+
+    Versions that recorded no precision may have used any: if any was asked for, their results are taken.
+    """
     made = result.plan
     if made is None or result.failed_tiles or made.copies_image != plan.copies_image:
         return False
+    if asked.allows(made.recipe):
+        plan = replace(plan, recipe=made.recipe)
     return (made.block_hash, made.recipe, made.models) == (plan.block_hash, plan.recipe, plan.models)
 
 

@@ -122,7 +122,9 @@ def iter_classify(
     plane = read_plane(image).data
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
-    classifier = classifier if classifier is not None else load_classifier(params.model, params.device)
+    classifier = (
+        classifier if classifier is not None else load_classifier(params.model, params.device, params.precision)
+    )
     table = yield from iter_type_rows(
         plane, cells, segmentation.table, segmentation.calibration, params=params, classifier=classifier
     )

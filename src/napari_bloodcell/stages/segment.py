@@ -16,7 +16,15 @@ from napari_bloodcell.core.errors import InputError, in_one_line
 from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
-from napari_bloodcell.core.protocols import Calibration, CellMask, FailedTile, MaskGenerator, ModelInfo, Progress
+from napari_bloodcell.core.protocols import (
+    Calibration,
+    CellMask,
+    FailedTile,
+    MaskGenerator,
+    ModelInfo,
+    Progress,
+    doubts_about,
+)
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.boxes import colour_in_boxes
@@ -77,6 +85,8 @@ class Segmentation:
         The generator that found the cells.
     device : str
         Device it ran on: "cpu", "cuda:0", "mps"; the one requested if the generator does not tell.
+    precision : str
+        Precision it computed in: "float32", "bfloat16"; the one requested if the generator does not tell.
     warnings : tuple of str
         Why the result is doubtful, in sentences for people; empty if it is not.
     """
@@ -87,6 +97,7 @@ class Segmentation:
     model: ModelInfo
     failed_tiles: list[FailedTile] = field(default_factory=list)
     device: str = "auto"
+    precision: str = "auto"
     warnings: tuple[str, ...] = ()
 
 
@@ -130,7 +141,7 @@ def iter_segment(
     params = params or SegmentParams()
     plane = read_plane(image)
     if generator is None:
-        generator = yield from iter_load_generator(params.model, params.device)
+        generator = yield from iter_load_generator(params.model, params.device, params.precision)
     pixels = plane.data
     calibration = calibrate(pixels, params=params, generator=generator, pixel_size_um=plane.pixel_size_um)
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
@@ -161,8 +172,9 @@ def iter_segment(
     table = _describe(cells, origins)
     note_rim(table, calibration)
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
-    warnings = (*plane.warnings, *doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um))
-    return Segmentation(cells, table, calibration, model, failed, device, warnings)
+    precision = str(getattr(generator, "precision", params.precision))
+    doubts = (*doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um), *doubts_about(generator))
+    return Segmentation(cells, table, calibration, model, failed, device, precision, (*plane.warnings, *doubts))
 
 
 segment = drained(iter_segment)

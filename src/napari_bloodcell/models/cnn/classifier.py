@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,17 @@ from torch import Tensor
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.threads import Threads
 from napari_bloodcell.models.cnn.network import CUTOUT_SIZE, Architecture, CellCnn
-from napari_bloodcell.models.device import autocast, cpu_threads, pick_device
+from napari_bloodcell.models.device import autocast, cpu_threads, pick_device, pick_precision
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
 FORMAT = "napari-bloodcell-cnn/1"
 _MAX_FILE_BYTES = 2**30
 _AT_ONCE = 128
 """Cutouts that go through the network together; more need more memory and are not faster."""
+
+
+_SURE = 0.95
+"""Cells of which it is less sure in bfloat16 are looked at again in float32: their type may depend on the rounding."""
 
 
 def probabilities_of(logits: Tensor) -> Tensor:
@@ -69,6 +74,7 @@ class CnnClassifier:
         name: str = "trained",
         sha256: str | None = None,
         device: str | torch.device = "auto",
+        precision: str = "auto",
     ) -> None:
         if network.architecture.n_classes != len(info.classes):
             raise ModelError(f"The network tells {network.architecture.n_classes} classes apart, not {info.classes}.")
@@ -79,8 +85,15 @@ class CnnClassifier:
         self.glass_level = info.glass_level
         self.red_level = info.red_level
         self.device = pick_device(device)
+        self.precision, self.doubt = pick_precision(precision, self.device)
         self.network = network.eval().requires_grad_(False).to(self.device).channels_last()
         self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def in_precision(self, name: str) -> CnnClassifier:
+        """Return this classifier working in another precision."""
+        other = copy.copy(self)
+        other.precision, other.doubt = pick_precision(name, self.device)
+        return other
 
     @property
     def threads(self) -> Threads | None:
@@ -96,11 +109,15 @@ class CnnClassifier:
             )
         out = np.empty((len(cutouts), len(self.classes)), np.float32)
         for start in range(0, len(cutouts), _AT_ONCE):
-            out[start : start + _AT_ONCE] = self._probabilities(cutouts[start : start + _AT_ONCE])
+            some = cutouts[start : start + _AT_ONCE]
+            found = self._probabilities(some, self.precision)
+            if self.precision != "float32" and (doubtful := found.max(1) < _SURE).any():
+                found[doubtful] = self._probabilities(some[doubtful], "float32")
+            out[start : start + _AT_ONCE] = found
         return out
 
-    def _probabilities(self, cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode(), autocast(self.device):
+    def _probabilities(self, cutouts: NDArray[np.uint8], precision: str) -> NDArray[np.float32]:
+        with torch.inference_mode(), autocast(self.device, precision):
             extents = torch.from_numpy(cutout_extents(cutouts)).to(self.device)
             logits = self.network.decide(self.network.describe(to_tensor(cutouts, self.device), extents))
             return np.asarray(probabilities_of(logits).cpu().numpy(), np.float32)
@@ -129,7 +146,9 @@ class CnnClassifier:
         return hashlib.sha256(data).hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto") -> CnnClassifier:
+    def load(
+        cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto", precision: str = "auto"
+    ) -> CnnClassifier:
         """Read a file written by `save`; `ModelError` if it is none. Nothing in it is executed."""
         path = Path(path)
         data = _read(path)
@@ -140,7 +159,7 @@ class CnnClassifier:
         network = CellCnn(architecture)
         network.load_state_dict(state)
         sha256 = hashlib.sha256(data).hexdigest()
-        return cls(network, info, name=name or path.stem, sha256=sha256, device=device)
+        return cls(network, info, name=name or path.stem, sha256=sha256, device=device, precision=precision)
 
 
 def cutout_extents(cutouts: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ cells with their boxes; SAM's decoder turns each proposal into a mask on a small
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -24,9 +25,10 @@ from napari_bloodcell.core.geometry import box_of_mask, slices_of
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask
 from napari_bloodcell.core.threads import Threads, in_threads
-from napari_bloodcell.models.device import autocast, cpu_threads, fast_bf16, pick_device
+from napari_bloodcell.models.device import autocast, cpu_threads, pick_device, pick_precision
 from napari_bloodcell.models.embedded.network import (
     CLASSES,
+    HEAT_STRIDE,
     LARGE_WINDOW,
     RBC_DIAMETER_PX,
     SMALL_BOX_PX,
@@ -34,7 +36,15 @@ from napari_bloodcell.models.embedded.network import (
     STRIDE,
     WindowSam,
 )
-from napari_bloodcell.models.embedded.proposals import CALIBRATION_SCORE, GLASS, Proposals, find_scale, judge, propose
+from napari_bloodcell.models.embedded.proposals import (
+    CALIBRATION_SCORE,
+    GLASS,
+    Proposals,
+    doubtful_peaks,
+    find_scale,
+    judge,
+    propose,
+)
 
 _DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 
@@ -82,7 +92,7 @@ class Canvas:
 class EmbeddedSam:
     """The project's own small SAM, a `MaskGenerator`; `ModelError` if `weights` is no such file."""
 
-    def __init__(self, weights: Path, device: str = "auto") -> None:
+    def __init__(self, weights: Path, device: str = "auto", precision: str = "auto") -> None:
         self.name = "embedded"
         self.normalises_light = True
         self.device = pick_device(device)
@@ -106,8 +116,19 @@ class EmbeddedSam:
             raise ModelError(f"{weights} does not fit the embedded SAM: {reason_of(error)}.") from error
         self.network = self.network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
-        self.network.encoder.to(self.dtype)
+        self._set_precision(precision)
+
+    def _set_precision(self, name: str) -> None:
+        self.precision, self.doubt = pick_precision(name, self.device)
+        self._quick = self.network.encoder
+        if self.precision == "bfloat16":
+            self._quick = copy.deepcopy(self.network.encoder).multiply_in(torch.bfloat16)
+
+    def in_precision(self, name: str) -> EmbeddedSam:
+        """Return this model working in another precision."""
+        other = copy.copy(self)
+        other._set_precision(name)
+        return other
 
     def overlap_px(self, calibration: Calibration) -> int:
         """Return how many pixels around a tile the generator wants to see."""
@@ -124,12 +145,15 @@ class EmbeddedSam:
 
     @torch.inference_mode()
     def calibrate(self, sample: NDArray[np.uint8], first: Calibration) -> Calibration:
-        """Refine the width of a red cell from the boxes that the network gives to cells, until it settles."""
+        """Refine the width of a red cell from the boxes that the network gives to cells, until it settles.
+
+        Always in float32: all cells depend on it.
+        """
         if first.source == "default":  # an empty field
             return replace(first, scale_confidence=0.0)
 
         def look(part: NDArray[np.uint8], current: Calibration) -> tuple[Proposals, NDArray[np.float32]]:
-            canvas = self.see(part, current)
+            canvas = self.see(part, current, is_exact=True)
             return propose(canvas.heat, canvas.sides, CALIBRATION_SCORE), canvas.pixels
 
         return judge(sample, first, look) if first.source == "given" else find_scale(sample, first, look)
@@ -145,7 +169,7 @@ class EmbeddedSam:
         within: tuple[int, int, int, int] | None = None,
     ) -> list[CellMask]:
         """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
-        canvas = self.see(image, calibration, origin)
+        canvas = self.see(image, calibration, origin, score_min=params.score_min)
         proposals = propose(canvas.heat, canvas.sides, params.score_min)
         if within is not None:
             proposals = _within(proposals, canvas, origin, within)
@@ -205,16 +229,46 @@ class EmbeddedSam:
                 cells += self._decode_prompt(canvas, None, point, image.shape[:2])
         return cells
 
-    def see(self, image: NDArray[np.uint8], calibration: Calibration, origin: tuple[int, int] = (0, 0)) -> Canvas:
-        """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded."""
+    def see(
+        self,
+        image: NDArray[np.uint8],
+        calibration: Calibration,
+        origin: tuple[int, int] = (0, 0),
+        *,
+        is_exact: bool = False,
+        score_min: float | None = None,
+    ) -> Canvas:
+        """Return the features of an image (Y, X, 3) uint8, on which prompts are decoded.
+
+        They are in float32 if `is_exact`; with `score_min`, what is a cell does not depend on the rounding of bfloat16.
+        """
         scale = RBC_DIAMETER_PX / calibration.rbc_diameter_px
         resampled, inside, corner = resample(image, scale, origin=origin, align=CANVAS_STEP_PX, multiple=CANVAS_STEP_PX)
         gain = np.clip(GLASS / np.maximum(calibration.background_rgb, 1.0), 0.5, 6.0).astype(np.float32)
         pixels = np.minimum(resampled * gain, 255.0)
         seen = normalise(pixels) * inside[..., None]
-        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device, self.dtype)
-        embedding, detail, heat, sides = self.network.encoder(tensor)
-        return Canvas(embedding, detail, heat[0].float(), sides[0].float(), corner, scale, pixels)
+        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(self.device)
+        embedding, detail, heat, sides = (self.network.encoder if is_exact else self._quick)(tensor)
+        heat = heat[0].float()
+        if score_min is not None and self.precision != "float32":
+            heat = self._decided(heat, tensor, score_min)
+        return Canvas(embedding, detail, heat, sides[0].float(), corner, scale, pixels)
+
+    def _decided(self, heat: torch.Tensor, seen: torch.Tensor, score_min: float) -> torch.Tensor:
+        """Return a heat map (K, H/4, W/4) that is as in float32 around peaks that are doubtful in bfloat16."""
+        doubtful = doubtful_peaks(heat, score_min)
+        height, width = seen.shape[2:]
+        if len(doubtful) * (2 * OVERLAP_PX) ** 2 > height * width:
+            whole: torch.Tensor = self.network.encoder(seen)[2][0]
+            return whole
+        heat = heat.clone()
+        for row, column in doubtful:
+            (y0, y1), (x0, x1) = _around(row, height), _around(column, width)
+            exact = self.network.encoder(seen[:, :, y0:y1, x0:x1])[2][0]
+            for r in range(max(0, row - 1), min(row + 2, heat.shape[1])):
+                for c in range(max(0, column - 1), min(column + 2, heat.shape[2])):
+                    heat[:, r, c] = exact[:, r - y0 // HEAT_STRIDE, c - x0 // HEAT_STRIDE]
+        return heat
 
     def _decode(
         self, canvas: Canvas, part: Proposals, window: int, shape: tuple[int, ...], origin: tuple[int, int]
@@ -223,7 +277,7 @@ class EmbeddedSam:
         boxes = torch.cat([part.boxes, part.boxes[:1].expand(-n % PROMPTS_STEP, -1)])
         index = torch.zeros(len(boxes), dtype=torch.long, device=self.device)
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             masks, iou, corner = self.network.decode(
                 canvas.embedding, canvas.detail, index, centres=middle, points=middle, boxes=boxes, window=window
             )
@@ -236,7 +290,7 @@ class EmbeddedSam:
         centre = point if box is None else (box[:, :2] + box[:, 2:]) / 2
         large = box is None or float((box[:, 2:] - box[:, :2]).max()) > SMALL_BOX_PX
         index = torch.zeros(1, dtype=torch.long, device=self.device)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             masks, iou, corner = self.network.decode(
                 canvas.embedding,
                 canvas.detail,
@@ -248,6 +302,12 @@ class EmbeddedSam:
             )
         token = 0 if box is not None else 1 + int(iou[0, 1:].argmax())
         return _to_cells(masks[:, token].float(), iou[:, token].float(), corner, canvas, shape, (0, 0), point, None)
+
+
+def _around(element: int, side: int) -> tuple[int, int]:
+    """Return the pixels that decide about an element of the heat map: whole steps of the encoder, within a side."""
+    first = (element * HEAT_STRIDE - OVERLAP_PX) // CANVAS_STEP_PX * CANVAS_STEP_PX
+    return max(0, first), min(side, first + 2 * OVERLAP_PX + 2 * CANVAS_STEP_PX)
 
 
 def _within(proposals: Proposals, canvas: Canvas, origin: tuple[int, int], box: tuple[int, int, int, int]) -> Proposals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
-from napari_bloodcell.models.device import autocast, fast_bf16, pick_device
+from napari_bloodcell.models.device import autocast, pick_device, pick_precision
 from napari_bloodcell.models.official.checkpoint import load_network
 from napari_bloodcell.models.official.network import (
     SharedDecoder,
@@ -50,7 +51,12 @@ class OfficialSam:
     normalises_light: bool = False
 
     def __init__(
-        self, model: str | Path = "vit_b", *, device: str = "auto", progress: Callable[[Progress], object] | None = None
+        self,
+        model: str | Path = "vit_b",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: Callable[[Progress], object] | None = None,
     ) -> None:
         self.device = pick_device(device)
         if str(model) in weights.OFFICIAL:
@@ -66,8 +72,18 @@ class OfficialSam:
         self._network = network.to(self.device)
         with torch.inference_mode():
             self._decoder = SharedDecoder(network.mask_decoder, network.prompt_encoder.get_dense_pe())
-        self._dtype = torch.bfloat16 if fast_bf16(self.device) else torch.float32
+        self._set_precision(precision)
+
+    def _set_precision(self, name: str) -> None:
+        self.precision, self.doubt = pick_precision(name, self.device)
+        self._dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self._last: _Encoded | None = None
+
+    def in_precision(self, name: str) -> OfficialSam:
+        """Return this model working in another precision."""
+        other = copy.copy(self)
+        other._set_precision(name)
+        return other
 
     def overlap_px(self, calibration: Calibration) -> int:
         """Return 1.5 red cells: a cell on a tile's border is then seen whole, with some glass around it."""
@@ -160,7 +176,7 @@ class OfficialSam:
         if self._last is not None and self._last.key == key:
             return self._last
         resized = resize_longest_side(image, self.image_size)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             seen = normalise_and_pad(resized, self.image_size).to(self.device)
             embedding = encode(self._network.image_encoder, seen)
         no_mask = self._network.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)

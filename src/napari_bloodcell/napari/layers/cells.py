@@ -159,6 +159,7 @@ def note_segmentation(
     """Record settings, versions, model and calibration of a segmentation in the metadata of its cells layer."""
     info = info_of(layer)
     old = info.get("recipe") or {}
+    recipe = recipe.as_used(segment=segmentation.precision)
     info |= {
         "kind": "cells",
         "recipe": {**old, **portable(recipe).model_dump(mode="json", include={"segment", "seed"})},
@@ -189,6 +190,8 @@ def add_types(
     if recipe is not None:
         note_settings(cells_layer, "classify", portable(recipe).classify)
     if classifier is not None:
+        if recipe is not None:
+            info["recipe"]["classify"]["precision"] = getattr(classifier, "precision", recipe.classify.precision)
         model = {"name": classifier.name, "sha256": classifier.sha256}
         told = subtype_records(recipe.classify.subtypes) if recipe is not None else {}
         info["models"] = {**info.get("models", {}), "classify": model, **told}

@@ -35,14 +35,14 @@ def iter_generator(params: SegmentParams) -> Generator[Progress, None, MaskGener
     """Load the mask generator that the settings name; its weights must be here."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        return load_generator(params.model, params.device)
+        return load_generator(params.model, params.device, params.precision)
 
 
 def iter_classifier(params: ClassifyParams) -> Generator[Progress, None, CellClassifier]:
     """Load the classifier that the settings name."""
     yield Progress(0, 0, "loading the model")
     with quiet_loading():
-        return load_classifier(params.model, params.device)
+        return load_classifier(params.model, params.device, params.precision)
 
 
 _FIRST_USED: Final = ("skimage.color", "skimage.exposure", "scipy.linalg", "scipy.ndimage")

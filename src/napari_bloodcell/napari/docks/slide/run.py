@@ -111,7 +111,7 @@ def may_write_into(parent: QWidget, folder: Path, layer: Image, recipe: Recipe) 
     if not (folder / SLIDE).is_file():
         raise InputError(f"{folder} holds the result of another image. Choose another folder.")
     found = read_result(folder)
-    if found.recipe == recipe and found.cells.shape == image_source(layer).shape:
+    if recipe.allows(found.recipe) and found.cells.shape == image_source(layer).shape:
         return True
     if found.is_corrected:
         raise InputError(
