@@ -99,9 +99,9 @@ class MaskGenerator(Protocol):
     so that they need not be brightened for it.
 
     Optional members: `device`, where it runs; `precision`, in which it computes, with `doubt`, a sentence on what
-    speaks against that ("": nothing), and `in_precision(name)`, which returns it in another; `look_px(calibration)`, the side
-    in pixels of the image it prefers to see at once, for which small tiles are combined; `threads`, a
-    `core.threads.Threads`, if `generate` may be called from several threads at once.
+    speaks against that ("": nothing), and `in_precision(name)`, which returns it in another;
+    `look_px(calibration)`, the side in pixels of the image it prefers to see at once, for which small tiles are
+    combined; `threads`, a `core.threads.Threads`, if `generate` may be called from several threads at once.
     """
 
     name: str
