@@ -89,7 +89,8 @@ def _stain_of_crop(canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
 def of_one_stain(pixels: NDArray[np.uint8], stain: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return pixels (Y, X, 3), glass at `GLASS_LEVEL`, as the program shows them to the model: in its stain."""
     red = GLASS_LEVEL * np.exp(-stain.astype(float))
-    lut = colour_lut((GLASS_LEVEL,) * 3, GLASS_LEVEL, (float(red[0]), float(red[1]), float(red[2])), RED_LEVEL)
+    colour = (float(red[0]), float(red[1]), float(red[2]))
+    lut = colour_lut((GLASS_LEVEL,) * 3, GLASS_LEVEL, colour, RED_LEVEL, in_any_stain=True)
     return pixels if lut is None else lut[np.arange(3), pixels]
 
 

@@ -143,7 +143,7 @@ def test_batches_do_not_change_the_result() -> None:
 def test_progress_counts_cells() -> None:
     image, segmented = two_rbc_and_a_wbc()
     steps = list(iter_classify(image, segmented, classifier=ByRedness(), params=ClassifyParams(batch_size=2)))
-    assert [(s.done, s.total) for s in steps] == [(0, 3), (2, 3), (3, 3)]
+    assert [(s.done, s.total) for s in steps if s.what == "cells typed"] == [(0, 3), (2, 3), (3, 3)]
 
 
 def test_a_smear_without_cells_is_typed_as_empty() -> None:

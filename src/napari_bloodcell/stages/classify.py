@@ -115,7 +115,7 @@ def iter_classify(
     -----
     Departure from the paper: the classifier sees whole cells, after those cut by tile borders are joined, and at its
     own scale if it has an `rbc_diameter_px`. With a `glass_level` the colour of the glass is removed, and with a
-    `red_level` that of the stain: the typical red cell of every smear gets that colour. The preset "paper" does
+    `red_level` that of an unusual stain: its typical red cell gets that colour. The preset "paper" does
     neither.
     """
     cells = segmentation.cells
