@@ -153,6 +153,22 @@ def test_a_differential_of_few_white_cells_comes_with_a_warning() -> None:
     assert not many.warning
 
 
+def test_kinds_that_a_model_told_are_listed_and_corrected_by_classes_of_the_user() -> None:
+    layer = add_smear(ViewerModel(), types=("RBC", "WBC", "neutrophil"))
+    table = links.table_of(layer)
+    table["subtype"] = np.where(np.arange(len(table)) % 2, "neutrophil", "lymphocyte").astype(object)
+    layers.set_table(layer, table)
+    counted = CountTask.of(layer).run()
+    numbers = {row.cell_type: row for row in counted.rows}
+    is_white = table["cell_type"] == "WBC"
+    n = int((is_white & (table["subtype"] == "neutrophil")).sum()) + int((table["cell_type"] == "neutrophil").sum())
+    assert numbers["WBC: neutrophil"].cells == n
+    assert numbers["WBC: neutrophil"].percent == pytest.approx(100 * n / counted.n_white)
+    assert numbers["neutrophil"].percent is None
+    layers.set_types(layer, table.index[is_white], "RBC")
+    assert (links.table_of(layer)["subtype"] == "").all()
+
+
 def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
     layer = add_smear(ViewerModel())
     layers.set_table(layer, links.table_of(layer).assign(cell_type=""))

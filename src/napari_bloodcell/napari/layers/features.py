@@ -54,7 +54,8 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
     table = {name: features[name].to_numpy()[rows] for name in [*known, *others] if columns is None or name in columns}
     result = pd.DataFrame(table, index=pd.Index(ids[rows], name="id"))
     if "subtype" in result and "cell_type" in result:  # a kind is left behind where a person gave the cell another type
-        result.loc[result["cell_type"] != WBC, list(LATER)] = list(LATER.values())
+        for name in LATER.keys() & set(result.columns):
+            result[name] = result[name].where(result["cell_type"] == WBC, LATER[name])
     return result.astype({name: COLUMNS[name] for name in result.columns if name in COLUMNS})
 
 

@@ -279,7 +279,8 @@ class CountTable(NarrowTable):
         for i, (name, texts) in enumerate(lines):
             first = QTableWidgetItem(name)
             first.setToolTip(SUMS.get(name) or plain(name))
-            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name not in SUMS else None
+            of_type = name.partition(": ")[0]  # a kind has the colour of its type
+            colour = (chosen or {}).get(of_type) or colour_of(of_type, [*names, of_type]) if name not in SUMS else None
             first.setIcon(swatch(colour))
             self.setItem(i, 0, first)
             for j, text in enumerate(texts, start=1):
