@@ -12,6 +12,7 @@ from PIL import Image
 from qtpy.QtWidgets import QInputDialog
 
 from napari_bloodcell.cli.main import main
+from napari_bloodcell.core.cells import LATER
 from napari_bloodcell.learning.reports import TrainingReport
 from napari_bloodcell.napari.docks.train.jobs import Source, default_training_set
 from napari_bloodcell.napari.layers import links
@@ -34,7 +35,6 @@ KINDS = ("neutrophil", "lymphocyte", "monocyte")
 def analysed(viewer: Viewer, seed: int) -> tuple[Labels, dict[int, str]]:
     """Add a drawn smear with its cells as the program finds them, and say what each one is."""
     import napari_bloodcell as nb
-from napari_bloodcell.core.cells import LATER
 
     smear = draw_smear((420, 520), seed=seed, n_rbc=20, n_wbc=12, n_platelets=5, rbc_diameter_px=32, pair_share=0)
     image = viewer.add_image(smear.image, rgb=True, name=f"smear {seed}")
