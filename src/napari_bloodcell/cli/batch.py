@@ -40,6 +40,7 @@ from napari_bloodcell.models import load, weights
 from napari_bloodcell.pipeline import iter_analyse
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, FILES, GEOJSON, KDE, OVERLAY, RECIPE, TYPES_TIFF, ZARR
 from napari_bloodcell.results.pictures import pictures_of_smear, write_pictures_of_slide
+from napari_bloodcell.results.plan import models_of
 from napari_bloodcell.results.recipes import portable, read_record
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import LabelFormat, write_result
@@ -290,7 +291,8 @@ def _is_done(folder: Path, recipe: Recipe, models: Models, options: Options) -> 
     except damaged:
         return False
     used = {stage: model.sha256 for stage, model in record.models.items()}
-    loaded = {"segment": models.generator.sha256, "classify": models.classifier.sha256}
+    known = models_of(models.generator, models.classifier, recipe.classify.subtypes)
+    loaded = {stage: model["sha256"] for stage, model in known.items()}
     return (
         portable(recipe).allows(record.recipe)
         and used == loaded
