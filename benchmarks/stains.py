@@ -1,4 +1,4 @@
-"""What stain and light do to types: ``python -m benchmarks.stains [DATA]``, about 15 minutes on two cores.
+"""What stain and light do to types: ``python -m benchmarks.stains [DATA]``, about half an hour on two cores.
 
 Malaria smears in many stains, on which nothing was trained: red cells, infected ones too, in a cell of their own, and
 how many of them are typed WBC, all together and in the worst field of 20 cells or more. TXL-PBC val in stains that are
