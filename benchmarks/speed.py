@@ -27,7 +27,7 @@ from benchmarks.classical import classical_cells, measure
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.device import fast_bf16
 from napari_bloodcell.models.embedded.sam import EmbeddedSam
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.models.load import load_classifier, load_generator, load_subtypes
 from napari_bloodcell.models.official.sam import OfficialSam
 from napari_bloodcell.models.sam_modules import build_sam
 from napari_bloodcell.stages.calibration import background_colour
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
 
 Row = tuple[str, str, str]
 HS_DIAMETER_PX = 34.0
@@ -107,6 +109,14 @@ class NetworkClock:
         setattr(owner, name, timed)
         self._undo.append(lambda: setattr(owner, name, method))
 
+    def watch_models(self, generator: EmbeddedSam, classifier: CnnClassifier) -> None:
+        """Add what the networks of an analysis do: in either precision, and of the kinds of white cells."""
+        for encoder in {id(one): one for one in (generator.network.encoder, generator._quick)}.values():
+            self.watch(encoder, "forward")
+        self.watch(generator.network, "decode")
+        self.watch(classifier, "_probabilities")
+        self.watch(load_subtypes("differential"), "_probabilities")
+
     def stop(self) -> None:
         """Take the measurement out again."""
         for undo in self._undo:
@@ -136,11 +146,9 @@ def _worker(path: str, seconds_path: str, threads: int) -> None:
     torch.set_num_threads(threads)
     nb.analyse(path)
     clock = NetworkClock()
-    generator, classifier = load_generator("embedded"), load_classifier(nb.ClassifyParams())
+    generator, classifier = load_generator("embedded"), load_classifier()
     assert isinstance(generator, EmbeddedSam)
-    clock.watch(generator.network.encoder, "forward")
-    clock.watch(generator.network, "decode")
-    clock.watch(classifier, "_probabilities")
+    clock.watch_models(generator, classifier)
     start = time.perf_counter()
     nb.analyse(path, generator=generator, classifier=classifier)
     Path(seconds_path).write_text(f"{time.perf_counter() - start} {clock.seconds}")
@@ -223,7 +231,7 @@ def typing(data: Path) -> Iterator[Row]:
     """Cells typed per second, cutouts included."""
     slide = _slide(data)
     segmentation = nb.segment(slide, params=nb.SegmentParams(rbc_diameter_px=HS_DIAMETER_PX))
-    classifier = load_classifier(nb.ClassifyParams())
+    classifier = load_classifier()
     seconds = side_by_side({"ours": lambda: classify(slide, segmentation, classifier=classifier)}, 5)["ours"]
     yield "cells typed per second, cutouts included", f"{len(segmentation.table) / seconds:.0f}", "3000"
 

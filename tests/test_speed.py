@@ -79,8 +79,7 @@ def test_most_of_the_time_is_that_of_the_networks(smear: NDArray[np.uint8], sam:
     clock = NetworkClock()
     try:
         nb.analyse(smear, generator=sam, classifier=classifier)
-        for owner, name in ((sam.network.encoder, "forward"), (sam.network, "decode"), (classifier, "_probabilities")):
-            clock.watch(owner, name)
+        clock.watch_models(sam, classifier)
         begin = time.perf_counter()
         nb.analyse(smear, generator=sam, classifier=classifier)
         share = clock.seconds / (time.perf_counter() - begin)
