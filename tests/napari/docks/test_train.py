@@ -181,7 +181,7 @@ def test_what_is_missing_is_said(viewer: Viewer, qtbot: QtBot, notifications: li
     dock.form.choose(source=Source.TRAINING_SET, folder=tmp_path)
     dock.run.click()
     wait_for_the_end(dock, qtbot)
-    assert "no training set" in notifications[-1]
+    assert "is not a training set" in notifications[-1]
     dock.form.choose(folder="")
     dock.run.click()
     assert "no folder of examples" in notifications[-1]
