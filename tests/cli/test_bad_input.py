@@ -228,3 +228,19 @@ def test_a_reader_that_went_away_ends_the_program_in_silence() -> None:
 def test_what_cannot_be_written_is_named_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"there is.*No space left"), files.writing(tmp_path / "there is"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--rbc-diameter-px", 2), ("--rbc-diameter-px", 5000), ("--pixel-size-um", 50), ("--pixel-size-um", 0.0001)],
+)
+def test_a_size_that_no_smear_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: float
+) -> None:
+    Image.fromarray(np.full((60, 60, 3), 220, np.uint8)).save(tmp_path / "smear.png")
+    call = ["analyse", tmp_path / "smear.png", "-o", tmp_path / "out", flag, value]
+    assert cli.main([str(word) for word in call]) == cli.WRONG_USE
+    err = capsys.readouterr().err
+    assert flag in err
+    assert "should be" in err
+    assert not (tmp_path / "out").exists()
