@@ -76,7 +76,7 @@ def row(name: str, fields: Iterable[Field]) -> str:
 
 
 def _of(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> int | None:
-    """Return the class of the labelled box that a cell fills by half, or None."""
+    """Return the class of the labelled box with which a cell shares an IoU of 0.4, or None."""
     shared = [box_iou(box, other) for other in boxes[:, 1:]]
     return int(boxes[int(np.argmax(shared)), 0]) if shared and max(shared) >= 0.4 else None
 

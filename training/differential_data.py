@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from napari_bloodcell.learning.dataset import read_picture
 from napari_bloodcell.models.boxes import colour_in_boxes
-from napari_bloodcell.stages.calibration import background_colour
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL, colour_lut
 from training.cnn_data import RBC, WBC, txl_fields
-from training.malaria import read_image
+from training.cnn_masks import normalised
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +70,6 @@ def _is_held_out(name: str, one_in: int) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % one_in == 0
 
 
-def _normalised(image: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.uint8]:
-    return np.clip(np.rint(image * (GLASS_LEVEL / np.maximum(glass, 16))), 1, 255).astype(np.uint8)
-
-
 def _density(colour: NDArray[np.floating]) -> NDArray[np.float32]:
     return (-np.log(np.clip(colour / GLASS_LEVEL, 0.02, 0.98))).astype(np.float32)
 
@@ -100,8 +96,8 @@ def crops(data: Path) -> Windows:
     table = table[table["class"] != "platelet"]
     canvases = np.empty((len(table), CANVAS_PX, CANVAS_PX, 3), np.uint8)
     for canvas, file in zip(canvases, table["file"], strict=True):
-        image = read_image(data / "wbc" / file)
-        canvas[:] = _normalised(image, background_colour(image))
+        image = read_picture(data / "wbc" / file)
+        canvas[:] = normalised(image, 1.0)
     kinds = table["class"].str.replace("_", " ")
     in_pbc = [_is_held_out(file, 2 * VAL) for file in table["file"]]
     in_raabin = [_is_held_out(slide, VAL) for slide in table["slide"].astype(str)]
@@ -142,7 +138,7 @@ def _central(
     middle = (white[:, 1:3] + white[:, 3:5]) / 2
     y, x = middle[np.hypot(*(middle - np.array(image.shape[:2]) / 2).T).argmin()]
     half = CANVAS_PX * diameter / RBC_DIAMETER_PX / 2
-    even = _normalised(image, background_colour(image))
+    even = normalised(image, 1.0)
     red = boxes[boxes[:, 0] == RBC, 1:]
     colour = colour_in_boxes(even, red) if len(red) >= 3 else RED_LEVEL
     return _window(Image.fromarray(even), (x - half, y - half, x + half, y + half)), _density(np.array(colour))

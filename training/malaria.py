@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from napari_bloodcell.learning.dataset import read_picture
 from training.cnn_masks import RBC, WBC
 
 if TYPE_CHECKING:
@@ -20,18 +21,12 @@ if TYPE_CHECKING:
     Field = tuple[str, NDArray[np.uint8], NDArray[np.float64]]
 
 
-def read_image(file: Path) -> NDArray[np.uint8]:
-    """Return the pixels (Y, X, 3) of a file."""
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
 def iml_fields(data: Path) -> Iterator[Field]:
     """Yield (file, image, boxes) of iml_malaria; boxes (N, 5) are class, y0, x0, y1, x1 in pixels: all red cells."""
     for file, rows in pd.read_csv(data / "iml_malaria" / "boxes.csv").groupby("file"):
         kinds = np.full(len(rows), RBC)
         boxes = np.stack([kinds, rows["y"], rows["x"], rows["y"] + rows["h"], rows["x"] + rows["w"]], 1)
-        yield str(file), read_image(data / "iml_malaria" / str(file)), boxes.astype(float)
+        yield str(file), read_picture(data / "iml_malaria" / str(file)), boxes.astype(float)
 
 
 def bbbc_fields(data: Path) -> Iterator[Field]:
@@ -45,4 +40,4 @@ def bbbc_fields(data: Path) -> Iterator[Field]:
             if kind != "unboxed" and windows[cell - 1] is not None
             for y, x in [windows[cell - 1]]
         ]
-        yield str(name), read_image(folder / f"{name}.jpg"), np.array(boxes, float).reshape(-1, 5)
+        yield str(name), read_picture(folder / f"{name}.jpg"), np.array(boxes, float).reshape(-1, 5)

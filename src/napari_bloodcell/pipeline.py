@@ -12,7 +12,8 @@ from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator, Progress, doubts_about
 from napari_bloodcell.images.open import is_slide, read_plane
 from napari_bloodcell.images.plane import Plane
-from napari_bloodcell.models.load import load_classifier, subtype_records
+from napari_bloodcell.models.load import load_classifier
+from napari_bloodcell.results.plan import models_of
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -140,11 +141,7 @@ def _iter_in_memory(
         names=typed.names,
         calibration=segmentation.calibration,
         recipe=recipe,
-        models={
-            "segment": {"name": segmentation.model.name, "sha256": segmentation.model.sha256},
-            "classify": {"name": classifier.name, "sha256": classifier.sha256},
-            **subtype_records(recipe.classify.subtypes),
-        },
+        models=models_of(segmentation.model, classifier, recipe.classify.subtypes),
         image_name=plane.name,
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from threading import Thread
@@ -18,6 +17,7 @@ from napari_bloodcell.core.threads import Threads
 PRECISIONS: Final = get_args(Precision)
 MOST_THREADS = 4
 """Each thread needs memory for the image it works on."""
+_PRECISIONS_ALLOWED = '"auto", "float32" or "bfloat16"'
 _ALLOWED = '"auto", "cpu", "cuda", "cuda:<number>" or "mps"'
 
 
@@ -134,7 +134,7 @@ def pick_precision(name: str, device: torch.device) -> tuple[Literal["float32", 
     bfloat16 it is float32 only where a device has none at all.
     """
     if name not in PRECISIONS:
-        raise ModelError(f"Unknown precision {name!r}; give {_either(PRECISIONS)}.")
+        raise ModelError(f"Unknown precision {name!r}; give {_PRECISIONS_ALLOWED}.")
     if name == "auto":
         return ("bfloat16" if fast_bf16(device) else "float32"), ""
     if name == "float32" or fast_bf16(device):
@@ -147,6 +147,7 @@ def pick_precision(name: str, device: torch.device) -> tuple[Literal["float32", 
     return "bfloat16", f"bfloat16 was asked for, which the device {device} emulates: it took longer than float32 would."
 
 
+@cache
 def _has_bf16(device: torch.device) -> bool:
     """Try it: which versions of macOS and of torch have it on MPS is written nowhere that can be asked."""
     if device.type == "cpu":
@@ -156,10 +157,6 @@ def _has_bf16(device: torch.device) -> bool:
         return bool(torch.conv2d(one, one).item() == 9)
     except (RuntimeError, TypeError, NotImplementedError):
         return False
-
-
-def _either(names: Sequence[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names[:-1]) + f' or "{names[-1]}"'
 
 
 def autocast(device: str | torch.device, precision: str = "auto") -> AbstractContextManager[Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from napari_bloodcell.core.errors import ModelError
 from napari_bloodcell.core.files import expanded
@@ -17,6 +17,8 @@ from napari_bloodcell.models import weights
 if TYPE_CHECKING:
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
     from napari_bloodcell.models.cnn.subtypes import SubtypeModel
+
+M = TypeVar("M")
 
 
 def load_generator(model: str = "embedded", device: str = "auto", precision: str = "auto") -> MaskGenerator:
@@ -56,12 +58,20 @@ def load_classifier(model: str | Path = "embedded", device: str = "auto", precis
 def load_models(
     recipe: Recipe, generator: MaskGenerator | None = None, classifier: CellClassifier | None = None
 ) -> tuple[MaskGenerator, CellClassifier]:
-    """Return the models given, or those that the recipe names."""
+    """Return the models given, or those that the recipe names, in the precision of its settings."""
+    segment, typing = recipe.segment, recipe.classify
     if generator is None:
-        generator = load_generator(recipe.segment.model, recipe.segment.device, recipe.segment.precision)
+        generator = load_generator(segment.model, segment.device, segment.precision)
     if classifier is None:
-        classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
-    return generator, classifier
+        classifier = load_classifier(typing.model, typing.device, typing.precision)
+    return _in_precision(generator, segment.precision), _in_precision(classifier, typing.precision)
+
+
+def _in_precision(model: M, precision: str) -> M:
+    """Return a model in a precision, itself if that is open, or it cannot work in another."""
+    change: Callable[[str], M] | None = getattr(model, "in_precision", None)
+    is_in_it = precision in ("auto", getattr(model, "precision", None))
+    return model if is_in_it or change is None else change(precision)
 
 
 def load_subtypes(model: str, device: str = "auto") -> SubtypeModel:

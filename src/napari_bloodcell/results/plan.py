@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from napari_bloodcell.core.geometry import Box, grown
 from napari_bloodcell.core.params import Recipe
-from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator
+from napari_bloodcell.core.protocols import Calibration, CellClassifier, MaskGenerator, ModelInfo
 from napari_bloodcell.models.load import subtype_records
 from napari_bloodcell.stages.tiles import BLOCK_PX, Tile
 
@@ -144,7 +144,7 @@ class Plan:
 
 
 def models_of(
-    generator: MaskGenerator, classifier: CellClassifier, subtypes: Sequence[str] = ()
+    generator: MaskGenerator | ModelInfo, classifier: CellClassifier, subtypes: Sequence[str] = ()
 ) -> dict[str, dict[str, str]]:
     """Return name and hash of the weights by stage; models of subtypes by their names."""
     return {

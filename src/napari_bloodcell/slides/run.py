@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,13 +15,13 @@ import numpy as np
 from napari_bloodcell.core.cells import type_names
 from napari_bloodcell.core.errors import InputError, OutputError, escaped, heard_of_input
 from napari_bloodcell.core.files import LOCK, expanded, locked, make_folder, sweep, writing
-from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
+from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import CellClassifier, FailedTile, MaskGenerator, Progress, doubts_about
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
-from napari_bloodcell.models.load import load_classifier, load_generator
+from napari_bloodcell.models.load import load_models
 from napari_bloodcell.results.files import RECIPE, ZARR
 from napari_bloodcell.results.ome_zarr import create_smear
 from napari_bloodcell.results.plan import Plan, models_of
@@ -40,7 +40,6 @@ from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
 T = TypeVar("T")
-M = TypeVar("M")
 logger = logging.getLogger(__name__)
 COPY = "copy.npz"
 
@@ -83,8 +82,7 @@ def iter_analyse_slide(
         work, earlier, digest = WorkFolder(output), _result_in(output), _digest(slide)
         plans = [plan for plan in (work.read_plan(), None if earlier is None else earlier.plan) if plan is not None]
         asked, recipe = recipe, _in_earlier_precision(recipe, digest, plans)
-        generator_here = _in_precision(recipe.segment, generator, load_generator)
-        classifier_here = _in_precision(recipe.classify, classifier, load_classifier)
+        generator_here, classifier_here = load_models(recipe, generator, classifier)
         recipe = recipe.as_used(
             segment=getattr(generator_here, "precision", None), classify=getattr(classifier_here, "precision", None)
         )
@@ -161,14 +159,6 @@ def _in_earlier_precision(recipe: Recipe, digest: str, known: Sequence[Plan]) ->
         if earlier.image_digest == digest:
             recipe = recipe.in_precision_of(earlier.recipe)
     return recipe
-
-
-def _in_precision(params: SegmentParams | ClassifyParams, model: M | None, load: Callable[[str, str, str], M]) -> M:
-    """Return a model, that which the settings name where none is given, in the precision that the settings name."""
-    if model is None:
-        return load(params.model, params.device, params.precision)
-    change: Callable[[str], M] | None = getattr(model, "in_precision", None)
-    return model if params.precision == "auto" or change is None else change(params.precision)
 
 
 def _plan(

@@ -111,13 +111,17 @@ class Counting:
     per_mm2: dict[str, float] | None
 
     @property
+    def n_in_differential(self) -> int:
+        """White cells that make up its 100 %: those of a kind that is not in `OUTSIDE`."""
+        return sum(n for kind, n in self.kinds.items() if kind not in OUTSIDE)
+
+    @property
     def differential_table(self) -> pd.DataFrame:
         """The differential: index kind; `n`, `percent` of the white cells counted, `low` and `high`, its 95 % interval.
 
         The interval is exact (Clopper-Pearson). Kinds in `OUTSIDE` have a number and no percentage.
         """
-        total = sum(n for name, n in self.kinds.items() if name not in OUTSIDE)
-        rows = []
+        total, rows = self.n_in_differential, []
         for name, n in self.kinds.items():
             if name in OUTSIDE or not total:
                 rows.append((n, np.nan, np.nan, np.nan))
@@ -130,7 +134,7 @@ class Counting:
     @property
     def nrbc_per_100_wbc(self) -> float | None:
         """Erythroblasts per 100 white cells counted; None where no kind was told."""
-        total = sum(n for name, n in self.kinds.items() if name not in OUTSIDE)
+        total = self.n_in_differential
         return 100 * self.kinds.get(ERYTHROBLAST, 0) / total if total else None
 
     @property

@@ -105,7 +105,7 @@ class Counted:
             jumps = sorted({float(t) for t in thresholds if (thresholds == t).sum() > 1})
             told += [self._jump(area) for area in jumps]
         if self.counting.differential:
-            n_in_it = sum(n for kind, n in self.counting.kinds.items() if kind in self.counting.differential)
+            n_in_it = self.counting.n_in_differential
             if self.n_white > n_in_it:
                 told.append(f"The differential leaves out {self.n_white - n_in_it:,} white cells without a class.")
             if n_in_it < FEWEST_WBC:
