@@ -384,6 +384,16 @@ def test_corrections_of_each_plane_of_a_stack_come_back_to_it() -> None:
     assert by_hand.to_dict() == {1: "WBC", 8: "platelet"}
 
 
+def test_a_correction_stays_in_the_journal_of_its_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    session, viewer = new_session()
+    here = default_journal_folder()
+    monkeypatch.setenv("NAPARI_BLOODCELL_JOURNAL", str(tmp_path / "another"))
+    session.type_cells([1], "WBC")
+    session.put_back()  # waits for what is written
+    assert len(Journal(here).read(image_hash(viewer.layers["smear"].data))) == 1
+    assert Journal(default_journal_folder()).is_empty
+
+
 # --- one history -----------------------------------------------------------------------------------------------------
 
 

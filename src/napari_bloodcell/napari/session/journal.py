@@ -104,6 +104,7 @@ class LayerJournal:
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
         self._viewer, self._layer = ref(viewer), ref(cells_layer)
+        self._journal = Journal(default_journal_folder())
         self._hashes: dict[PlaneIndex, str] = {}
         self._hashed: Any = None  # pixels that the hashes belong to
         self.annotator = annotator_name()
@@ -153,32 +154,28 @@ class LayerJournal:
         return self._hashes[plane]
 
     def _write(self, corrections: list[Correction], said: Sequence[Decision], cells: Any, source: ImageSource) -> None:
-        journal = Journal(default_journal_folder())
         for one in said:
             image = cells[one.plane] if one.plane else cells  # read part by part
             sha256 = self._hash_of(source, one.plane)
             correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields)
-            journal.append(correction)
+            self._journal.append(correction)
             corrections.append(correction)
 
     def _take_back(self, corrections: list[Correction]) -> None:
-        journal = Journal(default_journal_folder())
         for i, correction in enumerate(corrections):
             corrections[i] = correction.undo()
-            journal.append(corrections[i])
+            self._journal.append(corrections[i])
 
     def _take_over(self, corrections: Iterable[Correction]) -> None:
-        journal = Journal(default_journal_folder())
         for correction in corrections:
-            journal.append(correction)
+            self._journal.append(correction)
 
     def _known(self, source: ImageSource) -> dict[PlaneIndex, list[Correction]]:
-        journal = Journal(default_journal_folder())
         planes = source.plane_indices() if source.stack_shape else [()]
-        return {plane: journal.read(self._hash_of(source, plane)) for plane in planes}
+        return {plane: self._journal.read(self._hash_of(source, plane)) for plane in planes}
 
     def _find(self, cells: Any, source: ImageSource) -> Found:
-        if Journal(default_journal_folder()).is_empty:
+        if self._journal.is_empty:
             return Found({}, [], 0)  # spares reading the image for its hash
         types: dict[int, str] = {}
         lost: list[Correction] = []
