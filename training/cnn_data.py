@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_bloodcell.learning.dataset import LabelledCutouts, concatenate, read_cutouts
-from napari_bloodcell.models.boxes import colour_in_boxes
+from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.stages.calibration import background_colour
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL, cut_out
 from napari_bloodcell.stages.segment import FEWEST_MEASURED

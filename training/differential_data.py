@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from napari_bloodcell.learning.dataset import read_picture
-from napari_bloodcell.models.boxes import colour_in_boxes
+from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL, colour_lut
 from training.cnn_data import RBC, WBC, txl_fields
 from training.cnn_masks import normalised

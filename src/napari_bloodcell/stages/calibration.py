@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
 from napari_bloodcell.core.cells import boxes_of
 from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.models.colour import distance_from_glass
 from napari_bloodcell.stages.light import light_from, lit_evenly
 from napari_bloodcell.stages.surroundings import surroundings_from
 
@@ -116,9 +116,7 @@ def background_colour(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def foreground(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where cells are, (Y, X) bool: Lab distance from the glass, Otsu on it clipped at its 80th percentile."""
-    lab = rgb2lab(image)
-    glass = rgb2lab((background_colour(image) / 255).reshape(1, 1, 3)).reshape(3)
-    distance = np.sqrt(((lab - glass) ** 2).sum(-1))
+    distance = distance_from_glass(image, background_colour(image))
     limit = np.percentile(distance, 80)
     if limit < STAINED_DELTA_E:
         # Few cells on much glass: the 80th percentile is glass too.

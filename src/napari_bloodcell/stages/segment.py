@@ -27,7 +27,7 @@ from napari_bloodcell.core.protocols import (
 )
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
-from napari_bloodcell.models.boxes import colour_in_boxes
+from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
     DEFAULT_DIAMETER_PX,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.models.boxes import colour_in_boxes, non_maximum_suppression
+from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
 
 Look: TypeAlias = "Callable[[NDArray[np.uint8], Calibration], tuple[Proposals, NDArray[np.float32]]]"
@@ -98,6 +99,8 @@ LARGEST_SIDE_PX = 1024
 DOUBTFUL_RED_CELLS = 6
 """With fewer whole red cells other starting widths are tried too."""
 OTHER_STARTS = (0.6, 0.35, 0.2, 1.7)
+SAME_WIDTH = 0.04
+"""Two starts agree if the logarithms of the widths that they lead to differ by less."""
 NARROWEST_PX = 6.0
 """Narrower red cells show too little to be found."""
 DOUBTFUL_CONFIDENCE = 0.5
@@ -163,8 +166,8 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
     """Iterate the network's own measure of the cells in a sample (Y, X, 3) uint8 until it settles.
 
     If few cells support the result, other starting widths are tried: a large white cell in a small field, or clumps,
-    mislead the first estimate. If none of these gives cells of which the network is sure, all widths are tried. `look`
-    takes (part, calibration) and returns the network's proposals and input.
+    mislead the first estimate. Two starts that agree on red cells are enough. If none gives cells of which the network
+    is sure, all widths are tried. `look` takes (part, calibration) and returns the network's proposals and input.
     """
     best, evidence = _settle(sample, first, look)
     if evidence.n_red < DOUBTFUL_RED_CELLS:
@@ -172,8 +175,12 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
             width = first.rbc_diameter_px * factor
             if NARROWEST_PX <= width <= max(sample.shape[:2]):
                 other, weight = _settle(sample, replace(first, rbc_diameter_px=width), look)
+                agree = abs(np.log(other.rbc_diameter_px / best.rbc_diameter_px)) < SAME_WIDTH
+                is_settled = agree and min(weight.confidence, evidence.confidence) >= DOUBTFUL_CONFIDENCE
                 if weight.strength > evidence.strength:
                     best, evidence = other, weight
+                if is_settled:
+                    break
     if evidence.confidence < DOUBTFUL_CONFIDENCE:
         other, weight = _settle(sample, _best_of_ladder(sample, first, look), look)
         if (weight.confidence, weight.scale_confidence) > (evidence.confidence, evidence.scale_confidence):

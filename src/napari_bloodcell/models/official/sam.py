@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration, CellMask, Progress
 from napari_bloodcell.models import weights
 from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.models.colour import distance_from_glass
 from napari_bloodcell.models.device import autocast, pick_device, pick_precision
 from napari_bloodcell.models.official.checkpoint import load_network
 from napari_bloodcell.models.official.network import (
@@ -357,8 +357,7 @@ def find_foreground(image: NDArray[np.uint8], background_rgb: tuple[float, float
     Distance in Lab from the smear's background colour, above Otsu's threshold of the distances clipped at their 80th
     percentile: unclipped, one dominant white cell hides the red ones.
     """
-    glass = rgb2lab(np.asarray(background_rgb, np.float64).reshape(1, 1, 3) / 255).reshape(3)
-    distance = np.linalg.norm(rgb2lab(image) - glass, axis=-1)
+    distance = distance_from_glass(image, background_rgb)
     clipped = np.minimum(distance, np.percentile(distance, 80))
     threshold = float(threshold_otsu(clipped)) if np.ptp(clipped) > 0 else _LEAST_CONTRAST  # type: ignore[no-untyped-call]
     above = distance > np.clip(threshold, _LEAST_CONTRAST, _MOST_CONTRAST)
