@@ -289,6 +289,35 @@ def test_a_compression_that_needs_an_extra_says_which(
     refuses(tmp_path / "a.tif", rf"{compression.upper()}, which needs imagecodecs.*\[wsi\]")
 
 
+def test_a_cameras_raw_file_under_another_ending_is_refused_and_not_its_preview_read(tmp_path: Path) -> None:
+    version = (50706, "B", 4, (1, 4, 0, 0), True)  # DNGVersion
+    tifffile.imwrite(tmp_path / "a.tif", field(), photometric="rgb", subfiletype=1, extratags=[version])
+    refuses(tmp_path / "a.tif", "camera's raw file")
+
+
+def test_a_reduced_copy_alone_is_read_and_said_to_be_one(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", field(), photometric="rgb", subfiletype=1)
+    with pytest.warns(nb.InputWarning, match="nothing but reduced copies"):
+        assert_reads(tmp_path / "a.tif", field())
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an HEIC photo"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "an HEIC photo"),
+        (b"\0\0\0\x20ftypisom\0\0\0\0", "a film"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL image"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"PK\x03\x04", "an archive"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+    ],
+)
+def test_what_is_renamed_to_an_image_is_named(start: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(start + bytes(500))
+    refuses(tmp_path / "a.jpg", f"is {kind}, whatever its ending")
+
+
 @pytest.mark.usefixtures("without_imagecodecs")
 def test_pages_that_pillow_reads_are_still_a_stack(tmp_path: Path) -> None:
     pytest.importorskip("imagecodecs")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -101,6 +102,30 @@ def test_transparent_pixels_become_white_glass() -> None:
     np.testing.assert_array_equal(plane.data[20:], image[20:, :, :3])
     half = image[10:20, :, :3] * (128 / 255) + 255 * (127 / 255)
     assert abs(plane.data[10:20] - half).max() <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"planarconfig": "separate"}],
+    ids=["plain", "zlib", "tiles", "planar"],
+)
+def test_colours_that_are_multiplied_by_their_transparency_become_those_of_a_straight_file(
+    options: dict[str, Any], dtype: type[np.integer], tmp_path: Path
+) -> None:
+    top = np.iinfo(dtype).max
+    colours, alpha = field().astype(float) / 255 * top, np.full((40, 60, 1), top, float)
+    alpha[:10], alpha[10:20] = 0, top * 0.5
+    for name, kind, image in (
+        ("straight", "unassalpha", colours),
+        ("multiplied", "assocalpha", colours * alpha / top),
+    ):
+        stored = np.rint(np.dstack([image, alpha])).astype(dtype)
+        stored = np.moveaxis(stored, -1, 0) if "planarconfig" in options else stored
+        tifffile.imwrite(tmp_path / f"{name}.tif", stored, photometric="rgb", extrasamples=[kind], **options)
+    straight, multiplied = (read_plane(tmp_path / f"{name}.tif").data for name in ("straight", "multiplied"))
+    assert (straight[:10] == 255).all()
+    assert np.abs(multiplied.astype(int) - straight).max() <= 1
 
 
 def test_an_alpha_channel_of_zeros_is_ignored_with_a_warning() -> None:
@@ -332,6 +357,9 @@ def test_palette_and_white_is_zero_tiffs_are_resolved(tmp_path: Path) -> None:
     [
         pytest.param({"resolution": (40000.0, 40000.0), "resolutionunit": "CENTIMETER"}, 0.25, id="per cm"),
         pytest.param({"resolution": (101600.0, 101600.0), "resolutionunit": "INCH"}, 0.25, id="per inch"),
+        pytest.param({"resolution": (4000.0, 4000.0), "resolutionunit": "MILLIMETER"}, 0.25, id="per mm"),
+        pytest.param({"resolution": (4.0, 4.0), "resolutionunit": "MICROMETER"}, 0.25, id="per µm"),
+        pytest.param({"resolution": (4.0, 4.0), "resolutionunit": "NONE"}, None, id="per nothing"),
         pytest.param({"resolution": (300.0, 300.0), "resolutionunit": "INCH"}, None, id="a printer's dpi"),
         pytest.param({}, None, id="none"),
         pytest.param({"imagej": True, "resolution": (4.0, 4.0), "metadata": {"unit": "um"}}, 0.25, id="ImageJ"),
@@ -344,7 +372,7 @@ def test_tiff_resolution_gives_the_pixel_size_where_it_makes_sense(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("size", "unit", "expected"), [(0.2, "µm", 0.2), (200, "nm", 0.2), (0.0002, "mm", 0.2), (50, "µm", None)]
+    ("size", "unit", "expected"), [(0.2, "µm", 0.2), (200, "nm", 0.2), (0.0002, "mm", 0.2), (0.2, "pixel", None)]
 )
 def test_ome_tiff_gives_the_pixel_size(tmp_path: Path, size: float, unit: str, expected: float | None) -> None:
     metadata = {"PhysicalSizeX": size, "PhysicalSizeY": size, "PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
@@ -354,6 +382,16 @@ def test_ome_tiff_gives_the_pixel_size(tmp_path: Path, size: float, unit: str, e
     assert plane.pixel_size_um == (expected and pytest.approx(expected))
     assert plane.name == "a"
     np.testing.assert_array_equal(plane.data, field())
+
+
+@pytest.mark.parametrize("size", [0, -0.2, 50, 1e-4, float("nan")])
+def test_a_pixel_size_that_no_smear_has_is_not_used_and_said_so(tmp_path: Path, size: float) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeY": size}
+    tifffile.imwrite(tmp_path / "a.ome.tif", field(), photometric="rgb", metadata=metadata)
+    with pytest.warns(InputWarning, match="which no smear has"):
+        plane = read_plane(tmp_path / "a.ome.tif")
+    assert plane.pixel_size_um is None
+    assert len(plane.warnings) == 1
 
 
 def test_pixels_that_are_not_square_are_not_used_and_said_so(tmp_path: Path) -> None:

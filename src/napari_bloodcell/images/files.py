@@ -57,6 +57,15 @@ SENSIBLE_UM_PER_PX: tuple[float, float] = (0.02, 2.0)
 
 WSI_EXTRA = 'Install what reads slides: pip install "napari-bloodcell[wsi]".'
 
+_KINDS = {
+    "an HEIC photo": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "a film": rb".{4}ftyp|\x1aE\xdf\xa3",
+    "a JPEG XL image": rb"\xff\x0a|\x00{3}\x0cJXL ",
+    "a PDF": rb"%PDF",
+    "an archive": rb"PK\x03\x04|\x1f\x8b",
+    "a web page": rb"\s*<(!doctype )?html",
+}
+"""How files begin that people take for images, because they were renamed or not downloaded as they thought."""
 _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _MOST_LISTED, _MOST_OPENED, _DEEPEST = 6, 50, 3
 """Images of a container that a message lists, images that are opened, and depth to which groups are searched."""
@@ -77,8 +86,8 @@ class ImageFile:
 
     `levels` is the pyramid, finest first, in the file's dtype and order of axes, read where it is sliced. `axes` has
     one lower-case letter per axis ("yx", "cyx", "yxs", …), or is None if the file does not say. `flips` lists those of
-    "y" and "x" that are stored in reverse. Without `has_alpha` a fourth channel is left out. `channels` names those
-    along "c".
+    "y" and "x" that are stored in reverse. Without `has_alpha` a fourth channel is left out; if `is_premultiplied` the
+    colours are multiplied by it. `channels` names those along "c".
     """
 
     levels: Sequence[Any]
@@ -87,6 +96,7 @@ class ImageFile:
     flips: str = ""
     has_alpha: bool = True
     channels: Sequence[str] = ()
+    is_premultiplied: bool = False
 
 
 class Decoded:
@@ -192,6 +202,19 @@ def sensible_pixel_size(sizes_um: Sequence[float | None], where: str) -> float |
     return float(sum(given) / 2)
 
 
+def stated_pixel_size(sizes_um: Sequence[float | None], where: str) -> float | None:
+    """Return `sensible_pixel_size` of sizes that a microscope's metadata state; impossible ones are told."""
+    low, high = SENSIBLE_UM_PER_PX
+    given = [size for size in sizes_um if size is not None]
+    if len(given) == 2 and not all(low <= size <= high for size in given):
+        warn_of_input(
+            f"{where} says {given[0]:g} µm per pixel along y and {given[1]:g} along x, which no smear has ({low:g} to "
+            f"{high:g}); neither is used. Give pixel_size_um or rbc_diameter_px."
+        )
+        return None
+    return sensible_pixel_size(sizes_um, where)
+
+
 def upright(axes: str, orientation: object, path: Path) -> tuple[str, str]:
     """Return axes and flips that show an image upright; `orientation` is that of EXIF and TIFF, 1 to 8."""
     turns = {2: "x", 3: "yx", 4: "y", 5: "", 6: "x", 7: "yx", 8: "y"}
@@ -247,9 +270,12 @@ def _pillow(path: Path) -> Iterator[PIL.Image.Image]:
         with image:
             yield image
     except PIL.UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            start = file.read(64)
+        kind = next((name for name, form in _KINDS.items() if re.match(form, start, re.DOTALL | re.IGNORECASE)), None)
+        what = "not an image that can be read" if kind is None else f"{kind}, whatever its ending, which is not read"
         raise InputError(
-            f"{path} is not an image that can be read. "
-            "Allowed are JPEG, PNG, BMP, TIFF, OME-TIFF, OME-Zarr and the like."
+            f"{path} is {what}. Allowed are JPEG, PNG, BMP, TIFF, OME-TIFF, OME-Zarr and the like."
         ) from error
     except InputError:
         raise
@@ -374,12 +400,12 @@ def _multiscale_image(
     if len(axes) != array.ndim:
         return ImageFile(levels, "tczyx"[-array.ndim :] if array.ndim in (2, 5) else None)
     scale = _zarr_scale(dataset, array.ndim) * _zarr_scale(multiscale, array.ndim)
-    units = [UM_PER_UNIT.get(str(a.get("unit", "")).lower(), np.nan) for a in axes]
-    sizes = {a["name"]: float(unit * s) for a, unit, s in zip(axes, units, scale, strict=True)}
+    units = [UM_PER_UNIT.get(str(a.get("unit", "")).lower()) for a in axes]
+    sizes = {a["name"]: float(unit * s) for a, unit, s in zip(axes, units, scale, strict=True) if unit is not None}
     # Writers put a scale of exactly one if they know none.
     known = [None if sizes.get(a) == 1.0 else sizes.get(a) for a in "yx"]
     letters = "".join(str(a["name"])[:1].lower() for a in axes)
-    return ImageFile(levels, letters, sensible_pixel_size(known, where), channels=channels)
+    return ImageFile(levels, letters, stated_pixel_size(known, where), channels=channels)
 
 
 def _dimension_names(array: zarr.Array[Any]) -> str | None:
@@ -473,7 +499,7 @@ def open_scan(path: Path) -> ImageFile | None:
         raise InputError(f"{path} is a damaged {vendor} slide: {reason_of(error)}.") from error
     sizes = [to_float(scan.slide.properties.get(f"openslide.mpp-{axis}")) for axis in "yx"]
     levels = [_ScanLevel(scan, level) for level in range(scan.slide.level_count)]
-    return ImageFile(levels, "yxs", sensible_pixel_size(sizes, str(path)))
+    return ImageFile(levels, "yxs", stated_pixel_size(sizes, str(path)))
 
 
 def to_float(text: str | None) -> float | None:

@@ -29,7 +29,7 @@ class Level:
 
     def __init__(self, array: Any, layout: Layout, what: str, conversion: Conversion | None = None) -> None:
         self._array, self._layout, self._what = array, layout, what
-        self._conversion = conversion or Conversion()
+        self.conversion = conversion or Conversion()
         self.n_channels = layout.n_channels
         self.shape = (int(array.shape[layout.axes[0]]), int(array.shape[layout.axes[1]]), 3)
         self.stored_dtype = np.dtype(array.dtype)
@@ -64,7 +64,7 @@ class Level:
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """Return a box (y0, x0, y1, x1), pixels, as (y, x, 3) uint8."""
-        return to_rgb(self.raw(box), self._conversion)
+        return to_rgb(self.raw(box), self.conversion)
 
     def converted(self, conversion: Conversion) -> Level:
         """Return the level with another conversion of its values."""
@@ -174,7 +174,7 @@ class SlideImage:
     def read_whole(self) -> NDArray[np.uint8]:
         """Return all of the finest level, (Y, X, 3) uint8, with measured values; each pixel is read once."""
         raw = self.levels[0].raw((0, 0, *self.shape))
-        held = Level(raw, Layout((0, 1, 2), {}, raw.shape[2]), self.source or "The image")
+        held = Level(raw, Layout((0, 1, 2), {}, raw.shape[2]), self.source or "The image", self.levels[0].conversion)
         image = self if len(self.levels) > 1 else replace(self, levels=(held,))
         return to_rgb(raw, image._conversion(_parts_of(held)))
 
@@ -189,6 +189,7 @@ class SlideImage:
             return Conversion()
         small = coarsest.raw(_middle_of(coarsest.shape))
         conversion = conversion_of(small, [small] if parts is None else parts, what)
+        conversion = replace(conversion, is_premultiplied=coarsest.conversion.is_premultiplied)
         if coarsest.n_channels < 4 or any(part[..., 3].any() for part in chain([small], _parts_of(coarsest))):
             return conversion
         warn_of_input(f"{what} has an alpha channel that is 0 everywhere; it was ignored.")

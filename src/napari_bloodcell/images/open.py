@@ -32,6 +32,7 @@ from napari_bloodcell.images.files import (
 from napari_bloodcell.images.image import Level, SlideImage
 from napari_bloodcell.images.plane import Plane, further_axes, layout_of
 from napari_bloodcell.images.tiff import TIFF_MAGIC, open_tiff
+from napari_bloodcell.images.values import Conversion
 
 LARGE_PX = 8192 * 8192
 """A larger image is analysed on disk if an output folder is given: in memory it takes 2 GB."""
@@ -150,7 +151,7 @@ class Stack:
         levels: list[Level] = []
         for array in file.levels:
             layout = layout_of(array.shape, file.axes, what, flips=file.flips, has_alpha=file.has_alpha, plane=plane)
-            level = Level(array, layout, what)
+            level = Level(array, layout, what, Conversion(is_premultiplied=file.is_premultiplied))
             if not levels or _is_coarser(level, levels):
                 levels.append(level)
         return SlideImage(tuple(levels), file.pixel_size_um, self.name, self.source)

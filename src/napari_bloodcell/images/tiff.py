@@ -25,6 +25,7 @@ from napari_bloodcell.images.files import (
     main_image,
     open_picture,
     sensible_pixel_size,
+    stated_pixel_size,
     to_float,
     upright,
 )
@@ -38,6 +39,10 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # our own error
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHOLE_BELOW = 2**27
 """A TIFF in strips with fewer values is decoded at once; a larger one strip by strip."""
+_ASSOCIATED_ALPHA = 1
+"""TIFF's name for transparency by which the colours are multiplied."""
+_UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}
+"""Inch and centimetre; millimetre and micrometre are extensions that some writers use."""
 _ALWAYS_DECODED = (1, 8, 32773, 32946)
 """Compressions that need no imagecodecs: none, deflate, PackBits."""
 
@@ -98,10 +103,11 @@ def open_tiff(path: Path) -> ImageFile:
         has_alpha = page.samplesperpixel != 4 or any(page.extrasamples)
         if not has_alpha:
             warn_of_input(f"{path} does not say what its fourth channel is; it was left out.")
+        is_premultiplied = page.samplesperpixel == 4 and page.extrasamples[:1] == (_ASSOCIATED_ALPHA,)
         is_small = len(series.levels) == 1 and not page.is_tiled and series.size < _WHOLE_BELOW
         if not is_small and page.photometric not in (0, 3):
             levels = [_TiffLevel(file, series, level) for level in range(len(series.levels))]
-            return ImageFile(levels, axes, pixel_size, flips, has_alpha)
+            return ImageFile(levels, axes, pixel_size, flips, has_alpha, is_premultiplied=is_premultiplied)
         shape, dtype = series.shape, series.dtype
         if page.photometric == 3 and page.colormap is not None:
             shape, dtype, axes = (*shape, 3), np.dtype(np.uint8), f"{axes}s"
@@ -114,7 +120,8 @@ def open_tiff(path: Path) -> ImageFile:
             finally:
                 file.tiff.close()
 
-        return ImageFile([Decoded(shape, dtype, decode, str(path))], axes, pixel_size, flips, has_alpha)
+        whole = Decoded(shape, dtype, decode, str(path))
+        return ImageFile([whole], axes, pixel_size, flips, has_alpha, is_premultiplied=is_premultiplied)
     except damaged as error:
         raise fault(error) from error
 
@@ -156,14 +163,19 @@ def _open_own_pages(path: Path) -> tuple[_TiffInUse, ElementTree.Element | None]
 
 def _main_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
     """Return the image that is meant, not thumbnails, labels and other small pictures."""
-    if not tiff.series:
+    if not any(math.prod(series.shape) for series in tiff.series):
         raise InputError(f"{path} is a TIFF without any image.")
+    if 50706 in tiff.pages.first.tags:  # DNGVersion: its pages for display are previews
+        raise InputError(f"{path} is a camera's raw file, which is not read. Save it as TIFF, PNG or JPEG.")
     images = []
     for number, series in enumerate(tiff.series):
         size = sides_of(series.shape, series.axes.lower())
         is_reduced = bool(series.keyframe.is_reduced) or series.name.lower() in ("thumbnail", "label", "macro", "map")
         images.append((series.name or f"image {number}", size, is_reduced))
-    return tiff.series[main_image(images, str(path), "Save one as a file of its own.")]
+    best = main_image(images, str(path), "Save one as a file of its own.")
+    if images[best][2]:
+        warn_of_input(f"{path} holds nothing but reduced copies of an image; the largest is read.")
+    return tiff.series[best]
 
 
 def _check_complete(series: tifffile.TiffPageSeries, path: Path) -> None:
@@ -239,16 +251,16 @@ def _tiff_pixel_size(
 ) -> float | None:
     """Return µm per pixel from OME metadata, Aperio's description, or the resolution tags."""
     if pixels is not None:
-        return sensible_pixel_size([_physical_size(pixels, axis) for axis in "YX"], str(path))
+        return stated_pixel_size([_physical_size(pixels, axis) for axis in "YX"], str(path))
     if mpp := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or ""):  # Aperio
-        return sensible_pixel_size([float(mpp[1])] * 2, str(path))
+        return stated_pixel_size([to_float(mpp[1])] * 2, str(path))
     unit: float | None = None
     if tiff.is_imagej and isinstance(tiff.imagej_metadata, dict):
         name = str(tiff.imagej_metadata.get("unit", "")).replace("\\u00B5", "µ")
         unit = UM_PER_UNIT.get(name.lower())
     if unit is None:
         tag = page.tags.get("ResolutionUnit")
-        unit = {2: 25400.0, 3: 10000.0}.get(int(tag.value) if tag is not None else 2)
+        unit = _UM_PER_RESOLUTION_UNIT.get(int(tag.value) if tag is not None else 2)
     return sensible_pixel_size([_per_pixel(page, f"{a}Resolution", unit) for a in "YX"], str(path))
 
 

@@ -19,13 +19,15 @@ _TOLERANCE = 0.05  # interpolation may overshoot a range by this share
 class Conversion:
     """How an image's values become 0 to 255, the same for all of its parts.
 
-    `scale` is the value that becomes 255. A fourth channel is composited on white if `use_alpha`, else ignored.
-    `missing` replaces NaN and infinite pixels, 0 to 255 per channel; None if there are none.
+    `scale` is the value that becomes 255. A fourth channel is composited on white if `use_alpha`, else ignored; in a
+    premultiplied image the colours hold its factor already. `missing` replaces NaN and infinite pixels, 0 to 255 per
+    channel; None if there are none.
     """
 
     scale: float = 255.0
     use_alpha: bool = True
     missing: tuple[float, ...] | None = None
+    is_premultiplied: bool = False
 
 
 def conversion_of(image: NDArray[Any], parts: Iterable[NDArray[Any]], what: str) -> Conversion:
@@ -62,7 +64,8 @@ def to_rgb(image: NDArray[Any], conversion: Conversion) -> NDArray[np.uint8]:
             values[~np.isfinite(band).all(axis=2)] = conversion.missing
         if conversion.use_alpha and band.shape[2] == 4:
             alpha = values[..., 3:] / 255
-            values = values[..., :3] * alpha + 255 * (1 - alpha)
+            colours = values[..., :3] if conversion.is_premultiplied else values[..., :3] * alpha
+            values = np.minimum(colours + 255 * (1 - alpha), 255)
         out[y : y + _BAND] = np.rint(values[..., :3])
     return out
 
