@@ -104,9 +104,8 @@ def fit(windows: Windows, *, seed: int, steps: int, batch_size: int, rate: float
         labels = torch.from_numpy(windows.labels[rows])
         with torch.no_grad():
             x = augment(torch.from_numpy(windows.canvases[rows]), labels, torch.from_numpy(windows.stains[rows]))
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+        logits = network(x.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)

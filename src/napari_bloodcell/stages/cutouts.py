@@ -108,7 +108,7 @@ def cut_windows(
     size: int,
     rbc_diameter_px: float,
     glass_level: float,
-    red_level: RGB,
+    red_level: RGB | None,
 ) -> NDArray[np.uint8]:
     """Cut out what lies around the middle of each cell's box in a smear; beyond the image there is glass.
 
@@ -123,7 +123,7 @@ def cut_windows(
     size : int
         Side of a window, pixels.
     rbc_diameter_px, glass_level, red_level
-        Width and colour of a red cell in the windows, and level of their glass.
+        Width and colour of a red cell in the windows (None: its own), and level of their glass.
 
     Returns
     -------

@@ -20,13 +20,15 @@ from napari_bloodcell.models.device import pick_device
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 FORMAT: Final = "napari-bloodcell subtypes 1"
 WINDOW_PX: Final = 128
-"""Side of the window around the middle of a cell."""
+"""Side of the window around the middle of a cell, unless a model's file says otherwise."""
 WIDTHS: Final = (32, 48, 96, 160)
-"""Channels of the stages, each at half the resolution of the one before."""
+"""Channels of the stages, each at half the resolution of the one before, likewise."""
 DAMAGED: tuple[type[Exception], ...] = (SafetensorError, *READ_ERRORS)
 _AT_ONCE = 8
 """Windows go through the network in full batches of this size: float rounding depends on the batch's size, and what a
@@ -49,25 +51,42 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 class SubtypeCnn(nn.Module):
-    """Four stages of 3×3 convolutions, each halving the resolution; residual from the second on; mean and maximum."""
+    """Four stages of 3×3 convolutions, each halving the resolution; residual from the second on; mean and maximum.
 
-    def __init__(self, n_classes: int) -> None:
+    With `glass`, the level of the empty glass in windows from 0 to 1, it sees `relative_densities` and not colours.
+    """
+
+    def __init__(self, n_classes: int, widths: Sequence[int] = WIDTHS, *, glass: float | None = None) -> None:
         super().__init__()
+        self.glass = glass
         stages: list[nn.Module] = []
-        for n_in, n_out in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True):
+        for n_in, n_out in zip((3, *widths[:-1]), widths, strict=True):
             stages += [_convolution(n_in, n_out, stride=2), nn.ReLU(inplace=True)]
             stages += [_Residual(n_out)] if n_in != 3 else []
         self.stages = nn.Sequential(*stages)
-        self.hidden = nn.Linear(2 * WIDTHS[-1], 64)
+        self.hidden = nn.Linear(2 * widths[-1], 64)
         self.dropout = nn.Dropout(0.3)
         self.logits = nn.Linear(64, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, K) of windows (N, 3, 128, 128), 0 to 1."""
-        maps = self.stages((x - 0.6) / 0.25)
+        """Return logits (N, K) of windows (N, 3, Y, X), 0 to 1."""
+        seen = (x - 0.6) / 0.25 if self.glass is None else (relative_densities(x, self.glass) - 0.4) / 0.45
+        maps = self.stages(seen)
         seen = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
         out: Tensor = self.logits(self.dropout(F.relu(self.hidden(seen))))
         return out
+
+
+def relative_densities(windows: Tensor, glass: float) -> Tensor:
+    """Return the optical densities of windows (N, 3, Y, X), each channel's relative to its darkest stain: the nucleus.
+
+    What is darkest is the mean density weighted by its own square, which one bright or dark pixel does not move. Nuclei
+    of all laboratories are alike then, whatever their stain and camera, and so is what else has their colour.
+    """
+    density = -torch.log((windows / glass).clamp(0.012, 1.1))
+    weight = density.clamp(min=0) ** 2
+    darkest = (weight * density).sum((2, 3), keepdim=True) / (weight.sum((2, 3), keepdim=True) + 1e-3)
+    return density / darkest.clamp(min=0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +94,28 @@ class SubtypeInfo:
     """What a model's file says beside its weights.
 
     `classes` are kinds of the type `refines`. Windows are cut where a red cell is `rbc_diameter_px` wide, with the
-    glass at `glass_level` and the typical red cell of the smear at `red_level`. Logits are divided by `temperature`,
-    which makes probabilities of them that hold.
+    glass at `glass_level` and the typical red cell of the smear at `red_level`; None: in its own colour. Logits are
+    divided by `temperature`, which makes probabilities of them that hold. `is_relative`: the network sees
+    `relative_densities`.
     """
 
     refines: str
     classes: tuple[str, ...]
     rbc_diameter_px: float
     glass_level: float
-    red_level: tuple[float, float, float]
+    red_level: tuple[float, float, float] | None
     temperature: float = 1.0
+    window_px: int = WINDOW_PX
+    widths: tuple[int, ...] = WIDTHS
+    is_relative: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+
+
+def network_of(info: SubtypeInfo) -> SubtypeCnn:
+    """Return an untrained network as `info` describes it."""
+    glass = info.glass_level / 255 if info.is_relative else None
+    return SubtypeCnn(len(info.classes), info.widths, glass=glass)
 
 
 class SubtypeModel:
@@ -111,10 +140,10 @@ class SubtypeModel:
         """How it sees cells, as arguments of `cut_windows`."""
         info = self.info
         levels = {"glass_level": info.glass_level, "red_level": info.red_level}
-        return {"size": WINDOW_PX, "rbc_diameter_px": info.rbc_diameter_px, **levels}
+        return {"size": info.window_px, "rbc_diameter_px": info.rbc_diameter_px, **levels}
 
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return probabilities (N, K) float32 of windows (N, 128, 128, 3) uint8, the same whatever their company."""
+        """Return probabilities (N, K) float32 of windows (N, Y, X, 3) uint8, the same whatever their company."""
         out = np.empty((len(windows), len(self.info.classes)), np.float32)
         for start in range(0, len(windows), _AT_ONCE):
             some = windows[start : start + _AT_ONCE]
@@ -148,7 +177,7 @@ class SubtypeModel:
             said = json.loads(metadata["subtypes"])
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
             info = SubtypeInfo(**values)
-            network = SubtypeCnn(len(info.classes))
+            network = network_of(info)
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
         except DAMAGED as error:
             raise ModelError(f"{path} is no model of subtypes of this program: {reason_of(error)}.") from error
