@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.layers import links
@@ -129,3 +130,30 @@ def test_a_shift_click_selects_once_with_two_docks_open(shown: Viewer) -> None:
     assert not review.buttons.tools[Tool.BOX].isChecked()
     screen.click(CENTRES[3], SHIFT)
     assert selected_cells(shown, layer).tolist() == [4]
+
+
+def test_one_class_is_brought_out_and_the_outlines_can_be_made_fainter(shown: Viewer) -> None:
+    screen, layer, (dock,) = begin(shown, "Review")
+    before = layer.colormap.map(np.arange(7))
+    dock.look.brought_out.setFocus()
+    QTest.keyClicks(dock.look.brought_out, "WBC")
+    after = layer.colormap.map(np.arange(7))
+    assert np.array_equal(after[2], before[2])  # the one white cell
+    assert (after[[1, 3, 4, 5, 6], 3] < 0.2 * before[[1, 3, 4, 5, 6], 3]).all()
+    screen.move(CENTRES[0])
+    screen.key("W")  # a cell that becomes one of the class is brought out too
+    assert np.array_equal(layer.colormap.map(np.arange(7))[1], before[2])
+    dock.look.brought_out.setCurrentIndex(0)
+    assert np.array_equal(layer.colormap.map(np.arange(7))[3], before[3])
+    QTest.keyClick(dock.look.opacity, Qt.Key.Key_Home)
+    assert layer.opacity == pytest.approx(0.1)
+
+
+def test_a_selected_cell_is_ringed_outside_and_seen_whole(shown: Viewer) -> None:
+    screen, layer, _ = begin(shown, "Review")
+    screen.click(CENTRES[0], SHIFT)
+    ring = np.asarray(shown.layers["smear selected cells"].data[...])
+    assert ring.any()
+    assert not ring[layer.data == 1].any()
+    near = np.argwhere(ring)
+    assert np.hypot(*(near - CENTRES[0]).T).max() < 12 + 5

@@ -11,6 +11,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from napari_bloodcell.napari.event_loop import running_app, soon
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import draw_quickly
 from napari_bloodcell.napari.layers.features import rows_of
-from napari_bloodcell.napari.layers.links import calibration_of, colours_of, names_of
+from napari_bloodcell.napari.layers.links import calibration_of, colours_of, info_of, names_of
 from napari_bloodcell.napari.layers.types import UNTYPED, TypeLookup
 from napari_bloodcell.napari.preferences import colour_of
 
@@ -33,6 +34,9 @@ FILLED_BELOW_PX: Final = 12
 CELLS_OPACITY: Final = 0.85
 UNTYPED_COLOUR: Final = "#38bdf8"
 HIDING_KEY: Final = "H"
+DIMMED_ALPHA: Final = 0.15
+"""Opacity of the classes that are not brought out, relative to the layer's."""
+_BROUGHT_OUT: Final = "brought_out"
 _OUTLINES: Final = "napari_bloodcell_outlines"
 TOOLS_AFTER_MS: Final = 50
 """Delay of napari's first painting tool after its layer, and between one tool and the next."""
@@ -77,7 +81,25 @@ def show_as_cells(cells_layer: Labels, lookup: TypeLookup) -> None:
     """Draw cells in the colours of their types, with fast textures, and describe them in the status bar."""
     show_status_of(cells_layer, cells_layer)
     draw_quickly(cells_layer)
-    lookup.colour(cells_layer, type_colours(names_of(cells_layer), colours_of(cells_layer)))
+    names = names_of(cells_layer)
+    colours = type_colours(names, colours_of(cells_layer))
+    class_name = info_of(cells_layer).get(_BROUGHT_OUT)
+    lookup.colour(cells_layer, _dimmed(colours, names.index(class_name) + 1) if class_name in names else colours)
+
+
+def bring_out(cells_layer: Labels, lookup: TypeLookup, class_name: str | None) -> None:
+    """Dim the outlines of all other classes; None: of no class."""
+    info_of(cells_layer)[_BROUGHT_OUT] = class_name
+    show_as_cells(cells_layer, lookup)
+
+
+def _dimmed(colours: dict[int | None, Any], code: int) -> dict[int | None, Any]:
+    """Return the colours with all but that of one code made faint."""
+    faint: dict[int | None, Any] = {}
+    for key, colour in colours.items():
+        red, green, blue, alpha = transform_color(colour)[0].tolist()
+        faint[key] = colour if key == code else (red, green, blue, alpha * DIMMED_ALPHA)
+    return faint
 
 
 def outline_width(screen_px: float, *, diameter_px: float) -> int:

@@ -13,8 +13,9 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
-from napari_bloodcell.napari.layers.links import KEY, full_resolution, info_of, levels_of
+from napari_bloodcell.napari.layers.links import KEY, info_of, levels_of
 from napari_bloodcell.napari.layers.look import placement_of
 from napari_bloodcell.napari.layers.types import TypedView, TypeLookup
 
@@ -24,9 +25,31 @@ COLOUR: Final = "#ffd83d"
 """Colour of selected cells: unlike all types, visible on stain and on glass."""
 POINTED_COLOUR: Final = "#22d3ee"
 """Colour of cells that are pointed out."""
-OUTLINE_PX: Final = 3
 _SELECTED, _POINTED = 1, 2  # bits of a code
 _LOOKUP: Final = "napari_bloodcell_selected"
+
+
+class RingView(TypedView):
+    """One level of the layer of marked cells: a ring around each, outside of it, so that the cell itself is seen."""
+
+    def __getitem__(self, key: Any) -> NDArray[np.uint8]:
+        codes = super().__getitem__(key)
+        return ring_around(codes, width=3 if min(self.shape[-2:]) > 1500 else 2) if codes.ndim >= 2 else codes
+
+
+def ring_around(codes: NDArray[np.uint8], *, width: int) -> NDArray[np.uint8]:
+    """Return codes (…, Y, X) moved from regions to the `width` pixels around them."""
+    ring = np.zeros_like(codes)
+    axes = range(codes.ndim)
+    places = [np.flatnonzero(codes.any(axis=tuple(a for a in axes if a != axis))) for axis in axes[-2:]]
+    if not all(map(len, places)):
+        return ring
+    (y0, y1), (x0, x1) = ((max(int(p[0]) - width, 0), int(p[-1]) + width + 1) for p in places)
+    part = codes[..., y0:y1, x0:x1]
+    side = 2 * width + 1
+    grown = maximum_filter(part, size=(1,) * (codes.ndim - 2) + (side, side), mode="constant")
+    ring[..., y0:y1, x0:x1] = np.where(part == 0, grown, 0)
+    return ring
 
 
 def select_cells(viewer: ViewerModel, cells_layer: Labels, ids: Ids) -> Labels | None:
@@ -80,7 +103,7 @@ def _layer_for(viewer: ViewerModel, cells_layer: Labels) -> Labels | None:
 
 
 def _add_layer(viewer: ViewerModel, cells_layer: Labels, lookup: TypeLookup) -> Labels:
-    levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
+    levels: list[Any] = [RingView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
     colours = {None: "transparent", 0: "transparent", 1: COLOUR, 2: POINTED_COLOUR, 3: COLOUR}
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
@@ -90,7 +113,6 @@ def _add_layer(viewer: ViewerModel, cells_layer: Labels, lookup: TypeLookup) -> 
         opacity=1.0,
         **placement_of(cells_layer),
     )
-    layer.contour = OUTLINE_PX if min(full_resolution(cells_layer).shape[-2:]) > 1500 else 2
     layer.editable = False
     lookup.show_in(layer)
     active = viewer.layers.selection.active

@@ -21,6 +21,7 @@ from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons
+from napari_bloodcell.napari.docks.review.look import LookControls
 from napari_bloodcell.napari.docks.review.panels import ClassEditor, JournalPanel
 from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
 from napari_bloodcell.napari.layers import links
@@ -67,12 +68,12 @@ class ReviewWidget(CellsDock):
         """Make the widgets."""
         self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The layer whose cells are reviewed")
-        self.classes, self.walk = ClassEditor(), WalkControls()
+        self.classes, self.walk, self.look = ClassEditor(), WalkControls(), LookControls()
         self.gallery, self.journal = GalleryPanel(), JournalPanel()
         self.buttons, self.undo_buttons = ToolButtons(TOOLS, SELECTING), ToolButtons((), UNDOING)
         self.hint = PlainLabel(self.idle)
         page = QWidget()
-        fill_column(page, self.buttons, self.walk, self.hint, top=6).addStretch(1)
+        fill_column(page, self.buttons, self.walk, self.look, self.hint, top=6).addStretch(1)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):
@@ -200,6 +201,7 @@ class ReviewWidget(CellsDock):
         if session is not None:
             session.layer.events.features.disconnect(self._on_features)
             self.gallery.use(None, None)
+            self.look.follow(None)
 
     def _on_change(self, event: Event) -> None:
         if isinstance(event.value, TypeChange):
@@ -240,13 +242,21 @@ class ReviewWidget(CellsDock):
             self.classes.show_classes(classes, classes.keys(), session.numbers())
             self.walk.show_classes(classes.names)
             self.gallery.show_classes(classes.names)
+            self.look.follow(session.layer, classes.names)
             self._walk.forget()
         self._show_state()
 
     def _show_state(self) -> None:
         super()._show_state()
         session = self._session
-        for widget in (self.classes, self.walk, self.gallery, self.journal.merge, *self.buttons.tools.values()):
+        for widget in (
+            self.classes,
+            self.walk,
+            self.look,
+            self.gallery,
+            self.journal.merge,
+            *self.buttons.tools.values(),
+        ):
             widget.setEnabled(session is not None)
         if session is not None:
             self.classes.table.show_numbers(session.numbers())
