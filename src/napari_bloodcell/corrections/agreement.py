@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from napari_bloodcell.core.errors import InputError
+from napari_bloodcell.core.statistics import kappa
 from napari_bloodcell.corrections.correction import Correction, group_by_cell, standing
 
 
@@ -83,7 +84,7 @@ def cohens_kappa(a: Sequence[str] | Mapping[Any, str], b: Sequence[str] | Mappin
         raise InputError(f"Kappa compares types of the same cells: {len(a)} and {len(b)} were given.")
     if not len(a):
         return float("nan")
-    first, second = np.array(list(a), object), np.array(list(b), object)
-    observed = float(np.mean(first == second))
-    by_chance = sum(float(np.mean(first == t)) * float(np.mean(second == t)) for t in set(first))
-    return 1.0 if observed == 1 else (observed - by_chance) / (1 - by_chance)
+    grades = {name: i for i, name in enumerate(sorted({*a, *b}))}
+    confusion = np.zeros((len(grades), len(grades)))
+    np.add.at(confusion, ([grades[name] for name in a], [grades[name] for name in b]), 1)
+    return kappa(confusion).value

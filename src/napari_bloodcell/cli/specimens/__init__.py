@@ -1,0 +1,1 @@
+"""Commands for the fields of one smear together."""

@@ -1,0 +1,1 @@
+"""Specimens: the results of many fields of one smear, pooled."""
