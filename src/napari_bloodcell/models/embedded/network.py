@@ -57,7 +57,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the same shape, (B, C, H, W)."""
-        out: Tensor = x + self.conv2(F.relu(self.conv1(_as(self.conv1, self.norm(x)))))
+        out: Tensor = x + self.conv2(F.relu(self.conv1(_as(self.conv1, self.norm(x))), inplace=True))
         return out
 
 
@@ -80,7 +80,7 @@ class PyramidEncoder(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(3, w2, 3, stride=2, padding=1),
             ChannelNorm(w2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(w2, w4, 3, stride=2, padding=1),
         )
         self.stage4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(depths[0])))
@@ -94,7 +94,7 @@ class PyramidEncoder(nn.Module):
         self.out8 = ChannelNorm(dim)
         self.lateral4 = nn.Conv2d(w4, w4, 1)
         self.top4 = nn.Conv2d(dim, w4, 1)
-        self.smooth4 = nn.Sequential(ChannelNorm(w4), nn.Conv2d(w4, w4, 3, padding=1), nn.ReLU())
+        self.smooth4 = nn.Sequential(ChannelNorm(w4), nn.Conv2d(w4, w4, 3, padding=1), nn.ReLU(inplace=True))
         self.detail = nn.Conv2d(w4, dim // 4, 1)
         self.heat = nn.Conv2d(w4, len(CLASSES), 1)
         self.sides = nn.Conv2d(w4, 4, 1)
@@ -206,12 +206,11 @@ class WindowSam(nn.Module):
         logits (N, 4, 4·window, 4·window) at stride 2, predicted IoU (N, 4), and the pixel (x, y) of each window's top
         left corner (N, 2).
         """
-        pad = LARGE_WINDOW
         first = torch.round(centres / STRIDE - window / 2).long()
         limit = torch.tensor([embedding.shape[3], embedding.shape[2]], device=first.device)
-        first = first.clamp(min=-(pad - 1)).minimum(limit - 1)
-        windows = _gather(embedding, image_index, first, window, pad)
-        fine = _gather(detail, image_index, first * 2, window * 2, pad * 2)
+        first = first.clamp(min=1 - LARGE_WINDOW).minimum(limit - 1)
+        windows = _gather(embedding, image_index, first, window)
+        fine = _gather(detail, image_index, first * 2, window * 2)
         origin = first * STRIDE
         margin = (LARGE_WINDOW - window) * STRIDE / 2
         shift = margin - origin.to(centres.dtype)
@@ -228,10 +227,13 @@ class WindowSam(nn.Module):
         return masks, iou, origin
 
 
-def _gather(maps: Tensor, image_index: Tensor, first: Tensor, side: int, pad: int) -> Tensor:
+def _gather(maps: Tensor, image_index: Tensor, first: Tensor, side: int) -> Tensor:
     """Cut (N, C, side, side) windows whose top left element is `first` (x, y); outside the map is zero."""
-    channels_last = F.pad(maps, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
     steps = torch.arange(side, device=maps.device)
-    ys = (first[:, 1, None] + pad + steps).clamp(max=channels_last.shape[1] - 1)
-    xs = (first[:, 0, None] + pad + steps).clamp(max=channels_last.shape[2] - 1)
-    return channels_last[image_index[:, None, None], ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+    (xs, inside_x), (ys, inside_y) = (
+        (place.clamp(0, size - 1), (place >= 0) & (place < size))
+        for place, size in ((first[:, k, None] + steps, maps.shape[3 - k]) for k in (0, 1))
+    )
+    windows = maps.permute(0, 2, 3, 1)[image_index[:, None, None], ys[:, :, None], xs[:, None, :]]
+    inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(3)
+    return (windows * inside).permute(0, 3, 1, 2)

@@ -190,7 +190,12 @@ def find_scale(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Cal
 
 def judge(sample: NDArray[np.uint8], calibration: Calibration, look: Look) -> Calibration:
     """Return a calibration of given width with how much the picture looks like a smear at that width."""
-    return _measure(_middle(sample, calibration, LADDER_SIDE_PX), calibration, look).told(calibration)
+    found = NO_EVIDENCE
+    for side in (CALIBRATION_SIDE_PX, LADDER_SIDE_PX):
+        found = _measure(_middle(sample, calibration, side), calibration, look)
+        if found.n_red >= ENOUGH_RED_CELLS and found.smear_confidence >= DOUBTFUL_CONFIDENCE:
+            break
+    return found.told(calibration)
 
 
 def _best_of_ladder(sample: NDArray[np.uint8], first: Calibration, look: Look) -> Calibration:
