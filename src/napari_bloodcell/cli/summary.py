@@ -57,6 +57,7 @@ def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
         f"{RBC}_low": low,
         f"{RBC}_high": high,
         **{f"{WBC}_{kind}": row["n"] for kind, row in content.get("differential", {}).items()},
+        "abnormal": content.get("abnormal", 0),
         "failed_tiles": len(content["failed_tiles"]),
     }
 

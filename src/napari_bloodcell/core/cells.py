@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,21 @@ BUILTIN_TYPES: tuple[str, ...] = (RBC, WBC, PLATELET)
 TYPE_COLOURS: dict[str, str] = {RBC: "#e0312f", WBC: "#2fb344", PLATELET: "#f5a524", UNIDENTIFIED: "#8a8f98"}
 """Colours of types (paper §3.5: RBC red, WBC green)."""
 USER_COLOURS: tuple[str, ...] = ("#3b82f6", "#a855f7", "#14b8a6", "#ec4899", "#84cc16", "#f97316", "#6366f1", "#eab308")
+
+KINDS: dict[str, tuple[str, ...]] = {
+    WBC: ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature granulocyte", "erythroblast"),
+    RBC: (
+        *("normal", "macrocyte", "microcyte", "spherocyte", "target", "stomatocyte", "ovalocyte", "elliptocyte"),
+        *("teardrop", "burr", "schistocyte", "hypochromic", "infected"),
+    ),
+}
+"""Kinds of each type in the order in which they are shown; others follow."""
+KIND_COLOURS: tuple[str, ...] = (
+    *("#e69f00", "#56b4e9", "#d55e00", "#f0e442", "#0072b2", "#009e73", "#cc79a7"),  # Okabe & Ito 2008
+    *("#332288", "#882255", "#999933", "#44aa99", "#661100"),  # Tol 2021, muted
+)
+"""Colours of kinds that people with any colour vision tell apart, in the order of the kinds of a type."""
+NO_KIND_COLOUR = TYPE_COLOURS[UNIDENTIFIED]
 
 BOX = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
 """Columns of a cell's box, half-open, pixels."""
@@ -37,16 +52,27 @@ COLUMNS: dict[str, str] = {
     "proposed_probability": "float64",
     "subtype": "object",
     "subtype_probability": "float64",
+    "subtype_source": "object",
+    "abnormal": "bool",
 }
 """Columns of the cell table with their dtypes, the same in memory, as a layer's features, in CSV and in Parquet.
-`type_source` is "model" or "user". `subtype` is the kind of the cell's type, such as "neutrophil", "" where no model
-told it. `cells_in_region` is 1 until cells are counted. `proposed_type` and
-`proposed_probability` are the mask generator's own opinion, "" and NaN where it has none."""
-LATER: dict[str, Any] = {"subtype": "", "subtype_probability": np.nan}
+`type_source` and `subtype_source` are "model" or "user". `subtype` is the kind of the cell's type, such as
+"neutrophil", "" where nobody told it. `abnormal` is a mark that a person set. `cells_in_region` is 1 until cells are
+counted. `proposed_type` and `proposed_probability` are the mask generator's own opinion, "" and NaN where it has
+none."""
+NO_KIND: dict[str, Any] = {"subtype": "", "subtype_probability": np.nan, "subtype_source": "model"}
+"""What a cell whose kind nobody told has."""
+LATER: dict[str, Any] = {**NO_KIND, "abnormal": False}
 """Columns that tables of earlier versions lack, and what they hold then."""
-BLANKS: dict[str, str] = {"cell_type": "", "type_source": "model", "subtype": "", "proposed_type": ""}
+BLANKS: dict[str, str] = {
+    **{"cell_type": "", "type_source": "model", "proposed_type": ""},
+    **{"subtype": "", "subtype_source": "model"},
+}
 """Text columns of an untyped cell."""
-_NUMBERS: dict[str, float] = {"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0), "touches_edge": False}
+_NUMBERS: dict[str, float] = {
+    **{"cells_in_region": 1, "area_px": 0, **dict.fromkeys(BOX, 0)},
+    **{"touches_edge": False, "abnormal": False},
+}
 _SUMS = ("y_sum", "x_sum")
 _MEASURED = ("area_px", *BOX, *_SUMS)
 
@@ -65,6 +91,21 @@ def type_colour(name: str, names: Sequence[str]) -> str:
     return USER_COLOURS[position % len(USER_COLOURS)]
 
 
+def kind_names(found: Iterable[str] = ()) -> list[str]:
+    """Return the full names of all kinds: those of `KINDS`, then others that were found, such as the user's own."""
+    known = [full_name(cell_type, kind) for cell_type, kinds in KINDS.items() for kind in kinds]
+    return list(dict.fromkeys([*known, *found]))
+
+
+def kind_colour(name: str, kinds: Sequence[str]) -> str:
+    """Return the colour of a kind by its full name, as "#rrggbb"; "normal" and "unidentified" are grey."""
+    cell_type, kind = split_name(name)
+    if kind in ("normal", UNIDENTIFIED):
+        return NO_KIND_COLOUR
+    siblings = [n for n in kinds if split_name(n)[0] == cell_type and split_name(n)[1] not in ("normal", UNIDENTIFIED)]
+    return KIND_COLOURS[siblings.index(name) % len(KIND_COLOURS)]
+
+
 def type_lut(table: pd.DataFrame, names: Sequence[str], n_ids: int | None = None) -> NDArray[np.uint8]:
     """Return the lookup table label id → code of its type, (N + 1,) uint8; 0 for background and untyped cells."""
     size = int(max(table.index.max() if len(table) else 0, n_ids or 0)) + 1
@@ -81,9 +122,21 @@ def cell_table(ids: ArrayLike, **columns: Any) -> pd.DataFrame:
     return pd.DataFrame({n: pd.Series(values[n], index, dtype=d) for n, d in COLUMNS.items()})
 
 
-def without_kinds(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose cells have no subtypes."""
-    return table.assign(**{n: pd.Series(value, table.index, dtype=COLUMNS[n]) for n, value in LATER.items()})
+def with_later(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the columns that those of earlier versions lack."""
+    lacking = {name: value for name, value in LATER.items() if name not in table}
+    return table.assign(**{n: pd.Series(value, table.index, dtype=COLUMNS[n]) for n, value in lacking.items()})
+
+
+def full_name(cell_type: str, kind: str) -> str:
+    """Return what people call a kind of a type: "WBC: neutrophil"; the type where there is no kind."""
+    return f"{cell_type}: {kind}" if kind else cell_type
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return type and kind of a `full_name`; the kind of a type's name is ""."""
+    cell_type, _, kind = name.partition(": ")
+    return cell_type, kind
 
 
 def boxes_of(table: pd.DataFrame) -> NDArray[np.int64]:

@@ -29,8 +29,8 @@ class Dispute:
 
     @property
     def types(self) -> dict[str, str]:
-        """Type by annotator."""
-        return {c.annotator: c.to_type for c in self.corrections}
+        """Type, or type and kind, by annotator."""
+        return {c.annotator: c.said for c in self.corrections}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,9 @@ def merge(journals: Iterable[Readable | Iterable[Correction]]) -> Merged:
     judged: list[dict[str, str]] = []
     for group in group_by_cell(standing(sorted(every.values(), key=lambda c: c.when))):
         last = {c.annotator: c for c in group}
-        judged.append({who: c.to_type for who, c in last.items()})
-        if len({c.to_type for c in last.values()}) == 1:
+        said = {who: c.said for who, c in last.items() if c.said}
+        judged.append(said)
+        if len(set(said.values())) <= 1:
             agreed.append(group[-1])
         else:
             disputes.append(Dispute(tuple(last[who] for who in sorted(last))))

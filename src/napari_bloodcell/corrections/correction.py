@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.cells import full_name
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box, shared_box
 
@@ -48,7 +49,12 @@ class Correction:
     runs : tuple of int
         The cell within its box: lengths of runs row by row, the first one outside the cell; `mask` unpacks them.
     from_type, to_type : str
-        The type before ("" for none) and after; equal if the person confirmed it.
+        The type before ("" for none) and after; equal if the person confirmed it. `to_type` is "" where the person said
+        nothing about the type.
+    from_subtype, to_subtype : str
+        The kind of the type before, and that which the person said; "" for none.
+    from_abnormal, to_abnormal : bool
+        Whether the cell was marked as abnormal, and is.
     annotator : str
         Who made the correction.
     image_sha256 : str
@@ -82,6 +88,15 @@ class Correction:
     when: str = field(default_factory=_now)
     key: str = field(default_factory=_new_key)
     undoes: str = ""
+    from_subtype: str = ""
+    to_subtype: str = ""
+    from_abnormal: bool = False
+    to_abnormal: bool = False
+
+    @property
+    def said(self) -> str:
+        """What the person called the cell: "RBC", "WBC: neutrophil", or "" if only its mark was set."""
+        return full_name(self.to_type, self.to_subtype)
 
     @classmethod
     def of_cell(cls, cells: Any, cell: int, bbox: Box, **what: Any) -> Correction:
@@ -124,8 +139,10 @@ class Correction:
 
     def undo(self) -> Correction:
         """Return the correction, made now, that takes this one back."""
-        back = replace(self, from_type=self.to_type, to_type=self.from_type, undoes=self.key)
-        return replace(back, when=_now(), key=_new_key())
+        swapped: dict[str, Any] = {}
+        for name in ("type", "subtype", "abnormal"):
+            swapped |= {f"from_{name}": getattr(self, f"to_{name}"), f"to_{name}": getattr(self, f"from_{name}")}
+        return replace(self, **swapped, undoes=self.key, when=_now(), key=_new_key())
 
     def most_iou(self, other: Correction) -> float:
         """Return an upper bound of the two cells' IoU, from their boxes and areas."""
@@ -270,6 +287,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(values.get(name, ""), str) for name in words):
         raise ValueError(f"{', '.join(words)} must be text")
     "".join(values.get(name, "") for name in words).encode()  # raises if a lone surrogate could not be written again
+    if not all(isinstance(values.get(name, False), bool) for name in ("from_abnormal", "to_abnormal")):
+        raise ValueError("a mark is true or false")
     probability = values.get("model_probability")
     if probability is not None and not 0 <= float(probability) <= 1:
         raise ValueError(f"the probability is {probability}")

@@ -149,7 +149,8 @@ class Journal:
 class Placed:
     """Corrections placed on a segmentation.
 
-    `found` maps the id of each corrected cell to its type, and `by_cell` to the correction that decided. `lost` are the
+    `found` maps the id of each corrected cell to its type, with its kind if a person said it ("WBC: neutrophil"), and
+    `by_cell` to the correction that decided. `lost` are the
     last corrections of cells that are gone.
     """
 
@@ -172,7 +173,7 @@ def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = S
             lost.append(group[-1])
         elif cell not in by_cell or by_cell[cell].when <= group[-1].when:
             by_cell[cell] = group[-1]
-    return Placed({cell: c.to_type for cell, c in by_cell.items()}, lost, by_cell)
+    return Placed({cell: c.said for cell, c in by_cell.items()}, lost, by_cell)
 
 
 def _best_match(correction: Correction, cells: Any, iou_above: float) -> int | None:

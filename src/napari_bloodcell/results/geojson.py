@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_bloodcell.core.cells import WBC, boxes_of, type_colour
+from napari_bloodcell.core.cells import boxes_of, full_name, type_colour
 from napari_bloodcell.core.geometry import slices_of
 from napari_bloodcell.results.ome_zarr import rgb
 from napari_bloodcell.stages.parts import iter_parts
@@ -66,7 +66,7 @@ def _features(
             continue
         properties: dict[str, Any] = {"objectType": "detection", "name": str(label)}
         if types[row]:
-            name = f"{types[row]}: {kinds[row]}" if kinds[row] and types[row] == WBC else types[row]
+            name = full_name(types[row], kinds[row])
             properties["classification"] = {"name": name, "color": colours[types[row]]}
         properties["measurements"] = {
             name: values[row] for name, values in columns.items() if math.isfinite(values[row])

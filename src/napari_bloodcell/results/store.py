@@ -225,6 +225,7 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "differential_percent": dict(counting.differential),
         "differential": counting.differential_table.to_dict("index"),
         "nrbc_per_100_wbc": counting.nrbc_per_100_wbc,
+        "abnormal": counting.n_abnormal,
         "per_mm2": counting.per_mm2,
         "rbc_diameter_px": result.calibration.rbc_diameter_px,
         "pixel_size_um": result.pixel_size_um,

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pandas as pd
 
-from napari_bloodcell.core.cells import COLUMNS, LATER, cell_table, without_kinds
+from napari_bloodcell.core.cells import COLUMNS, LATER, cell_table, with_later
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.core.files import csv_text, text_of_csv
 
@@ -62,7 +62,7 @@ def read_csv(file: Path | TextIO) -> pd.DataFrame:
         file, index_col="id", dtype=dtypes, na_values=missing, keep_default_na=False, **_EXACT
     )
     table = unguard_formulas(table.drop(columns=AREA_UM2, errors="ignore"))
-    table = table if table.columns.isin(LATER).any() else without_kinds(table)
+    table = with_later(table)
     lacking = [name for name in COLUMNS if name not in table.columns]
     if lacking:
         raise ValueError(f"cells.csv lacks the columns {', '.join(lacking)}")

@@ -10,7 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, UNIDENTIFIED, boxes_of, type_lut, type_names, without_kinds
+from napari_bloodcell.core.cells import (
+    BOX,
+    BUILTIN_TYPES,
+    NO_KIND,
+    UNIDENTIFIED,
+    boxes_of,
+    type_lut,
+    type_names,
+    with_later,
+)
 from napari_bloodcell.core.errors import InputError, ModelError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.progress import drained
@@ -179,12 +188,16 @@ def iter_refine(
     """Tell the kinds of the typed cells of an image of any size, and return the table with subtypes.
 
     `image` (Y, X, 3) uint8 is sliced around the cells of the types that the models of the settings refine. A kind less
-    probable than `unidentified_below` is "unidentified". Yields progress before each batch.
+    probable than `unidentified_below` is "unidentified". Kinds that a person told stay. Yields progress before each
+    batch.
     """
-    table = without_kinds(table)
+    table = with_later(table)
+    open_ = (table["subtype_source"] != "user").to_numpy(bool)
+    for column, value in NO_KIND.items():
+        table.loc[open_, column] = value
     for name in params.subtypes if table["cell_type"].astype(bool).any() else ():
         model = load_subtypes(name, params.device)
-        ids = table.index[table["cell_type"] == model.info.refines]
+        ids = table.index[open_ & (table["cell_type"] == model.info.refines).to_numpy(bool)]
         for start in range(0, len(ids), WINDOWS_AT_ONCE):
             some = ids[start : start + WINDOWS_AT_ONCE]
             yield Progress(start, len(ids), f"kinds of {model.info.refines}")

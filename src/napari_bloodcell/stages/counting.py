@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, boxes_of
+from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, KINDS, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.core.progress import drained
@@ -42,8 +42,6 @@ LEUKOCYTES: tuple[str, ...] = (
 """User classes with these names (any case, singular or plural) are white cells of a differential."""
 
 ERYTHROBLAST = "erythroblast"
-KINDS = ("neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "immature granulocyte", ERYTHROBLAST)
-"""Kinds of white cells in the order of a differential; others follow."""
 OUTSIDE = (ERYTHROBLAST, UNIDENTIFIED)
 """Kinds that are not part of a differential's 100 %."""
 
@@ -89,6 +87,8 @@ class Counting:
         Percent of each of them but `OUTSIDE`; empty for fewer than two.
     per_mm2 : dict of str to float or None
         `counts` per mm²; None if the area is unknown.
+    n_abnormal : int
+        Cells of any type that a person marked as abnormal.
     """
 
     rule: str
@@ -109,6 +109,7 @@ class Counting:
     kinds: dict[str, int]
     differential: dict[str, float]
     per_mm2: dict[str, float] | None
+    n_abnormal: int = 0
 
     @property
     def n_in_differential(self) -> int:
@@ -245,6 +246,7 @@ def iter_count(
         kinds=kinds,
         differential=_differential(kinds),
         per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
+        n_abnormal=int(table["abnormal"].sum()) if "abnormal" in table else 0,
     )
 
 
@@ -397,7 +399,7 @@ def _kinds(table: pd.DataFrame, counts: dict[str, int], wbc_classes: Sequence[st
     if "subtype" in table:
         told = table.loc[(table["cell_type"] == WBC).to_numpy(bool), "subtype"]
         found.update({str(name): int(n) for name, n in told[told.fillna("") != ""].value_counts().items()})
-    order = [*(name for name in KINDS if name in found), *(name for name in found if name not in KINDS)]
+    order = [*(name for name in KINDS[WBC] if name in found), *(name for name in found if name not in KINDS[WBC])]
     return {name: found[name] for name in order}
 
 

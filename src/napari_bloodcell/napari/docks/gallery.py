@@ -23,10 +23,12 @@ from qtpy.QtCore import (
 from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
+from napari_bloodcell.core.cells import split_name
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.docks.base import fill, fill_column, make_button
-from napari_bloodcell.napari.layers.features import INDEX, places_of, rows_of
+from napari_bloodcell.napari.docks.references import References
+from napari_bloodcell.napari.layers.features import INDEX, certainty_of, is_called, places_of, rows_of
 from napari_bloodcell.napari.layers.images import ImageSource, image_source
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
@@ -43,6 +45,8 @@ PAGE: Final = 240
 """Number of cells added when the end of the list is reached."""
 MARKED: Final = f"QListView::item:selected {{ border: 2px solid {COLOUR}; background: transparent; }}"
 """The colour of selected cells; visible in every theme, with or without focus."""
+ABNORMAL: Final = "⚑"
+"""Before the caption of a cell that is marked as abnormal."""
 KEPT: Final = 4000
 """Number of cached pictures."""
 
@@ -362,7 +366,7 @@ class GalleryPanel(QWidget):
         self._order.addItems([UNSURE_FIRST, SURE_FIRST])
         self._order.setToolTip("By the probability that the model gave; what was typed by hand counts as certain")
         self._target.setToolTip("The class that the marked cells are moved to")
-        self.gallery = Gallery()
+        self.gallery, self.references = Gallery(), References()
         self._number_label = QLabel()
         self.move_marked = make_button(
             "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
@@ -370,7 +374,8 @@ class GalleryPanel(QWidget):
         self.move_marked.setEnabled(False)
         above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
         below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
-        fill_column(self, above, self.gallery, self._number_label, below, stretched=self.gallery, top=6)
+        parts = (above, self.references, self.gallery, self._number_label, below)
+        fill_column(self, *parts, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
         self.gallery.marked.connect(self._on_marked)
@@ -411,6 +416,7 @@ class GalleryPanel(QWidget):
     def refresh(self) -> None:
         """List the cells of the class anew."""
         self.gallery.cells.show_cells(self._ordered(), self._caption)
+        self.references.show_kind(self.cell_type)
         self._show_number()
 
     def follow(self, change: TypeChange) -> None:
@@ -420,12 +426,11 @@ class GalleryPanel(QWidget):
         features = self._layer.features
         rows = rows_of(features, change.ids)
         ids = features[INDEX].to_numpy(np.int64)[rows]
-        is_here = (features["cell_type"].iloc[rows] == self.cell_type).to_numpy(bool)
+        is_here = is_called(features.iloc[rows], self.cell_type)
         model = self.gallery.cells
         model.remove(np.setdiff1d(change.ids, ids[is_here]))
-        for cell, probability in zip(
-            ids[is_here].tolist(), features["probability"].to_numpy(np.float64)[rows][is_here].tolist(), strict=True
-        ):
+        certain = certainty_of(features, self.cell_type)[rows][is_here]
+        for cell, probability in zip(ids[is_here].tolist(), certain.tolist(), strict=True):
             model.insert([cell], self._place_of(probability))
         self._show_number()
 
@@ -433,7 +438,7 @@ class GalleryPanel(QWidget):
         if self._layer is None or "cell_type" not in self._layer.features.columns:
             return np.empty(0, np.int64)
         features = self._layer.features
-        rows = np.flatnonzero((features["cell_type"] == self.cell_type).to_numpy(bool))
+        rows = np.flatnonzero(is_called(features, self.cell_type))
         ids, keys = features[INDEX].to_numpy(np.int64)[rows], self._keys(rows)
         return np.asarray(ids[np.argsort(keys, kind="stable")], np.int64)
 
@@ -441,7 +446,7 @@ class GalleryPanel(QWidget):
         """Return the sort keys of some rows."""
         if self._layer is None:
             return np.empty(0)
-        certain = self._layer.features["probability"].to_numpy(np.float64)[rows]
+        certain = certainty_of(self._layer.features, self.cell_type)[rows]
         return np.asarray(-certain if self._order.currentText() == SURE_FIRST else certain, np.float64)
 
     def _place_of(self, probability: float) -> int:
@@ -459,9 +464,12 @@ class GalleryPanel(QWidget):
         rows = rows_of(features, [cell])
         if not len(rows):
             return "", f"cell {cell} is gone"
-        probability = features["probability"].iat[rows[0]]
-        by_hand = features["type_source"].iat[rows[0]] == "user"
+        row, source = int(rows[0]), "subtype_source" if split_name(self.cell_type)[1] else "type_source"
+        probability = certainty_of(features, self.cell_type)[row]
+        by_hand = source in features.columns and features[source].iat[row] == "user"
         short = "by hand" if by_hand else f"{100 * probability:.1f} %" if np.isfinite(probability) else "–"
+        if "abnormal" in features.columns and features["abnormal"].iat[row]:
+            short = f"{ABNORMAL} {short}"
         return short, describe_cell(self._layer, cell)
 
     def _on_marked(self) -> None:

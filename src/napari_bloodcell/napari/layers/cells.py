@@ -7,7 +7,7 @@ The **cells layer** is a Labels layer `"<image> cells"` with ids 1..N. Its `feat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Final, Protocol
@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import UNIDENTIFIED, type_lut, type_names
+from napari_bloodcell.core.cells import UNIDENTIFIED, full_name, kind_names, type_lut, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import CellClassifier
+from napari_bloodcell.corrections import edits
 from napari_bloodcell.models.load import subtype_records
 from napari_bloodcell.napari.layers.features import INDEX, boxes_in, to_features, with_user_types, write_types
 from napari_bloodcell.napari.layers.images import image_source
@@ -29,7 +31,6 @@ from napari_bloodcell.napari.layers.keeper import keep_on_disk
 from napari_bloodcell.napari.layers.links import (
     KEY,
     cells_layer_for,
-    colours_of,
     full_resolution,
     image_layer_for,
     info_of,
@@ -41,7 +42,10 @@ from napari_bloodcell.napari.layers.links import (
 )
 from napari_bloodcell.napari.layers.look import (
     CELLS_OPACITY,
+    LAST_KIND,
+    colours_shown,
     follow_view,
+    kind_code,
     placement_of,
     pyramid_of,
     show_as_cells,
@@ -202,7 +206,7 @@ def add_types(
     lookup = lookup_of(cells_layer)
     show_as_cells(cells_layer, lookup)  # not done yet if it was read from a file; classes may have changed
     if layer is not None:
-        layer.colormap = type_colormap(names_of(cells_layer), colours_of(cells_layer))
+        layer.colormap = DirectLabelColormap(color_dict=colours_shown(cells_layer))
         layer.metadata[KEY]["names"] = names_of(cells_layer)
         return layer
     levels: list[Any] = [TypedView(cells_layer, lookup, i) for i in range(len(levels_of(cells_layer)))]
@@ -211,7 +215,7 @@ def add_types(
     layer = Labels(
         levels if cells_layer.multiscale else levels[0],
         name=f"{image} types",
-        colormap=type_colormap(names_of(cells_layer), colours_of(cells_layer)),
+        colormap=DirectLabelColormap(color_dict=colours_shown(cells_layer)),
         metadata={KEY: {**about, "cells_id": str(cells_layer.unique_id)}},
         opacity=0.45,
         visible=False,  # the cells have these colours already
@@ -251,7 +255,7 @@ def as_layer_data(
         "name": f"{image} cells",
         "features": to_features(table),
         "opacity": CELLS_OPACITY,
-        "metadata": {KEY: info, _LOOKUP: TypeLookup(codes)},
+        "metadata": {KEY: info, _LOOKUP: TypeLookup(codes, kind_lut(table, info))},
         **place,
     }
     levels = pyramid_of(cells, is_pyramid=False)
@@ -267,29 +271,64 @@ def set_table(cells_layer: Labels, table: pd.DataFrame) -> None:
     if found:  # "unidentified" stays the last, as `type_names` has it
         info["names"] = type_names([n for n in [*known, *found] if n != UNIDENTIFIED])
     cells_layer.features = to_features(table)
-    lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)))
+    lookup_of(cells_layer).replace(type_lut(table, names_of(cells_layer)), kind_lut(table, info_of(cells_layer)))
 
 
 def set_features(cells_layer: Labels, features: pd.DataFrame) -> None:
     """Restore features that the layer had earlier, and show their types."""
     cells_layer.features = features
-    codes = np.zeros(1, np.uint8)
+    codes, kinds = np.zeros(1, np.uint8), None
     if "cell_type" in features.columns:
-        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
-    lookup_of(cells_layer).replace(codes)
+        table = table_of(cells_layer, ("cell_type", "subtype"))
+        codes, kinds = type_lut(table, names_of(cells_layer)), kind_lut(table, info_of(cells_layer))
+    lookup_of(cells_layer).replace(codes, kinds)
+
+
+def kind_lut(table: pd.DataFrame, info: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return the lookup table label id → code of its kind, (N + 1,) uint8, 0 for none.
+
+    `info` is the plugin's metadata of the layer; kinds that are not in it are added.
+    """
+    lut = np.zeros(int(table.index.max() if len(table) else 0) + 1, np.uint8)
+    if "subtype" in table:
+        told = table.loc[(table["subtype"].fillna("") != "").to_numpy(bool), ["cell_type", "subtype"]]
+        names = told["cell_type"].astype(str) + ": " + told["subtype"].astype(str)
+        lut[told.index.to_numpy(np.int64)] = names.map(_kind_codes(info, names.unique())).to_numpy(np.uint8)
+    return lut
+
+
+def _kind_codes(info: dict[str, Any], names: Iterable[str]) -> dict[str, int]:
+    """Return the codes of kinds by full name, adding those that are not known yet; 0 if there are too many."""
+    kinds = list(info.get("kinds") or kind_names())
+    fresh = [name for name in names if name not in kinds]
+    if fresh:
+        kinds = info["kinds"] = [*kinds, *fresh]
+    room = LAST_KIND - len(info.get("names") or type_names())
+    return {name: kind_code(k) if k < room else 0 for k, name in enumerate(kinds)}
+
+
+def colour_by_kind(viewer: ViewerModel, cells_layer: Labels, by_kind: bool) -> None:
+    """Give cells the colours of their kinds, or of their types."""
+    info_of(cells_layer)["by_kind"] = by_kind
+    show_as_cells(cells_layer, lookup_of(cells_layer))
+    if types_layer_for(viewer, cells_layer) is not None:
+        add_types(viewer, cells_layer)  # recolours it
+    refresh_cells(cells_layer)
 
 
 def set_types(
     cells_layer: Labels,
     ids: Sequence[int] | NDArray[np.integer[Any]],
-    cell_type: str | Sequence[str],
+    cell_type: str | Sequence[str] | NDArray[np.object_],
     *,
     probability: float | Sequence[float] = 1.0,
     source: str | Sequence[str] = "user",
+    **columns: Any,
 ) -> None:
     """Set the type of some cells, one for all or one for each; constant time, however many cells the layer has.
 
-    Ids that are not in the table are skipped. Raises `InputError` if a type is not in `names_of`.
+    `columns` are others of the table that belong to the type: those of the kind, and `abnormal`. Ids that are not in
+    the table are skipped. Raises `InputError` if a type is not in `names_of`.
     """
     names = names_of(cells_layer)
     wanted = np.atleast_1d(np.asarray(ids, np.int64))
@@ -297,11 +336,29 @@ def set_types(
     unknown = sorted({str(t) for t in types} - {*names, ""})
     if unknown:
         raise InputError(f"There is no type {', '.join(map(repr, unknown))}; there are {', '.join(names)}.")
-    rows, there = write_types(cells_layer.features, wanted, types, probability, source)
+    written = {"cell_type": types, "probability": probability, "type_source": source, **columns}
+    features = cells_layer.features
+    rows, there = write_types(features, wanted, written)
     codes = {"": 0, **{name: code for code, name in enumerate(names, start=1)}}
     code = np.array([codes[str(t)] for t in types[there]], np.uint8)
-    lookup_of(cells_layer).change(wanted[there], code, boxes=boxes_in(cells_layer.features, rows))
+    kinds = features["subtype"].to_numpy(object)[rows] if "subtype" in features.columns else np.full(len(rows), "")
+    told = [full_name(str(t), k) if isinstance(k, str) and k else "" for t, k in zip(types[there], kinds, strict=True)]
+    known = _kind_codes(info_of(cells_layer), [name for name in dict.fromkeys(told) if name])
+    kind = np.array([known.get(name, 0) for name in told], np.uint8)
+    lookup_of(cells_layer).change(wanted[there], code, kind=kind, boxes=boxes_in(features, rows))
     cells_layer.events.features()
+
+
+def replace_rows(cells_layer: Labels, old: pd.DataFrame, new: pd.DataFrame) -> None:
+    """Replace rows of the cell table after an edit of the cells, and the codes of their types and kinds."""
+    features = cells_layer.features.set_index(INDEX, drop=False)
+    rows = (to_features(rows).set_index(INDEX, drop=False).drop(index=0) for rows in (old, new))
+    cells_layer.features = edits.replace_rows(features, *rows).reset_index(drop=True)
+    lookup, names, kinds = lookup_of(cells_layer), names_of(cells_layer), kind_lut(new, info_of(cells_layer))
+    lookup.change(old.index.difference(new.index).to_numpy(), 0)
+    for name, ids in new.groupby("cell_type").groups.items():
+        code = names.index(str(name)) + 1 if name in names else 0
+        lookup.change(ids.to_numpy(), code, kind=kinds[ids.to_numpy()])
 
 
 def set_cells_in_region(cells_layer: Labels, cells_in_region: pd.Series[int]) -> None:
@@ -318,10 +375,11 @@ def lookup_of(cells_layer: Labels) -> TypeLookup:
     lookup = cells_layer.metadata.get(_LOOKUP)
     if isinstance(lookup, TypeLookup):
         return lookup
-    codes = np.zeros(1, np.uint8)
+    codes, kinds = np.zeros(1, np.uint8), None
     with suppress(InputError, KeyError):
-        codes = type_lut(table_of(cells_layer, ("cell_type",)), names_of(cells_layer))
-    lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes)
+        table = table_of(cells_layer, ("cell_type", "subtype"))
+        codes, kinds = type_lut(table, names_of(cells_layer)), kind_lut(table, info_of(cells_layer))
+    lookup = cells_layer.metadata[_LOOKUP] = TypeLookup(codes, kinds)
     show_as_cells(cells_layer, lookup)
     return lookup
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import BLANKS, BOX, CENTROID, COLUMNS, LATER, WBC, boxes_of, cell_table, centroids_of
+from napari_bloodcell.core.cells import (
+    BLANKS,
+    BOX,
+    CENTROID,
+    COLUMNS,
+    LATER,
+    NO_KIND,
+    boxes_of,
+    cell_table,
+    centroids_of,
+    split_name,
+    with_later,
+)
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import plane_number
@@ -53,9 +65,6 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
     others = [str(name) for name in features.columns if name != INDEX and name not in COLUMNS]
     table = {name: features[name].to_numpy()[rows] for name in [*known, *others] if columns is None or name in columns}
     result = pd.DataFrame(table, index=pd.Index(ids[rows], name="id"))
-    if "subtype" in result and "cell_type" in result:  # a kind is left behind where a person gave the cell another type
-        for name in LATER.keys() & set(result.columns):
-            result[name] = result[name].where(result["cell_type"] == WBC, LATER[name])
     return result.astype({name: COLUMNS[name] for name in result.columns if name in COLUMNS})
 
 
@@ -75,14 +84,41 @@ def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]
 
 
 def write_types(
-    features: pd.DataFrame, ids: NDArray[np.int64], types: Any, probabilities: Any, sources: Any
+    features: pd.DataFrame, ids: NDArray[np.int64], columns: Mapping[str, Any]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Write types of cells, one value for all or one for each; return their rows and which ids exist, (N,)."""
+    """Write columns of the type of cells, one value for all or one for each; return rows and which ids exist, (N,).
+
+    Where the type changes, the kind that is not given is forgotten: it was one of the type before.
+    """
     rows = rows_of(features, ids)
     there = np.isin(ids, features[INDEX].to_numpy(np.int64)[rows])
-    for column, value in (("cell_type", types), ("probability", probabilities), ("type_source", sources)):
-        _put(features, rows, column, np.broadcast_to(np.asarray(value, object), ids.shape)[there])
+    each = {name: np.broadcast_to(np.asarray(value, object), ids.shape)[there] for name, value in columns.items()}
+    if "subtype" in features.columns and "subtype" not in each:
+        others = rows[features["cell_type"].to_numpy(object)[rows] != each["cell_type"]]
+        for name in NO_KIND.keys() & set(features.columns):
+            _put(features, others, name, np.full(len(others), NO_KIND[name], object))
+    for name, values in each.items():
+        is_blank = pd.isna(values) if pd.isna(LATER.get(name, "")) else values == LATER.get(name)
+        if name not in features.columns and name in LATER and not is_blank.all():  # a table of an earlier version
+            features[name] = pd.Series(LATER[name], features.index, dtype=COLUMNS[name])
+        if name in features.columns:
+            _put(features, rows, name, values)
     return rows, there
+
+
+def is_called(features: pd.DataFrame, name: str) -> NDArray[np.bool_]:
+    """Return which rows hold cells of a type, or of a kind ("WBC: neutrophil"), (N,)."""
+    cell_type, kind = split_name(name)
+    found = (features["cell_type"] == cell_type).to_numpy(bool)
+    if not kind:
+        return found
+    return found & (features["subtype"] == kind).to_numpy(bool) if "subtype" in features.columns else found & False
+
+
+def certainty_of(features: pd.DataFrame, name: str | None) -> NDArray[np.float64]:
+    """Return how probable each row's type is, or its kind if `name` is that of a kind, (N,)."""
+    is_kind = name is not None and bool(split_name(name)[1]) and "subtype_probability" in features.columns
+    return features["subtype_probability" if is_kind else "probability"].to_numpy(np.float64)
 
 
 def _put(features: pd.DataFrame, rows: NDArray[np.intp], column: str, values: NDArray[np.object_]) -> None:
@@ -115,9 +151,15 @@ def with_user_types(features: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame
     ids = table.index.intersection(pd.Index(decided[INDEX].to_numpy(np.int64)))
     if not len(ids):
         return table
-    table, decided = table.copy(), decided.set_index(INDEX)
-    for column in ("cell_type", "probability", "type_source"):
-        table.loc[ids, column] = decided.loc[ids, column].tolist()
+    table, decided = with_later(table).copy(), with_later(decided.set_index(INDEX)).loc[ids]
+    retyped = ids[(table.loc[ids, "cell_type"] != decided["cell_type"]).to_numpy(bool)]
+    for column, value in NO_KIND.items():
+        table.loc[retyped, column] = value
+    told = ids[(decided["subtype_source"] == "user").to_numpy(bool)]
+    for column in ("cell_type", "probability", "type_source", "abnormal"):
+        table.loc[ids, column] = decided[column].tolist()
+    for column in NO_KIND:
+        table.loc[told, column] = decided.loc[told, column].tolist()
     return table
 
 

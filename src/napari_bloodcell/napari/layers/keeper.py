@@ -57,7 +57,7 @@ class SlideKeeper:
     def __init__(self, cells_layer: Labels, lookup: TypeLookup, folder: Path) -> None:
         self._layer, self._lookup, self.folder = ref(cells_layer), lookup, folder
         self._held: Labels | None = None
-        self._codes = lookup.codes[:-1].copy()
+        self._codes, self._said = lookup.codes[:-1].copy(), _said_in(cells_layer, lookup)
         self._n_by_hand = int(by_hand(cells_layer.features).sum())
         self._known_typing = self._typing = _typing_of(cells_layer)
         self._boxes: list[Box] = []
@@ -120,12 +120,13 @@ class SlideKeeper:
         codes, features = self._lookup.codes[:-1].copy(), layer.features
         n = max(len(codes), len(self._codes))
         before, now = (np.pad(c, (0, n - len(c))) for c in (self._codes, codes))
-        n_by_hand = int(by_hand(features).sum())
+        n_by_hand, said = int(by_hand(features).sum()), _said_in(layer, self._lookup)
         changed = boxes_in(features, rows_of(features, np.flatnonzero(before != now)))
         boxes = np.concatenate([np.array(self._boxes, np.int64).reshape(-1, 4), changed if changed is not None else []])
         typing = _typing_of(layer)
-        if not len(boxes) and n_by_hand == self._n_by_hand and typing == self._typing:
+        if not len(boxes) and (n_by_hand, said, typing) == (self._n_by_hand, self._said, self._typing):
             return None
+        self._said = said
         self._codes, self._n_by_hand, self._typing, self._boxes = codes, n_by_hand, typing, []
         typed_anew = typing if typing != self._known_typing else (None, None)
         return Changes(self.folder, features.copy(), names_of(layer), codes, boxes, typed_anew)
@@ -147,6 +148,13 @@ class Changes:
         repaint_types(self.folder, self.codes, self.boxes)
         params, classifier = self.typing
         write_corrected(self.folder, full_table(self.features), self.names, typed_with=params, classifier=classifier)
+
+
+def _said_in(cells_layer: Labels, lookup: TypeLookup) -> int:
+    """Return a hash of the kinds of the cells and of those that are marked as abnormal."""
+    features = cells_layer.features
+    marked = features["abnormal"].to_numpy(bool) if "abnormal" in features.columns else np.zeros(0, bool)
+    return hash((lookup.kinds[: lookup.kinds.nonzero()[0].max(initial=-1) + 1].tobytes(), marked.tobytes()))
 
 
 def _typing_of(cells_layer: Labels) -> _Typing:

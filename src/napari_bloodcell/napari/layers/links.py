@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.cells import kind_names, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import Params
 from napari_bloodcell.core.protocols import Calibration
@@ -55,6 +55,16 @@ def table_of(cells_layer: Labels, columns: Collection[str] | None = None) -> pd.
 def names_of(cells_layer: Labels) -> list[str]:
     """Return the class names of a cells layer; a class's code is its position plus 1."""
     return list(info_of(cells_layer).get("names") or type_names())
+
+
+def kinds_of(cells_layer: Labels) -> list[str]:
+    """Return the full names of the kinds of all types ("WBC: neutrophil"), those of the user last."""
+    return list(info_of(cells_layer).get("kinds") or kind_names())
+
+
+def is_by_kind(cells_layer: Labels) -> bool:
+    """Return whether cells have the colours of their kinds."""
+    return bool(info_of(cells_layer).get("by_kind"))
 
 
 def colours_of(cells_layer: Labels) -> dict[str, str]:

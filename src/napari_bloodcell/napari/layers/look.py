@@ -8,6 +8,7 @@ from typing import Any, Final
 from weakref import ref
 
 import numpy as np
+import pandas as pd
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
@@ -15,11 +16,19 @@ from napari.utils.colormaps.standardize_color import transform_color
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
+from napari_bloodcell.core.cells import NO_KIND_COLOUR, kind_colour, split_name
 from napari_bloodcell.napari.event_loop import running_app, soon
 from napari_bloodcell.napari.layers import private
 from napari_bloodcell.napari.layers.drawing import draw_quickly
 from napari_bloodcell.napari.layers.features import rows_of
-from napari_bloodcell.napari.layers.links import calibration_of, colours_of, info_of, names_of
+from napari_bloodcell.napari.layers.links import (
+    calibration_of,
+    colours_of,
+    info_of,
+    is_by_kind,
+    kinds_of,
+    names_of,
+)
 from napari_bloodcell.napari.layers.types import UNTYPED, TypeLookup
 from napari_bloodcell.napari.preferences import colour_of
 
@@ -32,6 +41,7 @@ OUTLINE_PX: Final = 1.5
 FILLED_BELOW_PX: Final = 12
 """Red cells narrower than this on screen are filled, because outlines would hide them."""
 CELLS_OPACITY: Final = 0.85
+LAST_KIND: Final = int(UNTYPED) - 1
 UNTYPED_COLOUR: Final = "#38bdf8"
 HIDING_KEY: Final = "H"
 DIMMED_ALPHA: Final = 0.15
@@ -51,6 +61,28 @@ def type_colours(names: Sequence[str], chosen: Mapping[str, str] | None = None) 
 def type_colormap(names: Sequence[str], chosen: Mapping[str, str] | None = None) -> DirectLabelColormap:
     """Return the colormap of a types layer."""
     return DirectLabelColormap(color_dict=type_colours(names, chosen))
+
+
+def colours_shown(cells_layer: Labels) -> dict[int | None, Any]:
+    """Return the colours of a cells layer by the codes that its lookup table shows: those of types, or of kinds."""
+    names, chosen = names_of(cells_layer), colours_of(cells_layer)
+    colours = type_colours(names, chosen)
+    if not is_by_kind(cells_layer):
+        return colours
+    colours |= dict.fromkeys(range(1, len(names) + 1), NO_KIND_COLOUR)
+    of_kinds = kind_colours(cells_layer)
+    return colours | {kind_code(k): chosen.get(name) or colour for k, (name, colour) in enumerate(of_kinds.items())}
+
+
+def kind_colours(cells_layer: Labels) -> dict[str, str]:
+    """Return the default colours of the kinds of a layer by their full names, in the order of their codes."""
+    kinds = kinds_of(cells_layer)
+    return {name: kind_colour(name, kinds) for name in kinds}
+
+
+def kind_code(position: int) -> int:
+    """Return the code of a kind by its position among all: from the top, as those of types begin at 1."""
+    return LAST_KIND - position
 
 
 def placement_of(layer: Layer) -> Mapping[str, Any]:
@@ -81,10 +113,13 @@ def show_as_cells(cells_layer: Labels, lookup: TypeLookup) -> None:
     """Draw cells in the colours of their types, with fast textures, and describe them in the status bar."""
     show_status_of(cells_layer, cells_layer)
     draw_quickly(cells_layer)
-    names = names_of(cells_layer)
-    colours = type_colours(names, colours_of(cells_layer))
-    class_name = info_of(cells_layer).get(_BROUGHT_OUT)
-    lookup.colour(cells_layer, _dimmed(colours, names.index(class_name) + 1) if class_name in names else colours)
+    lookup.by_kind = is_by_kind(cells_layer)
+    colours, class_name = colours_shown(cells_layer), info_of(cells_layer).get(_BROUGHT_OUT)
+    names, kinds = names_of(cells_layer), kinds_of(cells_layer)
+    if class_name in names:
+        bright = {kind_code(k) for k, name in enumerate(kinds) if split_name(name)[0] == class_name}
+        colours = _dimmed(colours, {names.index(class_name) + 1} | bright)
+    lookup.colour(cells_layer, colours)
 
 
 def bring_out(cells_layer: Labels, lookup: TypeLookup, class_name: str | None) -> None:
@@ -93,12 +128,12 @@ def bring_out(cells_layer: Labels, lookup: TypeLookup, class_name: str | None) -
     show_as_cells(cells_layer, lookup)
 
 
-def _dimmed(colours: dict[int | None, Any], code: int) -> dict[int | None, Any]:
-    """Return the colours with all but that of one code made faint."""
+def _dimmed(colours: dict[int | None, Any], bright: set[int]) -> dict[int | None, Any]:
+    """Return the colours with all but those of some codes made faint."""
     faint: dict[int | None, Any] = {}
     for key, colour in colours.items():
         red, green, blue, alpha = transform_color(colour)[0].tolist()
-        faint[key] = colour if key == code else (red, green, blue, alpha * DIMMED_ALPHA)
+        faint[key] = colour if key in bright else (red, green, blue, alpha * DIMMED_ALPHA)
     return faint
 
 
@@ -185,7 +220,20 @@ def describe_cell(cells_layer: Labels, cell: int) -> str:
         return f"cell {cell}: no type yet"
     by_hand = features["type_source"].iat[rows[0]] == "user" if "type_source" in features.columns else False
     sure = "set by hand" if by_hand else f"{100 * probability:.1f} %"
-    return f"cell {cell}: {name}, {sure}"
+    return f"cell {cell}: {name}, {sure}{describe_kind(features, int(rows[0]))}"
+
+
+def describe_kind(features: pd.DataFrame, row: int) -> str:
+    """Return "; neutrophil, 91.0 %; abnormal", as far as that is known of a row."""
+    told = []
+    kind = str(features["subtype"].iat[row] or "") if "subtype" in features.columns else ""
+    if kind:
+        is_own = "subtype_source" in features.columns and features["subtype_source"].iat[row] == "user"
+        sure = features["subtype_probability"].to_numpy(np.float64)[row]
+        told.append(f"{kind}, {'set by hand' if is_own else f'{100 * sure:.1f} %'}")
+    if "abnormal" in features.columns and features["abnormal"].iat[row]:
+        told.append("abnormal")
+    return "".join(f"; {one}" for one in told)
 
 
 def cell_status(layer: Labels, cells_layer: Labels, position: Any = None, **options: Any) -> dict[str, Any]:

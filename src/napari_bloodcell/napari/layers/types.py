@@ -21,18 +21,28 @@ class TypeLookup:
     """Maps label ids to type codes, and redraws the layers that show them.
 
     `codes` is uint8, (≥ N + 2,): 0 for background and cells without a type. Its last entry is always 0, because ids
-    beyond the table read that entry.
+    beyond the table read that entry. `kinds`, as long, has the codes of kinds, 0 where there is none; `shown` is what
+    is drawn: the types, or the kinds where there are some.
     """
 
-    def __init__(self, codes: NDArray[np.uint8]) -> None:
+    def __init__(self, codes: NDArray[np.uint8], kinds: NDArray[np.uint8] | None = None) -> None:
         self.codes = np.append(codes, np.uint8(0))
+        self.kinds = _as_long(kinds, self.codes)
+        self.by_kind = False
         self._coloured: WeakSet[Labels] = WeakSet()
         self._derived: WeakSet[Labels] = WeakSet()
         self._colours: dict[int | None, Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy for a duplicated layer; no layer shows it yet."""
-        return type(self)(self.codes[:-1].copy())
+        copy = type(self)(self.codes[:-1].copy(), self.kinds[:-1].copy())
+        copy.by_kind = self.by_kind
+        return copy
+
+    @property
+    def shown(self) -> NDArray[np.uint8]:
+        """The codes by which cells are drawn."""
+        return np.where(self.kinds == 0, self.codes, self.kinds) if self.by_kind else self.codes
 
     def show_in(self, layer: Labels) -> None:
         """Redraw this layer, which is derived from the codes, whenever they change."""
@@ -47,11 +57,13 @@ class TypeLookup:
 
     def colours_of(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Return the colour codes of labels: 0 for background, `UNTYPED` for cells without a type."""
-        return np.where(ids == 0, np.uint8(0), look_up(np.where(self.codes == 0, UNTYPED, self.codes), ids))
+        shown = self.shown
+        return np.where(ids == 0, np.uint8(0), look_up(np.where(shown == 0, UNTYPED, shown), ids))
 
-    def replace(self, codes: NDArray[np.uint8]) -> None:
-        """Replace the codes of all ids, (N + 1,), and redraw."""
+    def replace(self, codes: NDArray[np.uint8], kinds: NDArray[np.uint8] | None = None) -> None:
+        """Replace the codes of all ids, (N + 1,), and redraw. Without `kinds` there are none."""
         self.codes = np.append(codes, np.uint8(0))
+        self.kinds = _as_long(kinds, self.codes)
         for layer in list(self._coloured):
             private.read_again(layer)
         self.refresh()
@@ -62,6 +74,7 @@ class TypeLookup:
         code: int | NDArray[np.uint8],
         *,
         boxes: NDArray[np.int64] | None = None,
+        kind: int | NDArray[np.uint8] = 0,
     ) -> None:
         """Set the codes of some cells, one for all or one for each, and redraw; constant time.
 
@@ -69,8 +82,9 @@ class TypeLookup:
         """
         index = np.asarray(ids, np.int64)
         if index.size and index.max() >= self.codes.size - 1:
-            self.codes = np.concatenate([self.codes, np.zeros(int(index.max()) + 2 - self.codes.size, np.uint8)])
-        self.codes[index] = code
+            more = np.zeros(int(index.max()) + 2 - self.codes.size, np.uint8)
+            self.codes, self.kinds = np.concatenate([self.codes, more]), np.concatenate([self.kinds, more])
+        self.codes[index], self.kinds[index] = code, kind
         for layer in list(self._coloured):
             if boxes is None or not redraw_boxes(layer, boxes):
                 private.read_again(layer)
@@ -80,6 +94,14 @@ class TypeLookup:
         """Redraw the derived layers after codes or cells changed."""
         for layer in list(self._derived):
             private.read_again(layer)
+
+
+def _as_long(kinds: NDArray[np.uint8] | None, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return codes of kinds for as many ids as there are codes."""
+    out = np.zeros_like(codes)
+    if kinds is not None:
+        out[: len(kinds)] = kinds
+    return out
 
 
 class TypedView:
@@ -117,7 +139,7 @@ class TypedView:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
-        return look_up(self._lookup.codes, np.asarray(self._ids[key]))
+        return look_up(self._lookup.shown, np.asarray(self._ids[key]))
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return the whole level."""

@@ -44,9 +44,10 @@ _THREAD: Final = ThreadPoolExecutor(
 class Found:
     """What the journal knows about the cells of a layer."""
 
-    types: dict[int, str]  # class by id
+    types: dict[int, str]  # class or kind by id, "" where only the mark was set
     lost: list[Correction]  # corrections whose cell is not there any more
     n_corrections: int  # still valid, that is, not undone
+    abnormal: frozenset[int] = frozenset()  # ids of the cells that are marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def decisions_of(
     """
     model = (info_of(cells_layer).get("models") or {}).get("classify") or {}
     places = places_of(cells_layer.features, change.ids.tolist(), full_resolution(cells_layer).shape[:-2])
-    before, said = change.before, []
+    before, after, said = change.before, change.after, []
     for row, cell in enumerate(change.ids.tolist()):
         if cell not in places:
             continue
@@ -88,7 +89,11 @@ def decisions_of(
         model_type, model_probability = model_opinions.get(cell, ("", None))
         fields = {
             "from_type": str(before.types[row]),
-            "to_type": str(change.after.types[row]),
+            "to_type": str(after.types[row]) if after.sources[row] == "user" else "",
+            "from_subtype": str(before.kinds[row]),
+            "to_subtype": str(after.kinds[row]) if after.kind_sources[row] == "user" else "",
+            "from_abnormal": bool(before.is_abnormal[row]),
+            "to_abnormal": bool(after.is_abnormal[row]),
             "annotator": annotator,
             "model": str(model.get("name", "")),
             "model_sha256": str(model.get("sha256", "")),
@@ -178,15 +183,17 @@ class LayerJournal:
         if self._journal.is_empty:
             return Found({}, [], 0)  # spares reading the image for its hash
         types: dict[int, str] = {}
+        abnormal: set[int] = set()
         lost: list[Correction] = []
         n_corrections = 0
         for plane, corrections in self._known(source).items():
             stand = standing(corrections)
             placed = place(stand, cells[plane] if plane else cells)
             types |= placed.found
+            abnormal |= {cell for cell, c in placed.by_cell.items() if c.to_abnormal}
             lost += placed.lost
             n_corrections += len(stand)
-        return Found(types, lost, n_corrections)
+        return Found(types, lost, n_corrections, frozenset(abnormal))
 
     def _compare(self, path: Path, cells: Any, source: ImageSource) -> SecondOpinion:
         mine = [c for corrections in self._known(source).values() for c in corrections]

@@ -11,6 +11,7 @@ from qtpy.QtCore import QTimer
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, Watched, form_rows
+from napari_bloodcell.napari.docks.colours import ColourSwitch
 from napari_bloodcell.napari.docks.count.model import Counted, CountTask, area_of_cell, note_cells_in_region
 from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
@@ -25,7 +26,7 @@ from napari_bloodcell.napari.layers.links import (
     note_settings,
     warnings_of,
 )
-from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.layers.look import cell_at, kind_colours
 from napari_bloodcell.napari.layers.regions import Region, region_of
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.napari.notify import notify_errors
@@ -76,7 +77,8 @@ class CountWidget(Dock):
         self._plot = AreaPlot()
         self._fields = AreaFields()
         self._export = ExportRow()
-        rows = form_rows(Cells=self._cells, Where=self._region)
+        self._colours = ColourSwitch()
+        rows = form_rows(Cells=self._cells, Where=self._region, Colours=self._colours)
         parts = (self._form, self._table, self._note, self._plot, self._fields, self._export)
         self.lay_out(rows, *parts, stretched=self._plot)
 
@@ -131,7 +133,7 @@ class CountWidget(Dock):
             return
         self.counted = self._export.counted = counted
         note_cells_in_region(layer, counted)
-        self._table.show_rows(counted.rows, names_of(layer), colours_of(layer), n_white=counted.n_white)
+        self._table.show_rows(counted, names_of(layer), {**kind_colours(layer), **colours_of(layer)})
         self._plot.show_counting(counted.counting, pixel_size_um=counted.pixel_size_um)
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
@@ -161,7 +163,7 @@ class CountWidget(Dock):
 
     def _show_nothing(self, why: str) -> None:
         self.counted = self._export.counted = None
-        self._table.show_rows([], [])
+        self._table.show_rows(None, [])
         self._plot.show_nothing()
         self._note.setText(why)
 
@@ -173,6 +175,7 @@ class CountWidget(Dock):
     def _on_layer_chosen(self) -> None:
         self._thresholds = None
         layer = self.cells_layer
+        self._colours.use(self._viewer, layer)
         if layer is not None:
             self._form.blockSignals(True)
             known = recipe_of(layer).count

@@ -195,7 +195,7 @@ class CountTask:
 
     def run(self) -> Counted:
         """Count; raise `InputError` if something cannot be counted."""
-        table = to_table(self.features, ("cell_type", "subtype", "area_px", "touches_edge", *BOX))
+        table = to_table(self.features, ("cell_type", "subtype", "abnormal", "area_px", "touches_edge", *BOX))
         n_cells = len(table)
         if self.region is not None or self.plane is not None:
             table = table[_is_counted(self.features, self.region, self.plane)]

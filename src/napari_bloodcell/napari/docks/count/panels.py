@@ -26,7 +26,7 @@ from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.napari.docks.base import NarrowTable, fill, fill_column, fit_height, make_button, plain, swatch
-from napari_bloodcell.napari.docks.count.model import Counted, CountRow, CountTask, save_histogram
+from napari_bloodcell.napari.docks.count.model import Counted, CountTask, save_histogram
 from napari_bloodcell.napari.notify import notify_errors
 from napari_bloodcell.napari.preferences import colour_of
 from napari_bloodcell.napari.work.worker import Run, Work
@@ -240,8 +240,12 @@ COLUMNS: Final = (
     ("95 % or share", "Red cells: 95 % interval, as overlap leaves it in doubt. White cells: their differential"),
     ("/ mm²", "Cells per mm² of the counted area"),
 )
-UNCORRECTED, ALL_WHITE = "RBC, uncorrected", "White cells, all"
-SUMS: Final = {UNCORRECTED: "Red-cell regions as they were segmented", ALL_WHITE: "WBC and all their classes together"}
+UNCORRECTED, ALL_WHITE, ABNORMAL = "RBC, uncorrected", "White cells, all", "Marked as abnormal"
+SUMS: Final = {
+    UNCORRECTED: "Red-cell regions as they were segmented",
+    ALL_WHITE: "WBC and all their classes together",
+    ABNORMAL: "Cells of any class that a person marked in the Review dock",
+}
 """Rows that are not types, with their tooltips."""
 
 
@@ -256,16 +260,12 @@ class CountTable(NarrowTable):
 
     def show_rows(
         self,
-        rows: Sequence[CountRow],
+        counted: Counted | None,
         names: Sequence[str],
         chosen: Mapping[str, str] | None = None,
-        *,
-        n_white: int = 0,
     ) -> None:
-        """Show these counts. `names` are all types, which default colours depend on; `chosen` overrides them.
-
-        `n_white` is the number of white cells, shown if they have several classes.
-        """
+        """Show these counts. `names` are all types, which default colours depend on; `chosen` overrides them."""
+        rows, n_white = ([], 0) if counted is None else (counted.rows, counted.n_white)
         lines: list[tuple[str, tuple[str, str, str]]] = []
         for row in rows:
             doubt = "" if row.interval is None else f"{row.interval[0]:,}–{row.interval[1]:,}"
@@ -275,12 +275,13 @@ class CountTable(NarrowTable):
                 lines.append((UNCORRECTED, (f"{row.regions:,}", "", "")))
         if n_white > max((row.cells for row in rows if is_white(row.cell_type)), default=0):
             lines.append((ALL_WHITE, (f"{n_white:,}", "", "")))
+        if counted is not None and counted.counting.n_abnormal:
+            lines.append((ABNORMAL, (f"{counted.counting.n_abnormal:,}", "", "")))
         self.setRowCount(len(lines))
         for i, (name, texts) in enumerate(lines):
             first = QTableWidgetItem(name)
             first.setToolTip(SUMS.get(name) or plain(name))
-            of_type = name.partition(": ")[0]  # a kind has the colour of its type
-            colour = (chosen or {}).get(of_type) or colour_of(of_type, [*names, of_type]) if name not in SUMS else None
+            colour = (chosen or {}).get(name) or colour_of(name, [*names, name]) if name not in SUMS else None
             first.setIcon(swatch(colour))
             self.setItem(i, 0, first)
             for j, text in enumerate(texts, start=1):

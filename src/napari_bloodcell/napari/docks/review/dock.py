@@ -16,6 +16,7 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QSizePolicy, QTabWidget, QWidget
 
+from napari_bloodcell.core.cells import BUILTIN_TYPES
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
@@ -36,7 +37,11 @@ TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
     (Tool.BOX, "Box to select", "Drag a box around cells: they are selected. Then press the key of their class."),
 )
-SELECTING: Final = (("Select none", "Select no cell"), ("Type selected", "Give the selected cells the active class"))
+SELECTING: Final = (
+    ("Select none", "Select no cell"),
+    ("Type selected", "Give the selected cells the active class"),
+    ("Abnormal", "Mark the selected cells as abnormal, beside their class, or take the mark away; on the layers A"),
+)
 UNDOING: Final = (
     ("Undo", "Undo the last change; on the layers Ctrl+Z"),
     ("Redo", "Redo what was undone; on the layers Ctrl+Shift+Z"),
@@ -56,6 +61,7 @@ class ReviewWidget(CellsDock):
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__(napari_viewer)
         self._awaited: Labels | None = None
+        self._kinds_of = ""  # the type whose kinds are listed; "": the classes are
         self._walk = Walk(self.walk)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -88,6 +94,7 @@ class ReviewWidget(CellsDock):
             (self.undo_buttons.acted, self.act),
             (self.classes.edited, self.edit_classes),
             (self.classes.wanted, self.type_selected),
+            (self.classes.kinds_wanted, self.switch_kinds),
             (self.walk.stepped, self.step),
             (self.walk.changed, self._walk.forget),
             (self.gallery.move_wanted, self.type_cells),
@@ -105,14 +112,19 @@ class ReviewWidget(CellsDock):
         return {"clicked": self._type_at, "boxed": self._select_in}
 
     def keys(self) -> dict[str, Callable[[], object]]:
-        """Return what keys do on the layers: type cells, or go to another."""
-        typing = {key: partial(self._on_key, self.press, name) for key, name in self.session.classes.keys().items()}
-        return {**typing, ".": partial(self._on_key, self.step, 1), ",": partial(self._on_key, self.step, -1)}
+        """Return what keys do on the layers: type cells, mark them, go to another, or switch to kinds and back."""
+        names = self.session.classes.keys(self._kinds_of)
+        typing = {key: partial(self._on_key, self.press, name) for key, name in names.items()}
+        walking = {key: partial(self._on_key, self.step, by) for key, by in ((".", 1), (",", -1))}
+        others = {"A": lambda: notify_errors(self.mark_meant), "K": lambda: notify_errors(self.switch_kinds)}
+        return {**typing, **walking, **others}
 
     def act(self, name: str) -> None:
         """Do what a button says."""
         if name == "Type selected":
             self.type_selected(self.classes.table.active)
+        elif name == "Abnormal":
+            self._mark(self.session.selected)
         else:
             super().act(name)
 
@@ -132,6 +144,19 @@ class ReviewWidget(CellsDock):
         """Handle the key of a class: type the selected cells, else the one under the mouse."""
         self._type(name, self.session.meant)
 
+    def mark_meant(self) -> None:
+        """Handle the key of the mark: on the selected cells, else on the one under the mouse."""
+        self._mark(self.session.meant)
+
+    def switch_kinds(self) -> None:
+        """Switch list, keys and gallery to the kinds of the active class, or back to the classes."""
+        active = self.classes.table.active
+        if not self._kinds_of and active not in BUILTIN_TYPES:
+            raise InputError(f"{active} has no kinds; choose {', '.join(BUILTIN_TYPES)} first.")
+        self._kinds_of = "" if self._kinds_of else active
+        self._bind_keys()
+        self._look_again()
+
     def step(self, by: int) -> None:
         """Go to the next cell (1) or the previous one (−1) in the chosen order."""
         self._walk.step(self.session, by)
@@ -149,6 +174,12 @@ class ReviewWidget(CellsDock):
             raise InputError("No cell is selected, and none is under the mouse. Point at one, or use 'Box to select'.")
         if self._consent.is_given(self.session, f"Type {name}", ids):
             self.session.type_cells(ids, name)
+
+    def _mark(self, ids: Any) -> None:
+        if not len(ids):
+            raise InputError("No cell is selected, and none is under the mouse. Point at one, or use 'Box to select'.")
+        if self._consent.is_given(self.session, "Mark", ids):
+            self.session.mark_abnormal(ids)
 
     def _while_here(self, method: Callable[..., None]) -> Callable[..., None]:
         """Return a function that calls a method while the dock exists and shows the same session."""
@@ -184,6 +215,7 @@ class ReviewWidget(CellsDock):
     def _enter(self, layer: Labels) -> None:
         super()._enter(layer)
         session = self.session
+        self.classes.colours.use(self._viewer, layer)
         layer.events.features.connect(self._on_features)
         self.gallery.use(layer, links.image_layer_for(self._viewer, layer))
         self.journal.clear()
@@ -202,6 +234,7 @@ class ReviewWidget(CellsDock):
             session.layer.events.features.disconnect(self._on_features)
             self.gallery.use(None, None)
             self.look.follow(None)
+            self.classes.colours.use(self._viewer, None)
 
     def _on_change(self, event: Event) -> None:
         if isinstance(event.value, TypeChange):
@@ -238,10 +271,11 @@ class ReviewWidget(CellsDock):
         """Refresh classes, numbers and gallery."""
         session = self._session
         if session is not None:
-            classes = session.classes
-            self.classes.show_classes(classes, classes.keys(), session.numbers())
-            self.walk.show_classes(classes.names)
-            self.gallery.show_classes(classes.names)
+            classes, of_type = session.classes, self._kinds_of
+            names = classes.kinds_of(of_type) if of_type else list(classes.names)
+            self.classes.show_classes(classes, classes.keys(of_type), session.numbers(), of_type)
+            self.walk.show_classes(names)
+            self.gallery.show_classes(names)
             self.look.follow(session.layer, classes.names)
             self._walk.forget()
         self._show_state()
@@ -263,8 +297,12 @@ class ReviewWidget(CellsDock):
             self.journal.show_number(session.n_corrections)
 
     def _on_gallery_key(self, key: str) -> None:
-        name, marked = self.session.classes.keys().get(key), self.gallery.gallery.marked_cells()
-        if name is not None and marked:
+        name, marked = self.session.classes.keys(self._kinds_of).get(key), self.gallery.gallery.marked_cells()
+        if key == "K":
+            self.switch_kinds()
+        elif key == "A" and marked:
+            self.session.mark_abnormal(marked)
+        elif name is not None and marked:
             self.type_cells(marked, name)
 
     def _on_decided(self, cell: int, name: str) -> None:

@@ -25,12 +25,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED
+from napari_bloodcell.core.cells import BUILTIN_TYPES, UNIDENTIFIED, full_name, split_name
 from napari_bloodcell.corrections.agreement import Dispute, Merged
 from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import (
     NarrowTable,
     PlainLabel,
+    fill,
     fill_column,
     fit_height,
     form_rows,
@@ -39,10 +40,11 @@ from napari_bloodcell.napari.docks.base import (
     plain,
     swatch,
 )
-from napari_bloodcell.napari.preferences import colour_of
+from napari_bloodcell.napari.docks.colours import ColourSwitch
 from napari_bloodcell.napari.session.classes import ClassList, key_of
 from napari_bloodcell.napari.session.journal import SecondOpinion
 
+ROLE: Final = Qt.ItemDataRole.UserRole
 MOST_ROWS: Final = 7
 """More classes than this scroll."""
 HEADER: Final = (
@@ -59,22 +61,25 @@ class ClassTable(NarrowTable):
         super().__init__(HEADER, "Classes")
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
 
-    def show_classes(self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int]) -> None:
-        """Show these classes; the active one stays active."""
-        active = self.active
+    def show_classes(
+        self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int], of_type: str = ""
+    ) -> None:
+        """Show these classes, or the kinds of a type; the active one stays active."""
+        active, names = self.active, classes.kinds_of(of_type) if of_type else list(classes.names)
         self.blockSignals(True)
-        self.setRowCount(len(classes.names))
-        for row, name in enumerate(classes.names):
-            first = QTableWidgetItem(name)
+        self.setRowCount(len(names))
+        for row, name in enumerate(names):
+            first = QTableWidgetItem(split_name(name)[1] or name)
+            first.setData(ROLE, name)
             first.setToolTip(plain(name))
-            first.setIcon(swatch(classes.colours.get(name) or colour_of(name, classes.names)))
+            first.setIcon(swatch(classes.colour_of(name)))
             self.setItem(row, 0, first)
             for column, text in enumerate((key_of(name, keys), f"{numbers.get(name, 0):,}"), start=1):
                 item = QTableWidgetItem(text)
                 side = Qt.AlignmentFlag.AlignHCenter if column == 1 else Qt.AlignmentFlag.AlignRight
                 item.setTextAlignment(Qt.AlignmentFlag.AlignVCenter | side)
                 self.setItem(row, column, item)
-        self.activate(active if active in classes.names else classes.names[0])
+        self.activate(active if active in names else names[0])
         self.blockSignals(False)
         fit_height(self, MOST_ROWS)
 
@@ -83,19 +88,19 @@ class ClassTable(NarrowTable):
         for row in range(self.rowCount()):
             name, item = self.item(row, 0), self.item(row, 2)
             if name is not None and item is not None:
-                item.setText(f"{numbers.get(name.text(), 0):,}")
+                item.setText(f"{numbers.get(name.data(ROLE), 0):,}")
 
     @property
     def active(self) -> str:
-        """Name of the active class."""
+        """Name of the active class; of a kind, the full one."""
         item = self.item(self.currentRow(), 0)
-        return item.text() if item is not None else ""
+        return str(item.data(ROLE)) if item is not None else ""
 
     def activate(self, name: str) -> None:
         """Make a class active."""
         for row in range(self.rowCount()):
             item = self.item(row, 0)
-            if item is not None and item.text() == name:
+            if item is not None and item.data(ROLE) == name:
                 self.setCurrentCell(row, 0)
 
     def showEvent(self, event: QShowEvent | None) -> None:
@@ -111,10 +116,15 @@ class ClassEditor(QWidget):
     """Name of a `CellsSession` method, and its arguments as a tuple."""
     wanted = Signal(str)
     """A class was double-clicked: type the selected cells."""
+    kinds_wanted = Signal()
+    """Show the kinds of the active class, or the classes again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = ClassTable()
+        self._of_type = ""
+        self.kinds = make_button("", "Switch list, keys and gallery to the kinds of a class and back; on the layers K")
+        self.colours = ColourSwitch()
         row = QHBoxLayout()
         self.buttons: dict[str, QPushButton] = {}
         for text, tip, slot in (
@@ -125,23 +135,39 @@ class ClassEditor(QWidget):
         ):
             self.buttons[text] = make_button(text, tip, partial(_call, slot))
             row.addWidget(self.buttons[text])
-        fill_column(self, self.table, row)
+        above = fill(QHBoxLayout(), self.kinds, self.colours, stretched=[self.kinds, self.colours])
+        fill_column(self, above, self.table, row)
+        self.kinds.clicked.connect(lambda: self.kinds_wanted.emit())
         self.table.currentCellChanged.connect(self._on_row)
         self.table.cellDoubleClicked.connect(lambda *_: self.wanted.emit(self.table.active))
 
     def _on_row(self, *_rows: int) -> None:
-        is_own = bool(self.table.active) and self.table.active not in (*BUILTIN_TYPES, UNIDENTIFIED)
+        active = self.table.active
+        is_own = bool(active) and not self._of_type and active not in (*BUILTIN_TYPES, UNIDENTIFIED)
         for text in ("Rename…", "Delete"):
             self.buttons[text].setEnabled(is_own)
+        self.kinds.setText("◂ All classes" if self._of_type else f"Kinds of {active} ▸")
+        self.kinds.setEnabled(bool(self._of_type) or active in BUILTIN_TYPES)
 
-    def show_classes(self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int]) -> None:
-        """Show these classes."""
-        self.table.show_classes(classes, keys, numbers)
+    def show_classes(
+        self, classes: ClassList, keys: Mapping[str, str], numbers: Mapping[str, int], of_type: str = ""
+    ) -> None:
+        """Show these classes, or the kinds of a type; going back, that type is active."""
+        before, self._of_type = self._of_type, of_type
+        self.table.show_classes(classes, keys, numbers, of_type)
+        if before and not of_type:
+            self.table.activate(before)
         self._on_row()
 
     def _on_add(self) -> None:
-        name, is_ok = QInputDialog.getText(self, "New class", "Name of the class")
-        if is_ok:
+        if self._of_type:
+            title, label = "New kind", f"Name of a kind of {self._of_type}"
+        else:
+            title, label = "New class", "Name of the class"
+        name, is_ok = QInputDialog.getText(self, title, label)
+        if is_ok and self._of_type:
+            self.edited.emit("add_kind", (self._of_type, name))
+        elif is_ok:
             self.edited.emit("add_class", (name,))
 
     def _on_rename(self) -> None:
@@ -163,9 +189,6 @@ class ClassEditor(QWidget):
 def _call(slot: object, _checked: bool = False) -> None:
     if callable(slot):
         slot()
-
-
-ROLE = Qt.ItemDataRole.UserRole
 
 
 class JournalPanel(QWidget):
@@ -321,5 +344,6 @@ def _agreement(merged: Merged, n_taken: int) -> str:
 
 def _described(correction: Correction) -> str:
     y, x = correction.centroid
-    what = f"{correction.from_type or 'untyped'} → {correction.to_type}"
+    before = full_name(correction.from_type, correction.from_subtype) or "untyped"
+    what = f"{before} → {correction.said or ('abnormal' if correction.to_abnormal else 'not abnormal')}"
     return f"{what} at {y:.0f}, {x:.0f} by {correction.annotator}"

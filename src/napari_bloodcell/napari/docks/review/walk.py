@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
 from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, form_rows, make_button
-from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, places_of
+from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, certainty_of, is_called, places_of
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
 from napari_bloodcell.napari.session.session import CellsSession
@@ -140,19 +140,19 @@ def ordered_cells(
     ids = features[INDEX].to_numpy(np.int64)
     wanted = ids != 0
     if cell_type is not None:
-        wanted &= (features["cell_type"] == cell_type).to_numpy(bool)
+        wanted &= is_called(features, cell_type)
     if order in (Order.LEAST_CERTAIN, Order.NOT_LOOKED_AT):
         wanted &= ~by_hand(features)
     if order is Order.NOT_LOOKED_AT and looked_at:
         wanted &= ~np.isin(ids, np.fromiter(looked_at, np.int64, len(looked_at)))
     rows = np.flatnonzero(wanted)
-    return ids[rows[_rank(features, rows, order)]]
+    return ids[rows[_rank(features, rows, order, cell_type)]]
 
 
-def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order) -> NDArray[np.intp]:
-    """Return the sort order of these rows; ties go by id."""
+def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order, name: str | None) -> NDArray[np.intp]:
+    """Return the sort order of these rows, which hold cells called `name`; ties go by id."""
     if order is Order.LEAST_CERTAIN:
-        return np.argsort(features["probability"].to_numpy(np.float64)[rows], kind="stable")
+        return np.argsort(certainty_of(features, name)[rows], kind="stable")
     if order is Order.LARGEST:
         return np.argsort(-features["area_px"].to_numpy(np.float64)[rows], kind="stable")
     if CENTROID[0] not in features.columns:
