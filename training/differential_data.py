@@ -7,7 +7,7 @@ for validation: the smears of `raabin`, and the crops of `pbc`, whose names fall
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from training.cnn_data import RBC, WBC, txl_fields
 from training.cnn_masks import normalised
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -70,16 +71,17 @@ def _is_held_out(name: str, one_in: int) -> bool:
     return hashlib.sha256(name.encode()).digest()[0] % one_in == 0
 
 
-def _density(colour: NDArray[np.floating]) -> NDArray[np.float32]:
+def density(colour: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the optical density of colours (…, 3), with glass at `GLASS_LEVEL`."""
     return (-np.log(np.clip(colour / GLASS_LEVEL, 0.02, 0.98))).astype(np.float32)
 
 
-def _stain_of_crop(canvas: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _stain_of_crop(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the optical density of what is stained away from the middle of a crop: red cells, as a rule."""
-    y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    far = np.hypot(y - canvas.shape[0] / 2 + 0.5, x - canvas.shape[1] / 2 + 0.5) > _MIDDLE_PX
-    pixels = canvas[far & (-np.log(np.maximum(canvas, 1) / GLASS_LEVEL).mean(-1) > 0.08)]
-    return _density(np.median(pixels, axis=0) if len(pixels) >= _FEWEST_PX else np.array(RED_LEVEL))
+    y, x = np.ogrid[: crop.shape[0], : crop.shape[1]]
+    far = np.hypot(y - crop.shape[0] / 2 + 0.5, x - crop.shape[1] / 2 + 0.5) > _MIDDLE_PX
+    pixels = crop[far & (-np.log(np.maximum(crop, 1) / GLASS_LEVEL).mean(-1) > 0.08)]
+    return density(np.median(pixels, axis=0) if len(pixels) >= _FEWEST_PX else np.array(RED_LEVEL))
 
 
 def of_one_stain(pixels: NDArray[np.uint8], stain: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -95,16 +97,16 @@ def crops(data: Path) -> Windows:
     table = pd.read_csv(data / "wbc" / "labels.csv").fillna("")
     table = table[table["class"] != "platelet"]
     canvases = np.empty((len(table), CANVAS_PX, CANVAS_PX, 3), np.uint8)
-    for canvas, file in zip(canvases, table["file"], strict=True):
+    for whole, file in zip(canvases, table["file"], strict=True):
         image = read_picture(data / "wbc" / file)
-        canvas[:] = normalised(image, 1.0)
+        whole[:] = normalised(image, 1.0)
     kinds = table["class"].str.replace("_", " ")
     in_pbc = [_is_held_out(file, 2 * VAL) for file in table["file"]]
     in_raabin = [_is_held_out(slide, VAL) for slide in table["slide"].astype(str)]
     return Windows(
         canvases,
         np.array([CLASSES.index(kind) for kind in kinds], np.int64),
-        np.stack([_stain_of_crop(canvas) for canvas in canvases]),
+        np.stack([_stain_of_crop(crop) for crop in canvases]),
         table["source"].to_numpy(str),
         table["slide"].to_numpy(str),
         np.where(table["source"] == "pbc", in_pbc, in_raabin),
@@ -141,15 +143,36 @@ def _central(
     even = normalised(image, 1.0)
     red = boxes[boxes[:, 0] == RBC, 1:]
     colour = colour_in_boxes(even, red) if len(red) >= 3 else RED_LEVEL
-    return _window(Image.fromarray(even), (x - half, y - half, x + half, y + half)), _density(np.array(colour))
+    return canvas(Image.fromarray(even), (x - half, y - half, x + half, y + half)), density(np.array(colour))
 
 
-def _window(image: Image.Image, box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
-    """Return a box (x0, y0, x1, y1) of an image at the canvas's size; beyond the image there is glass."""
+def canvas(image: Image.Image, box: tuple[float, float, float, float], side: int = CANVAS_PX) -> NDArray[np.uint8]:
+    """Return a box (x0, y0, x1, y1) of an image at a canvas's size; beyond the image there is glass."""
     x0, y0, x1, y1 = (round(v) for v in box)
     out = Image.new("RGB", (x1 - x0, y1 - y0), (round(GLASS_LEVEL),) * 3)
     out.paste(image, (-x0, -y0))
-    return np.asarray(out.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BILINEAR))
+    return np.asarray(out.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def halved(windows: Windows) -> Windows:
+    """Return windows whose canvases are half as wide, (N, 88, 88, 3): means of 2×2 pixels."""
+    n, side = windows.canvases.shape[:2]
+    small = np.empty((n, side // 2, side // 2, 3), np.uint8)
+    for start in range(0, n, 500):
+        some = windows.canvases[start : start + 500].astype(np.uint16)
+        sums = some[:, ::2, ::2] + some[:, 1::2, ::2] + some[:, ::2, 1::2] + some[:, 1::2, 1::2]
+        small[start : start + 500] = (sums + 2) // 4
+    return replace(windows, canvases=small)
+
+
+def kept_in(cache: Path | None, name: str, make: Callable[[], Windows]) -> Windows:
+    """Return the windows that a folder keeps under a name; if it has none, make them and keep them there."""
+    if cache is None:
+        return make()
+    if not (path := cache / f"{name}.npz").exists():
+        np.savez(path, **vars(make()))
+    with np.load(path) as file:
+        return Windows(**file)
 
 
 def training_windows(data: Path) -> Windows:

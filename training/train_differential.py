@@ -1,12 +1,15 @@
 """Make the model that tells the kinds of white cells apart: ``python -m training.train_differential``, from the root.
 
 Data and what is held out: `training.differential_data`. Settings, seed and figures stand in the file's metadata.
-``--only pbc`` or ``--only raabin`` trains on one laboratory and tries the model on the other.
+``--only pbc`` or ``--only raabin`` trains on one laboratory and tries the model on the other; ``--without`` leaves a
+class out and says how sure the model is of its cells. ``--relative`` trains a network of half the scale that sees
+`relative_densities`, on windows that `LaboratoryMixer` makes: the shipped one is not of this kind yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import time
 from dataclasses import asdict, replace
@@ -16,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from napari_bloodcell.models.cnn.subtypes import WINDOW_PX, SubtypeCnn, SubtypeInfo, SubtypeModel
-from napari_bloodcell.stages.cutouts import GAINS, GLASS_LEVEL, RED_LEVEL
+from napari_bloodcell.models.cnn.subtypes import WINDOW_PX, SubtypeCnn, SubtypeInfo, SubtypeModel, network_of
+from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL
 from training import differential_data
-from training.cnn_augment import GLASS, Augmenter, Strengths
-from training.differential_data import CANVAS_PX, CLASSES, RBC_DIAMETER_PX, Windows
+from training.cnn_augment import Strengths
+from training.differential_augment import LaboratoryMixer, MixerStrengths, WindowAugmenter
+from training.differential_data import CLASSES, RBC_DIAMETER_PX, Windows
 
 LOG = logging.getLogger("train_differential")
 WEIGHTS = Path(__file__).parents[1] / "src" / "napari_bloodcell" / "weights"
@@ -30,73 +33,43 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 FIVE = 5
 """The first classes of `CLASSES` are those of an ordinary differential."""
 STRENGTHS = Strengths(scale=(0.8, 1.25), aspect=0.06, stain_of_another_image=0.5, stain_ratio=(0.3, 3.5), grey=0.02)
-RED_ERROR, RED_UNKNOWN = 0.15, 0.08
-"""Relative error with which the colour of a red cell is measured in training, and how often it is not at all."""
-SHIFT = 0.14
-"""How far the middle of a window lies off that of the cell at most, in halves of the window."""
+RELATIVE_WIDTHS = (24, 32, 64, 128)
+UNSURE = 0.8
+"""A cell whose kind is less probable is not told, where laboratories ask for that."""
 
 
-class WindowAugmenter(Augmenter):
-    """Turns canvases into windows, another one each time."""
-
-    def __call__(self, canvases: Tensor, labels: Tensor, stains: Tensor) -> Tensor:
-        """Return windows (N, 3, 128, 128), 0 to 1, of canvases (N, 176, 176, 3) uint8."""
-        x = self._window(canvases.permute(0, 3, 1, 2).float() / 255)
-        x = self._of_one_stain(x, stains)
-        far = F.avg_pool2d(x, 5, 1, 2)
-        weight = torch.where(self._chance(len(x), 0.2), self._uniform(len(x), 0, 1), 0.0)
-        return self._blurred(x + weight * (far - x))
-
-    def _of_one_stain(self, colour: Tensor, stains: Tensor) -> Tensor:
-        """Recolour, and bring the typical red cell of the smear, recoloured alike, to one colour, as in use."""
-        n, width = len(colour), colour.shape[-1]
-        red = (GLASS * torch.exp(-stains))[:, :, None, None].expand(-1, -1, 1, width)
-        recoloured = self._recoloured(torch.cat([colour, red], 2), stains)
-        measured = -torch.log((recoloured[:, :, -1:, :1] / GLASS).clamp(0.01, 0.98))
-        measured = measured * torch.exp(RED_ERROR * torch.randn((n, 3, 1, 1), generator=self.random))
-        wanted = -torch.log(torch.tensor(RED_LEVEL) / GLASS_LEVEL)
-        gain = (wanted[None, :, None, None] / measured).clamp(*GAINS)
-        gain = torch.where(self._chance(n, RED_UNKNOWN), torch.ones(()), gain)
-        density = -torch.log((recoloured[:, :, :-1] / GLASS).clamp(0.004, 1.085))
-        return (GLASS * torch.exp(-gain * density)).clamp(0, 1)
-
-    def _window(self, x: Tensor) -> Tensor:
-        n, s = len(x), self.s
-        angle = self._uniform(n, 0, 2 * np.pi, 1)[:, 0]
-        low, high = (float(np.log(v)) for v in s.scale)
-        size = torch.exp(self._uniform(n, low, high, 1)[:, 0]) * CANVAS_PX / WINDOW_PX
-        aspect = torch.exp(self._uniform(n, -s.aspect, s.aspect, 1)[:, 0])
-        flip = torch.where(self._chance(n, 0.5)[:, 0, 0, 0], 1.0, -1.0)
-        cos, sin, sx, sy = torch.cos(angle), torch.sin(angle), flip / (size * aspect), aspect / size
-        shift = self._uniform(n, -SHIFT, SHIFT, 2)
-        theta = torch.stack(
-            [torch.stack([cos * sx, -sin * sy, shift[:, 0]], 1), torch.stack([sin * sx, cos * sy, shift[:, 1]], 1)], 1
-        )
-        grid = F.affine_grid(theta, [n, 3, WINDOW_PX, WINDOW_PX], align_corners=False)
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-def windows_in_use(windows: Windows) -> np.ndarray:
-    """Return windows (N, 128, 128, 3) uint8 as the program cuts them: in the middle, in one stain."""
-    margin = (CANVAS_PX - WINDOW_PX) // 2
-    inner = windows.canvases[:, margin : margin + WINDOW_PX, margin : margin + WINDOW_PX]
-    out = np.empty_like(inner)
-    for window, pixels, stain in zip(out, inner, windows.stains, strict=True):
-        window[:] = differential_data.of_one_stain(pixels, stain)
+def windows_in_use(windows: Windows, window_px: int = WINDOW_PX, *, in_one_stain: bool = True) -> np.ndarray:
+    """Return windows (N, Y, X, 3) uint8 as the program cuts them: in the middle, and in one stain or their own."""
+    margin = (windows.canvases.shape[1] - window_px) // 2
+    inner = windows.canvases[:, margin : margin + window_px, margin : margin + window_px]
+    out = inner.copy()
+    for window, stain in zip(out, windows.stains, strict=True) if in_one_stain else ():
+        window[:] = differential_data.of_one_stain(window, stain)
     return out
 
 
-def fit(windows: Windows, *, seed: int, steps: int, batch_size: int, rate: float) -> SubtypeCnn:
-    """Train with AdamW, one cycle; return the moving average of the weights."""
-    torch.manual_seed(seed)
-    rng, augment = np.random.default_rng(seed), WindowAugmenter(windows, seed, STRENGTHS)  # type: ignore[arg-type]
-    network = SubtypeCnn(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def fit(
+    windows: Windows,
+    network: SubtypeCnn,
+    augment: WindowAugmenter,
+    drawn: np.ndarray,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    rate: float,
+) -> SubtypeCnn:
+    """Train a network with AdamW, one cycle; return it with the moving average of its weights.
+
+    Each window is drawn with the probability in `drawn`, (N,).
+    """
+    rng = np.random.default_rng(seed)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
     )
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
-    drawn = differential_data.sampling_weights(windows)
     begin, running, right = time.monotonic(), 0.0, 0.0
     network.train()
     for step in range(steps):
@@ -117,41 +90,57 @@ def fit(windows: Windows, *, seed: int, steps: int, batch_size: int, rate: float
         if step % 100 == 99:
             seconds = time.monotonic() - begin
             LOG.info("step %d: loss %.4f, accuracy %.4f (augmented), %.0f s", step + 1, running, right, seconds)
-    trained = SubtypeCnn(len(CLASSES))
-    trained.load_state_dict(average.module.state_dict())
-    return trained.eval()
+    network.load_state_dict(average.module.state_dict())
+    return network.eval()
+
+
+def told(model: SubtypeModel, windows: Windows) -> np.ndarray:
+    """Return the probabilities (N, K) that a model gives."""
+    return model.predict(windows_in_use(windows, model.info.window_px, in_one_stain=model.info.red_level is not None))
 
 
 def figures(model: SubtypeModel, windows: Windows) -> dict[str, Any]:
-    """Return accuracy, that of the five balanced, calibration error and confusion on windows."""
-    probabilities = model.predict(windows_in_use(windows))
+    """Return accuracy, that of the five balanced, calibration error, confusion, and shares that are unsure."""
+    probabilities = told(model, windows)
     said, sure = probabilities.argmax(1), probabilities.max(1)
-    is_right = said == windows.labels
+    is_right, is_one_of_five = said == windows.labels, windows.labels < FIVE
     confusion = np.zeros((len(CLASSES), len(CLASSES)), int)
     np.add.at(confusion, (windows.labels, said), 1)
     five = [confusion[k, k] / confusion[k].sum() for k in range(FIVE) if confusion[k].sum()]
     bins = np.minimum((sure * 10).astype(int), 9)
     error = sum(abs(is_right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+    parts = {"the five": is_one_of_five, "the others": ~is_one_of_five}
     return {
         "n": len(windows),
         "accuracy": float(is_right.mean()),
-        "balanced accuracy of the five": float(np.mean(five)),
+        "balanced accuracy of the five": float(np.mean(five)) if five else None,
         "calibration error": float(error),
         "confusion": confusion.tolist(),
+        "unsure": {name: float((sure[rows] < UNSURE).mean()) for name, rows in parts.items() if rows.any()},
     }
 
 
-def calibrated(network: SubtypeCnn, info: SubtypeInfo, windows: Windows) -> SubtypeModel:
-    """Return the model with the temperature at which held-out windows are the most probable."""
-    seen, labels = windows_in_use(windows), windows.labels
-    logits = np.log(SubtypeModel(network, info, name="differential", device="cpu").predict(seen).clip(1e-9))
+def calibrated(network: SubtypeCnn, info: SubtypeInfo, windows: Windows, seed: int) -> SubtypeModel:
+    """Return the model with the temperature at which held-out windows are the most probable.
 
-    def surprise(temperature: float) -> float:
-        scaled = torch.from_numpy(logits / temperature)
-        return float(F.cross_entropy(scaled, torch.from_numpy(labels)))
-
-    best = min(np.geomspace(0.4, 2.5, 60), key=surprise)
+    A relative one is shown them as other laboratories would: where it is used, cells look otherwise.
+    """
+    model = SubtypeModel(network, replace(info, temperature=1.0), name="differential", device="cpu")
+    seen = windows_as_elsewhere(windows, seed + 1) if info.is_relative else windows_in_use(windows)
+    logits = torch.from_numpy(np.log(model.predict(seen).clip(1e-9)))
+    labels = torch.from_numpy(windows.labels)
+    best = min(np.geomspace(0.4, 2.5, 60), key=lambda t: float(F.cross_entropy(logits / t, labels)))
     return SubtypeModel(network, replace(info, temperature=float(best)), name="differential", device="cpu")
+
+
+def windows_as_elsewhere(windows: Windows, seed: int) -> np.ndarray:
+    """Return windows (N, 64, 64, 3) uint8 as `LaboratoryMixer` makes them."""
+    augment, seen = LaboratoryMixer(windows, seed, MixerStrengths()), []  # type: ignore[arg-type]
+    for start in range(0, len(windows), 100):
+        some = windows.take(np.arange(start, min(start + 100, len(windows))))
+        x = augment(*(torch.from_numpy(v) for v in (some.canvases, some.labels, some.stains)))
+        seen.append((x * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(seen)
 
 
 def main() -> None:
@@ -160,40 +149,57 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=WEIGHTS / "differential.safetensors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="folder that keeps the windows for the next run")
     parser.add_argument("--only", choices=["pbc", "raabin"], help="train on this laboratory, try on the other")
+    parser.add_argument("--relative", action="store_true", help="a network that sees relative densities")
+    parser.add_argument("--without", choices=CLASSES, help="leave a class out, and try on it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    windows = differential_data.training_windows(arguments.data)
-    tried = {
-        "held out": windows.take(windows.is_val),
-        "TXL-PBC val": differential_data.txl_windows(arguments.data, "val"),
-    }
-    used = windows.take(~windows.is_val)
-    if arguments.only is not None:
-        tried = {"the other laboratory": windows.take(~np.isin(windows.origins, LABS[arguments.only]))}
-        used = used.take(np.isin(used.origins, LABS[arguments.only]))
+    data, cache = arguments.data, arguments.cache
+    windows = differential_data.kept_in(cache, "train", lambda: differential_data.training_windows(data))
+    fields = differential_data.kept_in(cache, "val", lambda: differential_data.txl_windows(data, "val"))
+    if arguments.relative:
+        windows, fields = differential_data.halved(windows), differential_data.halved(fields)
+    is_here = np.isin(windows.origins, LABS[arguments.only] if arguments.only else np.unique(windows.origins))
+    is_left_out = windows.labels == (CLASSES.index(arguments.without) if arguments.without else -1)
+    used = windows.take(is_here & ~is_left_out & ~windows.is_val)
+    held_out = windows.take(is_here & ~is_left_out & windows.is_val)
     for origin in np.unique(used.origins):
         LOG.info("%s: %s", origin, np.bincount(used.labels[used.origins == origin], minlength=len(CLASSES)))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out")}
-    settings |= {"augmentation": asdict(STRENGTHS), "n": len(used)}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "cache")}
+    strengths: Any = MixerStrengths() if arguments.relative else STRENGTHS
+    data_hash = hashlib.sha256(used.canvases.tobytes() + used.labels.tobytes()).hexdigest()
+    settings |= {"augmentation": asdict(strengths), "n": len(used), "data_sha256": data_hash}
     info = SubtypeInfo("WBC", CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, RED_LEVEL, settings=settings)
+    if arguments.relative:
+        info = replace(info, rbc_diameter_px=RBC_DIAMETER_PX / 2, red_level=None, is_relative=True)
+        info = replace(info, window_px=LaboratoryMixer.window_px, widths=RELATIVE_WIDTHS)
+    torch.manual_seed(arguments.seed)
+    augmenter = LaboratoryMixer if arguments.relative else WindowAugmenter
     network = fit(
-        used, seed=arguments.seed, steps=arguments.steps, batch_size=arguments.batch_size, rate=arguments.rate
+        used,
+        network_of(info),
+        augmenter(used, arguments.seed, strengths),  # type: ignore[arg-type]
+        differential_data.sampling_weights(used),
+        seed=arguments.seed,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        rate=arguments.rate,
     )
-    held_out = windows.take(windows.is_val)
-    if arguments.only is not None:
-        held_out = held_out.take(np.isin(held_out.origins, LABS[arguments.only]))
-    model = calibrated(network, info, held_out)
-    report = {name: figures(model, some) for name, some in tried.items()}
-    for origin in ("pbc", "raabin"):
-        some = held_out.take(held_out.origins == origin)
-        if len(some):
-            report[f"held out of {origin}"] = figures(model, some)
+    model = calibrated(network, info, held_out, arguments.seed)
+    is_five = windows.labels < FIVE
+    tried = {f"held out of {o}": held_out.take(held_out.origins == o) for o in np.unique(held_out.origins)}
+    tried |= {"TXL-PBC val": fields, "the other laboratory": windows.take(~is_here & is_five)}
+    tried |= {
+        "left out": windows.take(is_left_out),
+        "classes that the laboratory lacks": windows.take(~is_here & ~is_five),
+    }
+    report = {name: figures(model, some) for name, some in tried.items() if len(some)}
     for name, found in report.items():
         LOG.info("%s: %s", name, found)
     model = SubtypeModel(network, replace(model.info, report=report), name="differential", device="cpu")

@@ -91,6 +91,12 @@ def test_a_relative_model_does_not_see_how_dark_a_stain_is() -> None:
         np.testing.assert_allclose(model.predict(other), model.predict(dark), atol=0.01)
 
 
+def test_weights_are_written_in_one_order_whatever_the_order_in_memory(model: SubtypeModel) -> None:
+    written = model.to_bytes()
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert model.to_bytes() == written
+
+
 def test_another_file_is_no_model_of_subtypes(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(b"nothing of the kind")

@@ -162,7 +162,7 @@ class SubtypeModel:
     def to_bytes(self) -> bytes:
         """Return the safetensors file of this model, weights as float16."""
         state = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
         return to_safetensors(state, {"format": FORMAT, "subtypes": json.dumps(asdict(self.info), sort_keys=True)})
 
     @classmethod
