@@ -72,7 +72,9 @@ def test_a_colour_of_the_preferences_is_shown_and_nonsense_is_not(viewer: Viewer
     assert colour_of("WBC", ["RBC", "WBC"]) == TYPE_COLOURS["WBC"]
 
 
-@pytest.mark.parametrize("name", ["Segment", "Classify", "Count", "Analyse", "Edit cells", "Review", "Train"])
+@pytest.mark.parametrize(
+    "name", ["Workbench", "Segment", "Classify", "Count", "Analyse", "Edit cells", "Review", "Train"]
+)
 def test_each_dock_opens_by_its_name(viewer: Viewer, name: str) -> None:
     dock, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)
     assert dock.widget() is widget
@@ -124,6 +126,6 @@ def test_without_network_the_real_field_says_so(viewer: Viewer, monkeypatch: pyt
 def test_opening_a_dock_does_not_load_torch() -> None:
     from tests.test_package import loaded_after
 
-    docks = ("analyse", "segment", "classify", "count.dock", "edit.dock", "review.dock", "train.dock")
+    docks = ("analyse", "segment", "classify", "count.dock", "edit.dock", "review.dock", "train.dock", "workbench")
     code = "\n".join(f"import napari_bloodcell.napari.docks.{name}" for name in docks)
     assert "torch" not in loaded_after(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from napari.viewer import Viewer
 from npe2 import PluginManager
@@ -18,16 +18,19 @@ from napari_bloodcell.napari.work.worker import Job, Work
 
 
 def open_dock(viewer: Viewer, name: str) -> QWidget:
-    """Show a dock of the plugin, opening it if needed, and return its widget.
+    """Show a dock of the plugin, or its tab in the Workbench, opening it if needed, and return its widget.
 
     It gets the title that the Plugins menu gives it, so that the menu knows it is open; napari's scripts and command
     line use another one.
     """
+    for known in viewer.window.dock_widgets.values():
+        if name in getattr(known, "pages", ()):  # the Workbench, which imports docks that import this module
+            return cast("Any", known).page(name)  # type: ignore[no-any-return]
     manager = PluginManager.instance()
     title = f"{name} ({manager.get_manifest(PLUGIN).display_name})"
-    for known in (title, f"{name} ({PLUGIN})"):
-        if known in viewer.window.dock_widgets:
-            widget = cast("QWidget", viewer.window.dock_widgets[known])
+    for other in (title, f"{name} ({PLUGIN})"):
+        if other in viewer.window.dock_widgets:
+            widget = cast("QWidget", viewer.window.dock_widgets[other])
             break
     else:
         makers = (w for w in manager.iter_widgets() if w.plugin_name == PLUGIN and w.display_name == name)

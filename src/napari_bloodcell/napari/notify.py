@@ -84,13 +84,14 @@ def notify_in_window(read: Callable[[], Result], otherwise: Result) -> Result:
     try:
         return read()
     except Exception as error:
-        if not _is_in_event():
+        if not is_in_event():
             raise
         notify_error(error)
         return otherwise
 
 
-def _is_in_event() -> bool:
+def is_in_event() -> bool:
+    """Return whether this runs inside an event of a window, not in a script."""
     if "qtpy.QtCore" not in sys.modules:  # there is no window, and perhaps no Qt
         return False
     from qtpy.QtCore import QCoreApplication, QThread

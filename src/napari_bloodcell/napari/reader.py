@@ -72,8 +72,10 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     viewer = napari.current_viewer()
     if viewer is not None and found is not NO_LAYERS:
         from napari_bloodcell.napari.session.opening import open_soon
+        from napari_bloodcell.napari.window import watch_window
 
         open_soon(viewer)
+        watch_window(viewer)
     return found
 
 

@@ -108,6 +108,6 @@ def _chosen(layer_data: list[LayerData]) -> tuple[Image, Labels]:
 
 
 def _is_derived(data: LayerData) -> bool:
-    """Return whether this is a types layer, which is derived from the cells and saved with them."""
+    """Return whether this layer is derived from the cells, as their types and the rings around some of them."""
     info = data[1].get("metadata", {}).get("napari_bloodcell", {})
-    return isinstance(info, dict) and info.get("kind") == "types"
+    return isinstance(info, dict) and info.get("kind") not in (None, "cells")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.layers import links
-from napari_bloodcell.napari.layers.selection import selected_cells
+from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
 from tests.napari.screen import Screen
 from tests.napari.smears import CENTRES, TYPES, add_smear
 
@@ -157,3 +157,21 @@ def test_a_selected_cell_is_ringed_outside_and_seen_whole(shown: Viewer) -> None
     assert not ring[layer.data == 1].any()
     near = np.argwhere(ring)
     assert np.hypot(*(near - CENTRES[0]).T).max() < 12 + 5
+
+
+def test_a_key_goes_on_to_the_next_cell_if_one_wishes(shown: Viewer) -> None:
+    screen, layer, (dock,) = begin(shown, "Review")
+    screen.key(".")
+    assert pointed_out(shown, layer).tolist() == [3]  # the least certain
+    screen.key("W")
+    assert pointed_out(shown, layer).tolist() == [3]
+    assert str(shown.status) == "Typed cell 3 as WBC"
+    QTest.mouseClick(dock.walk.goes_on, Qt.MouseButton.LeftButton, pos=QPoint(8, dock.walk.goes_on.height() // 2))
+    screen.key("W")
+    assert pointed_out(shown, layer).tolist() == [5]
+    screen.key("R")
+    assert pointed_out(shown, layer).tolist() == [2]
+    assert types_in(layer) == ["RBC", "WBC", "WBC", "RBC", "RBC", "RBC"]
+    screen.move(CENTRES[5])
+    screen.key("P")  # another cell than the one gone to: the view stays
+    assert pointed_out(shown, layer).tolist() == [2]

@@ -116,3 +116,10 @@ def test_read_again_else_the_coarsest_level_of_a_pyramid_stays_as_it_was() -> No
 
 def test_marks_of_else_a_layer_takes_twice_as_long_to_be_added() -> None:
     assert len(private.marks_of(Labels(IDS))) >= 2
+
+
+def test_main_window_of_else_closing_asks_nothing(make_napari_viewer: Callable[..., Viewer]) -> None:
+    from qtpy.QtWidgets import QMainWindow
+
+    assert isinstance(private.main_window_of(make_napari_viewer()), QMainWindow)
+    assert private.main_window_of(ViewerModel()) is None

@@ -40,6 +40,7 @@ from napari_bloodcell.napari.layers.images import PlaneIndex, current_plane, ima
 from napari_bloodcell.napari.layers.private import unwrapped
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import use_preferred_cache
+from napari_bloodcell.napari.window import watch_window
 from napari_bloodcell.napari.work.worker import WorkPanel
 
 Watched = Iterable[tuple[EventEmitter, Callable[..., object]]]
@@ -99,6 +100,8 @@ class LayerChoice(QComboBox):
             connect_for_life(viewer.layers.selection.events.active, self._on_active)
         self.currentIndexChanged.connect(self._on_index)
         self.refresh()
+        if follows_active:
+            self._on_active()
 
     @property
     def layer(self) -> Any:
@@ -173,6 +176,7 @@ class Dock(QWidget):
         self._connected: list[tuple[EventEmitter, Callable[..., object]]] = []
         self.is_resting = True
         use_preferred_cache()
+        watch_window(self._viewer)
 
     @property
     def viewer(self) -> Viewer:
@@ -279,6 +283,7 @@ class StageDock(Dock):
         self.rows.addRow("Planes", self.planes)
         self.run = make_button(button, tooltip, self._on_run)
         self.panel = WorkPanel(button)
+        self.after_summary: list[QWidget] = []
         self.summary = PlainLabel()
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.panel.work.started.connect(self._on_busy)
@@ -303,7 +308,7 @@ class StageDock(Dock):
 
     def finish_layout(self, form: SettingsForm) -> None:
         """Put the settings above the button, so that Tab reaches it last; call it after adding all rows."""
-        self.lay_out(self.rows, form, below=(self.run, self.panel, self.summary))
+        self.lay_out(self.rows, form, below=(self.run, self.panel, self.summary, *self.after_summary))
         self._on_image()
         self.wake()
 

@@ -146,11 +146,6 @@ class CellsMouse:
         if self._band is not None:
             self._band.data = [(np.array(corners), kind)]
             return
-        place = {
-            name: value[-2:] if name in ("scale", "translate", "units", "axis_labels") else value
-            for name, value in placement_of(layer).items()
-            if name in ("scale", "translate", "units", "axis_labels") or layer.ndim == 2
-        }
         self._band = Shapes(
             [np.array(corners)],
             shape_type=kind,
@@ -160,7 +155,7 @@ class CellsMouse:
             face_color="transparent",
             name="drawing…",
             metadata={KEY: {"kind": "band"}},
-            **place,
+            **plane_placement_of(layer),
         )
         self._viewer.add_layer(self._band)
         self._viewer.layers.selection.active = layer
@@ -386,7 +381,9 @@ class CellsDock(Dock):
         notify_errors(partial(method, value))
 
     def _on_change(self, event: Event) -> None:
-        self.hint.setText(describe_change(event))
+        told = describe_change(event)
+        self.hint.setText(told)
+        self._viewer.status = told  # it described the cell as it was
         self._show_state()
 
     def _on_selection(self, _event: Event) -> None:
@@ -409,6 +406,13 @@ class CellsDock(Dock):
                 can_undo=history is not None and bool(history.done),
                 can_redo=history is not None and bool(history.undone),
             )
+
+
+def plane_placement_of(layer: Layer) -> dict[str, Any]:
+    """Return the placement of a layer's planes, for shapes on any of them."""
+    of_axes = ("scale", "translate", "units", "axis_labels")
+    place = placement_of(layer)
+    return {k: v[-2:] if k in of_axes else v for k, v in place.items() if k in of_axes or layer.ndim == 2}
 
 
 def mouse_of(viewer: ViewerModel) -> CellsMouse:

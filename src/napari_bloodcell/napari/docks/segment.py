@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from weakref import ref
 
 import napari.viewer
 from napari.components import ViewerModel
@@ -14,13 +15,18 @@ from napari_bloodcell.core.geometry import Box, union_of
 from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.models.weights import needs_download
-from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, may_download
+from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, make_button, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
+from napari_bloodcell.napari.docks.scale import ScaleButton
 from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, SlideFolder, add_part, is_large, may_write_into
+from napari_bloodcell.napari.layers.images import image_source
 from napari_bloodcell.napari.layers.links import cells_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.preferences import preferred_settings
-from napari_bloodcell.napari.session.opening import cells_session
+from napari_bloodcell.napari.session.journal import later, when_done
+from napari_bloodcell.napari.session.kept import Kept, find_kept, is_any_kept
+from napari_bloodcell.napari.session.opening import bring_back, cells_session
 from napari_bloodcell.napari.work.runs import FindCells
 from napari_bloodcell.napari.work.worker import Run
 
@@ -28,16 +34,25 @@ WHOLE, IN_VIEW = "The whole image", "What is in view"
 
 
 class FindingDock(StageDock):
-    """Base of the docks that find cells, in memory or, for a slide, in a folder.
+    """Base of the docks that find cells, in memory or, for a slide, in a folder; subclasses make `form`.
 
     `generator` and `classifier`, if set, replace the models of the settings.
     """
+
+    form: SettingsForm
 
     def __init__(self, viewer: napari.viewer.Viewer, *, button: str, tooltip: str) -> None:
         super().__init__(viewer, button=button, tooltip=tooltip)
         self.generator: MaskGenerator | None = None
         self.classifier: CellClassifier | None = None
         self.folder = SlideFolder()
+        self._kept: Kept | None = None
+        self.bring_back = make_button("Bring back cells", "", self._on_bring_back)
+        self.rows.addRow(self.bring_back)
+        self.scale = ScaleButton(self._viewer)
+        self.scale.dragged.connect(self._on_scale)
+        self.after_summary.append(self.scale)
+        connect_for_life(viewer.layers.events.inserted, self._look_for_kept)
 
     def recipe(self) -> Recipe:
         """Return the settings of all stages, from the form."""
@@ -72,6 +87,13 @@ class FindingDock(StageDock):
             run.done.connect(lambda _layer: self.on_found(run, layer, recipe))
 
     def _find_in_memory(self, layer: Image, recipe: Recipe, regions: list[Box]) -> Run | None:
+        if self._kept is not None and self._kept.n_by_hand:
+            wish = ask_about_kept(self, self._kept)
+            if wish is None:
+                return None
+            if wish:
+                self._bring_back()
+                return None
         keeps_by_hand = ask_to_keep(self, self._viewer, layer)
         if keeps_by_hand is None:
             return None
@@ -90,6 +112,54 @@ class FindingDock(StageDock):
     def _on_image(self) -> None:
         super()._on_image()
         self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
+        self._look_for_kept()
+        self.scale.follow(self.image.layer)
+
+    def on_wake(self) -> None:
+        """Look for kept cells."""
+        self._look_for_kept()
+
+    def on_rest(self) -> None:
+        """Take the circle away."""
+        self.scale.hide_circle()
+
+    def _on_scale(self, diameter_px: float) -> None:
+        self.form.set_values({"rbc_diameter_px": round(diameter_px, 1)})
+        self.summary.setText(f"Red cell = {diameter_px:.1f} px, by the circle. {self.run.text()} to use it.")
+
+    def _look_for_kept(self, _event: object = None) -> None:
+        """Offer the cells that were kept of the image, unless it has cells."""
+        self._show_kept(None)
+        layer = self.image.layer
+        if layer is None or cells_layer_for(self._viewer, layer) is not None or not is_any_kept():
+            return
+        source, dock, image = image_source(layer), ref(self), ref(layer)
+
+        def show(kept: Kept | None) -> None:
+            here = dock()
+            if here is None or here.is_resting or image() is not here.image.layer:
+                return  # the dock is closed, or shows another image
+            if cells_layer_for(here.viewer, image()) is None:
+                here._show_kept(kept)
+
+        when_done(later(lambda: find_kept(source)), show)
+
+    def _show_kept(self, kept: Kept | None) -> None:
+        self._kept = kept
+        if kept is not None:
+            self.bring_back.setText(f"Bring back {kept.n_cells:,} cells")
+        self.bring_back.setToolTip(f"Show what was kept of this image: {kept}")
+        self.rows.setRowVisible(self.bring_back, kept is not None)
+
+    def _on_bring_back(self) -> None:
+        notify_errors(self._bring_back)
+
+    def _bring_back(self) -> None:
+        layer, kept = self.image.layer, self._kept
+        if layer is not None and kept is not None:
+            cells = bring_back(self._viewer, layer, kept.read())
+            self._viewer.layers.selection.active = cells
+            self.summary.setText(f"Brought back {kept}.")
 
 
 class SegmentWidget(FindingDock):
@@ -119,6 +189,20 @@ class SegmentWidget(FindingDock):
         if self.region.layer is not None:
             return boxes_of_shapes(self.region.layer, layer)
         return [box_of_view(layer)] if self.region.currentText() == IN_VIEW else []
+
+
+def ask_about_kept(parent: QWidget, kept: Kept) -> bool | None:
+    """Return whether to bring back cells instead of finding them again, which would replace them; None: cancel."""
+    box = QMessageBox(parent)
+    box.setWindowTitle("Bring back the cells?")
+    box.setText(f"There are {kept}. Finding the cells again replaces them.")
+    back = box.addButton("Bring them back", QMessageBox.ButtonRole.AcceptRole)
+    anew = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(back)
+    box.exec()
+    pressed = box.clickedButton()
+    return True if pressed is back else False if pressed is anew else None
 
 
 def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> bool | None:

@@ -111,3 +111,9 @@ def read_again(layer: Layer) -> None:
 def marks_of(layer: Labels) -> list[Any]:
     """Return the overlays of napari's painting tools in a layer."""
     return list(layer._overlays.values())
+
+
+def main_window_of(viewer: Any) -> Any:
+    """Return the main window of a viewer; None if it has none, as in a script."""
+    window = getattr(viewer, "window", None)
+    return getattr(window, "_qt_window", None)

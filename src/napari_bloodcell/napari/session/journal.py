@@ -228,6 +228,11 @@ def describe_found(found: Found, n_back: int) -> str:
     return " ".join(parts)
 
 
+def later(call: Callable[[], T]) -> Future[T]:
+    """Call a function after what the journal is doing."""
+    return _THREAD.submit(call)
+
+
 def when_done(future: Future[T], then: Callable[[T], object]) -> None:
     """Call `then` with a future's result: on the GUI thread, or without a window here and now. Errors are shown."""
 

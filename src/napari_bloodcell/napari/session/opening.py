@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from weakref import ref
 
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
 
 from napari_bloodcell.core.errors import BloodCellError, InputError
@@ -16,6 +17,7 @@ from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import INDEX
 from napari_bloodcell.napari.session.classes import show_classes, with_classes_of_others
 from napari_bloodcell.napari.session.journal import Found, describe_found
+from napari_bloodcell.napari.session.kept import Contents, keep
 from napari_bloodcell.napari.session.session import CellsSession
 
 _SESSION: Final = "napari_bloodcell_session"
@@ -33,6 +35,7 @@ def cells_session(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
     if not isinstance(session, CellsSession) or not session.is_of(viewer, cells_layer):
         session = cells_layer.metadata[_SESSION] = CellsSession(viewer, cells_layer)
         bind_undo(cells_layer, session)
+        keep(viewer, cells_layer, partial(_by_hand, ref(session)))
     if not session.history.done and not session.history.undone and "cell_type" in cells_layer.features.columns:
         classes = with_classes_of_others(viewer, cells_layer)
         if classes != session.classes:
@@ -44,6 +47,23 @@ def open_cells(viewer: ViewerModel, cells_layer: Labels) -> CellsSession:
     """Link a cells layer that was read, or comes from another program, to its image; return its session."""
     layers.relink(viewer, cells_layer)
     return cells_session(viewer, cells_layer)
+
+
+def bring_back(viewer: ViewerModel, image_layer: Image, kept: Contents) -> Labels:
+    """Show cells of an image that were kept another day, and return their layer."""
+    layer = layers.add_cells(viewer, image_layer, cells=kept.cells)
+    links.info_of(layer).update({k: v for k, v in kept.info.items() if k not in ("kind", "image", "image_id")})
+    layers.set_table(layer, kept.table)
+    layers.add_types(viewer, layer)
+    session = cells_session(viewer, layer)
+    session.by_hand = kept.by_hand
+    session.put_back_soon(show_put_back)
+    return layer
+
+
+def _by_hand(find: Callable[[], CellsSession | None]) -> frozenset[int]:
+    session = find()
+    return session.by_hand if session is not None else frozenset()
 
 
 def put_back(viewer: ViewerModel, cells_layer: Labels) -> str:

@@ -142,7 +142,10 @@ class ReviewWidget(CellsDock):
 
     def press(self, name: str) -> None:
         """Handle the key of a class: type the selected cells, else the one under the mouse."""
-        self._type(name, self.session.meant)
+        meant = self.session.meant
+        self._type(name, meant)
+        if self.walk.goes_on.isChecked() and meant.tolist() == [self._walk.cell]:
+            self.step(1)
 
     def mark_meant(self) -> None:
         """Handle the key of the mark: on the selected cells, else on the one under the mouse."""

@@ -12,7 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QWidget
 
 from napari_bloodcell.core.cells import CENTROID, centroids_of
 from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, form_rows, make_button
@@ -42,9 +42,11 @@ class WalkControls(QWidget):
         self._class.setToolTip("Look at the cells of one class only")
         self.back = make_button("◀ Back", "Go to the cell before; on the layers the key ,")
         self.next = make_button("Next ▶", "Go to the next cell; on the layers the key .")
+        self.goes_on = QCheckBox("After a key go to the next")
+        self.goes_on.setToolTip("When a key has given a class to the cell that was gone to, go to the next one")
         self.note = PlainLabel()
         form = form_rows(Order=self._order, Of=self._class)
-        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.note)
+        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.goes_on, self.note)
         self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.back.clicked.connect(lambda: self.stepped.emit(-1))
@@ -84,6 +86,11 @@ class Walk:
 
     def __init__(self, controls: WalkControls) -> None:
         self._controls, self._tour = controls, Tour()
+
+    @property
+    def cell(self) -> int:
+        """The cell that was gone to; 0 if none was."""
+        return int(self._tour.ids[self._tour.position]) if len(self._tour) and self._tour.position >= 0 else 0
 
     def forget(self) -> None:
         """Start over at the next step: cells, classes or order changed."""
