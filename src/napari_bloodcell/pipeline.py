@@ -18,8 +18,10 @@ from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages.calibration import seen_area_mm2
-from napari_bloodcell.stages.classify import iter_classify
+from napari_bloodcell.stages.classify import iter_classify, kinds_not_told
 from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
+from napari_bloodcell.stages.red_cells.shapes import read_grades
 from napari_bloodcell.stages.segment import iter_segment
 
 
@@ -121,22 +123,32 @@ def _iter_in_memory(
     plane: Plane, recipe: Recipe | None, generator: MaskGenerator | None, classifier: CellClassifier | None
 ) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
+    read_grades(recipe.count.grades)  # a mistake in it is better told before the work than after
     segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
     if classifier is None:
         classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
     recipe = recipe.as_used(segment=segmentation.precision, classify=getattr(classifier, "precision", None))
     typed = yield from iter_classify(plane.data, segmentation, params=recipe.classify, classifier=classifier)
     pixel_size_um = recipe.segment.pixel_size_um or plane.pixel_size_um
-    counting = yield from iter_count(
+    table = yield from iter_add_measurements(
+        plane.data,
+        segmentation.cells,
         typed.table,
+        segmentation.calibration,
+        recipe.count.measurements,
+        pixel_size_um=pixel_size_um,
+    )
+    counting = yield from iter_count(
+        table,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
         area_mm2=seen_area_mm2(segmentation.cells.shape, pixel_size_um, segmentation.calibration),
     )
+    not_told = kinds_not_told(recipe.classify, segmentation.calibration)
     return Result(
         cells=segmentation.cells,
         types=typed.types,
-        rows=typed.table.assign(cells_in_region=counting.cells_in_region),
+        rows=table.assign(cells_in_region=counting.cells_in_region),
         known_counting=counting,
         names=typed.names,
         calibration=segmentation.calibration,
@@ -145,6 +157,6 @@ def _iter_in_memory(
         image_name=plane.name,
         device=segmentation.device,
         failed_tiles=segmentation.failed_tiles,
-        warnings=tuple(dict.fromkeys((*segmentation.warnings, *doubts_about(classifier)))),
+        warnings=tuple(dict.fromkeys((*segmentation.warnings, *doubts_about(classifier), *not_told, *counting.doubts))),
         pixel_size_um=pixel_size_um,
     )

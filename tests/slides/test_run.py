@@ -11,10 +11,12 @@ import pytest
 import zarr
 
 import napari_bloodcell as nb
+from napari_bloodcell.core.measures import MEASURES
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.results.table import read_csv
 from napari_bloodcell.slides.run import iter_analyse_slide
+from napari_bloodcell.stages.red_cells.measurements import COLUMNS
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import random_discs, settings
 
@@ -37,6 +39,29 @@ def test_in_parts_comes_to_the_same_as_in_memory(overlap: int | None, tmp_path: 
     pd.testing.assert_frame_equal(parts.table, whole.table)
     assert parts.counts == whole.counts
     assert parts.counting.interval == whole.counting.interval
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_cells_are_measured_in_parts_as_in_memory(tmp_path: Path) -> None:
+    image, recipe = random_discs((700, 611), 220), settings(pixel_size_um=0.3)
+    recipe = recipe.model_copy(update={"count": nb.CountParams(measurements=MEASURES)})
+    whole = nb.analyse(image, recipe=recipe, **MODELS)
+    parts = drain(iter_analyse_slide(image, tmp_path, recipe=recipe, **MODELS))
+    assert whole.table[list(COLUMNS)].notna().all(axis=None)
+    pd.testing.assert_frame_equal(parts.table, whole.table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "cells.csv"), whole.table)
+    told = json.loads((tmp_path / "counts.json").read_text())
+    assert told["red_cells"]["n"] == whole.counting.population.n
+    assert told["red_cells"]["mean_diameter_um"]["value"] == pytest.approx(whole.counting.population.mean_px[0] * 0.3)
+
+
+def test_a_mistake_in_the_grades_is_told_before_the_work(tmp_path: Path) -> None:
+    recipe = nb.Recipe(count=nb.CountParams(grades=str(tmp_path / "none.toml")))
+    generator = ThresholdGenerator()
+    for output in (None, tmp_path / "out"):
+        with pytest.raises(nb.InputError, match="no table of grades"):
+            nb.analyse(random_discs((300, 311), 40), recipe=recipe, output=output, generator=generator)
+    assert generator.calls == 0
 
 
 @pytest.mark.usefixtures("small_blocks")

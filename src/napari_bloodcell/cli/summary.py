@@ -15,6 +15,7 @@ from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
 SUMMARY: Final = "summary.csv"
 Status = Literal["done", "incomplete", "failed"]
 Row = dict[str, str]
+_PARASITAEMIA = ("infected", "percent", "low", "high")
 _FIRST, _LAST = ("image", "status", "folder"), ("seconds", "warnings", "error")
 
 
@@ -58,6 +59,12 @@ def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
         f"{RBC}_high": high,
         **{f"{WBC}_{kind}": row["n"] for kind, row in content.get("differential", {}).items()},
         "abnormal": content.get("abnormal", 0),
+        **{f"{RBC}_{kind}": row["n"] for kind, row in content.get("morphology", {}).items()},
+        **{
+            f"parasitaemia_{name}": content["parasitaemia"][name]
+            for name in _PARASITAEMIA
+            if content.get("parasitaemia")
+        },
         "failed_tiles": len(content["failed_tiles"]),
     }
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from napari_bloodcell.core.measures import MEASURES
 
 OFFICIAL_SAMS: Final = ("vit_b", "vit_l", "vit_h")
 """Names of the official SAM checkpoints."""
@@ -104,7 +106,8 @@ class ClassifyParams(Params):
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     subtypes: tuple[str, ...] = ("differential",)
-    """Models that tell the kinds of a type apart, by name or file: "differential" those of white cells. (): none."""
+    """Models that tell the kinds of a type apart, by name or file: "differential" those of white cells. (): none. Of
+    two that refine one type the later has the last word, where it has anything to say."""
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Cutouts typed at once."""
     device: Device = "auto"
@@ -127,6 +130,23 @@ class CountParams(Params):
     """Least number of points of the KDE's grid; a narrow bandwidth gets more."""
     thresholds: tuple[float, ...] | None = None
     """Rising areas, pixels², from which a region counts as 2, 3, … cells, if set by hand. None: those of the rule."""
+    measurements: tuple[str, ...] = ()
+    """What is measured of each cell, as further columns of the table: any of "perimeter", "circularity", "solidity",
+    "eccentricity", "feret_min", "feret_max", "equivalent_diameter", "pallor_share", "pallor_depth", "density",
+    "density_integral" and "hue"."""
+    grades: Annotated[str, Shown(is_file=True)] = ""
+    """TOML file of the percentages from which a shape of red cells is 1+, 2+, 3+. "": the program's, after ICSH 2015;
+    check it against your laboratory's table."""
+    parasitaemia_target: int = Field(default=1000, ge=1)
+    """Red cells to count before a parasitaemia is reported (500, 1,000, 2,000, 5,000 or 10,000 are usual)."""
+
+    @field_validator("measurements")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in MEASURES]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} cannot be measured; give any of {', '.join(MEASURES)}")
+        return tuple(dict.fromkeys(names))
 
 
 class TrainParams(Params):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import type_names
+from napari_bloodcell.core.cells import RBC, type_names
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.results.files import ZARR
@@ -22,6 +22,10 @@ from napari_bloodcell.results.recipes import RecipeRecord
 from napari_bloodcell.results.table import read_parquet
 from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count
+from napari_bloodcell.stages.red_cells.shapes import INFECTED, parasitaemia
+
+PARASITES = "parasites"
+"""Name of the model that looks for infected red cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +128,19 @@ class Result:
     def differential(self) -> pd.DataFrame:
         """Kinds of white cells: index kind, columns `n`, `percent`, `low` and `high` (exact 95 % interval)."""
         return self.counting.differential_table
+
+    @property
+    def morphology(self) -> pd.DataFrame:
+        """Shapes of red cells: index kind, columns `n`, `percent`, `low`, `high`, `grade` and `p_…` of each grade."""
+        return self.counting.morphology_table
+
+    @property
+    def parasitaemia(self) -> dict[str, Any] | None:
+        """Infected red cells in percent of all, with their exact interval; None where no model looked for them."""
+        found = self.counting.red_kinds.get(INFECTED, 0)
+        looked = found or PARASITES in self.models
+        target = self.recipe.count.parasitaemia_target
+        return parasitaemia(found, self.counting.counts[RBC], target) if looked else None
 
     @property
     def counts(self) -> dict[str, int]:

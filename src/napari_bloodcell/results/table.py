@@ -13,6 +13,7 @@ import pandas as pd
 from napari_bloodcell.core.cells import COLUMNS, LATER, cell_table, with_later
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.core.files import csv_text, text_of_csv
+from napari_bloodcell.stages.red_cells.measurements import COLUMNS as MEASURED
 
 ROWS_AT_ONCE = 50_000
 """Rows converted or written at once."""
@@ -56,8 +57,8 @@ def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
 
 def read_csv(file: Path | TextIO) -> pd.DataFrame:
     """Return the table of `write_csv`, index = id; unknown columns are texts. `ValueError` if one is missing."""
-    missing = {name: [""] for name, dtype in COLUMNS.items() if dtype == "float64"}
-    dtypes = defaultdict(lambda: "object", COLUMNS, id="int64")
+    missing = {name: [""] for name in (*(n for n, dtype in COLUMNS.items() if dtype == "float64"), *MEASURED)}
+    dtypes = defaultdict(lambda: "object", COLUMNS, id="int64", **dict.fromkeys(MEASURED, "float64"))
     table: pd.DataFrame = pd.read_csv(
         file, index_col="id", dtype=dtypes, na_values=missing, keep_default_na=False, **_EXACT
     )
@@ -70,7 +71,7 @@ def read_csv(file: Path | TextIO) -> pd.DataFrame:
 
 
 def write_parquet(path: Path, table: pd.DataFrame, *, pixel_size_um: float | None = None) -> None:
-    """Write the known columns of a cell table as Parquet."""
+    """Write the known columns of a cell table as Parquet, with what was measured."""
     import pyarrow.parquet
 
     kinds = {
@@ -80,11 +81,12 @@ def write_parquet(path: Path, table: pd.DataFrame, *, pixel_size_um: float | Non
         "bool": pyarrow.bool_(),
     }
     kinds["int32"] = pyarrow.int32()
-    columns = {"id": "int64", **COLUMNS, AREA_UM2: "float64"}
+    measured = {name: "float64" for name in MEASURED if name in table}
+    columns = {"id": "int64", **COLUMNS, **measured, AREA_UM2: "float64"}
     schema = pyarrow.schema([(name, kinds[_ON_DISK.get(name, dtype)]) for name, dtype in columns.items()])
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for start in range(0, max(len(table), 1), ROWS_AT_ONCE):
-            rows = table.iloc[start : start + ROWS_AT_ONCE][list(COLUMNS)].rename_axis("id").reset_index()
+            rows = table.iloc[start : start + ROWS_AT_ONCE][[*COLUMNS, *measured]].rename_axis("id").reset_index()
             rows[AREA_UM2] = _area_um2(rows, pixel_size_um)
             writer.write_table(pyarrow.Table.from_pandas(rows, schema, preserve_index=False, safe=False))
 
@@ -97,6 +99,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
     try:
         stored = pyarrow.parquet.read_table(path)
         names = [name for name in COLUMNS if name in stored.column_names or name not in LATER]
-        return cell_table(stored["id"].to_numpy(), **{name: stored[name].to_pandas().to_numpy() for name in names})
+        table = cell_table(stored["id"].to_numpy(), **{name: stored[name].to_pandas().to_numpy() for name in names})
+        measured = [name for name in MEASURED if name in stored.column_names]
+        return table.assign(**{name: stored[name].to_pandas().to_numpy() for name in measured})
     except (pyarrow.ArrowException, *READ_ERRORS) as error:
         raise InputError(f"The table {path} is missing or damaged: {reason_of(error)}.") from error

@@ -23,7 +23,7 @@ from napari_bloodcell.images.image import SlideImage
 from napari_bloodcell.images.open import open_image
 from napari_bloodcell.models.load import load_models
 from napari_bloodcell.results.files import RECIPE, ZARR
-from napari_bloodcell.results.ome_zarr import create_smear
+from napari_bloodcell.results.ome_zarr import create_smear, open_levels
 from napari_bloodcell.results.plan import Plan, models_of
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES, Pyramids
 from napari_bloodcell.results.result import Result
@@ -34,8 +34,10 @@ from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbe
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import InOrder, SingleProcess, Task, TilesThenBlocks, Workers, cluster, processes
 from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
-from napari_bloodcell.stages.classify import iter_refine
+from napari_bloodcell.stages.classify import iter_refine, kinds_not_told
 from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
+from napari_bloodcell.stages.red_cells.shapes import read_grades
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
 from napari_bloodcell.stages.tiles import BLOCK_LEVELS, BLOCK_PX
 
@@ -72,6 +74,7 @@ def iter_analyse_slide(
     written to, is full, or is in use by another run; finished work stays, and the same call resumes it.
     """
     recipe = recipe or Recipe()
+    read_grades(recipe.count.grades)  # a mistake in it is better told before the work than after
     output = expanded(output)
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; give at least 1.")
@@ -123,6 +126,15 @@ def iter_analyse_slide(
         finally:
             pool.close()
         yield from _iter_coarse(work, plan)
+        cells = yield from iter_add_measurements(
+            slide.pixels,
+            open_levels(output / ZARR, "labels/cells", "r")[0],
+            cells,
+            plan.calibration,
+            recipe.count.measurements,
+            pixel_size_um=plan.pixel_size_used_um,
+            part_px=plan.block_px,
+        )
         counting = yield from iter_count(
             cells,
             params=recipe.count,
@@ -136,7 +148,9 @@ def iter_analyse_slide(
                 plan,
                 cells,
                 failed_tiles=lost,
-                warnings=warnings,
+                warnings=tuple(
+                    dict.fromkeys((*warnings, *kinds_not_told(recipe.classify, plan.calibration), *counting.doubts))
+                ),
                 image_sha256=_hash_of(slide, work, plan),
                 known_counting=counting,
             ),

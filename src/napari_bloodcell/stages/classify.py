@@ -28,7 +28,7 @@ from napari_bloodcell.core.threads import Threads, in_threads
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.models.load import load_classifier, load_subtypes
 from napari_bloodcell.stages.calibration import smear_in
-from napari_bloodcell.stages.cutouts import cut_out, cut_windows
+from napari_bloodcell.stages.cutouts import cut_out, cut_windows, unlike_training
 from napari_bloodcell.stages.parts import iter_parts
 
 BATCH_STEP = 128
@@ -188,7 +188,8 @@ def iter_refine(
     """Tell the kinds of the typed cells of an image of any size, and return the table with subtypes.
 
     `image` (Y, X, 3) uint8 is sliced around the cells of the types that the models of the settings refine. A kind less
-    probable than `unidentified_below` is "unidentified". Kinds that a person told stay. Yields progress before each
+    probable than `unidentified_below` is "unidentified". Kinds that a person told stay. A model is not asked about a
+    smear whose colours or sizes lie outside of what it was trained on (`kinds_not_told`). Yields progress before each
     batch.
     """
     table = with_later(table)
@@ -197,16 +198,28 @@ def iter_refine(
         table.loc[open_, column] = value
     for name in params.subtypes if table["cell_type"].astype(bool).any() else ():
         model = load_subtypes(name, params.device)
+        if unlike_training(model.info.seen, calibration):
+            continue
         ids = table.index[open_ & (table["cell_type"] == model.info.refines).to_numpy(bool)]
         for start in range(0, len(ids), WINDOWS_AT_ONCE):
             some = ids[start : start + WINDOWS_AT_ONCE]
             yield Progress(start, len(ids), f"kinds of {model.info.refines}")
             probabilities = model.predict(cut_windows(image, table.loc[some], calibration, **model.view))
             best = probabilities.max(1).astype(np.float64)
-            kinds = np.array(model.info.classes, object)[probabilities.argmax(1)]
-            kinds[best < params.unidentified_below] = UNIDENTIFIED
-            table.loc[some, "subtype"], table.loc[some, "subtype_probability"] = kinds, best
+            kinds = np.array(model.kinds, object)[probabilities.argmax(1)]
+            kinds[(best < params.unidentified_below) & (kinds != "")] = UNIDENTIFIED
+            told = some[kinds != ""]
+            table.loc[told, "subtype"], table.loc[told, "subtype_probability"] = kinds[kinds != ""], best[kinds != ""]
     return table
+
+
+def kinds_not_told(params: ClassifyParams, calibration: Calibration) -> tuple[str, ...]:
+    """Return which models of kinds were not asked about a smear, in sentences for people."""
+    found = ((name, load_subtypes(name, params.device)) for name in params.subtypes)
+    outside = [(name, unlike_training(model.info.seen, calibration)) for name, model in found]
+    return tuple(
+        f'Not graded by "{name}": unlike the training data ({", ".join(what)}).' for name, what in outside if what
+    )
 
 
 def cutout_settings(classifier: CellClassifier, calibration: Calibration) -> dict[str, Any]:

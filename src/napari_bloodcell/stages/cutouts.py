@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -239,9 +239,34 @@ def colour_lut(
 
 
 def _is_ordinary(density: NDArray[np.float64]) -> bool:
-    red, green, blue = density
-    measures = np.array((red, green, blue, red / green, blue / green))
+    measures = _measures_of_stain(density)
     return bool(((measures >= ORDINARY[:, 0]) & (measures <= ORDINARY[:, 1])).all())
+
+
+def _measures_of_stain(density: NDArray[np.float64]) -> NDArray[np.float64]:
+    red, green, blue = density
+    return np.array((red, green, blue, red / green, blue / green))
+
+
+def measures_of_smear(calibration: Calibration) -> dict[str, float]:
+    """Return the width of a smear's red cell, pixels, and its stain, if measured: densities R, G, B, R/G, B/G."""
+    measures = {"width of a red cell, px": float(calibration.rbc_diameter_px)}
+    if calibration.red_rgb is not None:
+        glass = np.maximum(calibration.background_rgb, 16.0)
+        stain = _measures_of_stain(-np.log((np.array(calibration.red_rgb) / glass).clip(0.01, 0.98)))
+        names = ("density in red", "density in green", "density in blue", "red to green", "blue to green")
+        measures |= dict(zip(names, stain.tolist(), strict=True))
+    return measures
+
+
+def unlike_training(seen: Mapping[str, Sequence[float]], calibration: Calibration) -> list[str]:
+    """Return what of a smear lies outside of the ranges (low, high) that a model was trained on."""
+    found = measures_of_smear(calibration)
+    return [
+        f"{name} {found[name]:.3g}, seen {low:.3g} to {high:.3g}"
+        for name, (low, high) in seen.items()
+        if name in found and not low <= found[name] <= high
+    ]
 
 
 def _check_geometry(size: int, scale: float) -> None:

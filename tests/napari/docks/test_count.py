@@ -169,6 +169,24 @@ def test_kinds_that_a_model_told_are_listed_and_corrected_by_classes_of_the_user
     assert (links.table_of(layer)["subtype"] == "").all()
 
 
+def test_kinds_of_red_cells_and_their_sizes_are_listed() -> None:
+    layer = add_smear(ViewerModel(), types=("RBC", "WBC"))
+    table = links.table_of(layer)
+    red = table.index[table["cell_type"] == "RBC"]
+    table["subtype"] = "normal"
+    table.loc[red[:3], "subtype"] = "teardrop"
+    table.loc[red[3:5], "subtype"] = "infected"
+    layers.set_table(layer, table)
+    assert (links.table_of(layer)["subtype"] == "normal").sum() == len(red) - 5
+    counted = CountTask.of(layer).run()
+    numbers = {row.cell_type: row for row in counted.rows}
+    assert numbers["RBC: teardrop"].cells == 3
+    assert numbers["RBC: teardrop"].percent == pytest.approx(300 / (len(red) - 2))
+    assert numbers["RBC: infected"].percent == pytest.approx(200 / counted.counting.counts["RBC"])
+    assert counted.population.startswith("Single red cells: ")
+    assert "grades of rare shapes need 1,000" in counted.warning
+
+
 def test_cells_without_types_are_told_from_a_smear_without_cells() -> None:
     layer = add_smear(ViewerModel())
     layers.set_table(layer, links.table_of(layer).assign(cell_type=""))

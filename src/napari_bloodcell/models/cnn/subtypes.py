@@ -1,4 +1,4 @@
-"""Which kind of a type a cell is, told from a window of its surroundings: the white-cell differential."""
+"""Which kind of a type a cell is, told from a window of its surroundings: differential, shapes, parasites."""
 
 from __future__ import annotations
 
@@ -93,10 +93,11 @@ def relative_densities(windows: Tensor, glass: float) -> Tensor:
 class SubtypeInfo:
     """What a model's file says beside its weights.
 
-    `classes` are kinds of the type `refines`. Windows are cut where a red cell is `rbc_diameter_px` wide, with the
-    glass at `glass_level` and the typical red cell of the smear at `red_level`; None: in its own colour. Logits are
-    divided by `temperature`, which makes probabilities of them that hold. `is_relative`: the network sees
-    `relative_densities`.
+    `classes` are kinds of the type `refines`; of one name they are one kind, and of a cell that is "" the model has
+    nothing to say. Windows are cut where a red cell is `rbc_diameter_px` wide, with the glass at `glass_level` and the
+    typical red cell of the smear at `red_level`; None: in its own colour. Logits are divided by `temperature`, which
+    makes probabilities of them that hold. `is_relative`: the network sees `relative_densities`. `seen` is the range
+    that `stages.cutouts.measures_of_smear` gave of the smears it was trained on; {} where that is not known.
     """
 
     refines: str
@@ -108,6 +109,7 @@ class SubtypeInfo:
     window_px: int = WINDOW_PX
     widths: tuple[int, ...] = WIDTHS
     is_relative: bool = False
+    seen: dict[str, tuple[float, float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -142,9 +144,14 @@ class SubtypeModel:
         levels = {"glass_level": info.glass_level, "red_level": info.red_level}
         return {"size": info.window_px, "rbc_diameter_px": info.rbc_diameter_px, **levels}
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that it tells: `classes` without repeats."""
+        return tuple(dict.fromkeys(self.info.classes))
+
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return probabilities (N, K) float32 of windows (N, Y, X, 3) uint8, the same whatever their company."""
-        out = np.empty((len(windows), len(self.info.classes)), np.float32)
+        """Return probabilities (N, K) float32 of `kinds` for windows (N, Y, X, 3) uint8, whatever their company."""
+        out = np.empty((len(windows), len(self.kinds)), np.float32)
         for start in range(0, len(windows), _AT_ONCE):
             some = windows[start : start + _AT_ONCE]
             whole = np.zeros((_AT_ONCE, *windows.shape[1:]), np.uint8)
@@ -157,7 +164,10 @@ class SubtypeModel:
         x = torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float() / 255
         turned = (self.network(torch.rot90(x, k, (2, 3))) for k in range(_TURNS))
         logits = torch.stack(list(turned)).double().mean(0) / self.info.temperature
-        return np.asarray(logits.softmax(1).float().cpu().numpy(), np.float32)
+        of_classes = logits.softmax(1).float().cpu().numpy()
+        of_kinds = np.zeros((len(windows), len(self.kinds)), np.float32)
+        np.add.at(of_kinds.T, [self.kinds.index(name) for name in self.info.classes], of_classes.T)
+        return of_kinds
 
     def to_bytes(self) -> bytes:
         """Return the safetensors file of this model, weights as float16."""
@@ -176,6 +186,7 @@ class SubtypeModel:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
             said = json.loads(metadata["subtypes"])
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+            values["seen"] = {name: tuple(limits) for name, limits in said.get("seen", {}).items()}
             info = SubtypeInfo(**values)
             network = network_of(info)
             network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})

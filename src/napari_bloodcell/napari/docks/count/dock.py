@@ -138,13 +138,15 @@ class CountWidget(Dock):
         self._fields.use_unit(counted.pixel_size_um)
         self._fields.show_thresholds(counted.counting.thresholds, by_hand=self._thresholds is not None)
         doubts = (f"⚠ {sentence}" for sentence in warnings_of(layer))
-        self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.warning))))
+        self._note.setText(" ".join(filter(None, (*doubts, counted.scope, counted.population, counted.warning))))
 
     def _params(self) -> CountParams:
         """Return the settings of the form, with thresholds set by hand."""
         by_hand = None if self._thresholds is None else tuple(self._thresholds)
-        params: CountParams = self._form.settings().model_copy(update={"thresholds": by_hand})
-        return params
+        layer = self.cells_layer
+        measured = () if layer is None else recipe_of(layer).count.measurements
+        params: CountParams = self._form.settings()
+        return params.model_copy(update={"thresholds": by_hand, "measurements": measured})
 
     def _note_params(self) -> None:
         layer = self.cells_layer

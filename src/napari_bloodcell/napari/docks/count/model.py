@@ -29,6 +29,7 @@ from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import seen_area_mm2
 from napari_bloodcell.stages.counting import Counting, count, is_white
+from napari_bloodcell.stages.red_cells.shapes import INFECTED
 
 FEWEST_WBC: Final = 100
 """Fewest white cells for a differential; below that, its percentages are mostly chance."""
@@ -95,11 +96,17 @@ class Counted:
         return f"Counted: {', '.join(parts)}." if parts else ""
 
     @property
+    def population(self) -> str:
+        """Sizes of the single red cells, in a line; "" for fewer than two."""
+        found = self.counting.population
+        return "" if found is None else found.sentence(self.pixel_size_um)
+
+    @property
     def warning(self) -> str:
         """Reasons for caution about the numbers; "" if there are none."""
         if self.n_cells and not any(row.cells for row in self.rows if row.cell_type != "unidentified"):
             return "These cells have no types yet: classify them, then they are counted by type."
-        told = []
+        told = list(self.counting.doubts)
         thresholds = self.counting.thresholds
         if (np.diff(thresholds) == 0).any():
             jumps = sorted({float(t) for t in thresholds if (thresholds == t).sum() > 1})
@@ -287,4 +294,10 @@ def _rows(counting: Counting) -> list[CountRow]:
         for name, cells in counting.counts.items()
     ]
     kinds = counting.kinds.items() if is_told else ()
-    return rows + [CountRow(f"{WBC}: {kind}", n, n, None, None, percent.get(kind)) for kind, n in kinds]
+    rows += [CountRow(f"{WBC}: {kind}", n, n, None, None, percent.get(kind)) for kind, n in kinds]
+    shapes = counting.morphology_table
+    rows += [CountRow(f"{RBC}: {kind}", n, n, None, None, p) for kind, n, p in shapes[["n", "percent"]].itertuples()]
+    n_infected, n_red = counting.red_kinds.get(INFECTED, 0), counting.counts[RBC]
+    if n_infected and n_red:
+        rows.append(CountRow(f"{RBC}: {INFECTED}", n_infected, n_infected, None, None, 100 * n_infected / n_red))
+    return rows

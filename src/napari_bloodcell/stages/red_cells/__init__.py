@@ -1,0 +1,1 @@
+"""What is told of red cells beside their number: measurements, the population, shapes, parasites."""
