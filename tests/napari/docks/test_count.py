@@ -157,6 +157,7 @@ def test_kinds_that_a_model_told_are_listed_and_corrected_by_classes_of_the_user
     layer = add_smear(ViewerModel(), types=("RBC", "WBC", "neutrophil"))
     table = links.table_of(layer)
     table["subtype"] = np.where(np.arange(len(table)) % 2, "neutrophil", "lymphocyte").astype(object)
+    table.loc[table["cell_type"] != "WBC", "subtype"] = ""
     layers.set_table(layer, table)
     counted = CountTask.of(layer).run()
     numbers = {row.cell_type: row for row in counted.rows}
@@ -173,11 +174,10 @@ def test_kinds_of_red_cells_and_their_sizes_are_listed() -> None:
     layer = add_smear(ViewerModel(), types=("RBC", "WBC"))
     table = links.table_of(layer)
     red = table.index[table["cell_type"] == "RBC"]
-    table["subtype"] = "normal"
+    table.loc[red, "subtype"] = "normal"
     table.loc[red[:3], "subtype"] = "teardrop"
     table.loc[red[3:5], "subtype"] = "infected"
     layers.set_table(layer, table)
-    assert (links.table_of(layer)["subtype"] == "normal").sum() == len(red) - 5
     counted = CountTask.of(layer).run()
     numbers = {row.cell_type: row for row in counted.rows}
     assert numbers["RBC: teardrop"].cells == 3
