@@ -8,33 +8,44 @@ import numpy as np
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     Picture = NDArray[np.uint8]
 
 
-def _distance(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Distance from the middle, 1 in the middle of the sides."""
+def _distance(shape: tuple[int, ...], middle: Sequence[float] = (0.5, 0.5)) -> NDArray[np.float64]:
+    """Distance from a place, by default the middle; 1 at half of the height and of the width."""
     (height, width), (y, x) = shape[:2], np.mgrid[: shape[0], : shape[1]]
-    return np.asarray(np.hypot((y - height / 2) / (height / 2), (x - width / 2) / (width / 2)))
+    return np.asarray(np.hypot((y - height * middle[0]) / (height / 2), (x - width * middle[1]) / (width / 2)))
 
 
-def round_field(smear: Picture) -> Picture:
-    """What an eyepiece shows: a soft-edged disc on black with a camera's noise."""
-    inside = np.clip((0.97 - _distance(smear.shape)) * 60, 0, 1)[..., None]
-    noise = np.random.default_rng(1).normal(3, 1.5, smear.shape)
-    return np.clip(smear * inside + noise * (1 - inside), 0, 255).astype(np.uint8)
+def round_field(
+    smear: Picture,
+    colour: tuple[float, float, float] = (3, 3, 3),
+    *,
+    noise: float = 1.5,
+    sharpness: float = 60,
+    fields: tuple[tuple[float, float, float], ...] = ((0.5, 0.5, 0.97),),
+) -> Picture:
+    """What an eyepiece shows: soft-edged discs on black, or another colour, with a camera's noise.
+
+    `fields` are (y, x) of each disc and its width, in shares of the picture's height, width, and both.
+    """
+    distance = np.min([(_distance(smear.shape, middle) - width) for *middle, width in fields], axis=0)
+    inside = np.clip(-distance * sharpness, 0, 1)[..., None]
+    around = np.random.default_rng(1).normal(0, noise, smear.shape) + colour
+    return np.clip(smear * inside + around * (1 - inside), 0, 255).astype(np.uint8)
 
 
-def mosaic_on_black(smear: Picture) -> Picture:
-    """Fields side by side on black, two of nine missing."""
+def mosaic_on_black(smear: Picture, level: int = 0) -> Picture:
+    """Fields side by side on black, or a grey, two of nine missing."""
     height, width = smear.shape[:2]
-    canvas = np.zeros((height + 120, width + 160, 3), np.uint8)
+    canvas = np.full((height + 120, width + 160, 3), level, np.uint8)
     canvas[60 : 60 + height, 80 : 80 + width] = smear
-    canvas[60 : 60 + height // 3, 80 : 80 + width // 3] = 0
-    canvas[60 + 2 * height // 3 : 60 + height, 80 + 2 * width // 3 : 80 + width] = 0
+    canvas[60 : 60 + height // 3, 80 : 80 + width // 3] = level
+    canvas[60 + 2 * height // 3 : 60 + height, 80 + 2 * width // 3 : 80 + width] = level
     return canvas
 
 
@@ -42,7 +53,7 @@ def viewer_window(smear: Picture, colour: tuple[int, int, int] = (38, 41, 48)) -
     """A screenshot: a title bar, and beside the picture a panel with buttons and letters."""
     height, width = smear.shape[:2]
     window = np.full((height + 160, width + 300, 3), colour, np.uint8)
-    window[:44] = (90, 95, 105)
+    window[:44], window[-30:] = (90, 95, 105), (20, 20, 22)
     window[80 : 80 + height, 40 : 40 + width] = smear
     for y in range(90, height + 40, 45):
         window[y : y + 22, width + 90 : width + 240] = (120, 125, 140)
@@ -104,16 +115,16 @@ def _scattered(
         draw(rng, (rng.uniform(0, shape[0]), rng.uniform(0, shape[1])))
 
 
-def dust(shape: tuple[int, int] = (420, 560)) -> Picture:
-    """Specks of many sizes on empty glass."""
+def dust(shape: tuple[int, int] = (420, 560), *, n: int = 40, width: float = 3, scatter: float = 0.6) -> Picture:
+    """Grey specks on empty glass, of a radius in pixels whose logarithm scatters by so much."""
     image = _glass(shape)
     _scattered(
         shape,
-        40,
+        n,
         lambda rng, place: _put(
             image,
             place,
-            (3 * np.exp(rng.normal(0, 0.6)), 2.4 * np.exp(rng.normal(0, 0.6))),
+            (width * np.exp(rng.normal(0, scatter)), 0.8 * width * np.exp(rng.normal(0, scatter))),
             rng.uniform(0, 3),
             (70, 65, 60),
             0.8,

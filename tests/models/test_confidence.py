@@ -30,6 +30,9 @@ def with_nuclei() -> np.ndarray:
 OTHER_THINGS = {
     "noise": pictures.noise,
     "dust": pictures.dust,
+    "twelve specks on an empty picture": lambda: pictures.dust(n=12, width=8, scatter=0.4),
+    "twelve equal grains": lambda: pictures.dust(n=12, width=16, scatter=0.1),
+    "dust of large grains of one size": lambda: pictures.dust(n=25, width=18, scatter=0.25),
     "hemocytometer": pictures.hemocytometer,
     "a hemocytometer with bright lines": lambda: pictures.hemocytometer((400, 500), 66, 90, 1.9),
     "a hemocytometer with narrow squares": lambda: pictures.hemocytometer((300, 400), 20, 225, 0.4),
@@ -74,8 +77,7 @@ def test_the_scale_does_not_collapse_in_a_frame(
 
 
 def test_a_frame_that_is_not_found_costs_no_width(sam: MaskGenerator, smear: np.ndarray) -> None:
-    grey = np.where((pictures.round_field(smear) < 25).all(-1, keepdims=True), 50, pictures.round_field(smear))
-    calibration = measured(grey.astype(np.uint8), sam)
+    calibration = measured(pictures.round_field(smear, (60, 60, 60), noise=35), sam)
     assert calibration.outside == ""
     assert calibration.rbc_diameter_px == pytest.approx(measured(smear, sam).rbc_diameter_px, rel=0.08)
 

@@ -36,7 +36,60 @@ def framed() -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize("frame", [pictures.round_field, pictures.mosaic_on_black, pictures.viewer_window])
+def smooth_rim(smear: np.ndarray) -> np.ndarray:
+    return pictures.round_field(smear, (50, 50, 50), sharpness=12)
+
+
+def two_small_fields(smear: np.ndarray) -> np.ndarray:
+    return pictures.round_field(smear, (60, 35, 20), fields=((0.5, 0.27, 0.4), (0.5, 0.73, 0.4)))
+
+
+def field_that_two_corners_miss(smear: np.ndarray) -> np.ndarray:
+    return pictures.round_field(smear, (50, 50, 50), fields=((0.5, 0.35, 1.3),))
+
+
+def grey_mosaic(smear: np.ndarray) -> np.ndarray:
+    return pictures.mosaic_on_black(smear, 60)
+
+
+COLOURS = [
+    *((level,) * 3 for level in (0, 12, 35, 50, 80, 110, 140, 170, 200, 255)),
+    *((60, 35, 20), (90, 20, 20), (20, 30, 90), (20, 60, 30), (200, 150, 170), (120, 70, 20)),
+]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_rim_of_any_colour_is_no_smear(smear: np.ndarray, colour: tuple[int, int, int]) -> None:
+    found = around(pictures.round_field(smear, colour))
+    assert found is not None
+    assert found.share == pytest.approx(1 - 0.97**2 * np.pi / 4, abs=0.04)
+
+
+@pytest.mark.parametrize("width", [0.2, 0.5])
+@pytest.mark.parametrize("level", [3, 50])
+def test_a_small_round_field_is_found(smear: np.ndarray, width: float, level: int) -> None:
+    found = around(pictures.round_field(smear, (level,) * 3, fields=((0.4, 0.6, width),)))
+    assert found is not None
+    assert found.share == pytest.approx(1 - width**2 * np.pi / 4, abs=0.02)
+
+
+def test_red_cells_in_the_corners_are_no_frame() -> None:
+    places = [(y, x) for y in (0, 100, 200, 300) for x in (0, 130, 260, 400)]
+    assert around(disc_image(places, (300, 400), radius=40)) is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pictures.round_field,
+        pictures.mosaic_on_black,
+        pictures.viewer_window,
+        grey_mosaic,
+        smooth_rim,
+        two_small_fields,
+        field_that_two_corners_miss,
+    ],
+)
 def test_what_is_no_smear_is_found(smear: np.ndarray, frame: Callable[[np.ndarray], np.ndarray]) -> None:
     picture = frame(smear)
     found = around(picture)
@@ -44,7 +97,7 @@ def test_what_is_no_smear_is_found(smear: np.ndarray, frame: Callable[[np.ndarra
     assert found is not None
     outside = np.asarray(found)
     assert (outside & truth).sum() > 0.99 * truth.sum()
-    assert (outside & ~truth).sum() < 0.05 * (~truth).sum()
+    assert (outside & ~truth).sum() < (0.13 if frame in (smooth_rim, two_small_fields) else 0.05) * (~truth).sum()
 
 
 def test_a_white_page_around_a_picture_is_no_smear(smear: np.ndarray) -> None:

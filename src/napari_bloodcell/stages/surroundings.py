@@ -22,9 +22,11 @@ DARK_SHARE, DARK_MOST = 0.18, 36.0
 """Black is darker than this share of the brightest tenth, and than this level; nuclei are brighter."""
 LEAST_SHARE = 0.008
 """Least share of a picture that black surroundings cover."""
-LEAST_FIELD = 0.25
+LEAST_FIELD = 0.15
 """Least width of a field within surroundings, as a share of the picture's shorter side: bright cells in the dark are
 narrower."""
+SAME_COLOUR, LEAST_STEP, RIM_PX = 14, 24, 10
+"""Levels by which a frame's colour varies at most, and by which it differs from the field within so many pixels."""
 FLAT_RANGE = 4
 """A screen's colours vary by at most this between neighbouring pixels; a camera's vary more."""
 
@@ -107,40 +109,112 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     """Return the surroundings of a smear of `shape` (Y, X) from a small picture (y, x, 3) of it, or None.
 
     Black counts if it is connected and wider than a line. A screen's flat colours count if they span a whole side of
-    the picture and leave a rectangle, as a viewer's window does; glass between cells does not.
+    the picture and leave a rectangle, as a viewer's window does. Any other colour counts if it is that of two corners
+    or more and ends in a sharp, smooth rim, as around a round field. Glass between cells does none of these.
     """
-    value = overview.max(-1)
-    outside = np.asarray(ndimage.binary_dilation(_black(value), np.ones((3, 3), bool)), np.bool_)  # rims are blurred
-    if outside.any() and not _holds_a_field(~outside):
-        return None
+    outside = _window(overview)
+    black = _grown(_large_parts(_black(overview.max(-1))), 1)  # rims are blurred
+    if black.any() and _holds_a_field(~(black | outside)):
+        outside = outside | black
     if not outside.any():
-        outside = _window(overview)
-    return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.97 else None
+        outside = _frame(overview)
+    return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.99 else None
 
 
 def _black(value: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the large black parts of a picture, given its brightness (y, x)."""
+    """Return what is black in a picture, given its brightness (y, x)."""
     bright = float(np.percentile(value, 90)) if value.size else 0.0
     lit = value[value > DARK_MOST]
     if lit.size > 0.02 * value.size:
         bright = float(np.percentile(lit, 90))
-    dark = value < min(DARK_MOST, DARK_SHARE * bright)
-    if not dark.any():
-        return dark
-    wide = np.asarray(ndimage.binary_opening(np.pad(dark, 3, mode="edge"), np.ones((5, 5), bool))[3:-3, 3:-3], np.bool_)
+    return np.asarray(value < min(DARK_MOST, DARK_SHARE * bright), np.bool_)
+
+
+def _large_parts(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the parts of a mask (y, x) that are large and wider than a line; less is enough at the picture's edge."""
+    if not mask.any():
+        return mask
+    wide = np.asarray(ndimage.binary_opening(np.pad(mask, 3, mode="edge"), np.ones((5, 5), bool))[3:-3, 3:-3], np.bool_)
     parts, n_parts = ndimage.label(wide, np.ones((3, 3), bool))
     sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
-    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * value.size
+    is_large = sizes >= np.where(np.isin(np.arange(n_parts + 1), rim), 0.6 * LEAST_SHARE, 6 * LEAST_SHARE) * mask.size
     is_large[0] = False
     return np.asarray(is_large[parts], np.bool_)
 
 
+def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=by), np.bool_)
+
+
 def _holds_a_field(inside: NDArray[np.bool_]) -> bool:
-    """Return whether most of what is not black (y, x) is wide, as a field is."""
-    side = max(1, round(LEAST_FIELD * min(inside.shape)))
-    wide = ndimage.maximum_filter(ndimage.minimum_filter(inside, side, mode="nearest"), side)
-    return bool(wide.sum() >= 0.5 * inside.sum())
+    """Return whether most of what is left (y, x) lies in parts that are wide, as fields are."""
+    parts, n_parts = ndimage.label(inside)
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1, mode="edge"))[1:-1, 1:-1]
+    deepest = np.asarray(ndimage.maximum(depth, parts, np.arange(1, n_parts + 1)))
+    is_wide = np.concatenate([[False], 2 * deepest >= LEAST_FIELD * min(inside.shape)])
+    return bool(is_wide[parts].sum() >= 0.5 * inside.sum())
+
+
+def _frame(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return what has the colour of at least two corners and ends in a rim; all False if nothing does."""
+    nothing = np.zeros(overview.shape[:2], bool)
+    height, width = overview.shape[:2]
+    if min(height, width) < 32:
+        return nothing
+    corners = [overview[y, x] for y in (slice(6), slice(-6, None)) for x in (slice(6), slice(-6, None))]
+    colours = np.array([np.median(corner.reshape(-1, 3), axis=0) for corner in corners])
+    alike = np.abs(colours[:, None] - colours[None]).max(-1) <= SAME_COLOUR
+    if alike.sum(1).max() < 2:
+        return nothing
+    colour = colours[alike[alike.sum(1).argmax()]].mean(0)
+    contrast = np.abs(ndimage.uniform_filter(overview.astype(np.float32), (3, 3, 1)) - colour).max(-1)
+    alike_in_picture = _large_parts(contrast <= SAME_COLOUR)
+    parts, _ = ndimage.label(alike_in_picture, np.ones((3, 3), bool))
+    reached = [np.unique(parts[y, x]) for y in (slice(7), slice(-7, None)) for x in (slice(7), slice(-7, None))]
+    outside = np.isin(parts, np.concatenate(reached)) & alike_in_picture
+    at_corners = sum(bool(numbers.any()) for numbers in reached)
+    # Of red cells that lie in corners, others have the colour too, and none is of one colour.
+    is_one = outside.sum() >= 0.9 * ndimage.binary_opening(contrast <= SAME_COLOUR, np.ones((3, 3), bool)).sum()
+    if at_corners < 2 or not is_one or np.percentile(contrast[outside], 85) > SAME_COLOUR / 2:
+        return nothing
+    depth = np.ceil(ndimage.distance_transform_edt(~outside))
+    rise = [float(np.median(contrast[depth == k])) if (depth == k).any() else 0.0 for k in range(1, RIM_PX + 1)]
+    field, beyond = (
+        float(np.median(contrast[here])) if (here := (depth > a) & (depth <= b)).any() else 0.0
+        for a, b in ((RIM_PX, 3 * RIM_PX), (3 * RIM_PX, 5 * RIM_PX))
+    )
+    slope = max(beyond - field, 0.0) / 2  # over as many pixels as a rim has at most
+    if max(rise) < LEAST_STEP or max(rise) - SAME_COLOUR < 3 * slope or max(rise) < 0.8 * field:
+        return nothing
+    outside = depth <= next(k for k, step in enumerate(rise) if step >= 0.8 * min(field, max(rise)))
+    if not (_holds_a_field(~outside) and _is_smooth(~outside)):
+        return nothing
+    brightness = overview.mean(-1)
+    is_darker = np.median(brightness[outside]) < 0.9 * np.percentile(brightness[~outside], 90)
+    is_page = (_spread(overview)[outside] <= FLAT_RANGE).mean() > 0.8 and _is_drawn(~outside)
+    return outside if is_darker or is_page else nothing
+
+
+def _is_smooth(inside: NDArray[np.bool_]) -> bool:
+    """Return whether the rim of what is left (y, x) is smooth: that of cells is not."""
+    radius = 0.06 * min(inside.shape)
+    margin = int(2 * radius) + 1
+    padded = np.pad(inside, margin, mode="edge")
+    core = ndimage.distance_transform_edt(padded) > radius
+    opened = (ndimage.distance_transform_edt(~core) <= radius)[margin:-margin, margin:-margin]
+    return bool((opened & inside).sum() >= 0.93 * inside.sum())
+
+
+def _is_drawn(inside: NDArray[np.bool_]) -> bool:
+    """Return whether what is left (y, x) consists of exact rectangles and ellipses."""
+    parts, _ = ndimage.label(inside)
+    drawn = 0
+    for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
+        area = int((parts[rows, columns] == number).sum())
+        share = area / ((rows.stop - rows.start) * (columns.stop - columns.start))
+        drawn += area * (share > 0.96 or abs(share / (np.pi / 4) - 1) < 0.02)
+    return bool(drawn >= 0.9 * inside.sum() and inside.mean() > 0.3)
 
 
 def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -149,8 +223,7 @@ def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
     sides = (overview[0], overview[-1], overview[:, 0], overview[:, -1])
     if min(nothing.shape) < 32 or not any(_is_flat(side) for side in sides):
         return nothing
-    spread = ndimage.maximum_filter(overview, (3, 3, 1)).astype(int) - ndimage.minimum_filter(overview, (3, 3, 1))
-    flat = spread.max(-1) <= FLAT_RANGE
+    flat = _spread(overview) <= FLAT_RANGE
     parts, _ = ndimage.label(flat)
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     around = np.asarray(ndimage.binary_dilation(np.isin(parts, rim[rim > 0]), np.ones((3, 3), bool)), np.bool_)
@@ -167,6 +240,12 @@ def _window(overview: NDArray[np.uint8]) -> NDArray[np.bool_]:
     outside = ~nothing
     outside[rows, columns] = False
     return outside
+
+
+def _spread(overview: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return by how much the colours around each pixel (y, x) differ."""
+    spread = ndimage.maximum_filter(overview, (3, 3, 1)).astype(int) - ndimage.minimum_filter(overview, (3, 3, 1))
+    return np.asarray(spread.max(-1), np.int64)
 
 
 def _is_flat(line: NDArray[np.uint8]) -> bool:

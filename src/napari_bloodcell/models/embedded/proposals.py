@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -114,21 +115,31 @@ LADDER_PX, LADDER_STEP, LADDER_SIDE_PX = 8.0, 1.7, 640
 FEWEST_TO_COMPARE, LARGEST_SPREAD = 5, 0.22
 """Widths of at least this many whole red cells are compared; their logarithms scatter by at most 0.19 in ordinary
 smears, those of dust by a third."""
-MOST_JUDGED = 150
-"""Cells whose appearance is judged."""
+MOST_JUDGED = 64
+"""Cells whose appearance and colour are judged."""
 SURELY_RED = 0.8
 """Certainty from which a proposal is a red cell whose colour counts."""
 NUCLEUS_STEP, ASSUMED_ORDINARY = 0.15, 4
 """By so much of its density the middle of a red cell with a nucleus stands out of what is around; so many more cells
 are counted as without one, since a few may look so by chance. Of the red cells of ordinary smears 0.41 at most do, of
 those with a nucleus laid into each 0.56 and more."""
+LEAST_COLOUR = 0.14
+"""Densities in red, green and blue differ by this share of their mean at least: by 0.19 and more in 130 fields of
+ordinary smears, by 0.08 in grey dust."""
 SAME_DISTANCE, SAME_TURN, MOST_ALIKE = 0.05, 0.5, 0.5
-FEWEST_IN_LATTICE = 8
+FEWEST_IN_LATTICE, MOST_IN_LATTICE = 8, 150
 """Squares of a counting chamber have their next neighbour at one distance (within a share) and on one of four sides
 (within a quarter of so many radians): a third or more do, of red cells a seventh at most. Fewer tell nothing."""
+_PLACES = np.mgrid[-1:1:33j, -1:1:33j].reshape(2, 1, -1)
+"""Places in a box at which a cell is looked at, (y, x) from -1 to 1, and which of them lie in its middle and rings."""
+_RINGS = [
+    (low <= distance) & (distance < high)
+    for distance in [np.hypot(*_PLACES[:, 0])]
+    for low, high in ((0, 0.3), (0.55, 0.7), (0.7, 0.85), (0.5, 0.85))
+]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """Evidence for a scale: how much wider cells are, whole red cells, share of the image in plausible cells."""
 
@@ -136,13 +147,18 @@ class Evidence:
     n_red: int
     support: float
     scale_confidence: float = 0.0
-    smear_confidence: float = 0.0
-    red: tuple[float, float, float] | None = None
-    """Colour of a typical red cell, glass at `GLASS`; None where fewer than `FEWEST_TO_COMPARE` are sure."""
+    proposals: Proposals | None = None
+    seen: NDArray[np.float32] | None = None
+    """What the network proposed, and its input without the padding: judged when it is asked for."""
+
+    @cached_property
+    def smear_confidence(self) -> float:
+        """How much the picture looks like a smear, 0 to 1."""
+        return 0.0 if self.proposals is None or self.seen is None else _smear_confidence(self.proposals, self.seen)
 
     def told(self, calibration: Calibration) -> Calibration:
         """Return a calibration with all that was seen of the smear but its scale."""
-        red = self.red
+        red = None if self.proposals is None or self.seen is None else _red_in(self.proposals, self.seen)
         if red is not None:
             r, g, b = (float(v * glass / GLASS) for v, glass in zip(red, calibration.background_rgb, strict=True))
             red = r, g, b
@@ -209,7 +225,8 @@ def _best_of_ladder(sample: NDArray[np.uint8], first: Calibration, look: Look) -
     def worth(at: Calibration) -> tuple[float, float]:
         found = _measure(_middle(sample, at, LADDER_SIDE_PX), at, look)
         scale = found.strength * found.scale_confidence
-        return scale * found.smear_confidence, scale  # where nothing looks like a smear, the cells still have a width
+        # Where nothing looks like a smear, the cells still have a width.
+        return (scale * found.smear_confidence if scale else 0.0), scale
 
     return max(widths, key=worth)
 
@@ -252,7 +269,7 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
         current.rbc_diameter_px / (2 * SURE_PX),
         support / (2 * SURE_SUPPORT),
     )
-    told = support, sure, _smear_confidence(proposals, is_red, seen, (height, width)), _red_in(proposals, seen)
+    told = support, sure, proposals, seen[: int(height), : int(width)]
     if len(red) >= MIN_CALIBRATION_CELLS:
         return Evidence(float(red.median()), len(red), *told)
     both = torch.cat([red.repeat(2), white])
@@ -262,7 +279,8 @@ def _measure(sample: NDArray[np.uint8], current: Calibration, look: Look) -> Evi
 def _red_in(proposals: Proposals, seen: NDArray[np.float32]) -> tuple[float, float, float] | None:
     """Return the colour of a typical red cell in the network's input; None if too few are certain."""
     is_sure = (proposals.classes == CLASSES.index("RBC")) & (proposals.certainty > SURELY_RED)
-    boxes = proposals.boxes[is_sure][:MOST_JUDGED].cpu().numpy()[:, [1, 0, 3, 2]]
+    boxes = proposals.boxes[is_sure].cpu().numpy()[:, [1, 0, 3, 2]]
+    boxes = boxes[:: -(-len(boxes) // MOST_JUDGED) or 1]
     return colour_in_boxes(seen, boxes) if len(boxes) >= FEWEST_TO_COMPARE else None
 
 
@@ -278,49 +296,46 @@ def _scale_confidence(scores: torch.Tensor, whole: torch.Tensor) -> float:
     return float(np.clip(min(sure, len(scores) / 7, 1 - spread / (2 * LARGEST_SPREAD)), 0, 1))
 
 
-def _smear_confidence(
-    proposals: Proposals, is_red: torch.Tensor, seen: NDArray[np.float32], shape: tuple[float, float]
-) -> float:
+def _smear_confidence(proposals: Proposals, seen: NDArray[np.float32]) -> float:
     """Return how much the supposed red cells look like those of a mammal on glass, 0 to 1.
 
     Glass is bright, and a red cell is darker than glass, evenly so or paler towards its middle: squares of a counting
     chamber are not darker than the lines around them, or lie in a lattice, a picture in negative has no bright glass,
-    and the red cell of a bird has a nucleus, whose edge is a step within the cell. Optical densities, means of R, G, B.
+    the red cell of a bird has a nucleus, whose edge is a step within the cell, and dust is grey. Optical densities.
     """
-    boxes = proposals.boxes[is_red][:MOST_JUDGED].cpu().numpy()
-    if not len(boxes):
+    red = proposals.boxes[proposals.classes == CLASSES.index("RBC")][:MOST_IN_LATTICE].cpu().numpy()
+    if not len(red):
         return 0.0
-    height, width = min(int(shape[0]), seen.shape[0]), min(int(shape[1]), seen.shape[1])
-    density = -np.log(np.clip(seen[:height, :width], 2, 255) / GLASS).mean(-1)
-    is_free = np.ones(density.shape, bool)
+    height, width = seen.shape[:2]
+    is_free = np.ones((height, width), bool)
     for x0, y0, x1, y1 in proposals.boxes.cpu().numpy().astype(int):
         is_free[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = False
-    rims, nucleated = [], []
-    for x0, y0, x1, y1 in boxes:
-        rows, columns = slice(max(int(y0), 0), int(y1) + 1), slice(max(int(x0), 0), int(x1) + 1)
-        part = density[rows, columns]
-        y, x = np.ogrid[: part.shape[0], : part.shape[1]]
-        y, x = y + rows.start + 0.5 - (y0 + y1) / 2, x + columns.start + 0.5 - (x0 + x1) / 2
-        distance = np.hypot(y / ((y1 - y0) / 2), x / ((x1 - x0) / 2))
-        rings = [
-            (distance >= low) & (distance < high) for low, high in ((0, 0.3), (0.55, 0.7), (0.7, 0.85), (0.5, 0.85))
-        ]
-        if all(ring.any() for ring in rings):
-            middle, inner, outer, rim = (float(part[ring].mean()) for ring in rings)
-            step = min(middle - inner - max(inner - outer, 0), middle - outer)
-            rims.append(rim)
-            nucleated.append(step > NUCLEUS_STEP * max(rim, 0.05))
-    if not rims:
-        return 0.0
-    glass = float(np.median(density[is_free])) if is_free.mean() > 0.02 else 0.0
-    rim = float(np.median(rims))
+    coarse = slice(None, None, 3)
+    free = seen[coarse, coarse][is_free[coarse, coarse]]
+    glass = float(np.median(_densities(free).mean(-1))) if is_free.mean() > 0.02 else 0.0
+    judged = red[:: -(-len(red) // MOST_JUDGED)]
+    (x0, y0), (x1, y1) = judged[:, :2, None].transpose(1, 0, 2), judged[:, 2:, None].transpose(1, 0, 2)
+    rows = np.clip((y0 + y1 + _PLACES[0] * (y1 - y0)) / 2, 0, height - 1).astype(int)
+    columns = np.clip((x0 + x1 + _PLACES[1] * (x1 - x0)) / 2, 0, width - 1).astype(int)
+    colours = _densities(seen[rows, columns])  # (cells, places, 3)
+    middle, inner, outer, rim = (colours[:, ring].mean((1, 2)) for ring in _RINGS)
+    step = np.minimum(middle - inner - np.maximum(inner - outer, 0), middle - outer)
+    n_nucleated = int((step > NUCLEUS_STEP * np.maximum(rim, 0.05)).sum())
+    typical, r_g_b = float(np.median(rim)), np.median(colours[:, _RINGS[-1]].mean(1), axis=0)
+    is_grey_picture = not np.ptp(seen[coarse, coarse], axis=-1).any()
     parts = (
+        1.0 if is_grey_picture else float(np.ptp(r_g_b)) / max(typical, 0.02) / (2 * LEAST_COLOUR),
         1 - glass / 0.4,
-        (rim - glass) / 0.08,
-        1 - sum(nucleated) / (len(rims) + ASSUMED_ORDINARY),
-        1 - _n_in_lattice(boxes) / (len(boxes) + ASSUMED_ORDINARY) / MOST_ALIKE,
+        (typical - glass) / 0.08,
+        1 - n_nucleated / (len(judged) + ASSUMED_ORDINARY),
+        1 - _n_in_lattice(red) / (len(red) + ASSUMED_ORDINARY) / MOST_ALIKE,
     )
     return float(np.clip(min(parts), 0, 1))
+
+
+def _densities(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the optical densities of pixels (…, 3) of the network's input."""
+    return np.asarray(-np.log(np.clip(seen, 2, 255) / GLASS), np.float32)
 
 
 def _n_in_lattice(boxes: NDArray[np.float32]) -> int:
