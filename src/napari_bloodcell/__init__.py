@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.results.recipes import read_recipe
     from napari_bloodcell.results.result import Result, SlideResult, SmearResult, StoredResult
     from napari_bloodcell.results.specimens.compare import Comparison, compare
+    from napari_bloodcell.results.specimens.specimen import Specimen, pool
     from napari_bloodcell.results.store import open_slide_result, read_result, write_result
     from napari_bloodcell.stages.classify import Classification, classify, iter_classify
     from napari_bloodcell.stages.counting import Counting, count, iter_count
@@ -59,13 +60,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BloodCellError", "Calibration", "CellClassifier", "CellMask", "Classification", "ClassifyParams", "Comparison",
-    "Correction", "CountParams", "Counting", "DeviceError", "DownloadError", "GridSearch", "InputError",
-    "InputWarning", "Journal", "MaskGenerator", "ModelError", "OutputError", "Plane", "Progress", "Recipe", "Result",
-    "ResultWarning", "SamTraining", "SegmentParams", "Segmentation", "SettingsError", "SlideImage", "SlideResult",
-    "SmearResult", "StoredResult", "TrainParams", "TrainSamParams", "Training", "TrainingError", "TrainingSet",
+    "Correction", "CountParams", "Counting", "DeviceError", "DownloadError", "GridSearch", "InputError", "InputWarning",
+    "Journal", "MaskGenerator", "ModelError", "OutputError", "Plane", "Progress", "Recipe", "Result", "ResultWarning",
+    "SamTraining", "SegmentParams", "Segmentation", "SettingsError", "SlideImage", "SlideResult", "SmearResult",
+    "Specimen", "StoredResult", "TrainParams", "TrainSamParams", "Training", "TrainingError", "TrainingSet",
     "__version__", "analyse", "classify", "compare", "count", "drain", "grid_search", "iter_analyse", "iter_classify",
     "iter_count", "iter_grid_search", "iter_segment", "iter_train", "iter_train_sam", "open_image", "open_slide",
-    "open_slide_result", "read_plane", "read_recipe", "read_result", "segment", "train", "train_sam", "write_result",
+    "open_slide_result", "pool", "read_plane", "read_recipe", "read_result", "segment", "train", "train_sam",
+    "write_result",
 ]  # fmt: skip
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -89,6 +91,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "results.recipes": ("read_recipe",),
     "results.result": ("Result", "SlideResult", "SmearResult", "StoredResult"),
     "results.specimens.compare": ("Comparison", "compare"),
+    "results.specimens.specimen": ("Specimen", "pool"),
     "results.store": ("open_slide_result", "read_result", "write_result"),
     "stages.classify": ("Classification", "classify", "iter_classify"),
     "stages.counting": ("Counting", "count", "iter_count"),

@@ -17,7 +17,7 @@ from napari_bloodcell.results.plan import models_of
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
-from napari_bloodcell.stages.calibration import seen_area_mm2
+from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.classify import iter_classify, kinds_not_told
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
@@ -142,7 +142,7 @@ def _iter_in_memory(
         table,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
-        area_mm2=seen_area_mm2(segmentation.cells.shape, pixel_size_um, segmentation.calibration),
+        field=SeenField.of(segmentation.cells.shape, segmentation.calibration, recipe.segment, pixel_size_um),
     )
     not_told = kinds_not_told(recipe.classify, segmentation.calibration)
     return Result(

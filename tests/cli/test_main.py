@@ -391,7 +391,9 @@ def test_flags_win_over_preset_and_recipe_even_where_they_give_the_default(tmp_p
     assert recipe_from(None, "paper", **flags).segment.model == "embedded"
     assert recipe_from(None, "paper", **flags).segment.predicted_iou_min == 0.92
     (tmp_path / "r.json").write_text(to_json(Recipe.paper()))
-    assert recipe_from(tmp_path / "r.json", None, **flags).count == CountParams(rule="robust", max_cells_per_region=4)
+    assert recipe_from(tmp_path / "r.json", None, **flags).count == CountParams(
+        rule="robust", edges="all", max_cells_per_region=4
+    )
 
 
 def test_one_device_flag_is_for_both_models_unless_one_has_its_own() -> None:

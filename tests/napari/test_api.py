@@ -172,7 +172,9 @@ def test_densities_are_given_where_the_layer_has_units(model: ViewerModel, field
         layer, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier()
     )
     assert result.counting.per_mm2 is not None
-    assert result.counting.per_mm2["WBC"] == pytest.approx(2 / (256 * 256 * 0.25**2 * 1e-6))
+    side = 256 - np.ceil(0.22 * result.calibration.rbc_diameter_px)  # of the frame in which cells count
+    assert result.counting.counted["WBC"] == 2
+    assert result.counting.per_mm2["WBC"] == pytest.approx(2 / (side**2 * 0.25**2 * 1e-6))
 
 
 def test_counting_cells_without_types_says_what_to_do(model: ViewerModel, field: np.ndarray) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.stages.calibration import (
+    SeenField,
     background_colour,
     doubts_of,
     estimate_rbc_diameter,
     foreground,
-    seen_area_mm2,
 )
 from tests.fakes import disc_image
 
@@ -37,7 +38,7 @@ def test_the_colour_of_tinted_glass_is_found() -> None:
 def test_units_that_make_an_impossible_red_cell_are_told_and_give_no_area(pixel_size_um: float, is_told: bool) -> None:
     calibration = Calibration(34.0, (230.0, 230.0, 230.0), 200.0)
     assert bool(doubts_of(calibration, pixel_size_um)) is is_told
-    area = seen_area_mm2((1000, 1000), pixel_size_um, calibration)
+    area = SeenField.of((1000, 1000), calibration, SegmentParams(), pixel_size_um).area_mm2("all")
     assert area == (None if is_told else pytest.approx(pixel_size_um**2))
 
 

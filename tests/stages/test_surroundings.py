@@ -177,7 +177,7 @@ def test_a_slide_with_surroundings_has_the_cells_of_memory(tile_size: int, tmp_p
 
 
 def test_only_the_field_counts_for_densities() -> None:
-    recipe = nb.Recipe(segment=nb.SegmentParams(pixel_size_um=0.3))
+    recipe = nb.Recipe(segment=nb.SegmentParams(pixel_size_um=0.3), count=nb.CountParams(edges="all"))
     models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
     result = nb.drain(nb.iter_analyse(framed(), recipe=recipe, **models))
     field_mm2 = 500 * 560 * 0.3**2 * 1e-6

@@ -11,6 +11,8 @@ from napari_bloodcell.cli.console import Json, Quiet, use_json, warn
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
+from napari_bloodcell.cli.specimens.pool import grouping, pool_images
+from napari_bloodcell.cli.summary import folders_of
 from napari_bloodcell.core.errors import InputError, SettingsError
 from napari_bloodcell.core.files import make_folder
 from napari_bloodcell.core.params import Precision
@@ -35,6 +37,7 @@ def analyse(
     image_copy: bool = True,
     strict: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
+    specimen: str | None = None,
     quiet: Quiet = False,
     as_json: Json = False,
     segment: SegmentFlags = None,
@@ -81,6 +84,9 @@ def analyse(
         Exit with code 1 if a result has a warning; it is written nevertheless.
     resume
         Skip images that have a result made with the same settings and models.
+    specimen
+        Pool the results: "folder" makes the images of each folder one specimen, a regular expression those with the
+        same match (its first group) in their names. Writes specimens.csv, and a folder each into specimens/.
     """
     use_json(as_json)
     if not images:
@@ -95,6 +101,7 @@ def analyse(
         precision=precision,
         seed=seed,
     )
+    pattern = None if specimen is None else grouping(specimen)
     found, missing = collect(images)
     if not found:
         raise InputError(" ".join(missing.values()))
@@ -117,7 +124,11 @@ def analyse(
         strict=strict,
         resumes=resume,
     )
-    return DONE if batch.run(found, missing, recipe=settings, models=models, options=options) else SOME_FAILED
+    went_well = batch.run(found, missing, recipe=settings, models=models, options=options)
+    if specimen is not None:
+        is_sure = pool_images(folders_of(output, found), output, pattern)
+        went_well = went_well and (is_sure or not strict)
+    return DONE if went_well else SOME_FAILED
 
 
 def _warn_of_other_models(recipe: Path, models: batch.Models) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from napari_bloodcell.core.cells import RBC, WBC
-from napari_bloodcell.core.files import LOCK, csv_text, locked, write_bytes
+from napari_bloodcell.core.errors import escaped
+from napari_bloodcell.core.files import LOCK, csv_text, locked, text_of_csv, write_bytes
 
 SUMMARY: Final = "summary.csv"
 Status = Literal["done", "incomplete", "failed"]
@@ -87,6 +88,13 @@ class Summary:
         with locked(self.path.with_name(LOCK)):
             others = [row for row in _read(self.path) if _key(row) not in self._mine]
             write_bytes(self.path, _to_csv([*others, *mine]).encode())
+
+
+def folders_of(output: Path, images: Sequence[Path]) -> dict[Path, Path]:
+    """Return the folder of each image's result, from the summary; images without a result are left out."""
+    folders = {row["image"]: row["folder"] for row in _read(output / SUMMARY) if row["folder"]}
+    names = {image: csv_text(escaped(image)) for image in images}
+    return {image: output / text_of_csv(folders[name]) for image, name in names.items() if name in folders}
 
 
 def _key(row: Row) -> tuple[str, str]:

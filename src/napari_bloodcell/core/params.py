@@ -122,6 +122,10 @@ class CountParams(Params):
     rule: Literal["robust", "paper", "none"] = "robust"
     """How RBC areas become cells per region. "paper": thresholds midway between successive KDE peaks. "robust": the
     paper's rule guarded against a single peak and against debris, cut cells and large clumps. "none": one each."""
+    edges: Literal["frame", "all", "inside"] = "frame"
+    """Which cells count per area and in shares. "frame": those of an unbiased frame (Gundersen), of which a cell that
+    touches the top or left edge is part, one that touches the right or bottom edge not. "all": every cell seen, too
+    many per area (the paper). "inside": cells that touch no edge, too few. Plain counts are of all."""
     max_cells_per_region: int = Field(default=8, ge=1, le=64)
     """Most cells that one region may count as (the paper: 4)."""
     bandwidth: float | None = Field(default=None, gt=0)
@@ -257,5 +261,5 @@ class Recipe(Params):
                 stability_min=0.96,
             ),
             classify=ClassifyParams(model="paper", use_context=False, subtypes=()),
-            count=CountParams(rule="paper", max_cells_per_region=4),
+            count=CountParams(rule="paper", edges="all", max_cells_per_region=4),
         )

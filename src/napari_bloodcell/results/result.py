@@ -20,7 +20,7 @@ from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.recipes import RecipeRecord
 from napari_bloodcell.results.table import read_parquet
-from napari_bloodcell.stages.calibration import seen_area_mm2
+from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.counting import Counting, count
 from napari_bloodcell.stages.red_cells.shapes import INFECTED, parasitaemia
 
@@ -121,7 +121,7 @@ class Result:
             self.table,
             params=self.recipe.count,
             rbc_diameter_px=self.calibration.rbc_diameter_px,
-            area_mm2=seen_area_mm2(self.cells.shape, self.pixel_size_um, self.calibration),
+            field=SeenField.of(self.cells.shape, self.calibration, self.recipe.segment, self.pixel_size_um),
         )
 
     @property

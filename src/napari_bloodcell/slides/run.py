@@ -33,7 +33,7 @@ from napari_bloodcell.slides.joined import join_slide
 from napari_bloodcell.slides.numbering import number_cells_of_slide, write_numbers
 from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, write_arrays
 from napari_bloodcell.slides.workers import InOrder, SingleProcess, Task, TilesThenBlocks, Workers, cluster, processes
-from napari_bloodcell.stages.calibration import doubts_of, seen_area_mm2
+from napari_bloodcell.stages.calibration import SeenField, doubts_of
 from napari_bloodcell.stages.classify import iter_refine, kinds_not_told
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
@@ -139,7 +139,7 @@ def iter_analyse_slide(
             cells,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
-            area_mm2=seen_area_mm2(plan.shape, plan.pixel_size_used_um, plan.calibration),
+            field=SeenField.of(plan.shape, plan.calibration, recipe.segment, plan.pixel_size_used_um),
         )
         lost = [FailedTile(plan.tile(n).name, plan.tile(n).core, error) for n, error in sorted(failed.items())]
         result = write_slide_result(

@@ -1,9 +1,13 @@
-"""Measured once per smear: the colour of the glass, and the width of a red cell.
+"""Measured once per smear: the colour of the glass, the width of a red cell, and the field in which cells count.
 
 A red cell is 7-8 µm wide in every smear, so it is the ruler that brings images of any magnification to one scale.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -12,10 +16,11 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from napari_bloodcell.core.cells import boxes_of
+from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.models.colour import distance_from_glass
 from napari_bloodcell.stages.light import light_from, lit_evenly
-from napari_bloodcell.stages.surroundings import surroundings_from
+from napari_bloodcell.stages.surroundings import Surroundings, surroundings_from
 
 RBC_DIAMETER_UM = 7.5
 """Width of a red cell, micrometres."""
@@ -29,6 +34,8 @@ STAINED_DELTA_E = 6.0
 """Lab distance from the glass above which a pixel is stained; noise of a camera stays below."""
 FEWEST_STAINED = 5e-4
 """Share of stained pixels below which a field is empty."""
+RASTER = 256
+"""Places along a side at which the area of a round field is measured."""
 
 
 def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> tuple[str, ...]:
@@ -72,16 +79,153 @@ def is_possible(pixel_size_um: float | None, calibration: Calibration) -> bool:
     return pixel_size_um is not None and low <= calibration.rbc_diameter_px * pixel_size_um <= high
 
 
-def seen_area_mm2(shape: tuple[int, ...], pixel_size_um: float | None, calibration: Calibration | None) -> float | None:
-    """Return the area of a smear (Y, X, …) that was looked at, mm², or None if its pixel size is unknown.
+class Outline(Protocol):
+    """A part of an image (…, Y, X)."""
 
-    What lies outside of a round field or a viewer's window does not count, and implausible pixel sizes give no area.
+    def contains(
+        self, centroids: NDArray[np.floating[Any]], planes: NDArray[np.integer[Any]] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which places (N, 2), (y, x) in pixels, on planes (N,), lie in it."""
+        ...
+
+    def area_px(self, plane: int | None = None, *, within: tuple[float, float, float, float] | None = None) -> float:
+        """Return its area, pixels², in a rectangle of the image (low y, low x, high y, high x)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenField:
+    """What was looked at of a smear, and which cells count in it.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (Y, X), pixels.
+    rbc_diameter_px : float
+        Width of a typical red cell, pixels.
+    margin_px : int
+        Width that a cell cut by the edge must show to be found, pixels.
+    around : Surroundings or None
+        What is not smear in the picture.
+    pixel_size_um : float or None
+        None if it is unknown or implausible.
+    n_planes : int
+        Planes of this shape.
+    outline : Outline or None
+        The part of the image that is counted. None: all of it.
+    plane : int or None
+        The one plane that is counted.
+
+    Notes
+    -----
+    A cell counts if one point of it, the lower right corner of its box, lies in the field: that is Gundersen's frame
+    (J. Microsc. 111, 219, 1977), as a cell that reaches beyond the right or bottom edge has its point outside. Cells of
+    which less than `margin_px` shows are not found, so that much of the top and the left is not part of the frame. For
+    outlines the point is moved by half a red cell, to the middle of a typical cell. Of a round field the rim, a red
+    cell wide, is left out.
     """
-    if pixel_size_um is None or (calibration is not None and not is_possible(pixel_size_um, calibration)):
-        return None
-    around = None if calibration is None else surroundings_from(calibration.outside)
-    share = 1.0 if around is None else 1.0 - around.share
-    return float(np.prod(shape, dtype=np.float64)) * share * pixel_size_um**2 * 1e-6
+
+    shape: tuple[int, int]
+    rbc_diameter_px: float
+    margin_px: int
+    around: Surroundings | None = None
+    pixel_size_um: float | None = None
+    n_planes: int = 1
+    outline: Outline | None = None
+    plane: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        calibration: Calibration | None,
+        params: SegmentParams,
+        pixel_size_um: float | None,
+        *,
+        outline: Outline | None = None,
+        plane: int | None = None,
+    ) -> Self:
+        """Return the field of an image (…, Y, X) that was segmented with `params`."""
+        width = DEFAULT_DIAMETER_PX if calibration is None else calibration.rbc_diameter_px
+        is_usable = calibration is None or is_possible(pixel_size_um, calibration)
+        return cls(
+            shape=(int(shape[-2]), int(shape[-1])),
+            rbc_diameter_px=width,
+            margin_px=math.ceil(params.edge_visible_min * width),
+            around=None if calibration is None else surroundings_from(calibration.outside),
+            pixel_size_um=pixel_size_um if is_usable else None,
+            n_planes=1 if plane is not None else math.prod(shape[:-2]),
+            outline=outline,
+            plane=plane,
+        )
+
+    def counts(
+        self, table: pd.DataFrame, edges: str, planes: NDArray[np.integer[Any]] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which cells of the image count by a rule of `CountParams.edges`, (N,); `planes` are theirs."""
+        boxes = boxes_of(table)
+        found = np.ones(len(table), bool)
+        if edges == "frame":
+            ends = boxes[:, 2:]
+            found &= np.all((ends >= self.margin_px) & (ends < self.shape), axis=1)
+            places = np.asarray(ends - 0.5 - self.rbc_diameter_px / 2, np.float64)
+            if self.around is not None and len(table):
+                found &= self._is_off_rim(places)
+        else:
+            places = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5, np.float64)
+            if edges == "inside":
+                found &= ~table["touches_edge"].to_numpy(bool)
+        if self.outline is not None:
+            found &= self.outline.contains(places, planes)
+        if self.plane is not None and planes is not None:
+            found &= planes == self.plane
+        return found
+
+    def area_px(self, edges: str) -> float:
+        """Return the area that cells counted by a rule belong to, pixels²."""
+        low, high = np.zeros(2), np.array(self.shape, float)
+        if edges == "frame":
+            low = np.minimum(low + self.margin_px, high)
+        share = self._share_off_rim(low, high) if edges == "frame" else self._share_inside()
+        if self.outline is None:
+            return float(np.prod(high - low)) * share * self.n_planes
+        moved = 0.5 + (self.rbc_diameter_px / 2 if edges == "frame" else 0.0)
+        box = (*(low - moved), *(high - moved))
+        return self.outline.area_px(self.plane, within=box if edges == "frame" else None) * share
+
+    def area_mm2(self, edges: str) -> float | None:
+        """Return that area, mm²; None if the size of a pixel is unknown."""
+        return None if self.pixel_size_um is None else self.area_px(edges) * self.pixel_size_um**2 * 1e-6
+
+    def _share_inside(self) -> float:
+        return 1.0 if self.around is None or self.outline is not None else 1.0 - self.around.share
+
+    def _rimless(self) -> NDArray[np.bool_]:
+        """Return the coarse (y, x) field without its rim."""
+        if self.around is None:
+            return np.ones((1, 1), bool)
+        outside = self.around.outside
+        if outside.all():
+            return ~outside
+        steps = np.array(self.shape) / outside.shape
+        distance = ndimage.distance_transform_edt(~outside, sampling=steps)
+        return np.asarray(distance > self.rbc_diameter_px, np.bool_)
+
+    def _is_off_rim(self, places: NDArray[np.float64]) -> NDArray[np.bool_]:
+        inner = self._rimless()
+        at = np.clip((places + 0.5) * inner.shape / self.shape, 0, np.array(inner.shape) - 1).astype(int)
+        return np.asarray(inner[at[:, 0], at[:, 1]], np.bool_)
+
+    def _share_off_rim(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
+        """Return the share of the places of a frame that lie off the rim, and in the outline."""
+        if self.around is None:
+            return 1.0
+        half = self.rbc_diameter_px / 2
+        lines = [a - half + (np.arange(RASTER) + 0.5) / RASTER * (b - a) for a, b in zip(low, high, strict=True)]
+        places = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 2) - 0.5
+        if self.outline is not None:
+            places = places[self.outline.contains(places)]
+        return float(self._is_off_rim(places).mean()) if len(places) else 0.0
 
 
 def smear_in(part: NDArray[np.uint8], corner: tuple[int, int], calibration: Calibration) -> NDArray[np.uint8]:

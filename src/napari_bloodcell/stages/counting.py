@@ -16,6 +16,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.mixture import (
     DEBRIS,
     OverlapModel,
@@ -87,8 +88,17 @@ class Counting:
         `KINDS`; empty where no kind was told.
     differential : dict of str to float
         Percent of each of them but `OUTSIDE`; empty for fewer than two.
+    edges : str
+        Which cells `counted`, and with it `kinds`, `differential` and `per_mm2`, are made of: a rule of
+        `CountParams.edges`. `counts` are of all cells seen, those cut by the edge too.
+    counted : dict of str to int
+        Cells per type by this rule.
+    counted_ids : ndarray of int64, shape (M,)
+        Regions that they are.
+    area_mm2 : float or None
+        The area that they belong to, mm²; None if it is unknown.
     per_mm2 : dict of str to float or None
-        `counts` per mm²; None if the area is unknown.
+        `counted` per mm²; None if the area is unknown.
     n_abnormal : int
         Cells of any type that a person marked as abnormal.
     red_kinds : dict of str to int
@@ -114,6 +124,10 @@ class Counting:
     cells_in_region: pd.Series[int]
     kinds: dict[str, int]
     differential: dict[str, float]
+    edges: str
+    counted: dict[str, int]
+    counted_ids: NDArray[np.int64]
+    area_mm2: float | None
     per_mm2: dict[str, float] | None
     red_kinds: dict[str, int]
     grades: str
@@ -179,6 +193,8 @@ def iter_count(
     params: CountParams | None = None,
     rbc_diameter_px: float | None = None,
     area_mm2: float | None = None,
+    field: SeenField | None = None,
+    candidates: pd.DataFrame | None = None,
     thresholds: Sequence[float] | None = None,
     wbc_classes: Sequence[str] | None = None,
 ) -> Generator[Progress, None, Counting]:
@@ -193,7 +209,12 @@ def iter_count(
     rbc_diameter_px : float, optional
         Width of a typical red cell, pixels; helps to tell single cells from debris and from clumps.
     area_mm2 : float, optional
-        Area of the smear that was seen, mm².
+        Area of the smear that was seen, mm², where no `field` is given.
+    field : SeenField, optional
+        The field, in which `params.edges` tells the cells that count per area and in shares. Without it all do.
+    candidates : DataFrame, optional
+        Cells that may count in it, by default those of the table: all of the image, where the table is that of a part,
+        with only the cells whose centre lies in it.
     thresholds : sequence of float, optional
         Rising areas, pixels²; they replace those of the settings and of the rule (a region of at least the k-th counts
         as k + 1).
@@ -229,6 +250,13 @@ def iter_count(
     """
     params = params or CountParams()
     _check_positive(rbc_diameter_px=rbc_diameter_px, area_mm2=area_mm2)
+    edges, framed = "all", table
+    if field is not None and BOX[0] in table.columns:
+        edges, area_mm2 = params.edges, field.area_mm2(params.edges) or None
+        if edges != "all":
+            framed = table if candidates is None else candidates
+            planes = framed["plane"].to_numpy(np.int64) if "plane" in framed.columns else None
+            framed = framed[field.counts(framed, edges, planes)]
     uncorrected, is_rbc = _count_types(table)
     areas = _rbc_areas(table, is_rbc)
     at_edge = _column_of(table, "touches_edge", is_rbc)
@@ -254,8 +282,9 @@ def iter_count(
     counts = {**uncorrected, RBC: n_rbc}
     per_region = np.ones(len(table), np.int64)
     per_region[is_rbc] = cells
+    counted = counts if framed is table else _counted_in(framed, given, counts)
     yield Progress(2, 2, "counting cells")
-    kinds = _kinds(table, counts, wbc_classes)
+    kinds = _kinds(framed, counted, wbc_classes)
     return Counting(
         rule=rule,
         areas=areas,
@@ -274,7 +303,11 @@ def iter_count(
         cells_in_region=pd.Series(per_region, index=table.index, name="cells_in_region"),
         kinds=kinds,
         differential=_differential(kinds),
-        per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counts.items()},
+        edges=edges,
+        counted=counted,
+        counted_ids=framed.index.to_numpy(np.int64),
+        area_mm2=area_mm2,
+        per_mm2=None if area_mm2 is None else {name: n / area_mm2 for name, n in counted.items()},
         n_abnormal=int(table["abnormal"].sum()) if "abnormal" in table else 0,
         red_kinds=dict(_kinds_of(table, RBC)),
         grades=params.grades,
@@ -283,6 +316,13 @@ def iter_count(
 
 count = drained(iter_count)
 """`iter_count`, run to its end."""
+
+
+def _counted_in(framed: pd.DataFrame, thresholds: NDArray[np.float64], counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the cells per type of the regions that count, in the order of `counts`."""
+    found, is_rbc = _count_types(framed)
+    found[RBC] = int((1 + np.searchsorted(thresholds, _rbc_areas(framed, is_rbc), side="right")).sum())
+    return dict.fromkeys(counts, 0) | found
 
 
 def _check_positive(**values: float | None) -> None:

@@ -87,29 +87,36 @@ class Region:
             inside[found] = Path(outline).contains_points(centroids[found])
         return inside
 
-    def area_px(self, plane: int | None = None) -> float:
-        """Return the area within the image in pixels², overlaps counted once; of one plane, or summed over all."""
+    def area_px(self, plane: int | None = None, *, within: tuple[float, float, float, float] | None = None) -> float:
+        """Return the area within the image in pixels², overlaps counted once; of one plane, or summed over all.
+
+        `within` is the rectangle (low y, low x, high y, high x), pixels, that stands for the image.
+        """
+        if within is None:
+            within = (-0.5, -0.5, self.shape[-2] - 0.5, self.shape[-1] - 0.5)
         everywhere = [o for o, on in zip(self.outlines, self.planes, strict=True) if on is None]
         alone = sorted({on for on in self.planes if on is not None})
         wanted = alone if plane is None else [plane]
         total = 0.0
         for one in wanted:
-            total += self._union_px([o for o, on in zip(self.outlines, self.planes, strict=True) if on in (None, one)])
+            total += self._union_px(
+                [o for o, on in zip(self.outlines, self.planes, strict=True) if on in (None, one)], within
+            )
         if plane is None:
             n_planes = int(np.prod(self.shape[:-2], dtype=np.int64))
-            total += (n_planes - len(alone)) * self._union_px(everywhere)
+            total += (n_planes - len(alone)) * self._union_px(everywhere, within)
         return total
 
-    def _union_px(self, outlines: list[NDArray[np.float64]]) -> float:
+    def _union_px(self, outlines: list[NDArray[np.float64]], within: tuple[float, float, float, float]) -> float:
         if not outlines:
             return 0.0
-        limit = np.array(self.shape[-2:], float) - 0.5
-        low = np.maximum(np.min([o.min(0) for o in outlines], axis=0), -0.5)
+        least, limit = np.array(within[:2]), np.array(within[2:])
+        low = np.maximum(np.min([o.min(0) for o in outlines], axis=0), least)
         high = np.minimum(np.max([o.max(0) for o in outlines], axis=0), limit)
         side = high - low
         if np.any(side <= 0):
             return 0.0
-        is_within = np.all([np.all((o >= -0.5) & (o <= limit)) for o in outlines])
+        is_within = np.all([np.all((o >= least) & (o <= limit)) for o in outlines])
         if len(outlines) == 1 and is_within:
             y, x = outlines[0].T
             return float(abs(np.dot(y, np.roll(x, 1)) - np.dot(x, np.roll(y, 1))) / 2)

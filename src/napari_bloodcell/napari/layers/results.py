@@ -20,7 +20,7 @@ from napari_bloodcell.napari.layers.features import PLANE, full_table, rows_on_p
 from napari_bloodcell.napari.layers.images import ImageSource, PlaneIndex, is_large_plane, pixel_size_um
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.slides.save import write_slide
-from napari_bloodcell.stages.calibration import seen_area_mm2
+from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.counting import Counting, count
 
 _UNKNOWN = {"name": "unknown", "sha256": ""}
@@ -36,21 +36,18 @@ def count_cells(
     params: CountParams | None = None,
     *,
     index: PlaneIndex | None = None,
-    area_mm2: float | None = None,
 ) -> Counting:
     """Count the cells of a layer, or of one plane of it; per mm² if the layer has physical units."""
     table = links.table_of(cells_layer)
     if not len(table) or not table["cell_type"].astype(bool).any():
         raise InputError(f"The cells of {cells_layer.name!r} have no types yet. Classify them first.")
     shape = links.full_resolution(cells_layer).shape
-    n_planes = int(np.prod(shape[:-2], dtype=np.int64))
     if index:
-        table, n_planes = rows_on_plane(table, index, shape[:-2]), 1
-    size = pixel_size_um(cells_layer)
-    if area_mm2 is None and size is not None:
-        area_mm2 = seen_area_mm2((*shape[-2:], n_planes), size, links.known_calibration_of(cells_layer))
+        table, shape = rows_on_plane(table, index, shape[:-2]), shape[-2:]
+    recipe = recipe_of(cells_layer)
+    field = SeenField.of(shape, links.known_calibration_of(cells_layer), recipe.segment, pixel_size_um(cells_layer))
     diameter = links.calibration_of(cells_layer).rbc_diameter_px
-    return count(table, params=params or recipe_of(cells_layer).count, rbc_diameter_px=diameter, area_mm2=area_mm2)
+    return count(table, params=params or recipe.count, rbc_diameter_px=diameter, field=field)
 
 
 def result_of(cells_layer: Labels, index: PlaneIndex = ()) -> Result:

@@ -20,14 +20,13 @@ from napari_bloodcell.core.cells import BOX, RBC, WBC, centroids_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import csv_text
 from napari_bloodcell.core.params import CountParams
-from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, rows_of, to_table
 from napari_bloodcell.napari.layers.images import pixel_size_um
 from napari_bloodcell.napari.layers.links import full_resolution, info_of, known_calibration_of
 from napari_bloodcell.napari.layers.regions import Region
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
-from napari_bloodcell.stages.calibration import seen_area_mm2
+from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.counting import Counting, count, is_white
 from napari_bloodcell.stages.red_cells.shapes import INFECTED
 
@@ -161,7 +160,7 @@ class CountTask:
     plane: int | None  # only this plane of a stack
     rbc_diameter_px: float | None
     pixel_size_um: float | None
-    area_mm2: float | None
+    field: SeenField
     origin: Origin
 
     @classmethod
@@ -191,7 +190,9 @@ class CountTask:
             plane=plane,
             rbc_diameter_px=None if calibration is None else calibration.rbc_diameter_px,
             pixel_size_um=size,
-            area_mm2=_area_mm2(cells_layer, region, plane, size, calibration),
+            field=SeenField.of(
+                full_resolution(cells_layer).shape, calibration, recipe.segment, size, outline=region, plane=plane
+            ),
             origin=_origin_of(cells_layer, where or "whole image"),
         )
 
@@ -202,15 +203,23 @@ class CountTask:
 
     def run(self) -> Counted:
         """Count; raise `InputError` if something cannot be counted."""
-        table = to_table(self.features, ("cell_type", "subtype", "abnormal", "area_px", "touches_edge", *BOX))
-        n_cells = len(table)
+        wanted = ("cell_type", "subtype", "abnormal", "area_px", "touches_edge", PLANE, *BOX)
+        table = to_table(self.features, wanted)
+        n_cells, candidates = len(table), table
         if self.region is not None or self.plane is not None:
             table = table[_is_counted(self.features, self.region, self.plane)]
-        area = self.area_mm2 or None
-        counting = count(table, params=self.params, rbc_diameter_px=self.rbc_diameter_px, area_mm2=area)
+        counting = count(
+            table,
+            params=self.params,
+            rbc_diameter_px=self.rbc_diameter_px,
+            field=self.field,
+            candidates=candidates,
+        )
         ids = table.index.to_numpy(np.int64)[(table["cell_type"] == RBC).to_numpy(bool)]
         rows = _rows(counting)
-        return Counted(counting, rows, ids, n_cells, len(table), self.pixel_size_um, self.area_mm2, self.origin)
+        return Counted(
+            counting, rows, ids, n_cells, len(table), self.pixel_size_um, self.field.area_mm2("all"), self.origin
+        )
 
 
 def note_cells_in_region(cells_layer: Labels, counted: Counted) -> None:
@@ -265,16 +274,6 @@ def _is_counted(features: pd.DataFrame, region: Region | None, plane: int | None
     if region is not None:
         counted &= region.contains(centroids_of(features)[rows], planes)
     return counted
-
-
-def _area_mm2(
-    cells_layer: Labels, region: Region | None, plane: int | None, size: float | None, calibration: Calibration | None
-) -> float | None:
-    """Return the counted area, if the pixel size is plausible."""
-    shape = full_resolution(cells_layer).shape
-    if region is None:
-        return seen_area_mm2(shape[-2:] if plane is not None else shape, size, calibration)
-    return region.area_px(plane) * size**2 * 1e-6 if size and seen_area_mm2((1,), size, calibration) else None
 
 
 def _rows(counting: Counting) -> list[CountRow]:
