@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import PLATELET, RBC, WBC
+from napari_bloodcell.core.cells import KINDS, PLATELET, RBC, WBC
 from napari_bloodcell.core.errors import InputError, ResultWarning, escaped
 from napari_bloodcell.corrections.journal import Journal, place
 from napari_bloodcell.results.files import RECIPE
@@ -23,7 +23,7 @@ from napari_bloodcell.results.specimens.doubts import doubts_about_fields, doubt
 from napari_bloodcell.results.specimens.shares import Estimate, density_of, ratio_of, share_of
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.stages.calibration import LEAST_CONFIDENCE, RBC_DIAMETER_UM, SeenField
-from napari_bloodcell.stages.counting import ERYTHROBLAST, KINDS, OUTSIDE
+from napari_bloodcell.stages.counting import ERYTHROBLAST, OUTSIDE
 from napari_bloodcell.stages.mixture import DEBRIS
 
 SIZE_BIN_UM, SIZE_MOST_UM = 0.25, 15.0
@@ -79,7 +79,7 @@ class Specimen:
     def kinds(self) -> dict[str, int]:
         """White cells of each kind in the frames, in the order of a differential."""
         found = self._total("kinds")
-        order = [*(name for name in KINDS if name in found), *(name for name in found if name not in KINDS)]
+        order = [*(name for name in KINDS[WBC] if name in found), *(name for name in found if name not in KINDS[WBC])]
         return {name: found[name] for name in order}
 
     @cached_property
