@@ -144,7 +144,7 @@ def _iter_in_memory(
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
         field=SeenField.of(segmentation.cells.shape, segmentation.calibration, recipe.segment, pixel_size_um),
     )
-    not_told = kinds_not_told(recipe.classify, segmentation.calibration)
+    not_told = kinds_not_told(recipe.classify, segmentation.calibration, table)
     return Result(
         cells=segmentation.cells,
         types=typed.types,

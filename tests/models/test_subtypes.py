@@ -154,7 +154,7 @@ def test_a_smear_unlike_those_of_the_training_is_not_graded(tmp_path: Path) -> N
     near = saved(tmp_path / "near.safetensors", ("normal", "teardrop"), 1, seen={name: (15.0, 60.0)})
     assert list(refined(far)["subtype"]) == ["", ""]
     assert list(refined(near)["subtype"]) == ["teardrop", ""]
-    (said,) = kinds_not_told(ClassifyParams(subtypes=(far, near)), CALIBRATION)
+    (said,) = kinds_not_told(ClassifyParams(subtypes=(far, near)), CALIBRATION, refined(near))
     assert said == f'Not graded by "{far}": unlike the training data ({name} 20, seen 30 to 60).'
     pale = replace(CALIBRATION, red_rgb=(225.0, 220.0, 222.0))
     stain = {"density in green": (0.2, 0.6)}

@@ -149,7 +149,9 @@ def iter_analyse_slide(
                 cells,
                 failed_tiles=lost,
                 warnings=tuple(
-                    dict.fromkeys((*warnings, *kinds_not_told(recipe.classify, plan.calibration), *counting.doubts))
+                    dict.fromkeys(
+                        (*warnings, *kinds_not_told(recipe.classify, plan.calibration, cells), *counting.doubts)
+                    )
                 ),
                 image_sha256=_hash_of(slide, work, plan),
                 known_counting=counting,

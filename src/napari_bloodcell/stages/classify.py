@@ -213,8 +213,10 @@ def iter_refine(
     return table
 
 
-def kinds_not_told(params: ClassifyParams, calibration: Calibration) -> tuple[str, ...]:
-    """Return which models of kinds were not asked about a smear, in sentences for people."""
+def kinds_not_told(params: ClassifyParams, calibration: Calibration, table: pd.DataFrame) -> tuple[str, ...]:
+    """Return which models of kinds were not asked about the typed cells of a smear, in sentences for people."""
+    if not table["cell_type"].astype(bool).any():
+        return ()
     found = ((name, load_subtypes(name, params.device)) for name in params.subtypes)
     outside = [(name, unlike_training(model.info.seen, calibration)) for name, model in found]
     return tuple(

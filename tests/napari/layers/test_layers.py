@@ -15,9 +15,10 @@ from napari_bloodcell.core.cells import measure_cells
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
-from napari_bloodcell.napari.layers.features import to_features, to_table
+from napari_bloodcell.napari.layers.features import full_table, to_features, to_table
 from napari_bloodcell.napari.layers.images import current_plane, image_source, pixel_size_um
 from napari_bloodcell.napari.layers.look import cell_at, describe_cell
+from napari_bloodcell.stages.red_cells.measurements import COLUMNS as MEASURED
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 PARAMS = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
@@ -251,3 +252,11 @@ def test_adding_forty_thousand_cells_takes_less_than_two_seconds() -> None:
     layers.set_table(cells, table)
     layers.add_types(viewer, cells)
     assert time.perf_counter() - start < 2
+
+
+def test_measurements_are_saved_with_the_cells_of_a_layer() -> None:
+    cells = np.zeros((30, 30), np.int32)
+    cells[5:20, 5:25] = 3
+    table = measure_cells(cells).assign(**dict.fromkeys(MEASURED, 1.5))
+    pd.testing.assert_frame_equal(full_table(to_features(table))[list(MEASURED)], table[list(MEASURED)])
+    assert not full_table(to_features(measure_cells(cells))).columns.isin(MEASURED).any()

@@ -25,6 +25,7 @@ from napari_bloodcell.core.cells import (
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.napari.layers.images import plane_number
+from napari_bloodcell.stages.red_cells.measurements import COLUMNS as MEASURED
 
 INDEX: Final = "index"
 """Column of the label id; the row of id 0 is the background."""
@@ -69,10 +70,11 @@ def to_table(features: pd.DataFrame, columns: Collection[str] | None = None) -> 
 
 
 def full_table(features: pd.DataFrame) -> pd.DataFrame:
-    """Convert features to a complete cell table, as it is written to disk."""
+    """Convert features to a complete cell table, as it is written to disk, with what was measured."""
     table = to_table(features)
     texts = {name: table[name].fillna(BLANKS[name]) for name in table.columns if name in BLANKS}
-    return cell_table(table.index, **{**table, **texts})
+    measured = {name: table[name] for name in MEASURED if name in table.columns}
+    return cell_table(table.index, **{**table, **texts}).assign(**measured)
 
 
 def rows_of(features: pd.DataFrame, ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.intp]:
