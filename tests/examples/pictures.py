@@ -167,6 +167,12 @@ def nucleated(smear: Picture, boxes: NDArray[np.integer]) -> Picture:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def dark_field(smear: Picture) -> Picture:
+    """Outlines that shine on black."""
+    edges = ndimage.gaussian_gradient_magnitude(smear.mean(-1), 1.5)
+    return np.repeat(np.clip(8 * edges, 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
 def fluorescence(shape: tuple[int, int] = (420, 560), blur: float = 0.0, base: float = 0.0) -> Picture:
     """Bright green blobs in the dark; with `blur` and a darkness of `base` as of a thick specimen."""
     image = np.abs(np.random.default_rng(5).normal(6, 3, (*shape, 1))) * np.ones(3)

@@ -38,6 +38,7 @@ OTHER_THINGS = {
     "a hemocytometer with narrow squares": lambda: pictures.hemocytometer((300, 400), 20, 225, 0.4),
     "bird blood": pictures.bird_blood,
     "a smear whose red cells have a nucleus": lambda: with_nuclei(),
+    "dark field": lambda: pictures.dark_field(load_shipped()[0][:420, :560]),
     "fluorescence": pictures.fluorescence,
     "fluorescence out of focus": lambda: pictures.fluorescence(blur=3, base=20),
     "a smear in negative": lambda: 255 - load_shipped()[0][:420, :560],

@@ -112,6 +112,10 @@ def test_bright_cells_in_the_dark_are_no_field(blur: float, base: float) -> None
     assert around(pictures.fluorescence(blur=blur, base=base)) is None
 
 
+def test_outlines_that_shine_in_the_dark_are_no_field(smear: np.ndarray) -> None:
+    assert around(pictures.dark_field(smear)) is None
+
+
 def test_an_ordinary_smear_has_no_surroundings(smear: np.ndarray) -> None:
     assert around(smear) is None
 

@@ -114,8 +114,8 @@ def find_surroundings(overview: NDArray[np.uint8], shape: tuple[int, int]) -> Su
     """
     outside = _window(overview)
     black = _grown(_large_parts(_black(overview.max(-1))), 1)  # rims are blurred
-    if black.any() and _holds_a_field(~(black | outside)):
-        outside = outside | black
+    if black.any() and _holds_a_field(inside := ~(black | outside)) and _is_smooth(inside):
+        outside = ~inside
     if not outside.any():
         outside = _frame(overview)
     return Surroundings(shape, outside) if LEAST_SHARE <= outside.mean() < 0.99 else None
