@@ -50,11 +50,13 @@ class Correction:
         The cell within its box: lengths of runs row by row, the first one outside the cell; `mask` unpacks them.
     from_type, to_type : str
         The type before ("" for none) and after; equal if the person confirmed it. `to_type` is "" where the person said
-        nothing about the type.
+        nothing about the type, and of a cell that was deleted. Without a type before, a cell may have been drawn.
     from_subtype, to_subtype : str
         The kind of the type before, and that which the person said; "" for none.
     from_abnormal, to_abnormal : bool
         Whether the cell was marked as abnormal, and is.
+    is_deleted : bool
+        Whether the person said that there is no cell.
     annotator : str
         Who made the correction.
     image_sha256 : str
@@ -92,6 +94,7 @@ class Correction:
     to_subtype: str = ""
     from_abnormal: bool = False
     to_abnormal: bool = False
+    is_deleted: bool = False
 
     @property
     def said(self) -> str:
@@ -287,7 +290,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(values.get(name, ""), str) for name in words):
         raise ValueError(f"{', '.join(words)} must be text")
     "".join(values.get(name, "") for name in words).encode()  # raises if a lone surrogate could not be written again
-    if not all(isinstance(values.get(name, False), bool) for name in ("from_abnormal", "to_abnormal")):
+    if not all(isinstance(values.get(name, False), bool) for name in ("from_abnormal", "to_abnormal", "is_deleted")):
         raise ValueError("a mark is true or false")
     probability = values.get("model_probability")
     if probability is not None and not 0 <= float(probability) <= 1:

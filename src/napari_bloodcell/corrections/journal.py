@@ -99,16 +99,27 @@ class Journal:
         OutputError
             If it cannot be written; the journal is then as it was.
         """
-        line = correction.to_json().encode() + b"\n"
-        path = self._file_of(correction.image_sha256)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name(f".{path.name}.lock")):
-                _append(path, line)
-        except OSError as error:
-            raise OutputError(
-                f"The correction of cell {correction.cell} cannot be written to {path}: {error.strerror or error}."
-            ) from error
+        self.extend([correction])
+
+    def extend(self, corrections: Iterable[Correction]) -> None:
+        """Write corrections, those of an image at once; they are on the disk when this returns.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be written; the journal of that image is then as it was.
+        """
+        by_file: dict[Path, list[Correction]] = {}
+        for correction in corrections:
+            by_file.setdefault(self._file_of(correction.image_sha256), []).append(correction)
+        for path, some in by_file.items():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with locked(path.with_name(f".{path.name}.lock")):
+                    _append(path, b"".join(correction.to_json().encode() + b"\n" for correction in some))
+            except OSError as error:
+                what = f"The correction of cell {some[0].cell}" if len(some) == 1 else f"{len(some):,} corrections"
+                raise OutputError(f"{what} cannot be written to {path}: {error.strerror or error}.") from error
 
     def read(self, image_sha256: str | None = None) -> list[Correction]:
         """Return the corrections of an image, or of all, as written; `standing` selects those that hold.
@@ -150,8 +161,8 @@ class Placed:
     """Corrections placed on a segmentation.
 
     `found` maps the id of each corrected cell to its type, with its kind if a person said it ("WBC: neutrophil"), and
-    `by_cell` to the correction that decided. `lost` are the
-    last corrections of cells that are gone.
+    `by_cell` to the correction that decided. `lost` are the last corrections of cells that are gone, except of those
+    that a person deleted.
     """
 
     found: dict[int, str]
@@ -163,11 +174,14 @@ def place(corrections: Iterable[Correction], cells: Any, *, iou_above: float = S
     """Find corrected cells in a segmentation (Y, X) of the same image, NumPy or lazy.
 
     A cell is the corrected one if their IoU is above `iou_above`. Undone corrections are ignored; the last one of a
-    cell decides. Only the surroundings of the corrected cells are read.
+    cell decides, and if it deleted the cell, there is nothing to find. Only the surroundings of the
+    corrected cells are read.
     """
     by_cell: dict[int, Correction] = {}
     lost: list[Correction] = []
     for group in group_by_cell(standing(corrections)):
+        if group[-1].is_deleted:
+            continue
         cell = _best_match(group[-1], cells, iou_above)
         if cell is None:
             lost.append(group[-1])
@@ -193,14 +207,14 @@ def _best_match(correction: Correction, cells: Any, iou_above: float) -> int | N
     return best[1] if best[0] > iou_above else None
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Write a whole line at the end of a file, replacing an unfinished one."""
+def _append(path: Path, lines: bytes) -> None:
+    """Write whole lines at the end of a file, replacing an unfinished one."""
     with path.open("a+b", buffering=0) as file:
         end = _end_of_whole_lines(file)
         if end < file.seek(0, os.SEEK_END):
             file.truncate(end)
         try:
-            if file.write(line) != len(line):
+            if file.write(lines) != len(lines):
                 raise OSError("the disk is full")
             os.fsync(file.fileno())
         except OSError:

@@ -17,9 +17,10 @@ from napari_bloodcell.core.errors import READ_ERRORS, InputError, SettingsError,
 from napari_bloodcell.core.files import staged
 from napari_bloodcell.core.protocols import FailedTile
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.results import files
-from napari_bloodcell.results.geojson import to_geojson
+from napari_bloodcell.results.exchange.geojson import to_geojson
 from napari_bloodcell.results.ome_zarr import read_labels, rgb, write_ome_zarr
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.recipes import (
@@ -77,22 +78,36 @@ def write_result(
     size = result.recipe.segment.pixel_size_um or plane.pixel_size_um
     result = replace(result, image_sha256=image_hash(plane.data), pixel_size_um=size)
     with staged(Path(folder), last=files.RECIPE, stale=files.FILES) as stage:
-        if label_format == "tiff":
-            _write_tiffs(stage, result)
-        else:
-            write_ome_zarr(
-                stage / files.ZARR,
-                image=plane.data,
-                cells=result.cells,
-                types=result.types,
-                names=result.names,
-                name=result.image_name,
-                pixel_size_um=size,
-            )
+        _write_pixels(stage, result, None if label_format == "tiff" else plane.data)
         _write_numbers(stage, result, geojson=geojson)
         for name, draw in (pictures or {}).items():
             draw(stage / name)
     return Path(folder)
+
+
+def rewrite_result(result: Result, folder: Path) -> Result:
+    """Write a result whose cells were changed in the place of the one that was read from a folder; return it.
+
+    It has the files that the folder had. Of label TIFFs there is no image, and so no overlay any more.
+    """
+    from napari_bloodcell.results.pictures import pictures_of_smear
+
+    result = replace(result, numbers={}, known_counting=None)
+    result = replace(
+        result,
+        rows=result.table.assign(cells_in_region=result.counting.cells_in_region),
+        known_counting=result.counting,
+    )
+    plane = read_plane(folder / files.ZARR) if (folder / files.ZARR).is_dir() else None
+    had = {name for name in (files.GEOJSON, files.OVERLAY, files.KDE) if (folder / name).is_file()}
+    with staged(folder, last=files.RECIPE, stale=files.FILES) as stage:
+        _write_pixels(stage, result, None if plane is None else plane.data)
+        _write_numbers(stage, result, geojson=files.GEOJSON in had)
+        drawn = pictures_of_smear(result, plane or Plane(np.zeros((1, 1, 3), np.uint8)), overlay=plane is not None)
+        for name, draw in drawn.items():
+            if name in had:
+                draw(stage / name)
+    return result
 
 
 def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
@@ -113,8 +128,7 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
     write_parquet(stage / files.PARQUET, result.table, pixel_size_um=result.pixel_size_um)
     (stage / files.COUNTS).write_bytes(json_text(numbers_of(result)).encode())
     if geojson:
-        part_px = result.plan.block_px if result.plan is not None else None
-        outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256, part_px=part_px)
+        outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256)
         with (stage / files.GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(outlines)
     if result.plan is not None:
@@ -257,6 +271,22 @@ def json_text(content: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_pixels(folder: Path, result: Result, image: NDArray[np.uint8] | None) -> None:
+    """Write the label images: with the image as OME-Zarr, without as TIFF."""
+    if image is None:
+        _write_tiffs(folder, result)
+        return
+    write_ome_zarr(
+        folder / files.ZARR,
+        image=image,
+        cells=result.cells,
+        types=result.types,
+        names=result.names,
+        name=result.image_name,
+        pixel_size_um=result.pixel_size_um,
+    )
 
 
 def _write_tiffs(folder: Path, result: Result) -> None:

@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hypothesis import given
-from hypothesis.extra import numpy as hnp
-from scipy import ndimage
+import shapely
 
 from napari_bloodcell.core.cells import measure_cells, type_names
-from napari_bloodcell.results.geojson import outlines, to_geojson
+from napari_bloodcell.results.exchange.geojson import to_geojson
 
 
-def area(ring: list[tuple[int, int]]) -> float:
+def area(ring: list[list[int]]) -> float:
     x, y = np.array(ring).T
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
@@ -22,25 +20,6 @@ def collection(cells: np.ndarray, types: list[str], **options: Any) -> tuple[lis
     table = measure_cells(cells)
     table["cell_type"] = pd.Series(types, index=table.index, dtype=object)
     return json.loads("".join(to_geojson(cells, table, type_names(types), **options)))["features"], table
-
-
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_the_area_inside_the_outlines_is_that_of_the_mask(mask: np.ndarray) -> None:
-    assert sum(area(ring) for ring in outlines(mask)) == mask.sum()
-
-
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
-def test_each_part_has_one_outline_and_each_ring_is_closed(mask: np.ndarray) -> None:
-    rings = outlines(mask)
-    assert sum(area(ring) > 0 for ring in rings) == ndimage.label(mask)[1]
-    assert all(ring[0] == ring[-1] for ring in rings)
-    for ring in rings:
-        steps = np.diff(np.array(ring), axis=0)
-        assert ((steps == 0).sum(axis=1) == 1).all()  # along the edges of pixels
-
-
-def test_a_pixel_is_a_square_of_four_corners() -> None:
-    assert outlines(np.ones((1, 1), bool)) == [[(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]]
 
 
 def test_a_cell_has_its_place_type_colour_and_measurements() -> None:
@@ -81,3 +60,23 @@ def test_an_untyped_cell_has_no_classification_and_no_cells_give_an_empty_collec
     features, _ = collection(np.ones((3, 3), np.int32), [""])
     assert "classification" not in features[0]["properties"]
     assert collection(np.zeros((3, 3), np.int32), [])[0] == []
+
+
+def test_an_image_read_in_parts_has_the_same_features() -> None:
+    rng = np.random.default_rng(0)
+    cells = np.zeros((90, 90), np.int32)
+    for i, (y, x) in enumerate(rng.integers(0, 80, (60, 2)), start=1):
+        cells[y : y + 9, x : x + 7] = i
+    whole, table = collection(cells, ["RBC"] * (len(np.unique(cells)) - 1))
+    parts = collection(cells, table["cell_type"].tolist(), part_px=20)[0]
+    assert len(whole) == len(table)
+    assert sorted(parts, key=lambda f: int(f["properties"]["name"])) == whole
+
+
+def test_shapely_reads_every_geometry_with_its_area() -> None:
+    cells = np.random.default_rng(1).integers(0, 5, (40, 40)).astype(np.int32)
+    features, table = collection(cells, ["RBC"] * 4)
+    for feature in features:
+        geometry = shapely.geometry.shape(feature["geometry"])
+        assert geometry.is_valid
+        assert geometry.area == table["area_px"][int(feature["properties"]["name"])]

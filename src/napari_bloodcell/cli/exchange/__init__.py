@@ -1,0 +1,1 @@
+"""Commands that bring results to other programs, and back what was changed there."""
