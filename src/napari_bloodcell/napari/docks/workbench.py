@@ -14,7 +14,7 @@ from napari.layers import Image, Layer
 from napari.utils.events import Event
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QIcon, QImage, QPixmap
-from qtpy.QtWidgets import QHBoxLayout, QListWidget, QListWidgetItem, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QListWidget, QListWidgetItem, QSizePolicy, QTabWidget, QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.docks.analyse import AnalyseWidget
@@ -79,7 +79,7 @@ class WorkbenchWidget(Dock):
         self.save.clicked.connect(notifying(self.save_result))
         row = fill(QHBoxLayout(), self.back, self.next)
         parts = (self.welcome, self.sample, self.images, row, self.tabs, self.save)
-        self._column = fill(QVBoxLayout(self), *parts, stretched=[self.tabs])
+        self._column = fill_column(self, *parts, stretched=self.tabs)  # no margins: each tab has its own
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
