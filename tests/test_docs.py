@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest import SkipTest
 
@@ -23,6 +24,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 import napari_bloodcell as nb
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.corrections.journal import image_hash
+from napari_bloodcell.learning.kinds import add_kinds, kind_set
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,6 +111,10 @@ def desk(shipped: tuple[NDArray[np.uint8], Truth], tmp_path_factory: pytest.Temp
     nb.TrainingSet(folder / "my-set").add_segmentation(
         part, result, some, annotator="test", name="smear", image_sha256=image_hash(part)
     )
+    told = result.table.head(12).assign(cell_type="WBC", subtype=["neutrophil", "blast"] * 6, subtype_source="user")
+    about = {"annotator": "test", "name": "smear", "image_sha256": image_hash(part)}
+    cells = SimpleNamespace(cells=result.cells, table=told, calibration=result.calibration)
+    add_kinds(kind_set(folder / "my-set", "WBC"), part, cells, "WBC", **about)
     return folder
 
 

@@ -76,7 +76,7 @@ def density(colour: NDArray[np.floating]) -> NDArray[np.float32]:
     return (-np.log(np.clip(colour / GLASS_LEVEL, 0.02, 0.98))).astype(np.float32)
 
 
-def _stain_of_crop(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
+def stain_of_crop(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the optical density of what is stained away from the middle of a crop: red cells, as a rule."""
     y, x = np.ogrid[: crop.shape[0], : crop.shape[1]]
     far = np.hypot(y - crop.shape[0] / 2 + 0.5, x - crop.shape[1] / 2 + 0.5) > _MIDDLE_PX
@@ -106,7 +106,7 @@ def crops(data: Path) -> Windows:
     return Windows(
         canvases,
         np.array([CLASSES.index(kind) for kind in kinds], np.int64),
-        np.stack([_stain_of_crop(crop) for crop in canvases]),
+        np.stack([stain_of_crop(crop) for crop in canvases]),
         table["source"].to_numpy(str),
         table["slide"].to_numpy(str),
         np.where(table["source"] == "pbc", in_pbc, in_raabin),

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from napari_bloodcell.images.open import open_image, open_slide, read_plane
     from napari_bloodcell.images.plane import Plane
     from napari_bloodcell.learning.grid_search import GridSearch, grid_search, iter_grid_search
-    from napari_bloodcell.learning.train import Training, iter_train, train
+    from napari_bloodcell.learning.reports import Training
+    from napari_bloodcell.learning.train import iter_train, train
     from napari_bloodcell.learning.train_sam import SamTraining, iter_train_sam, train_sam
     from napari_bloodcell.learning.training_set import TrainingSet
     from napari_bloodcell.pipeline import analyse, iter_analyse
@@ -84,7 +85,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "images.open": ("open_image", "open_slide", "read_plane"),
     "images.plane": ("Plane",),
     "learning.grid_search": ("GridSearch", "grid_search", "iter_grid_search"),
-    "learning.train": ("Training", "iter_train", "train"),
+    "learning.reports": ("Training",),
+    "learning.train": ("iter_train", "train"),
     "learning.train_sam": ("SamTraining", "iter_train_sam", "train_sam"),
     "learning.training_set": ("TrainingSet",),
     "pipeline": ("analyse", "iter_analyse"),

@@ -3,21 +3,25 @@
 # No postponed annotations: cyclopts evaluates them.
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from napari_bloodcell.cli.console import Json, ProgressLine, Quiet, say, stop_on_interrupt, use_json
 from napari_bloodcell.cli.main import DONE
 from napari_bloodcell.cli.settings import TrainFlags
+from napari_bloodcell.core.cells import PLATELET, RBC, WBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.grid_search import iter_grid_search
-from napari_bloodcell.learning.reports import Epoch, PartFigures
-from napari_bloodcell.learning.train import Training, iter_train
+from napari_bloodcell.learning.reports import Epoch, PartFigures, Training
+from napari_bloodcell.learning.train import iter_train
+
+TYPES: Final = {"wbc": WBC, "rbc": RBC, "platelet": PLATELET}
+"""Whose kinds can be learned."""
 
 
 def train(
@@ -26,6 +30,7 @@ def train(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     start: Annotated[str | None, Parameter(name="--from")] = None,
+    of: Literal["wbc", "rbc", "platelet"] | None = None,
     grid_search: Annotated[bool, Parameter(negative=())] = False,
     paper: Annotated[bool, Parameter(negative=())] = False,
     quick: Annotated[bool, Parameter(negative=())] = False,
@@ -42,7 +47,11 @@ def train(
     output
         The model to write (.safetensors); its report goes beside it (.report.json). Ctrl-C keeps the best so far.
     start
-        Weights to fine-tune: "embedded", "paper" or a file. By default training begins from scratch.
+        Weights to fine-tune: "embedded", "paper" or a file. By default training begins from scratch; of kinds, from the
+        program's own model.
+    of
+        Learn the kinds of white cells, red cells or platelets that people told, instead of types. The model can then be
+        named among the --classify-subtypes of an analysis.
     grid_search
         Try every combination of the paper's Table 1 and keep the best. Tries are kept beside the model (.grid), and a
         search that was stopped is resumed.
@@ -57,6 +66,8 @@ def train(
         raise InputError(f"There is no folder {folder}.")
     if output.suffix != ".safetensors" or output.is_dir():
         raise OutputError(f"The model must be a file that ends with .safetensors; {output} was given.")
+    if of is not None and (grid_search or paper or quick):
+        raise InputError("Kinds are always learned from a model before: leave out --grid-search, --paper and --quick.")
     if grid_search and start is not None:
         raise InputError("A grid search trains from scratch: give either --grid-search or --from.")
     make_folder(output.parent)
@@ -84,7 +95,10 @@ def train(
             search = drain(iter_grid_search(folder, params=params, folder=kept, should_stop=should_stop), show)
             training, tries = search.best, search.tries
         else:
-            training = drain(iter_train(folder, params=params, start=start, should_stop=should_stop), show)
+            training = drain(
+                iter_train(folder, params=params, start=start, of=TYPES[of] if of else "", should_stop=should_stop),
+                show,
+            )
             tries = []
     bar.clear()
     _write(training, tries, output)

@@ -39,10 +39,10 @@ class LabelledCutouts:
     red_level: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        shape = (CUTOUT_SIZE, CUTOUT_SIZE, 3)
-        if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != shape or self.cutouts.dtype != np.uint8:
+        side = max(CUTOUT_SIZE, *self.cutouts.shape[1:2])  # kinds are learned from larger ones
+        if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != (side, side, 3) or self.cutouts.dtype != np.uint8:
             raise TrainingError(
-                f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; uint8 (N, *{shape}) is needed."
+                f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; uint8 (N, {side}, {side}, 3) is needed."
             )
         if self.labels.shape != (len(self.cutouts),) or not np.issubdtype(self.labels.dtype, np.integer):
             raise TrainingError(

@@ -14,8 +14,8 @@ from napari_bloodcell.core.files import make_folder, write_bytes
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import Steps, drained
 from napari_bloodcell.core.protocols import Progress
-from napari_bloodcell.learning.reports import TrainingReport
-from napari_bloodcell.learning.train import Data, Training, iter_train, never, parts_of
+from napari_bloodcell.learning.reports import Training, TrainingReport
+from napari_bloodcell.learning.train import Data, iter_train, never, parts_of
 from napari_bloodcell.models.load import load_classifier
 
 TABLE_1: dict[str, tuple[Any, ...]] = {

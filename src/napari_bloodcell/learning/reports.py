@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from napari_bloodcell.core.errors import TrainingError
-from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.learning.dataset import LabelledCutouts
+
+if TYPE_CHECKING:  # loads torch
+    from napari_bloodcell.models.cnn.classifier import CnnClassifier
+    from napari_bloodcell.models.cnn.subtypes import SubtypeModel
 
 Interval = tuple[float, float]
 
@@ -98,6 +101,14 @@ class TrainingReport:
         return content
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A trained classifier, or a model of the kinds of a type, with its report. `classifier.save(path)` writes it."""
+
+    classifier: CnnClassifier | SubtypeModel
+    report: TrainingReport
+
+
 def wilson(right: int, n: int) -> Interval:
     """Return the 95 % Wilson score interval of a share; (0, 1) if `n` is 0."""
     if n == 0:
@@ -108,7 +119,17 @@ def wilson(right: int, n: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def figures_of(classifier: CellClassifier, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
+class Told(Protocol):
+    """What tells classes of cutouts apart: a `CellClassifier`, or a model of the kinds of a type."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def classes(self) -> Sequence[str]: ...  # noqa: D102
+    def predict(self, cutouts: NDArray[np.uint8], /) -> NDArray[np.float32]: ...  # noqa: D102
+
+
+def figures_of(classifier: Told, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:
     """Return the figures of a classifier on labelled cutouts.
 
     `classes` are rows and columns of the figures, by default the classifier's; it is never right about those it does

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from napari_bloodcell.learning.dataset import (
     read_parts,
     split,
 )
-from napari_bloodcell.learning.reports import Epoch, TrainingReport, figures_of
+from napari_bloodcell.learning.kinds import iter_train_kinds
+from napari_bloodcell.learning.reports import Epoch, Training, TrainingReport, figures_of
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
@@ -33,15 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A trained classifier with its report. `classifier.save(path)` writes it."""
-
-    classifier: CnnClassifier
-    report: TrainingReport
-
+    from napari_bloodcell.models.cnn.subtypes import SubtypeModel
 
 Data = LabelledCutouts | Parts | TrainingSet | str | Path
 
@@ -55,10 +48,11 @@ def iter_train(
     dataset_or_folder: Data,
     *,
     params: TrainParams = TrainParams(),  # noqa: B008 - frozen
-    start: str | Path | CnnClassifier | None = None,
+    start: str | Path | CnnClassifier | SubtypeModel | None = None,
+    of: str = "",
     should_stop: Callable[[], bool] = never,
 ) -> Generator[Progress, None, Training]:
-    """Train the paper's CNN, or fine-tune a classifier.
+    """Train the paper's CNN, or fine-tune a classifier, or a model that tells the kinds of a type apart.
 
     Parameters
     ----------
@@ -72,6 +66,10 @@ def iter_train(
     start : str, path or CnnClassifier, optional
         "embedded", "paper" or a file: weights to fine-tune (§4.3). Architecture, scale and colours are kept, as are its
         classes; new classes are added.
+    of : str
+        "WBC", "RBC" or "platelet": learn its kinds instead of types. The training set's kinds of it are the examples,
+        and training always goes on from a model: `start`, a name in `ClassifyParams.subtypes` or a file, by default
+        the program's own. Of `params`, `epochs`, `seed` and `device` play a part.
     should_stop : callable, optional
         Called after every step; if it returns True, the best classifier so far is returned.
 
@@ -102,12 +100,14 @@ def iter_train(
     (`fine_tune`).
     """
     begin = time.monotonic()
+    if of:
+        return (yield from _iter_train_kinds(dataset_or_folder, of, params, start, should_stop))
     from napari_bloodcell.models.cnn import training as cnn_training
     from napari_bloodcell.models.cnn import tuning as cnn_tuning
     from napari_bloodcell.models.cnn.classifier import ClassifierInfo, CnnClassifier
 
     if start is not None and not isinstance(start, CnnClassifier):
-        start = load_classifier(start, device=params.device)
+        start = load_classifier(str(start), device=params.device)
     parts = parts_of(dataset_or_folder, params, start)
     classes = _classes_of(parts.train, start)
     parts = Parts(*(part.with_classes(classes) for _, part in parts.items()))
@@ -156,6 +156,14 @@ def iter_train(
     )
     info = replace(info, report=report.to_dict(with_cutouts=False))
     return Training(CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
+
+
+def _iter_train_kinds(
+    data: Data, of: str, params: TrainParams, start: Any, should_stop: Callable[[], bool]
+) -> Generator[Progress, None, Training]:
+    if isinstance(data, LabelledCutouts):
+        data = split(data, params.split, seed=params.seed)
+    return (yield from iter_train_kinds(data, of, params=params, start=start, should_stop=should_stop))
 
 
 train = drained(iter_train)

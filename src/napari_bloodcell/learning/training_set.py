@@ -237,7 +237,13 @@ class TrainingSet:
             yield cell_of(row, self.folder)
 
     def parts(
-        self, *, rbc_diameter_px: float | None = None, glass_level: float | None = None, red_level: RGB | None = None
+        self,
+        *,
+        rbc_diameter_px: float | None = None,
+        glass_level: float | None = None,
+        red_level: RGB | None = None,
+        size: int = CUTOUT_SIZE,
+        in_any_stain: bool = False,
     ) -> Parts:
         """Return the three parts as cutouts, all at one scale.
 
@@ -249,6 +255,10 @@ class TrainingSet:
             Level to which the glass is brought; None: colours as they are.
         red_level : tuple of 3 floats, optional
             Colour to which the typical red cell of each image is brought, if its own is known.
+        size : int
+            Side of a cutout, pixels.
+        in_any_stain : bool
+            Bring red cells of ordinary stains to `red_level`, too.
 
         Raises
         ------
@@ -265,16 +275,18 @@ class TrainingSet:
                     "…), and this classifier needs them. Give rbc_diameter_px and glass_rgb when they are imported, "
                     "or train from scratch."
                 )
-        cutouts = np.zeros((len(table), CUTOUT_SIZE, CUTOUT_SIZE, 3), np.uint8)
+        cutouts = np.zeros((len(table), size, size, 3), np.uint8)
         for out, row in zip(cutouts, rows_of(table), strict=True):
             cell = cell_of(row, self.folder)
             out[:] = centre_cutout(
                 cell.cutout,
+                size,
                 scale=1.0 if rbc_diameter_px is None else rbc_diameter_px / (cell.rbc_diameter_px or 1.0),
                 background_rgb=None if glass_level is None else cell.glass_rgb,
                 glass_level=glass_level or GLASS_LEVEL,
                 red_rgb=cell.red_rgb,
                 red_level=red_level,
+                in_any_stain=in_any_stain,
             )
         classes = self.classes
         labels = np.array([classes.index(c) for c in table["class"]], np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -86,16 +86,17 @@ def centre_cutout(
     glass_level: float = GLASS_LEVEL,
     red_rgb: RGB | None = None,
     red_level: RGB | None = None,
+    in_any_stain: bool = False,
 ) -> NDArray[np.uint8]:
     """Return a masked picture of one cell (any height and width, black outside) as a (size, size, 3) cutout.
 
     The cell's box is found from its pixels, resampled by `scale`, shrunk if it still does not fit, and centred.
-    The colours are those of `cut_out`.
+    The colours are those of `cut_out`; `in_any_stain`, those of `cut_windows`.
     """
     out = np.zeros((size, size, 3), np.uint8)
     crop = tight(cutout)
     if crop.size:
-        lut = colour_lut(background_rgb, glass_level, red_rgb, red_level)
+        lut = colour_lut(background_rgb, glass_level, red_rgb, red_level, in_any_stain=in_any_stain)
         _place(out, *resample(crop, np.any(crop, axis=-1), scale, size), lut)
     return out
 
@@ -134,16 +135,24 @@ def cut_windows(
     weights = _triangle_weights(side, size)
     red = calibration.red_rgb
     lut = colour_lut(calibration.background_rgb, glass_level, red, red_level, in_any_stain=True)
-    boxes = boxes_of(table)
     out = np.empty((len(table), size, size, 3), np.uint8)
-    for window, (y, x) in zip(out, ((boxes[:, :2] + boxes[:, 2:] - side) // 2).tolist(), strict=True):
-        y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, image.shape[0]), min(x + side, image.shape[1])
-        whole = np.full((side, side, 3), np.rint(calibration.background_rgb), np.uint8)
-        whole[y0 - y : y1 - y, x0 - x : x1 - x] = smear_in(np.asarray(image[y0:y1, x0:x1]), (y0, x0), calibration)
+    for window, whole in zip(out, cut_surroundings(image, table, calibration, side), strict=True):
         whole = whole if lut is None else lut[np.arange(3), whole]
         planes = weights @ (whole.transpose(2, 0, 1).astype(np.float32) @ weights.T)
         window[:] = np.rint(planes).clip(0, 255).transpose(1, 2, 0)
     return out
+
+
+def cut_surroundings(
+    image: Any, table: pd.DataFrame, calibration: Calibration, side: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the square (side, side, 3) uint8 around each cell of a table; beyond the image there is glass."""
+    boxes = boxes_of(table)
+    for y, x in ((boxes[:, :2] + boxes[:, 2:] - side) // 2).tolist():
+        y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + side, image.shape[0]), min(x + side, image.shape[1])
+        whole = np.full((side, side, 3), np.rint(calibration.background_rgb), np.uint8)
+        whole[y0 - y : y1 - y, x0 - x : x1 - x] = smear_in(np.asarray(image[y0:y1, x0:x1]), (y0, x0), calibration)
+        yield whole
 
 
 def tight(cutout: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt
 from napari_bloodcell.core.errors import InputError, OutputError, TrainingError
 from napari_bloodcell.core.params import TrainParams
 from napari_bloodcell.core.progress import drain
+from napari_bloodcell.learning.kinds import kind_set
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.cnn.classifier import CnnClassifier
 from napari_bloodcell.models.load import load_classifier
@@ -169,6 +170,39 @@ def test_corrections_train_the_embedded_model_which_types_the_image_but_not_the_
     assert table.loc[3, "type_source"] == "model"
     assert table.loc[3, "cell_type"] in ("RBC", "WBC")
     assert links.info_of(cells[0])["models"]["classify"]["sha256"] == dock.trained.training.classifier.sha256
+
+
+def test_kinds_are_trained_from_corrections_and_told_in_the_image(viewer: Viewer, qtbot: QtBot) -> None:
+    cells = [add_smear(viewer, name=f"smear {i}", brightness=20 * i) for i in range(2)]
+    for layer in cells:
+        session = cells_session(viewer, layer)
+        if layer is cells[0]:  # the other image takes it over
+            session.add_kind("WBC", "giant")
+        session.type_cells([1, 2], "WBC: neutrophil")
+        session.type_cells([4, 5], "WBC: giant")
+        session.type_cells([3], "WBC")  # of no kind: nothing to learn from
+    dock = open_train(viewer)
+    dock.form.choose(of="WBC", source=Source.CORRECTIONS)
+    assert "8 corrected cells" in dock.form.note.text()
+    assert dock.form.start == "differential"
+    assert not dock.form.settings_form.field("learning_rate").enabled
+    dock.form.settings_form.set_values({"epochs": 1, "device": "cpu"})
+    dock.run.click()
+    wait_for_the_end(dock, qtbot)
+    assert dock.trained is not None, dock.summary.text()
+    assert dock.trained.training.classifier.classes[-1] == "giant"
+    assert dock.result.confusion.rowCount() == 8
+    assert len(kind_set(default_training_set(), "WBC")) == 8
+    dock.cells.choose(cells[0])
+    dock.use.click()
+    wait_for_the_end(dock, qtbot)
+    table = links.table_of(cells[0])
+    assert table.loc[[1, 4], "subtype"].tolist() == ["neutrophil", "giant"]
+    assert table.loc[3, "subtype_source"] == "model"
+    assert table.loc[3, "subtype"] in dock.trained.training.classifier.classes
+    dock.form.choose(of="")
+    assert dock.form.start == "embedded"
+    assert dock.form.settings_form.field("learning_rate").enabled
 
 
 def test_what_is_missing_is_said(viewer: Viewer, qtbot: QtBot, notifications: list[str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
+from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.models.device import pick_device
 from napari_bloodcell.models.safetensors_file import to_safetensors
 
@@ -120,6 +121,12 @@ def network_of(info: SubtypeInfo) -> SubtypeCnn:
     return SubtypeCnn(len(info.classes), info.widths, glass=glass)
 
 
+def middle_of(windows: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return the middle (N, size, size, 3) of windows (N, S, S, 3)."""
+    margin = (windows.shape[1] - size) // 2
+    return windows[:, margin : margin + size, margin : margin + size]
+
+
 class SubtypeModel:
     """A trained `SubtypeCnn`; `network` is taken over."""
 
@@ -138,6 +145,11 @@ class SubtypeModel:
         self.sha256 = sha256 or hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """As `kinds`: what classifiers call them."""
+        return self.kinds
+
+    @property
     def view(self) -> dict[str, Any]:
         """How it sees cells, as arguments of `cut_windows`."""
         info = self.info
@@ -150,7 +162,11 @@ class SubtypeModel:
         return tuple(dict.fromkeys(self.info.classes))
 
     def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return probabilities (N, K) float32 of `kinds` for windows (N, Y, X, 3) uint8, whatever their company."""
+        """Return probabilities (N, K) float32 of `kinds` for windows (N, Y, X, 3) uint8, whatever their company.
+
+        Of larger windows the middle is seen.
+        """
+        windows = middle_of(windows, min(self.info.window_px, windows.shape[1]))
         out = np.empty((len(windows), len(self.kinds)), np.float32)
         for start in range(0, len(windows), _AT_ONCE):
             some = windows[start : start + _AT_ONCE]
@@ -174,6 +190,12 @@ class SubtypeModel:
         state = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
         state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
         return to_safetensors(state, {"format": FORMAT, "subtypes": json.dumps(asdict(self.info), sort_keys=True)})
+
+    def save(self, path: str | Path) -> str:
+        """Write the file, whole or not at all, and return its sha256."""
+        data = self.to_bytes()
+        write_bytes(Path(path), data)
+        return hashlib.sha256(data).hexdigest()
 
     @classmethod
     def load(cls, path: str | Path, *, name: str | None = None, device: str | torch.device = "auto") -> SubtypeModel:

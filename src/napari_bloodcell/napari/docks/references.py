@@ -19,7 +19,9 @@ from napari_bloodcell.napari.docks.base import fill, fill_column
 FOLDER: Final = Path(__file__).parents[2] / "data"
 SIDE_PX: Final = 72
 """Of a picture in the sheets that `training.make_references` makes: a row per kind."""
-SHOWN_PX: Final = 48
+SHOWN_PX: Final = 42
+LINK: Final = "#3b82f6"
+"""A blue that can be read in both themes; Qt's own cannot on a dark ground."""
 SOURCES: Final = {
     WBC: ("PBC, Acevedo et al. 2020, CC BY 4.0", "https://doi.org/10.1016/j.dib.2020.105474"),
     RBC: ("Chula RBC-12, Naruenatthanaset et al. 2021, MIT", "https://arxiv.org/abs/2012.01321"),
@@ -50,6 +52,7 @@ class References(QWidget):
         super().__init__()
         self.pictures: list[QLabel] = []
         self._row = QHBoxLayout()
+        self._row.setSpacing(4)
         self.source = QLabel()
         self.source.setOpenExternalLinks(True)
         self.source.setWordWrap(True)
@@ -75,5 +78,5 @@ class References(QWidget):
             self.pictures.append(label)
         if found:
             text, link = SOURCES[split_name(name)[0]]
-            self.source.setText(f'<small>Elsewhere: <a href="{link}">{text}</a></small>')
+            self.source.setText(f'<small>Elsewhere: <a href="{link}" style="color: {LINK}">{text}</a></small>')
         self.setVisible(bool(found))

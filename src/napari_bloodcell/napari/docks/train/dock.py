@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import napari.viewer
 from napari.components import ViewerModel
@@ -12,11 +12,13 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QTabWidget, QWidget
 
+from napari_bloodcell.core.cells import PLATELET, RBC, WBC
 from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.params import ClassifyParams, TrainParams
-from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.protocols import CellClassifier, Progress
 from napari_bloodcell.learning.grid_search import TABLE_1
+from napari_bloodcell.learning.kinds import START, kind_set, start_of
 from napari_bloodcell.learning.reports import Epoch
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.models.weights import CLASSIFIERS
@@ -51,6 +53,9 @@ from napari_bloodcell.napari.work.runs import TypeCells
 from napari_bloodcell.napari.work.worker import Run, WorkPanel
 
 SCRATCH: Final = "from scratch"
+CLASSES: Final = "Classes"
+LEARNED: Final = {CLASSES: "", "Kinds of white cells": WBC, "Kinds of red cells": RBC, "Kinds of platelets": PLATELET}
+"""What is learned: classes, or the kinds of a type."""
 
 
 class Preset(StrEnum):
@@ -69,7 +74,13 @@ class TrainForm(QWidget):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self._viewer = viewer
-        self._source, self._preset = QComboBox(), QComboBox()
+        self._learned, self._source, self._preset = QComboBox(), QComboBox(), QComboBox()
+        self._learned.addItems(list(LEARNED))
+        slim(self._learned)
+        self._learned.setToolTip(
+            "What the model tells apart: classes, or the kinds of one class, as the Review dock lists them after the "
+            "key K. Kinds are always learned from a model before"
+        )
         self._source.addItems([str(source) for source in Source])
         slim(self._source)
         slim(self._preset)
@@ -90,14 +101,26 @@ class TrainForm(QWidget):
             "Paper: the settings of its training. Quick: larger steps, early stop, several times faster. Grid search: "
             "every combination of the paper's search is trained from scratch, which takes hours; the best is kept"
         )
-        rows = form_rows(Examples=self._source, Folder=folder, Start=self._start.native, Settings=self._preset)
+        rows = form_rows(
+            Learn=self._learned,
+            Examples=self._source,
+            Folder=folder,
+            Start=self._start.native,
+            Settings=self._preset,
+        )
         self.settings_form = SettingsForm(TrainParams, first=("epochs", "learning_rate"), values=self._usual())
         fill_column(self, rows, self.settings_form, self.note)
+        self._learned.currentIndexChanged.connect(lambda _: self._on_learned())
         self._source.currentIndexChanged.connect(lambda _: self._on_source())
         self._start.changed.connect(lambda _: self._on_settings())
         self._preset.currentIndexChanged.connect(lambda _: self._on_settings())
         self._folder.textChanged.connect(lambda _: self.changed.emit())
         self._on_source()
+
+    @property
+    def of(self) -> str:
+        """The type whose kinds are learned; "": classes are."""
+        return LEARNED[self._learned.currentText()]
 
     @property
     def source(self) -> Source:
@@ -131,12 +154,15 @@ class TrainForm(QWidget):
     def choose(
         self,
         *,
+        of: str | None = None,
         source: Source | None = None,
         folder: str | Path | None = None,
         start: str | None = "",
         preset: Preset | None = None,
     ) -> None:
         """Fill in the form; omitted fields stay."""
+        if of is not None:
+            self._learned.setCurrentIndex(list(LEARNED.values()).index(of))
         if source is not None:
             self._source.setCurrentIndex(list(Source).index(source))
         if folder is not None:
@@ -153,10 +179,12 @@ class TrainForm(QWidget):
             self.note.clear()
             return
         cells = [layer for layer in self._viewer.layers if is_cells(layer)]
-        n = sum(n_corrected(layer) for layer in cells)
-        has_earlier = (Path(self._folder.text()) / LIST).is_file()
+        n = sum(n_corrected(layer, self.of) for layer in cells)
+        folder = Path(self._folder.text())
+        has_earlier = bool(len(kind_set(folder, self.of))) if self.of else (folder / LIST).is_file()
         earlier = " and those of earlier images" if has_earlier else ""
-        hint = "" if n or has_earlier else " Correct some of each class in the Review dock, then train on them."
+        what = "each kind in the Review dock (key K)" if self.of else "each class in the Review dock"
+        hint = "" if n or has_earlier else f" Correct some of {what}, then train on them."
         self.note.setText(f"{n:,} corrected cell{'' if n == 1 else 's'} in the open images{earlier}.{hint}")
 
     def _usual(self) -> dict[str, Any]:
@@ -172,6 +200,16 @@ class TrainForm(QWidget):
             self._folder.clear()
             self._folder.setToolTip("The folder of examples")
         self._folder.setCursorPosition(len(self._folder.text()))
+        self.show_examples()
+        self.changed.emit()
+
+    def _on_learned(self) -> None:
+        """Offer what goes with classes or kinds."""
+        self._preset.setCurrentIndex(0)
+        self._preset.setEnabled(not self.of)
+        self._start.value = start_of(self.of) if self.of else next(iter(CLASSIFIERS))
+        for name in TrainParams.model_fields.keys() - {"split"}:
+            self.settings_form.field(name).enabled = not self.of or name in ("epochs", "seed", "device")
         self.show_examples()
         self.changed.emit()
 
@@ -248,6 +286,7 @@ class TrainWidget(Dock):
             annotator=annotator_name(),
             params=form.params(),
             start=form.start,
+            of=form.of,
             is_grid_search=is_grid,
         )
         self._epochs = []
@@ -266,8 +305,16 @@ class TrainWidget(Dock):
         image = links.image_layer_for(self._viewer, cells)
         if cells is None or image is None:
             raise InputError("There are no cells to type, or their image is not open. Segment an image first.")
-        params = ClassifyParams(model=str(self.saved_as or UNSAVED))
-        run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=trained.training.classifier)
+        if trained.of:
+            file = self.saved_as or trained.kept
+            if file is None:
+                raise InputError("Save the model first: kinds are told by a model that lies in a file.")
+            others = [name for name in ClassifyParams().subtypes if name != START.get(trained.of)]
+            params, typing = ClassifyParams(subtypes=(*others, str(file))), None
+        else:
+            params = ClassifyParams(model=str(self.saved_as or UNSAVED))
+            typing = cast("CellClassifier", trained.training.classifier)
+        run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=typing)
         run.done.connect(lambda _layer: self._show_summary(run.summary))
 
     def save_as(self, path: str | Path) -> None:
@@ -280,7 +327,10 @@ class TrainWidget(Dock):
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
         self.saved_as = path
-        self._show_summary(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
+        if self._trained().of:
+            self._show_summary(f"Saved as {path}. On the command line: --classify-subtypes {path.name}.")
+        else:
+            self._show_summary(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
 
     def _trained(self) -> Trained:
         if self.trained is None:
