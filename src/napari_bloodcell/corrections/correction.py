@@ -73,6 +73,12 @@ class Correction:
         Unique name of this correction.
     undoes : str
         Key of the correction that this one takes back; "" for none. A redo is recorded as an undo of the undo.
+    audit : str
+        Name of the audit in which the cell was judged, its type hidden; "" for none.
+    audit_type : str
+        The type that the audit asks about: the one that the cell had when it was drawn.
+    audit_cells : int
+        How many cells of the image had that type then.
     """
 
     cell: int
@@ -95,6 +101,9 @@ class Correction:
     from_abnormal: bool = False
     to_abnormal: bool = False
     is_deleted: bool = False
+    audit: str = ""
+    audit_type: str = ""
+    audit_cells: int = 0
 
     @property
     def said(self) -> str:
@@ -295,8 +304,11 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     probability = values.get("model_probability")
     if probability is not None and not 0 <= float(probability) <= 1:
         raise ValueError(f"the probability is {probability}")
+    if int(values.get("audit_cells", 0)) < 0:
+        raise ValueError(f"a type has {values['audit_cells']} cells")
     return {
         "cell": int(values["cell"]),
+        "audit_cells": int(values.get("audit_cells", 0)),
         "bbox": bbox,
         "centroid": (y, x),
         "runs": runs,

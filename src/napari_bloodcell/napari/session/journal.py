@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from napari.layers import Labels
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.corrections.agreement import Dispute, Merged
+from napari_bloodcell.corrections.audit import Drawn, audits_of
 from napari_bloodcell.corrections.journal import (
     Correction,
     Journal,
@@ -70,8 +71,20 @@ class Decision:
     fields: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An audit of this image: what each reader judged, and its cells as they were drawn."""
+
+    name: str
+    readers: dict[str, list[Correction]]
+    cells: list[Drawn]
+
+
 def decisions_of(
-    cells_layer: Labels, change: TypeChange, annotator: str, model_opinions: dict[int, tuple[str, float | None]]
+    cells_layer: Labels,
+    change: TypeChange,
+    annotator: str,
+    model_opinions: dict[int, tuple[str, float | None]],
 ) -> list[Decision]:
     """Return the decisions that a change of types holds.
 
@@ -113,6 +126,7 @@ class LayerJournal:
         self._hashes: dict[PlaneIndex, str] = {}
         self._hashed: Any = None  # pixels that the hashes belong to
         self.annotator = annotator_name()
+        self.drawn: Mapping[str, Any] = {}  # in an audit: what corrections say about its sample
 
     @property
     def has_image(self) -> bool:
@@ -122,8 +136,8 @@ class LayerJournal:
 
     def write(self, corrections: list[Correction], said: Sequence[Decision]) -> Future[None]:
         """Write decisions, and append them to `corrections`."""
-        cells, source = self._layers()
-        return _THREAD.submit(lambda: self._write(corrections, said, cells, source))
+        (cells, source), drawn = self._layers(), dict(self.drawn)
+        return _THREAD.submit(lambda: self._write(corrections, said, cells, source, drawn))
 
     def take_back(self, corrections: list[Correction]) -> Future[None]:
         """Write that corrections were undone; each is replaced by its undo, whose undo is a redo."""
@@ -143,6 +157,11 @@ class LayerJournal:
         cells, source = self._layers()
         return _THREAD.submit(lambda: self._compare(path, cells, source))
 
+    def audits(self) -> Future[list[Audited]]:
+        """Find the audits of this image, and their cells."""
+        cells, source = self._layers()
+        return _THREAD.submit(lambda: self._audits(cells, source))
+
     def _layers(self) -> tuple[Any, ImageSource]:
         viewer, layer = self._viewer(), self._layer()
         image_layer = image_layer_for(viewer, layer) if viewer is not None else None
@@ -158,11 +177,18 @@ class LayerJournal:
             self._hashes[plane] = image_hash(source.data[plane] if plane else source.data)
         return self._hashes[plane]
 
-    def _write(self, corrections: list[Correction], said: Sequence[Decision], cells: Any, source: ImageSource) -> None:
+    def _write(
+        self,
+        corrections: list[Correction],
+        said: Sequence[Decision],
+        cells: Any,
+        source: ImageSource,
+        drawn: Mapping[str, Any],
+    ) -> None:
         for one in said:
             image = cells[one.plane] if one.plane else cells  # read part by part
             sha256 = self._hash_of(source, one.plane)
-            correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields)
+            correction = Correction.of_cell(image, one.cell, one.box, image_sha256=sha256, **one.fields, **drawn)
             self._journal.append(correction)
             corrections.append(correction)
 
@@ -194,6 +220,21 @@ class LayerJournal:
             lost += placed.lost
             n_corrections += len(stand)
         return Found(types, lost, n_corrections, frozenset(abnormal))
+
+    def _audits(self, cells: Any, source: ImageSource) -> list[Audited]:
+        if self._journal.is_empty:
+            return []
+        audited: dict[str, Audited] = {}
+        for plane, corrections in self._known(source).items():
+            for name, readers in audits_of(corrections).items():
+                said = [c for judged in readers.values() for c in judged]
+                here = place(said, cells[plane] if plane else cells).by_cell
+                drawn = [Drawn(cell, c.audit_type, c.audit_cells) for cell, c in here.items()]
+                audit = audited.setdefault(name, Audited(name, {}, []))
+                audit.cells.extend(drawn)
+                for who, judged in readers.items():
+                    audit.readers.setdefault(who, []).extend(judged)
+        return list(audited.values())
 
     def _compare(self, path: Path, cells: Any, source: ImageSource) -> SecondOpinion:
         mine = [c for corrections in self._known(source).values() for c in corrections]

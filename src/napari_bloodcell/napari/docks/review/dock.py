@@ -22,6 +22,7 @@ from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons
+from napari_bloodcell.napari.docks.review.audit import Audit, AuditPanel, told
 from napari_bloodcell.napari.docks.review.look import LookControls
 from napari_bloodcell.napari.docks.review.panels import ClassEditor, JournalPanel
 from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
@@ -31,7 +32,7 @@ from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
-from napari_bloodcell.napari.session.journal import Found, SecondOpinion, describe_found, when_done
+from napari_bloodcell.napari.session.journal import Audited, Found, SecondOpinion, describe_found, when_done
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
@@ -62,7 +63,8 @@ class ReviewWidget(CellsDock):
         super().__init__(napari_viewer)
         self._awaited: Labels | None = None
         self._kinds_of = ""  # the type whose kinds are listed; "": the classes are
-        self._walk = Walk(self.walk)
+        self._walk, self._audit = Walk(self.walk), Audit(self.audit)
+        self._audits: list[Audited] = []
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(SOON_MS)
@@ -75,14 +77,19 @@ class ReviewWidget(CellsDock):
         self.cells = LayerChoice(self._viewer, links.is_cells, none="No cells yet", follows_active=True)
         self.cells.setToolTip("The layer whose cells are reviewed")
         self.classes, self.walk, self.look = ClassEditor(), WalkControls(), LookControls()
-        self.gallery, self.journal = GalleryPanel(), JournalPanel()
+        self.gallery, self.journal, self.audit = GalleryPanel(), JournalPanel(), AuditPanel()
         self.buttons, self.undo_buttons = ToolButtons(TOOLS, SELECTING), ToolButtons((), UNDOING)
         self.hint = PlainLabel(self.idle)
         page = QWidget()
         fill_column(page, self.buttons, self.walk, self.look, self.hint, top=6).addStretch(1)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
-        for title, tab in (("Cells", page), ("Gallery", self.gallery), ("Journal", self.journal)):
+        for title, tab in (
+            ("Cells", page),
+            ("Gallery", self.gallery),
+            ("Journal", self.journal),
+            ("Audit", self.audit),
+        ):
             self.tabs.addTab(tab, title)
         self.lay_out(form_rows(Cells=self.cells), self.classes, self.undo_buttons, self.tabs, stretched=self.tabs)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)  # else napari leaves half empty
@@ -104,6 +111,9 @@ class ReviewWidget(CellsDock):
             (self.journal.name_changed, self._on_name),
             (self.journal.merge_wanted, self.merge),
             (self.journal.place_chosen, self._show_place),
+            (self.audit.started, self.start_audit),
+            (self.audit.stopped, self.stop_audit),
+            (self.audit.key_pressed, self._on_audit_key),
         ):
             signal.connect(notifying(method))
 
@@ -137,8 +147,11 @@ class ReviewWidget(CellsDock):
         self.session.type_cells(ids, name)
 
     def type_selected(self, name: str) -> None:
-        """Type the selected cells."""
-        self._type(name, self.session.selected)
+        """Type the selected cells; in an audit the one that is shown."""
+        if self._audit.is_running:
+            self._audit.judge(self.session, name)
+        else:
+            self._type(name, self.session.selected)
 
     def press(self, name: str) -> None:
         """Handle the key of a class: type the selected cells, else the one under the mouse."""
@@ -171,6 +184,29 @@ class ReviewWidget(CellsDock):
     def merge(self, path: Path) -> None:
         """Merge another person's corrections, and show where people differ."""
         when_done(self.session.journal.compare(path), self._while_here(self._on_opinion))
+
+    def start_audit(self, n_per_class: int, name: str) -> None:
+        """Show a sample of cells one by one, with all types hidden; `name` is that of an earlier sample, or ""."""
+        earlier = next((audit for audit in self._audits if audit.name == name), None) if name else None
+        self._audit.start(self.session, n_per_class, earlier)
+
+    def stop_audit(self) -> None:
+        """Show the types again, and how many were right."""
+        self._audit.stop(self._session, self._while_here(self._on_audited))
+
+    def _on_audited(self, audits: list[Audited]) -> None:
+        self._on_audits(audits)
+        mine = [audit for audit in audits if audit.name == self._audit.name]
+        self.audit.result.setText(told(mine[0]) if mine else "Nothing was judged.")
+
+    def _on_audits(self, audits: list[Audited]) -> None:
+        self._audits = audits
+        self.audit.show_audits(audits)
+
+    def _on_audit_key(self, key: str) -> None:
+        name = self.session.classes.keys().get(key)
+        if name is not None and self._audit.is_running:
+            self._audit.judge(self.session, name)
 
     def _type(self, name: str, ids: Any) -> None:
         if not len(ids):
@@ -224,11 +260,15 @@ class ReviewWidget(CellsDock):
         self.journal.clear()
         self.journal.setEnabled(session.journal.has_image)
         self.journal.name.setText(session.journal.annotator)
+        self._on_audits([])
+        if session.journal.has_image:
+            when_done(session.journal.audits(), self._while_here(self._on_audits))
         session.put_back_soon(self._while_here(self._on_found))
         self._viewer.layers.selection.active = layer
 
     def _leave(self) -> None:
         session, awaited, self._awaited = self._session, self._awaited, None
+        self._audit.stop(session)
         super()._leave()
         if awaited is not None:
             awaited.events.features.disconnect(self._on_table)
@@ -242,6 +282,7 @@ class ReviewWidget(CellsDock):
     def _on_change(self, event: Event) -> None:
         if isinstance(event.value, TypeChange):
             self.gallery.follow(event.value)
+        self._audit.follow(self.session, event.value, is_undo=event.type == "undone")
         super()._on_change(event)
 
     def _on_classes(self, _event: Event) -> None:
@@ -292,6 +333,7 @@ class ReviewWidget(CellsDock):
             self.look,
             self.gallery,
             self.journal.merge,
+            self.audit,
             *self.buttons.tools.values(),
         ):
             widget.setEnabled(session is not None)
