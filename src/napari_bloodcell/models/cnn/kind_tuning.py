@@ -33,6 +33,8 @@ HELD_BACK: Final = 1e-3
 WAY: Final = 0.5
 """How far weights go from those before to the fitted ones (Wortsman et al. 2022): on the way, what is new is known
 already, and what was known is not forgotten yet."""
+FAR_SHARE: Final = 0.5
+"""Share of cells that are shown in the colours of another camera, so that those of others are not forgotten."""
 SMOOTHING: Final = 0.05
 GLASS: Final = 235 / 255
 _AT_ONCE: Final = 64
@@ -175,5 +177,9 @@ def seen_anew(canvases: Tensor, size: int, generator: torch.Generator) -> Tensor
     x = canvases.permute(0, 3, 1, 2).float() / 255
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     density = -torch.log((x / GLASS).clamp(0.01, 1.08))
-    change = torch.exp(uniform(-0.12, 0.12, 1, 1, 1) + uniform(-0.08, 0.08, 3, 1, 1)).to(x.device)
-    return (GLASS * torch.exp(-density * change)).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+    far = torch.where(uniform(0, 1, 1, 1, 1) < FAR_SHARE, 1.0, 0.0)
+    matrix = torch.eye(3) + 0.12 * far[:, :, 0] * torch.randn((n, 3, 3), generator=generator)
+    near = uniform(-0.12, 0.12, 1, 1, 1) + uniform(-0.08, 0.08, 3, 1, 1)
+    gain = torch.exp(near + far * (uniform(-0.35, 0.35, 3, 1, 1) + uniform(-0.35, 0.35, 1, 1, 1)))
+    density = torch.einsum("nij,njyx->niyx", matrix.to(x.device), density) * gain.to(x.device)
+    return (GLASS * torch.exp(-density)).clamp(0, 1).contiguous(memory_format=torch.channels_last)
