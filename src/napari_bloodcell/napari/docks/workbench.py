@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary, ref
 
@@ -64,8 +63,8 @@ class WorkbenchWidget(Dock):
         self.images.setAccessibleName("Images")
         self.images.setToolTip("The open images: choosing one shows it alone, with its cells")
         self.images.setIconSize(QSize(THUMBNAIL_PX, THUMBNAIL_PX))
-        self.back = make_button("◀ Back", "Go to the image before", partial(self._go, -1))
-        self.next = make_button("Next ▶", "Go to the next image", partial(self._go, 1))
+        self.back = make_button("◀ Back", "Go to the image before", notifying(self.go_back))
+        self.next = make_button("Next ▶", "Go to the next image", notifying(self.go_on))
         self.welcome = PlainLabel(WELCOME)
         self.sample = make_button("Open the sample", "A synthetic smear that comes with the program")
         self.sample.clicked.connect(notifying(self.open_sample))
@@ -87,7 +86,7 @@ class WorkbenchWidget(Dock):
         self._soon.timeout.connect(self._on_time)
         self.tabs.currentChanged.connect(self._on_tab)
         self.images.currentRowChanged.connect(self._on_row)
-        self.images.itemClicked.connect(lambda item: self._on_row(self.images.row(item)))  # the current one too
+        self.images.itemClicked.connect(notifying(self._on_click))  # on the current one too
         self._on_tab(0)
         self.wake()
 
@@ -111,6 +110,14 @@ class WorkbenchWidget(Dock):
         if cells is None:
             raise InputError("There are no cells to save. Analyse an image first.")
         save_result_of(self._viewer, cells, self)
+
+    def go_back(self) -> None:
+        """Look at the image before."""
+        self._go(-1)
+
+    def go_on(self) -> None:
+        """Look at the next image."""
+        self._go(1)
 
     def look_at(self, image: Image) -> None:
         """Show an image with its own layers alone, and fit it into the window."""
@@ -224,7 +231,10 @@ class WorkbenchWidget(Dock):
         if image is not None and image in self._viewer.layers:
             self.look_at(image)
 
-    def _go(self, by: int, _checked: bool = False) -> None:
+    def _on_click(self) -> None:
+        self._on_row(self.images.currentRow())
+
+    def _go(self, by: int) -> None:
         n = self.images.count()
         if n:
             self.images.setCurrentRow((max(self.images.currentRow(), 0 if by < 0 else -1) + by) % n)
