@@ -107,3 +107,33 @@ def test_an_empty_field_is_a_field(smears: Path) -> None:
     assert len(numbers["fields"]) == 4
     assert numbers["counts"]["RBC"] == 15
     assert np.isfinite(numbers["per_mm2"]["RBC"]["low"]) if numbers["area_mm2"] else True
+
+
+def test_each_image_or_each_specimen_gets_a_report(smears: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, flags = smears / "out", ("--no-overlay", "--no-kde", "-q", "--report", "--about", "Patient=4711")
+    assert run("analyse", smears / "A", "-o", out, *flags) == 0
+    assert sorted(path.parent.name for path in out.glob("*/report.html")) == ["A17_4", "A17_5", "A17_6"]
+    assert run("analyse", smears / "A", "-o", smears / "again", "--specimen", "folder", *flags) == 0
+    (page,) = (smears / "again").rglob("report.html")
+    assert page.parent.name == "A"
+    assert "4711" in page.read_text(encoding="utf-8")
+    assert str(page) in capsys.readouterr().out
+
+
+def test_a_pooled_specimen_gets_a_report_by_a_template_of_ones_own(smears: Path) -> None:
+    run("analyse", smears / "A", "-o", smears / "out", "--no-overlay", "--no-kde", "-q")
+    (smears / "own.html").write_text("{{ name }}: {{ n_fields }}")
+    arguments = ("pool", smears / "out", "-o", smears / "pooled", "--name", "<S>", "--report", "--report-template")
+    assert run(*arguments, smears / "own.html") == 0
+    assert (smears / "pooled" / "report.html").read_text() == "&lt;S&gt;: 3"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [(("--about", "Patient"), "as in 'Patient=4711'"), ((), "--report needs an --output folder")]
+)
+def test_a_report_that_cannot_be_made_is_refused(
+    smears: Path, more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("analyse", smears / "A", "-o", smears / "out", "--no-overlay", "--no-kde", "-q")
+    assert run("pool", smears / "out", "--report", *more) == 2
+    assert message in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """``napari-bloodcell analyse``: many images in one call."""
 
 # No postponed annotations: cyclopts evaluates them.
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,8 @@ from napari_bloodcell.cli.console import Json, Quiet, use_json, warn
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
-from napari_bloodcell.cli.specimens.pool import grouping, pool_images
+from napari_bloodcell.cli.specimens.pool import grouping, pool_images, report_images
+from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.cli.summary import folders_of
 from napari_bloodcell.core.errors import InputError, SettingsError
 from napari_bloodcell.core.files import make_folder
@@ -38,6 +40,9 @@ def analyse(
     strict: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     specimen: str | None = None,
+    report: Report = False,
+    about: About = (),
+    template: Template = None,
     quiet: Quiet = False,
     as_json: Json = False,
     segment: SegmentFlags = None,
@@ -87,6 +92,12 @@ def analyse(
     specimen
         Pool the results: "folder" makes the images of each folder one specimen, a regular expression those with the
         same match (its first group) in their names. Writes specimens.csv, and a folder each into specimens/.
+    report
+        Write report.html, one page to print and to sign: of each specimen with --specimen, else of each image.
+    about
+        What reports say about the specimen, such as 'Patient=4711'. May be given several times.
+    template
+        A Jinja2 template of your own for reports.
     """
     use_json(as_json)
     if not images:
@@ -102,6 +113,7 @@ def analyse(
         seed=seed,
     )
     pattern = None if specimen is None else grouping(specimen)
+    about_of(about)
     found, missing = collect(images)
     if not found:
         raise InputError(" ".join(missing.values()))
@@ -125,8 +137,11 @@ def analyse(
         resumes=resume,
     )
     went_well = batch.run(found, missing, recipe=settings, models=models, options=options)
+    if specimen is None and report:
+        report_images(folders_of(output, found).values(), about=about, template=template)
     if specimen is not None:
-        is_sure = pool_images(folders_of(output, found), output, pattern)
+        write = partial(write_reports, about=about, template=template) if report else None
+        is_sure = pool_images(folders_of(output, found), output, pattern, write)
         went_well = went_well and (is_sure or not strict)
     return DONE if went_well else SOME_FAILED
 

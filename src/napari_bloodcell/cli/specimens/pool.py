@@ -4,7 +4,7 @@
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from napari_bloodcell.cli.console import Json, say, use_json, warn
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
+from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.core.cells import RBC
 from napari_bloodcell.core.errors import InputError, ResultWarning, SettingsError, escaped
 from napari_bloodcell.core.files import legal_name, make_folder
@@ -28,6 +29,9 @@ def pool_results(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     name: str = "specimen",
     journal: Path | None = None,
+    report: Report = False,
+    about: About = (),
+    template: Template = None,
     strict: Annotated[bool, Parameter(negative=())] = False,
     as_json: Json = False,
 ) -> int:
@@ -45,16 +49,27 @@ def pool_results(
         Name of the specimen.
     journal
         Corrections, a folder or .jsonl file, that replace the types of the results.
+    report
+        Write report.html, one page to print and to sign, into the output folder.
+    about
+        What the report says about the specimen, such as 'Patient=4711'. May be given several times.
+    template
+        A Jinja2 template of your own for the report.
     strict
         Exit with code 1 if the specimen has a warning.
     """
     use_json(as_json)
+    about_of(about)
+    if report and output is None:
+        raise SettingsError("--report needs an --output folder to write into.")
     if not results:
         raise InputError("Give at least one folder of results to pool.")
     specimen = _pooled(results, name, journal)
     if output is not None:
         make_folder(output)
         write_specimen(specimen, output)
+        if report:
+            write_reports(specimen, output, about=about, template=template, journal=journal)
     return SOME_FAILED if strict and specimen.warnings else DONE
 
 
@@ -71,10 +86,25 @@ def grouping(by: str) -> re.Pattern[str] | None:
         ) from error
 
 
-def pool_images(folders: Mapping[Path, Path], output: Path, pattern: re.Pattern[str] | None) -> bool:
+def report_images(folders: Iterable[Path], *, about: Sequence[str], template: Path | None) -> None:
+    """Write the report of each image's result into its folder: a specimen of one field."""
+    for folder in folders:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResultWarning)  # the report has them
+            specimen = pool(folder, name=folder.name)
+        write_reports(specimen, folder, about=about, template=template)
+
+
+def pool_images(
+    folders: Mapping[Path, Path],
+    output: Path,
+    pattern: re.Pattern[str] | None,
+    report: Callable[[Specimen, Path], object] | None = None,
+) -> bool:
     """Pool the results of images, given the folder of each, by the names of images or of their folders.
 
-    Each specimen gets a folder in ``specimens/``, and a row of ``specimens.csv``. Return whether none has a warning.
+    `report` writes the report of a specimen into its folder. Each specimen gets a folder in ``specimens/``, and a row
+    of ``specimens.csv``. Return whether none has a warning.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for image, folder in folders.items():
@@ -90,7 +120,9 @@ def pool_images(folders: Mapping[Path, Path], output: Path, pattern: re.Pattern[
             number += 1
             own = f"{legal_name(specimen.name)}_{number}"
         taken.add(own.casefold())
-        write_specimen(specimen, output / "specimens" / own)
+        folder = write_specimen(specimen, output / "specimens" / own)
+        if report is not None:
+            report(specimen, folder)
     if specimens:
         write_specimens(specimens, output / SPECIMENS)
     return not unnamed and not any(specimen.warnings for specimen in specimens)

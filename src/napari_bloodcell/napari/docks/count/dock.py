@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import napari.viewer
 from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
 
-from napari_bloodcell.core.errors import BloodCellError
+from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel, Watched, form_rows
 from napari_bloodcell.napari.docks.colours import ColourSwitch
 from napari_bloodcell.napari.docks.count.model import Counted, CountTask, area_of_cell, note_cells_in_region
 from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
+from napari_bloodcell.napari.docks.count.report import save_report
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
@@ -77,6 +80,7 @@ class CountWidget(Dock):
         self._plot = AreaPlot()
         self._fields = AreaFields()
         self._export = ExportRow()
+        self._export.report.clicked.connect(lambda: notify_errors(self.save_report))
         self._colours = ColourSwitch()
         rows = form_rows(Cells=self._cells, Where=self._region, Colours=self._colours)
         parts = (self._form, self._table, self._note, self._plot, self._fields, self._export)
@@ -102,6 +106,16 @@ class CountWidget(Dock):
         selection.select_cells(self._viewer, layer, ids)
         self._plot.show_range(low, high)
         self._fields.show_range(low, high, n_cells=len(ids))
+
+    def save_report(self) -> None:
+        """Ask for a file, and save the report of the cells that are counted."""
+        layer = self.cells_layer
+        if layer is None:
+            raise InputError("Nothing is counted yet: segment and classify an image first.")
+        name, _ = QFileDialog.getSaveFileName(self, "Save the report", "report.html", "Report (*.html *.pdf)")
+        if name:
+            stack = full_resolution(layer).shape[:-2]
+            save_report(self._viewer, layer, Path(name), current_plane(self._viewer, layer) if stack else ())
 
     def clear_range(self) -> None:
         """Select no cell."""

@@ -138,8 +138,7 @@ class ExportRow(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.counted: Counted | None = None
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout = QHBoxLayout()
         for text, tip, slot in (
             ("Copy", "Copy the table of counts", lambda: notify_errors(self.copy)),
             ("Save CSV…", "Save the table of counts", lambda: self._ask_and_save("csv")),
@@ -147,6 +146,8 @@ class ExportRow(QWidget):
             ("SVG…", "Save the histogram as a drawing", lambda: self._ask_and_save("svg")),
         ):
             layout.addWidget(make_button(text, tip, slot))
+        self.report = make_button("Report…", "Save one page to print and to sign, with all numbers, as HTML or PDF")
+        fill_column(self, layout, self.report)
 
     def copy(self) -> None:
         """Copy the table of counts, for a spreadsheet."""

@@ -1,0 +1,65 @@
+"""The report of a layer's cells, as HTML or, through Qt's printer, as PDF."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from napari.components import ViewerModel
+from napari.layers import Labels
+from qtpy.QtCore import QMarginsF
+from qtpy.QtGui import QPageLayout, QPageSize, QTextDocument
+from qtpy.QtPrintSupport import QPrinter
+
+from napari_bloodcell.core.errors import InputError, OutputError, ResultWarning
+from napari_bloodcell.core.files import write_bytes
+from napari_bloodcell.corrections.journal import Journal, default_journal_folder, image_hash
+from napari_bloodcell.napari.layers.images import PlaneIndex, image_source
+from napari_bloodcell.napari.layers.links import image_layer_for
+from napari_bloodcell.napari.layers.results import result_of
+from napari_bloodcell.results.specimens.report import report
+from napari_bloodcell.results.specimens.specimen import pool
+
+MARGIN_MM = 15.0
+
+
+def save_report(viewer: ViewerModel, cells_layer: Labels, path: Path, plane: PlaneIndex = ()) -> None:
+    """Save the report of a layer's cells, of one plane of a stack.
+
+    Raises `InputError` if the file is to be neither .html nor .pdf, `OutputError` if it cannot be written.
+    """
+    if path.suffix.lower() not in (".html", ".pdf"):
+        raise InputError(f"{path.name!r} ends in {path.suffix!r}; a report is saved as .html or .pdf.")
+    image_layer = image_layer_for(viewer, cells_layer)
+    result = result_of(cells_layer, plane)
+    images = {}
+    if image_layer is not None:
+        source = image_source(image_layer)
+        pixels = source.data[plane] if plane else source.data
+        result = replace(result, image_sha256=image_hash(pixels))
+        images = {result.image_name: pixels} if source.rgb else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResultWarning)  # the report has them
+        specimen = pool(result, name=result.image_name)
+    page = report(specimen, journal=Journal(default_journal_folder()), images=images)
+    if path.suffix.lower() == ".html":
+        write_bytes(path, page.encode())
+    else:
+        print_pdf(page, path)
+
+
+def print_pdf(page: str, path: Path) -> None:
+    """Print a page as PDF on A4; `OutputError` if it cannot be written."""
+    printer = QPrinter(QPrinter.PrinterMode.HighResolution)
+    printer.setOutputFormat(QPrinter.OutputFormat.PdfFormat)
+    printer.setOutputFileName(str(path))
+    margins = QMarginsF(MARGIN_MM, MARGIN_MM, MARGIN_MM, MARGIN_MM)
+    printer.setPageSize(QPageSize(QPageSize.PageSizeId.A4))
+    printer.setPageMargins(margins, QPageLayout.Unit.Millimeter)
+    document = QTextDocument()
+    document.setHtml(page)
+    before = path.stat().st_mtime_ns if path.exists() else None
+    document.print_(printer) if hasattr(document, "print_") else document.print(printer)
+    if not path.exists() or path.stat().st_mtime_ns == before:
+        raise OutputError(f"{path} cannot be written. Choose another folder.")
