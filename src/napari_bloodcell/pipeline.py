@@ -22,13 +22,14 @@ from napari_bloodcell.stages.classify import iter_classify, kinds_not_told
 from napari_bloodcell.stages.counting import iter_count
 from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
 from napari_bloodcell.stages.red_cells.shapes import read_grades
-from napari_bloodcell.stages.segment import iter_segment
+from napari_bloodcell.stages.segment import iter_segment, segmentation_of
 
 
 def analyse(
     image: object,
     *,
     recipe: Recipe | None = None,
+    cells: object | None = None,
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
     output: str | Path | None = None,
@@ -43,6 +44,8 @@ def analyse(
         (Y, X, 3) uint8, or anything else that `open_image` opens; with `output` of any size.
     recipe : Recipe, optional
         Settings of every stage; ``Recipe.paper()`` for those of the paper.
+    cells : path or array-like of int, shape (Y, X), optional
+        A label image of another program: its cells are typed and counted, with their ids, instead of finding any.
     generator, classifier : optional
         Models to use instead of those the recipe names.
     output : path, optional
@@ -73,6 +76,7 @@ def analyse(
             iter_analyse(
                 image,
                 recipe=recipe,
+                cells=cells,
                 generator=generator,
                 classifier=classifier,
                 output=output,
@@ -90,6 +94,7 @@ def iter_analyse(
     image: object,
     *,
     recipe: Recipe | None = None,
+    cells: object | None = None,
     generator: MaskGenerator | None = None,
     classifier: CellClassifier | None = None,
     output: str | Path | None = None,
@@ -100,8 +105,10 @@ def iter_analyse(
     if output is None:
         if workers != 1 or scheduler is not None:
             raise SettingsError("Work is shared through a folder: give output=… with workers or scheduler.")
-        return (yield from _iter_in_memory(read_plane(image), recipe, generator, classifier))
-    if workers != 1 or scheduler is not None or is_slide(image):
+        return (yield from _iter_in_memory(read_plane(image), recipe, cells, generator, classifier))
+    if cells is not None and (workers != 1 or scheduler is not None):
+        raise SettingsError("Cells of another program are typed in one process: leave workers and scheduler out.")
+    if cells is None and (workers != 1 or scheduler is not None or is_slide(image)):
         return (
             yield from iter_analyse_slide(
                 image,
@@ -114,17 +121,24 @@ def iter_analyse(
             )
         )
     plane = read_plane(image)
-    result = yield from _iter_in_memory(plane, recipe, generator, classifier)
+    result = yield from _iter_in_memory(plane, recipe, cells, generator, classifier)
     write_result(result, output, image=plane)
     return result
 
 
 def _iter_in_memory(
-    plane: Plane, recipe: Recipe | None, generator: MaskGenerator | None, classifier: CellClassifier | None
+    plane: Plane,
+    recipe: Recipe | None,
+    cells: object | None,
+    generator: MaskGenerator | None,
+    classifier: CellClassifier | None,
 ) -> Generator[Progress, None, Result]:
     recipe = recipe or Recipe()
     read_grades(recipe.count.grades)  # a mistake in it is better told before the work than after
-    segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
+    if cells is None:
+        segmentation = yield from iter_segment(plane, params=recipe.segment, generator=generator)
+    else:
+        segmentation = segmentation_of(cells, plane)
     if classifier is None:
         classifier = load_classifier(recipe.classify.model, recipe.classify.device, recipe.classify.precision)
     recipe = recipe.as_used(segment=segmentation.precision, classify=getattr(classifier, "precision", None))

@@ -31,7 +31,12 @@ app.command(f"{_COMMANDS}.specimens.pool:pool_results", name="pool", help="Pool 
 app.command(f"{_COMMANDS}.demo:demo", name="demo", help="Analyse the smear that comes with the program.")
 app.command(f"{_COMMANDS}.train:train", name="train", help="Train a classifier on a folder of cutouts.")
 app.command(f"{_COMMANDS}.train_sam:train_sam", name="train-sam", help="Fine-tune the embedded SAM on masks.")
-app.command(f"{_COMMANDS}.exchange.importing:import_file", name="import", help="Take over what was changed in QuPath.")
+app.command(f"{_COMMANDS}.exchange.importing:import_file", name="import", help="Take over changes made elsewhere.")
+app.command(f"{_COMMANDS}.exchange.exporting:export", name="export", help="Write results for other programs.")
+app.command(f"{_COMMANDS}.exchange.classify:classify", name="classify", help="Type the cells of a label image.")
+app.command(
+    f"{_COMMANDS}.exchange.annotations:training_set", name="training-set", help="Learn from COCO or YOLO annotations."
+)
 app.command(f"{_COMMANDS}.completion:completion", name="completion", help="Print what completes commands in a shell.")
 models = App(name="models", help="List, download and check the weights of models.")
 models.command(f"{_COMMANDS}.models:list_all", name="list", help="List the models and whether they are here.")

@@ -294,11 +294,10 @@ def _write_tiffs(folder: Path, result: Result) -> None:
     import tifffile
 
     options: dict[str, Any] = {"compression": "zlib", "software": "napari-bloodcell", "metadata": None}
-    if result.pixel_size_um:
-        options |= {
-            "resolution": (1e4 / result.pixel_size_um, 1e4 / result.pixel_size_um),
-            "resolutionunit": "CENTIMETER",
-        }
+    if result.pixel_size_um:  # as ImageJ writes it: with a resolution per centimetre alone, it would show centimetres
+        per_um = 1 / result.pixel_size_um
+        options |= {"resolution": (per_um, per_um), "resolutionunit": "NONE"}
+        options["description"] = "ImageJ=1.54f\nimages=1\nunit=micron\n"
     dtype = np.uint16 if result.cells.max(initial=0) < 2**16 else np.uint32
     tifffile.imwrite(folder / files.CELLS_TIFF, result.cells.astype(dtype), photometric="minisblack", **options)
     colours = np.zeros((3, 256), np.uint16)

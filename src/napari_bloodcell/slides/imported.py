@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import zipfile
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from napari_bloodcell.corrections.correction import Correction
 from napari_bloodcell.corrections.edits import Patch, measure_cell, read_window
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder
 from napari_bloodcell.results.exchange.compare import Changes, Comparison, Outline
-from napari_bloodcell.results.exchange.features import iter_features
+from napari_bloodcell.results.exchange.features import Feature, iter_features
+from napari_bloodcell.results.exchange.rois import holds_rois, iter_rois
 from napari_bloodcell.results.files import ZARR
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.results.pyramid import CELLS
@@ -68,15 +70,16 @@ def iter_import_cells(
     journal: Journal | None = None,
     delete_missing: bool | None = None,
 ) -> Generator[Progress, None, Imported]:
-    """Take over what people changed in QuPath: into a result, and as corrections into the journal.
+    """Take over what people changed in QuPath or ImageJ: into a result, and as corrections into the journal.
 
     Parameters
     ----------
     folder : path
         A result, of which ``cells.geojson`` was opened in QuPath. Its cells, types, table and counts are changed.
     file : path
-        The objects exported from there as GeoJSON. Cells are found by the ids that were written, others by overlap.
-        Annotations with a class are cells that people drew, unless they are larger than `LARGEST_CELL` red cells.
+        The objects exported from there as GeoJSON, or a ``RoiSet.zip`` of ImageJ. Cells are found by the ids that were
+        written, others by overlap. Annotations with a class are cells that people drew, unless they are larger than
+        `LARGEST_CELL` red cells.
     annotator : str
         Who did it.
     journal : Journal, optional
@@ -112,7 +115,7 @@ def iter_import_cells(
             image_id=result.image_sha256,
             rbc_diameter_px=result.calibration.rbc_diameter_px,
         )
-        for done in compared.add(iter_features(file)):
+        for done in compared.add(_iter_objects(Path(file))):
             yield Progress(done, 0, "objects compared")
         changes = compared.finish(delete_missing=delete_missing)
         work = _Work(result, annotator)
@@ -129,6 +132,13 @@ def iter_import_cells(
 
 import_cells = drained(iter_import_cells)
 """`iter_import_cells`, run to its end."""
+
+
+def _iter_objects(file: Path) -> Iterator[Feature]:
+    """Yield the objects of a GeoJSON file, or the ROIs of ImageJ."""
+    if file.suffix.lower() == ".roi" or (zipfile.is_zipfile(file) and holds_rois(file)):
+        return iter_rois(file)
+    return iter_features(file)
 
 
 def _summary(changes: Changes, work: _Work, n_left_out: int, result: Result) -> Imported:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from napari_bloodcell.models.load import load_classifier, load_subtypes
 from napari_bloodcell.stages.calibration import smear_in
 from napari_bloodcell.stages.cutouts import cut_out, cut_windows, unlike_training
 from napari_bloodcell.stages.parts import iter_parts
+from napari_bloodcell.stages.segment import segmentation_of
 
 BATCH_STEP = 128
 """Batch sizes are multiples of this: float rounding depends on a cell's batch mates, so results must not depend on the
@@ -44,6 +45,7 @@ CLASSIFIER_DOUBT = 0.002
 """Lower bound of the classifier's probabilities."""
 
 
+@runtime_checkable
 class SegmentedSmear(Protocol):
     """The parts of a segmentation that typing needs."""
 
@@ -84,7 +86,7 @@ class Classification:
 
 def iter_classify(
     image: Any,
-    segmentation: SegmentedSmear,
+    segmentation: SegmentedSmear | object,
     *,
     params: ClassifyParams = ClassifyParams(),  # noqa: B008 - frozen
     classifier: CellClassifier | None = None,
@@ -95,8 +97,9 @@ def iter_classify(
     ----------
     image : ndarray of uint8, shape (Y, X, 3), or anything that can be read as one
         The smear that was segmented.
-    segmentation : Segmentation
-        Its cells, cell table and calibration. Nothing of it is changed.
+    segmentation : Segmentation, or path or array-like of int, shape (Y, X)
+        Its cells, cell table and calibration; or the label image of any other program, whose ids stay
+        (`segment.segmentation_of`). Nothing of it is changed.
     params : ClassifyParams
         Which classifier, from which probability on, in which batches.
     classifier : CellClassifier, optional
@@ -127,8 +130,11 @@ def iter_classify(
     `red_level` that of an unusual stain: its typical red cell gets that colour. The preset "paper" does
     neither.
     """
+    smear = read_plane(image)
+    plane = smear.data
+    if not isinstance(segmentation, SegmentedSmear):
+        segmentation = segmentation_of(segmentation, smear)
     cells = segmentation.cells
-    plane = read_plane(image).data
     if plane.shape[:2] != cells.shape:
         raise InputError(f"A segmentation of {cells.shape} does not belong to an image of {plane.shape[:2]}.")
     classifier = (

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_bloodcell.core.cells import boxes_of, measure_cells
-from napari_bloodcell.core.errors import InputError, in_one_line
+from napari_bloodcell.core.errors import READ_ERRORS, InputError, in_one_line, reason_of, warn_of_input
+from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.geometry import grown
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drained
@@ -27,6 +31,7 @@ from napari_bloodcell.core.protocols import (
 )
 from napari_bloodcell.core.threads import in_threads
 from napari_bloodcell.images.open import read_plane
+from napari_bloodcell.images.plane import Plane
 from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.models.load import iter_load_generator
 from napari_bloodcell.stages.calibration import (
@@ -57,6 +62,8 @@ FEWEST_MEASURED, MOST_MEASURED = 5, 150
 """Fewest and most cells of another program, as large as red cells, that give the typical red cell's colour."""
 SAMPLE_SIDE_PX = 1536
 """A smear larger than this is calibrated on nine patches of it."""
+LARGEST_ID = 2**24
+"""Larger ids of other programs are renumbered: tables indexed by id would not fit into memory."""
 ATTEMPTS = 2
 """Times a tile is tried before it is listed as failed."""
 NOT_REACHED = "not reached: stopped before it"
@@ -428,3 +435,89 @@ def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame
         proposed_type=[m.cell_type or "" for m in origins],
         proposed_probability=[m.type_probability for m in origins],
     )
+
+
+# --- label images of other programs -----------------------------------------------------------------------------------
+
+
+def segmentation_of(labels: object, plane: Plane) -> Segmentation:
+    """Return a label image of any program as the segmentation of a smear, with the ids that it has.
+
+    Parameters
+    ----------
+    labels : path or array-like, shape (Y, X)
+        Ids, 0 background: integers, or whole numbers as floats. A path is that of a TIFF, PNG or ``.npy``.
+    plane : Plane
+        The smear.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, has another size, or is no label image.
+
+    Warns
+    -----
+    InputWarning
+        If all cells have one id, or ids are so large that they were renumbered.
+    """
+    is_path = isinstance(labels, str | os.PathLike)
+    what = str(labels) if is_path else "The label image"
+    pixels = _read_labels(expanded(labels)) if isinstance(labels, str | os.PathLike) else np.asarray(labels)
+    cells = _checked_labels(pixels, plane.data.shape[:2], what)
+    table = measure_cells(cells, predicted_iou=np.nan, stability_score=np.nan)
+    calibration = calibrate_cells(plane.data, table)
+    note_rim(table, calibration)
+    name = Path(what).name if is_path else "labels"
+    doubts = doubts_of(calibration, plane.pixel_size_um)
+    warnings = (*plane.warnings, *doubts)
+    return Segmentation(cells, table, calibration, ModelInfo(name, ""), device="cpu", warnings=warnings)
+
+
+def _read_labels(path: Path) -> NDArray[Any]:
+    """Return the pixels of a file as they are stored: colours or a scale would change ids."""
+    import tifffile
+    from PIL import Image
+
+    if path.name.endswith("_seg.npy"):
+        raise InputError(f"{path} is a pickle, which could run code. Let Cellpose save its masks as PNG or TIFF.")
+    damaged: tuple[type[Exception], ...] = (tifffile.TiffFileError, *READ_ERRORS)
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return np.asarray(tifffile.imread(path))
+        with Image.open(path) as image:
+            return np.asarray(image)  # of a palette, the indices
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.") from error
+    except damaged as error:
+        raise InputError(f"{path} is no intact label image (TIFF, PNG or .npy): {reason_of(error)}.") from error
+
+
+def _checked_labels(pixels: NDArray[Any], shape: tuple[int, ...], what: str) -> NDArray[np.int32]:
+    pixels = pixels.reshape([n for n in pixels.shape if n != 1]) if pixels.ndim > 2 else pixels
+    if pixels.ndim != 2:
+        raise InputError(
+            f"{what} has the shape {pixels.shape}; one plane (Y, X) of ids is needed, no colours and no stack."
+        )
+    if pixels.shape != shape:
+        raise InputError(f"{what} has {pixels.shape} pixels, the image {shape}: they do not belong together.")
+    if pixels.dtype.kind not in "buif" or not np.isfinite(pixels).all():
+        raise InputError(f"{what} has the dtype {pixels.dtype} or values that are no numbers; ids are needed.")
+    if pixels.size and (pixels.min() < 0 or (pixels.dtype.kind == "f" and (pixels != np.floor(pixels)).any())):
+        raise InputError(f"{what} has values such as {pixels.min()}: ids are whole numbers from 0 on.")
+    largest = int(pixels.max(initial=0))
+    if largest > LARGEST_ID:
+        ids, dense = np.unique(pixels, return_inverse=True)
+        cells = (dense.reshape(shape) + (ids[0] != 0)).astype(np.int32)
+        warn_of_input(f"{what} has ids up to {largest:,}: the cells are numbered anew.", is_doubt=False)
+    else:
+        cells = pixels.astype(np.int32)
+    if not cells.any():
+        raise InputError(f"{what} holds no cell: all its labels are 0.")
+    if largest and not np.ptp(cells[cells > 0]) and (n := ndimage.label(cells)[1]) > 1:
+        warn_of_input(
+            f"{what} is a mask of one id in {n:,} pieces: all of it is one cell. Number the pieces first, as "
+            "scipy.ndimage.label does."
+        )
+    return cells

@@ -25,14 +25,14 @@ def import_file(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> int:
-    """Take over into a result what was changed in QuPath.
+    """Take over into a result what was changed in QuPath or ImageJ.
 
     Parameters
     ----------
     result
-        Folder of the result whose cells.geojson was opened there.
+        Folder of the result whose cells.geojson, or exported ROIs, were opened there.
     file
-        The objects exported from there (.geojson, also compressed).
+        The objects exported from there: GeoJSON (also compressed), or ROIs of ImageJ (RoiSet.zip, .roi).
     annotator
         Who did it; by default the name of the account.
     journal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels
@@ -14,9 +14,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.layers.images import is_large_plane
 from napari_bloodcell.napari.layers.links import full_resolution, has_table
 from napari_bloodcell.napari.layers.look import pyramid_of
-
-LARGEST_ID: Final = 2**24
-"""Larger ids are renumbered: tables indexed by id would not fit into memory."""
+from napari_bloodcell.stages.segment import LARGEST_ID
 
 
 def number_cells(layer: Labels) -> None:

@@ -56,13 +56,13 @@ def to_geojson(
     for rows, box in iter_parts(table, cells.shape, part_px):
         here = table.iloc[rows].sort_index()
         part = np.asarray(cells[slices_of(box)])
-        for feature in _features(_only(part, here.index), here, names, box[:2], image_id):
+        for feature in _features(only(part, here.index), here, names, box[:2], image_id):
             yield separator + feature
             separator = ",\n"
     yield "\n]}\n"
 
 
-def _only(labels: NDArray[np.integer[Any]], ids: pd.Index[int]) -> NDArray[np.integer[Any]]:
+def only(labels: NDArray[np.integer[Any]], ids: pd.Index[int]) -> NDArray[np.integer[Any]]:
     """Return a label image with these cells only."""
     if not len(ids):
         return np.zeros_like(labels)
