@@ -520,4 +520,4 @@ def _checked_labels(pixels: NDArray[Any], shape: tuple[int, ...], what: str) -> 
             f"{what} is a mask of one id in {n:,} pieces: all of it is one cell. Number the pieces first, as "
             "scipy.ndimage.label does."
         )
-    return cells
+    return np.asarray(cells, np.int32)

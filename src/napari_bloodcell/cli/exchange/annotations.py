@@ -41,7 +41,7 @@ def training_set(
     use_json(as_json)
     found = TrainingSet(output)
     for one in iter_annotated(source, images):
-        types = one.table["cell_type"].to_dict()
+        types = {int(i): str(name) for i, name in zip(one.table.index, one.table["cell_type"], strict=True)}
         if not types:
             warn(f"{one.path}: no annotated cell.", image=str(one.path))
             continue

@@ -89,10 +89,10 @@ def iter_annotated(source: str | Path, images: str | Path | None = None) -> Iter
         return
     folder = source.parent if images is None else expanded(images)
     for name, shape, objects in iter_coco(source):
-        path = next((p for p in (folder / name, folder / Path(name).name) if p.is_file()), None)
-        if path is None:
+        found = next((p for p in (folder / name, folder / Path(name).name) if p.is_file()), None)
+        if found is None:
             raise InputError(f"The image {name} of {source} is not in {folder}. Give the folder of its images.")
-        yield _annotated(path, shape, objects)
+        yield _annotated(found, shape, objects)
 
 
 def _annotated(path: Path, shape: tuple[int, int], objects: Sequence[tuple[str, Mask]]) -> Annotated:

@@ -82,7 +82,8 @@ def run_lengths(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[i
     starts = place[np.append(True, np.diff(place) > 1)] if len(place) else place
     ends = place[np.append(np.diff(place) > 1, True)] + 1 if len(place) else place
     edges = np.stack([starts, ends], 1).reshape(-1)
-    return np.diff(np.concatenate([[0], edges, [height * int(shape[1])]])).tolist()
+    runs: list[int] = np.diff(np.concatenate([[0], edges, [height * int(shape[1])]])).tolist()
+    return runs[:-1] if len(runs) > 1 and not runs[-1] else runs
 
 
 def mask_of_runs(counts: str | list[int], shape: tuple[int, int]) -> Mask | None:

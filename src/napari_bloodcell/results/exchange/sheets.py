@@ -63,8 +63,9 @@ def tables_of(results: Mapping[str, Result], *, with_cells: bool = True) -> dict
         kinds.append(counting.differential_table.reset_index().assign(image=name))
         if with_cells:
             size = result.pixel_size_um or float("nan")
-            table = result.table.reset_index()
-            cells.append(table.assign(**{"image": name, AREA_UM2: table["area_px"] * size**2}))
+            table = result.table.reset_index().assign(image=name)
+            table[AREA_UM2] = table["area_px"] * size**2
+            cells.append(table)
     found = {"counts": pd.DataFrame(counts), "differential": _image_first(kinds)}
     return found | ({"cells": _image_first(cells)} if with_cells else {})
 
