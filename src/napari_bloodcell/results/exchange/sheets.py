@@ -95,7 +95,7 @@ def write_xlsx(path: Path, sheets: Mapping[str, pd.DataFrame]) -> None:
         sheet.append(heads)
         columns = [table[name].tolist() for name in table.columns]
         for row in zip(*columns, strict=True):
-            sheet.append([_text(openpyxl, sheet, v) if isinstance(v, str) else _number(v) for v in row])
+            sheet.append([_text(openpyxl, sheet, v) if v and isinstance(v, str) else _number(v) for v in row])
     content = io.BytesIO()
     book.save(content)
     write_bytes(path, content.getvalue())
@@ -110,5 +110,5 @@ def _text(openpyxl: Any, sheet: Any, text: str) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return a number; None, an empty cell, for one that is missing or not finite."""
-    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+    """Return a number; None, an empty cell, for "", and for one that is missing or not finite."""
+    return None if value in (None, "") or (isinstance(value, float) and not math.isfinite(value)) else value
