@@ -30,7 +30,7 @@ WINDOW_PX, WIDTHS = 64, (24, 40, 72, 112)
 STRENGTHS = Strengths(scale=(0.85, 1.18), aspect=0.06, stain_of_another_image=0.5, stain_ratio=(0.3, 3.5), grey=0.02)
 SHARES = {"infected": 0.35, "healthy": 0.4, "lookalike": 0.25}
 """How often each is drawn."""
-FALSE_ALARMS = 0.003
+FALSE_ALARMS = 0.004
 """Share of the healthy cells of the training slides that may be called infected: where the threshold is put."""
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, default=WEIGHTS / "parasites.safetensors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--lookalikes", type=int, default=2000, help="healthy cells with each of them")

@@ -166,9 +166,9 @@ class SeenField:
         boxes = boxes_of(table)
         found = np.ones(len(table), bool)
         if edges == "frame":
-            ends = boxes[:, 2:]
-            found &= np.all((ends >= self.margin_px) & (ends < self.shape), axis=1)
-            places = np.asarray(ends - 0.5 - self.rbc_diameter_px / 2, np.float64)
+            for end, size in zip(boxes.T[2:], self.shape, strict=True):
+                found &= (end >= self.margin_px) & (end < size)
+            places = boxes[:, 2:] - (0.5 + self.rbc_diameter_px / 2)
             if self.around is not None and len(table):
                 found &= self._is_off_rim(places)
         else:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
+from scipy import ndimage
 
 from napari_bloodcell.core.cells import BOX, CENTROID, measure_cells
 from napari_bloodcell.core.errors import InputError
@@ -234,7 +235,9 @@ def test_selected_cells_are_outlined_and_the_active_layer_stays(session: CellsSe
     session.toggle(3)
     assert selected_cells(viewer, layer).tolist() == [1, 2]
     outline = viewer.layers["smear selected cells"]
-    np.testing.assert_array_equal(np.asarray(outline.data[...]) == 1, np.isin(layer.data, [1, 2]))
+    chosen = np.isin(layer.data, [1, 2])
+    ring = ndimage.binary_dilation(chosen, np.ones((5, 5))) & ~chosen
+    np.testing.assert_array_equal(np.asarray(outline.data[...]) == 1, ring)
     assert viewer.layers.selection.active is layer
     session.delete([1])
     assert selected_cells(viewer, layer).tolist() == [2]

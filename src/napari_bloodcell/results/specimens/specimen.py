@@ -134,7 +134,7 @@ class Specimen:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[int, int]]:
-        """95 % interval of `counts` by type, where there is one."""
+        """95 % interval of `counts` by type, where there is one, from overlap alone: missed cells are not in it."""
         found = [result.counting.interval for result in self.results]
         if any(one is None for one in found):
             return {}
