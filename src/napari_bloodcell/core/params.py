@@ -106,8 +106,9 @@ class ClassifyParams(Params):
     unidentified_below: float = Field(default=0.0, ge=0, le=1)
     """A cell whose probability is lower is reported as "unidentified". 0: never."""
     subtypes: tuple[str, ...] = ("differential",)
-    """Models that tell the kinds of a type apart, by name or file: "differential" those of white cells. (): none. Of
-    two that refine one type the later has the last word, where it has anything to say."""
+    """Models that tell the kinds of a type apart, by name or file: "differential" those of white cells, "parasites"
+    infected red cells. (): none. Of two that refine one type the later has the last word, where it has anything to
+    say."""
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Cutouts typed at once."""
     device: Device = "auto"

@@ -104,7 +104,7 @@ GENERATORS: Final[dict[str, str]] = {"embedded": "sam_embedded"} | {name: name f
 """File names of mask generators by their name in the settings."""
 CLASSIFIERS: Final[dict[str, str]] = {"embedded": "cnn_embedded", "paper": "cnn_paper"}
 """The same for classifiers."""
-SUBTYPES: Final[dict[str, str]] = {"differential": "differential"}
+SUBTYPES: Final[dict[str, str]] = {name: name for name in ("differential", "parasites")}
 """Models that tell the kinds of a type apart, likewise."""
 
 
