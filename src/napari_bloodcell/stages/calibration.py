@@ -168,7 +168,7 @@ class SeenField:
         if edges == "frame":
             for end, size in zip(boxes.T[2:], self.shape, strict=True):
                 found &= (end >= self.margin_px) & (end < size)
-            places = boxes[:, 2:] - (0.5 + self.rbc_diameter_px / 2)
+            places = np.asarray(boxes[:, 2:] - (0.5 + self.rbc_diameter_px / 2), np.float64)
             if self.around is not None and len(table):
                 found &= self._is_off_rim(places)
         else:
