@@ -32,6 +32,7 @@ from napari_bloodcell.results.recipes import (
 )
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
+from napari_bloodcell.stages.parts import PART_PX
 
 LabelFormat = Literal["ome-zarr", "tiff"]
 
@@ -128,7 +129,8 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
     write_parquet(stage / files.PARQUET, result.table, pixel_size_um=result.pixel_size_um)
     (stage / files.COUNTS).write_bytes(json_text(numbers_of(result)).encode())
     if geojson:
-        outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256)
+        part_px = PART_PX if result.plan is None else result.plan.block_px
+        outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256, part_px=part_px)
         with (stage / files.GEOJSON).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(outlines)
     if result.plan is not None:
