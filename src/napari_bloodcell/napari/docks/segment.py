@@ -8,6 +8,7 @@ from weakref import ref
 import napari.viewer
 from napari.components import ViewerModel
 from napari.layers import Image, Shapes
+from qtpy.compat import isalive
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_bloodcell.core.errors import InputError
@@ -137,7 +138,7 @@ class FindingDock(StageDock):
 
         def show(kept: Kept | None) -> None:
             here = dock()
-            if here is None or here.is_resting or image() is not here.image.layer:
+            if here is None or not isalive(here) or here.is_resting or image() is not here.image.layer:
                 return  # the dock is closed, or shows another image
             if cells_layer_for(here.viewer, image()) is None:
                 here._show_kept(kept)
