@@ -138,7 +138,9 @@ class FindingDock(StageDock):
 
         def show(kept: Kept | None) -> None:
             here = dock()
-            if here is None or not isalive(here) or here.is_resting or image() is not here.image.layer:
+            if here is None or not isalive(here):  # type: ignore[no-untyped-call]
+                return
+            if here.is_resting or image() is not here.image.layer:
                 return  # the dock is closed, or shows another image
             if cells_layer_for(here.viewer, image()) is None:
                 here._show_kept(kept)
