@@ -113,24 +113,30 @@ def describe_fault(error: Exception) -> str:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop, which the yielded function reports; the second interrupts."""
+def stop_on_interrupt(
+    message: str = "Stopping; the best so far is kept.", *, sigterm: bool = False
+) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop, which the yielded function reports; the second interrupts.
+
+    With `sigterm`, so does the signal by which a system ends its services.
+    """
     wish = threading.Event()
 
     def note(_number: int, _frame: object) -> None:
         if wish.is_set():
             raise KeyboardInterrupt
         wish.set()
-        warn("Stopping; the best so far is kept. Press Ctrl-C again to end at once.")
+        warn(f"{message} Press Ctrl-C again to end at once.")
 
     if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
         yield wish.is_set
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, *[signal.SIGTERM] * sigterm)}
     try:
         yield wish.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ProgressLine:

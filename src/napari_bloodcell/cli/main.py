@@ -28,6 +28,7 @@ _COMMANDS = "napari_bloodcell.cli"
 app.command(f"{_COMMANDS}.analyse:analyse", name="analyse", help="Count the cells of images, folders or globs.")
 app.command(f"{_COMMANDS}.specimens.compare:compare", name="compare", help="Compare counts by hand with results.")
 app.command(f"{_COMMANDS}.specimens.pool:pool_results", name="pool", help="Pool the results of a smear's fields.")
+app.command(f"{_COMMANDS}.watch:watch", name="watch", help="Analyse pictures as a microscope saves them.")
 app.command(f"{_COMMANDS}.demo:demo", name="demo", help="Analyse the smear that comes with the program.")
 app.command(f"{_COMMANDS}.train:train", name="train", help="Train a classifier on a folder of cutouts.")
 app.command(f"{_COMMANDS}.train_sam:train_sam", name="train-sam", help="Fine-tune the embedded SAM on masks.")
