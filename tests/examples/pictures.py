@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ def _distance(shape: tuple[int, ...], middle: Sequence[float] = (0.5, 0.5)) -> N
 
 def round_field(
     smear: Picture,
-    colour: tuple[float, float, float] = (3, 3, 3),
+    colour: tuple[float, float, float] | NDArray[np.float64] = (3, 3, 3),
     *,
     noise: float = 1.5,
     sharpness: float = 60,
@@ -31,7 +32,8 @@ def round_field(
 ) -> Picture:
     """What an eyepiece shows: soft-edged discs on black, or another colour, with a camera's noise.
 
-    `fields` are (y, x) of each disc and its width, in shares of the picture's height, width, and both.
+    `colour` may differ from pixel to pixel. `fields` are (y, x) of each disc and its width, in shares of the picture's
+    height, width, and both.
     """
     distance = np.min([(_distance(smear.shape, middle) - width) for *middle, width in fields], axis=0)
     inside = np.clip(-distance * sharpness, 0, 1)[..., None]
@@ -62,13 +64,45 @@ def viewer_window(smear: Picture, colour: tuple[int, int, int] = (38, 41, 48)) -
     return window
 
 
-def eyepiece_grid(smear: Picture) -> Picture:
-    """Dark lines of a graticule across the field."""
-    lined, step = smear.astype(float), max(smear.shape[:2]) // 7
-    for at in range(step // 2, max(smear.shape[:2]), step):
-        lined[at : at + 3] *= 0.25
-        lined[:, at : at + 3] *= 0.25
-    return lined.astype(np.uint8)
+def textured_rim(smear: Picture, level: float = 60, scatter: float = 35, width: float = 1) -> Picture:
+    """A round field in something with a grain of so many pixels, such as paper or wood."""
+    grain = ndimage.gaussian_filter(np.random.default_rng(8).normal(0, 1, smear.shape[:2]), width)
+    inside = np.clip((0.97 - _distance(smear.shape)) * 60, 0, 1)[..., None]
+    around = level + scatter * (grain / grain.std())[..., None]
+    return np.clip(smear * inside + around * (1 - inside), 0, 255).astype(np.uint8)
+
+
+def mosaic_with_gaps(smear: Picture, gap: int = 4, level: int = 255, n: int = 3) -> Picture:
+    """A smear cut into n × n fields, so many pixels between them."""
+    height, width = smear.shape[:2]
+    canvas = np.full((height + gap * (n - 1), width + gap * (n - 1), 3), level, np.uint8)
+    rows, columns = (np.linspace(0, side, n + 1).astype(int) for side in (height, width))
+    for i, (y0, y1) in enumerate(pairwise(rows.tolist())):
+        for j, (x0, x1) in enumerate(pairwise(columns.tolist())):
+            canvas[y0 + gap * i : y1 + gap * i, x0 + gap * j : x1 + gap * j] = smear[y0:y1, x0:x1]
+    return canvas
+
+
+def page_of_fields(smear: Picture, level: int = 255) -> Picture:
+    """Four fields of different sizes on a page, with odd gaps."""
+    height, width = smear.shape[:2]
+    page = np.full((height * 6 // 5, width * 13 // 10, 3), level, np.uint8)
+    upper = [smear[: height // 2 - 7, : width // 2 - 11], smear[: height // 2 - 7, width // 2 : width * 5 // 6]]
+    lower = [smear[height // 2 :, : width // 3], smear[height // 2 :, width // 3 + 9 :]]
+    for y, x, gap, fields in ((10, 14, 23, upper), (20 + height // 2, 31, 37, lower)):
+        for field in fields:
+            page[y : y + field.shape[0], x : x + field.shape[1]] = field
+            x += field.shape[1] + gap
+    return page
+
+
+def eyepiece_grid(smear: Picture, angle: float = 0, width: float = 3, light: float = 0.25) -> Picture:
+    """Lines of a graticule across the field, turned by an angle in degrees, which let so much light through."""
+    y, x = np.mgrid[: smear.shape[0], : smear.shape[1]]
+    step, turn = max(smear.shape[:2]) // 7, np.deg2rad(angle)
+    across, along = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
+    is_line = ((across - step // 2) % step < width) | ((along - step // 2) % step < width)
+    return np.where(is_line[..., None], smear * light, smear).astype(np.uint8)
 
 
 def light_from_one_side(smear: Picture, least: float = 0.35) -> Picture:
@@ -77,9 +111,9 @@ def light_from_one_side(smear: Picture, least: float = 0.35) -> Picture:
     return np.rint(smear * light[None, :, None]).astype(np.uint8)
 
 
-def vignetted(smear: Picture) -> Picture:
-    """The corners get a third of the light."""
-    return np.rint(smear * (1 - 0.33 * _distance(smear.shape) ** 2)[..., None]).astype(np.uint8)
+def vignetted(smear: Picture, loss: float = 0.33) -> Picture:
+    """The middle of each side loses a share of its light, the corners twice that."""
+    return np.rint(smear * (1 - loss * _distance(smear.shape) ** 2).clip(0.1)[..., None]).astype(np.uint8)
 
 
 def noise(shape: tuple[int, int] = (420, 560)) -> Picture:

@@ -78,7 +78,8 @@ def test_the_scale_does_not_collapse_in_a_frame(
 
 
 def test_a_frame_that_is_not_found_costs_no_width(sam: MaskGenerator, smear: np.ndarray) -> None:
-    calibration = measured(pictures.round_field(smear, (60, 60, 60), noise=35), sam)
+    rising = np.linspace(40, 180, smear.shape[1])[:, None]
+    calibration = measured(pictures.round_field(smear, rising), sam)
     assert calibration.outside == ""
     assert calibration.rbc_diameter_px == pytest.approx(measured(smear, sam).rbc_diameter_px, rel=0.08)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import PIL.Image
+import pytest
 
 import napari_bloodcell as nb
+from napari_bloodcell.cli import batch
+from napari_bloodcell.cli import main as cli
 from napari_bloodcell.napari.layers import links
-from tests.fakes import BrightnessClassifier, ThresholdGenerator
+from tests.examples import pictures
+from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +24,67 @@ if TYPE_CHECKING:
     from napari import Viewer
     from pytestqt.qtbot import QtBot
 
+    from napari_bloodcell.core.protocols import Calibration
     from napari_bloodcell.napari.docks.count.dock import CountWidget
 
 EMPTY = "Nothing but glass"
 GLASS = np.full((120, 160, 3), 230, np.uint8)
+
+
+CELLS = disc_image([(y, x) for y in range(30, 210, 45) for x in range(30, 290, 45)], (220, 300))
+
+
+@dataclass
+class Measuring(ThresholdGenerator):
+    """Finds in every smear what it was told."""
+
+    found: dict[str, float] = field(default_factory=dict)
+
+    def calibrate(self, sample: np.ndarray, first: Calibration) -> Calibration:
+        return replace(first, **self.found)
+
+
+DOUBTS: dict[str, tuple[np.ndarray, dict[str, float], float | None]] = {
+    "Nothing but glass was found": (GLASS, {}, None),
+    "How wide a red cell is, is unsure": (CELLS, {"scale_confidence": 0.2}, None),
+    "The picture does not look like": (CELLS, {"smear_confidence": 0.2}, None),
+    "The light falls off to": (pictures.light_from_one_side(CELLS, 0.4), {}, None),
+    "Straight lines run across the picture": (pictures.mosaic_with_gaps(CELLS, level=255), {}, None),
+    "With 1.5 µm per pixel a red cell would be": (CELLS, {"rbc_diameter_px": 24.0}, 1.5),
+}
+"""What a warning says first; a picture, what is measured of it, and µm per pixel."""
+
+
+@pytest.mark.parametrize("said", DOUBTS)
+def test_every_doubt_is_said_in_the_terminal_the_files_the_dock_and_on_the_layer(
+    said: str,
+    viewer: Viewer,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture, found, pixel_size_um = DOUBTS[said]
+    models = batch.Models(Measuring(found=found), BrightnessClassifier())
+    monkeypatch.setattr(batch, "load_models", lambda recipe, quiet=False: models)
+    PIL.Image.fromarray(picture).save(tmp_path / "one.png")
+    units = () if pixel_size_um is None else ("--pixel-size-um", str(pixel_size_um))
+    cli.main(["analyse", str(tmp_path / "one.png"), "-o", str(tmp_path / "out"), "-q", *units])
+    assert said in capsys.readouterr().err
+    (in_counts,) = json.loads((tmp_path / "out/one/counts.json").read_text())["warnings"]
+    (row,) = csv.DictReader((tmp_path / "out/summary.csv").read_text().splitlines())
+    assert in_counts.startswith(said)
+    assert row["warnings"] == in_counts
+
+    scale = (1.0, 1.0) if pixel_size_um is None else (pixel_size_um, pixel_size_um)
+    image = viewer.add_image(picture, rgb=True, scale=scale, units=("pixel" if pixel_size_um is None else "µm",) * 2)
+    widget = dock_of(viewer, "Analyse")
+    widget.generator, widget.classifier = models.generator, models.classifier
+    with qtbot.waitSignal(widget.panel.work.finished, timeout=60_000):
+        widget.run.click()
+    qtbot.waitUntil(lambda: not widget.is_running, timeout=60_000)
+    assert in_counts in widget.summary.text()
+    assert links.warnings_of(links.cells_layer_for(viewer, image)) == (in_counts,)
 
 
 def dock_of(viewer: Viewer, name: str) -> Any:

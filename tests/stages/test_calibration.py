@@ -47,3 +47,8 @@ def test_an_unsure_scale_and_another_thing_than_blood_are_told() -> None:
     bird = Calibration(34.0, (230.0, 230.0, 230.0), 200.0, smear_confidence=0.2)
     assert "unsure: 34 px (confidence 0.20)" in doubts_of(unsure)[0]
     assert "does not look like" in doubts_of(bird)[0]
+
+
+def test_lines_across_the_picture_are_told() -> None:
+    crossed = Calibration(34.0, (230.0, 230.0, 230.0), 200.0, has_lines=True)
+    assert doubts_of(crossed)[0].startswith("Straight lines run across the picture")

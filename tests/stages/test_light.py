@@ -38,10 +38,22 @@ def test_light_that_falls_off_is_evened_out(
     picture = darken(smear)
     light = light_of(picture)
     assert light is not None
-    assert light.least == pytest.approx(least, abs=0.04)
+    assert light.least() == pytest.approx(least, abs=0.04)
     glass = smear.min(-1) > 200
     even = lit_evenly(picture, np.asarray(light))[glass].astype(float)
     assert np.abs(even / even.mean(0) - smear[glass] / smear[glass].mean(0)).mean() < 0.04
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_light_that_falls_off_in_a_round_field_is_told_of_that_field(smear: np.ndarray, times: int) -> None:
+    larger = np.kron(smear[: 600 // times, : 800 // times], np.ones((times, times, 1), np.uint8))
+    picture = pictures.round_field(pictures.vignetted(larger, 0.75))
+    small = overview_of(picture)
+    around = find_surroundings(small, picture.shape[:2])
+    assert around is not None
+    light = measure_light(small, picture.shape[:2], around.outside)
+    assert light is not None
+    assert 0.3 < light.least(around.outside) < 0.7
 
 
 def test_an_ordinary_smear_is_lit_evenly(smear: np.ndarray) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 import napari_bloodcell as nb
-from napari_bloodcell.stages.surroundings import Surroundings, find_surroundings, overview_of, surroundings_from
+from napari_bloodcell.stages.surroundings import (
+    Surroundings,
+    find_surroundings,
+    has_lines,
+    overview_of,
+    surroundings_from,
+)
 from napari_bloodcell.synthetic import load_shipped
 from tests.examples import pictures
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
@@ -63,6 +69,65 @@ def test_a_rim_of_any_colour_is_no_smear(smear: np.ndarray, colour: tuple[int, i
     found = around(pictures.round_field(smear, colour))
     assert found is not None
     assert found.share == pytest.approx(1 - 0.97**2 * np.pi / 4, abs=0.04)
+
+
+@pytest.mark.parametrize("colour", [(195, 195, 195), (225, 215, 225), (255, 255, 255)])
+def test_a_rim_near_the_colour_of_glass_is_no_smear(smear: np.ndarray, colour: tuple[int, int, int]) -> None:
+    found = around(pictures.round_field(smear, colour))
+    assert found is not None
+    assert found.share == pytest.approx(1 - 0.97**2 * np.pi / 4, abs=0.03)
+
+
+@pytest.mark.parametrize(("level", "scatter", "width"), [(60, 35, 1), (30, 15, 1), (60, 35, 4), (120, 30, 2)])
+def test_a_rim_with_a_texture_is_no_smear(smear: np.ndarray, level: int, scatter: int, width: int) -> None:
+    found = around(pictures.textured_rim(smear, level, scatter, width))
+    assert found is not None
+    assert found.share == pytest.approx(1 - 0.97**2 * np.pi / 4, abs=0.08)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_page_around_several_fields_is_no_smear(smear: np.ndarray, level: int) -> None:
+    page = pictures.page_of_fields(smear, level)
+    found = around(page)
+    truth = np.abs(page.astype(int) - pictures.page_of_fields(np.full_like(smear, 90), level)).max(-1) == 0
+    assert found is not None
+    assert (np.asarray(found) & truth).sum() > 0.97 * truth.sum()
+    assert (np.asarray(found) & ~truth).sum() < 0.05 * (~truth).sum()
+
+
+def crossed(image: np.ndarray) -> bool:
+    small = overview_of(image)
+    return has_lines(image, small, find_surroundings(small, image.shape[:2]))
+
+
+@pytest.mark.parametrize("gap", [1, 4, 15])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_gaps_of_a_mosaic_are_lines(smear: np.ndarray, gap: int, level: int) -> None:
+    mosaic = pictures.mosaic_with_gaps(smear, gap, level)
+    assert crossed(mosaic) or around(mosaic) is not None
+
+
+@pytest.mark.parametrize("angle", [0, 3, 7, 30, 45])
+def test_a_graticule_at_any_angle_is_lines(smear: np.ndarray, angle: float) -> None:
+    assert crossed(pictures.eyepiece_grid(smear, angle))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda smear: smear,
+        pictures.round_field,
+        pictures.viewer_window,
+        pictures.page_of_fields,
+        pictures.textured_rim,
+        pictures.light_from_one_side,
+        pictures.vignetted,
+    ],
+)
+def test_an_ordinary_smear_and_the_sides_of_a_frame_are_no_lines(
+    smear: np.ndarray, frame: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    assert not crossed(frame(smear))
 
 
 @pytest.mark.parametrize("width", [0.2, 0.5])

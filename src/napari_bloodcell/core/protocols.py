@@ -76,6 +76,8 @@ class Calibration:
         The light over the smear, in numbers of `stages.light`; () if it is even.
     red_rgb : tuple of float, optional
         Colour of a typical red cell of the image, 0 to 255; None if too few were seen, or the generator reports none.
+    has_lines : bool
+        Whether straight lines cross the picture, such as the gaps of a mosaic.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the files in which it is recorded
@@ -89,6 +91,7 @@ class Calibration:
     outside: str = ""
     light: tuple[float, ...] = ()
     red_rgb: tuple[float, float, float] | None = None
+    has_lines: bool = False
 
 
 @runtime_checkable

@@ -60,9 +60,16 @@ def doubts_of(calibration: Calibration, pixel_size_um: float | None = None) -> t
             f"{calibration.smear_confidence:.2f}), for which the program is made: do not trust the counts."
         )
     if (light := light_from(calibration.light)) is not None:
+        around = surroundings_from(calibration.outside)
+        least = light.least(None if around is None else around.outside)
         said.append(
-            f"The light falls off to {light.least:.0%} of its brightest. It was evened out; look at the overlay where "
+            f"The light falls off to {least:.0%} of its brightest. It was evened out; look at the overlay where "
             "it is dark."
+        )
+    if calibration.has_lines:
+        said.append(
+            "Straight lines run across the picture, such as the gaps of a mosaic or the graticule of an eyepiece: "
+            "cells that they cut are counted in parts. Look at the overlay, or give the fields one by one."
         )
     if pixel_size_um and not is_possible(pixel_size_um, calibration):
         low, high = POSSIBLE_UM

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_bloodcell.core.geometry import Box
 
-N_PARTS = 10
-"""A picture is divided into this many parts along each side."""
-GLASS_QUANTILE = 0.85
-"""Quantile of a part's brightness above which pixels are taken to be glass."""
+N_PARTS = (10, 8, 5)
+"""A picture is divided into this many parts along each side; into fewer where cells are as large as parts."""
+FEWEST_IN_PART, FEWEST_PARTS = 20, 24
+"""Fewest pixels of a part, and fewest parts, that tell the light."""
+GLASS_QUANTILE = 0.96
+"""Quantile of a part's brightness that is taken to be its glass."""
 NEAR = 0.06
 """Difference in log brightness within which a part agrees with the field."""
+MOST_AGREE = 0.58
+"""Share of the parts that agree with a field that is believed."""
 UNEVEN = 1.45
 """Least ratio of brightest to darkest light that counts as uneven; ordinary smears reach 1.3."""
 MOST_GAIN = 8.0
@@ -34,12 +39,12 @@ class Light:
         """Plain numbers that `light_from` takes."""
         return (float(self.shape[0]), float(self.shape[1]), *self.coefficients)
 
-    @property
-    def least(self) -> float:
-        """Light in the darkest part, relative to the brightest."""
-        height, width = self.shape
-        rows, columns = (np.linspace(0, n - 1, 33) for n in (height, width))
-        return float(np.exp(np.percentile(self._at(rows, columns), 2)))
+    def least(self, outside: NDArray[np.bool_] | None = None) -> float:
+        """Return the light in the darkest part, relative to the brightest; `outside` (y, x) there is no smear."""
+        (height, width), (n_rows, n_columns) = self.shape, (33, 33) if outside is None else outside.shape
+        light = self._at(*(np.linspace(0, n - 1, k) for n, k in ((height, n_rows), (width, n_columns))))
+        seen = light if outside is None or outside.all() else light[~outside]
+        return float(np.exp(np.percentile(seen, 2) - np.percentile(seen, 98)))
 
     def gain(self, box: Box) -> NDArray[np.float64]:
         """Return the gain (y, x), from 1, that evens out a box (y0, x0, y1, x1); the same for any tile."""
@@ -77,32 +82,54 @@ def measure_light(
     The glass of each part is its brightest pixels; parts darker than the field, because cells cover them, lose weight
     from fit to fit. A field is accepted only if two thirds of the parts agree with it.
     """
-    edges = [np.linspace(0, n, N_PARTS + 1).astype(int) for n in overview.shape[:2]]
-    brightness = overview @ np.array([0.299, 0.587, 0.114])
-    places, glass = [], []
-    for i in range(N_PARTS):
-        for j in range(N_PARTS):
-            here = slice(edges[0][i], edges[0][i + 1]), slice(edges[1][j], edges[1][j + 1])
-            values = brightness[here].ravel() if outside is None else brightness[here][~outside[here]]
-            if values.size >= 20:
-                top = values[values >= np.quantile(values, GLASS_QUANTILE)]
-                places.append(((i + 0.5) / N_PARTS * 2 - 1, (j + 0.5) / N_PARTS * 2 - 1))
-                glass.append(np.log(max(float(np.median(top)), 1.0)))
-    if len(glass) < N_PARTS**2 // 3:
-        return None
-    y, x = np.array(places).T
-    terms = np.stack(_terms(y, x), 1)
-    measured, weight = np.array(glass), np.ones(len(glass))
+    brightness = overview[..., 0] * np.float32(0.299) + overview[..., 1] * np.float32(0.587)
+    brightness += overview[..., 2] * np.float32(0.114)
+    for n_parts in N_PARTS:
+        fit, is_believed = _fit(*_glass_of_parts(brightness, outside, n_parts))
+        if is_believed:
+            light = Light(shape, tuple(float(k) for k in np.round(fit, 6)))
+            return light if light.least(outside) < 1 / UNEVEN else None
+    return None
+
+
+def _glass_of_parts(
+    brightness: NDArray[np.float32], outside: NDArray[np.bool_] | None, n_parts: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the log brightness (N,) of the glass of parts of a picture, and their places (N, 2), from -1 to 1."""
+    side_y, side_x = (n // n_parts for n in brightness.shape)
+    middles = (np.arange(n_parts) + 0.5) / n_parts * 2 - 1
+    places = np.stack(np.meshgrid(middles, middles, indexing="ij"), -1).reshape(-1, 2)
+
+    def parts_of(picture: NDArray[Any]) -> NDArray[Any]:
+        cut = picture[: side_y * n_parts, : side_x * n_parts].reshape(n_parts, side_y, n_parts, side_x)
+        return cut.swapaxes(1, 2).reshape(n_parts**2, -1)
+
+    if side_y * side_x < FEWEST_IN_PART:
+        return np.empty(0), places[:0]
+    values, n_seen = parts_of(brightness), np.full(n_parts**2, side_y * side_x)
+    if outside is not None:
+        is_outside = parts_of(outside)
+        values, n_seen = np.where(is_outside, np.float32(-1), values), (~is_outside).sum(1)
+    # What lies outside comes first in order, so that the quantile is that of the rest.
+    rank = values.shape[1] - 1 - ((1 - GLASS_QUANTILE) * (n_seen - 1)).astype(int)
+    glass = np.sort(values, 1)[np.arange(len(values)), rank]
+    is_seen = n_seen >= FEWEST_IN_PART
+    return np.log(np.maximum(glass[is_seen], 1.0).astype(np.float64)), places[is_seen]
+
+
+def _fit(glass: NDArray[np.float64], places: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """Return the coefficients of the field through the glass of parts, and whether enough of them agree with it."""
+    if len(glass) < FEWEST_PARTS:
+        return np.empty(0), False
+    terms, weight = np.stack(_terms(*places.T), 1), np.ones(len(glass))
     for _ in range(15):
-        root = np.sqrt(weight)
-        fit = np.asarray(np.linalg.lstsq(terms * root[:, None], measured * root, rcond=None)[0], np.float64)
-        left = measured - terms @ fit
+        weighted = terms * weight[:, None]
+        fit = np.asarray(np.linalg.solve(weighted.T @ terms + 1e-9 * np.eye(terms.shape[1]), weighted.T @ glass))
+        left = glass - terms @ fit
         weight = np.where(left > 0, 1.0, np.exp(-0.5 * (left / 0.04) ** 2) + 0.02)
     field = terms @ fit
-    if np.exp(np.ptp(np.percentile(field, (2, 98)))) < UNEVEN or np.mean(np.abs(left) < NEAR) < 0.66:
-        return None
     fit[0] -= field.max()
-    return Light(shape, tuple(float(k) for k in np.round(fit, 6)))
+    return fit, bool(np.mean(np.abs(left) < NEAR) >= MOST_AGREE)
 
 
 def lit_evenly(pixels: NDArray[np.uint8], gain: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -49,7 +49,7 @@ from napari_bloodcell.stages.calibration import (
 from napari_bloodcell.stages.light import lit_evenly, measure_light
 from napari_bloodcell.stages.masks import clean_masks, drop_repeated, drop_slivers, moved, paint_box
 from napari_bloodcell.stages.stitch import join_tiles
-from napari_bloodcell.stages.surroundings import find_surroundings, overview_of, surroundings_from
+from napari_bloodcell.stages.surroundings import find_surroundings, has_lines, overview_of, surroundings_from
 from napari_bloodcell.stages.tiles import Tile, group_tiles, hull, iter_tiles
 
 _TileResult = tuple[Tile, list[CellMask], Exception | None]
@@ -245,6 +245,7 @@ def _measure_smear(
         "default",
         outside="" if around is None else around.to_text(),
         light=() if light is None else light.numbers,
+        has_lines=has_lines(pixels if isinstance(pixels, np.ndarray) else small, small, around),
     )
     return sample, seen
 
