@@ -43,6 +43,37 @@ def test_functions_for_napari_are_there_without_qt_or_napari() -> None:
     assert not loaded.intersection({"torch", "napari", "qtpy", "matplotlib"})
 
 
+WITHOUT_NAPARI = """
+import importlib.machinery, sys
+class NoNapari(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        viewer = {"napari", "qtpy", "magicgui", "superqt", "PyQt6", "npe2", "vispy", "psygnal"}
+        return None if name.split(".")[0] in viewer else super().find_spec(name, path, target)
+sys.meta_path[:] = [NoNapari if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def test_without_napari_everything_else_is_there_and_its_functions_name_the_extra() -> None:
+    """As after `pip install napari-bloodcell`: every public name can be had, and every command but the viewer's."""
+    code = f"""{WITHOUT_NAPARI}
+import napari_bloodcell as nb
+from napari_bloodcell.cli.main import app
+for name in nb.__all__:
+    getattr(nb, name)
+for command in app:
+    if not command.startswith("-"):
+        app[command]
+try:
+    nb.napari.analyse_layer
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "napari.analyse_layer needs napari" in done.stdout
+    assert 'pip install "napari-bloodcell[all]"' in done.stdout
+
+
 def test_an_unknown_name_is_an_attribute_error_that_says_so() -> None:
     with pytest.raises(AttributeError, match="anaylse"):
         _ = nb.anaylse

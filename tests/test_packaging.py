@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import subprocess
@@ -11,17 +12,20 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from email import message_from_string
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
     from email.message import Message
 
 ROOT = Path(__file__).parents[1]
 MOST_MB = 25
-QT = ("pyqt5", "pyqt6", "pyside2", "pyside6")
+QT = {"pyqt5", "pyqt6", "pyside2", "pyside6"}
 
 
 def call(*command: object, cwd: Path | None = None) -> str:
@@ -69,6 +73,7 @@ def test_the_wheel_is_small_and_has_weights_manifest_data_and_types(built: Built
     expected = {p.relative_to(source).as_posix() for p in (source / "napari_bloodcell").rglob("*") if p.is_file()}
     expected = {name for name in expected if "__pycache__" not in name}
     assert {name for name in names if name.startswith("napari_bloodcell/")} == expected
+    assert [name for name in names if name.endswith(".data/data/share/man/man1/napari-bloodcell.1")]
     for needed in (
         "napari.yaml",
         "py.typed",
@@ -88,14 +93,43 @@ def test_names_in_the_wheel_are_allowed_on_every_system(built: Built) -> None:
     assert not [name for name in names if {part.split(".")[0].lower() for part in name.split("/")} & reserved]
 
 
-def test_no_qt_comes_with_the_base_and_one_with_all(built: Built) -> None:
-    required = [str(line).lower() for line in built.metadata.get_all("Requires-Dist") or []]
-    base = [line for line in required if "extra ==" not in line]
-    assert base
-    assert not [line for line in base if line.startswith(QT) or line.startswith("napari[")]
-    for extra in ("all", "wsi", "cluster"):
-        assert [line for line in required if f"extra == '{extra}'" in line.replace('"', "'")]
-    assert [line for line in required if line.startswith(QT) and "'all'" in line.replace('"', "'")]
+def requirements(built: Built, extra: str = "") -> set[str]:
+    """Return the names of the packages that the wheel asks for: the base's, or those of an extra alone."""
+    lines = [Requirement(line) for line in built.metadata.get_all("Requires-Dist") or []]
+    if not extra:
+        return {canonicalize_name(line.name) for line in lines if line.marker is None}
+    return {canonicalize_name(line.name) for line in lines if line.marker and line.marker.evaluate({"extra": extra})}
+
+
+def test_the_base_has_no_viewer_the_extra_napari_has_no_qt_and_all_has_both(built: Built) -> None:
+    viewer = {"napari", "magicgui", "superqt", "qtpy"}
+    base = requirements(built)
+    assert len(base) > 10
+    assert not base & (viewer | QT)
+    assert requirements(built, "napari") - base == viewer
+    assert requirements(built, "all") & QT
+
+
+def test_what_the_core_imports_is_in_the_base_or_in_an_extra_that_a_message_names(built: Built) -> None:
+    """Nothing that napari brings along is used without being asked for."""
+    package = ROOT / "src" / "napari_bloodcell"
+    imported = {
+        name.split(".")[0]
+        for path in package.rglob("*.py")
+        if not path.is_relative_to(package / "napari")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else names_of(node))
+    } - {*sys.stdlib_module_names, "napari_bloodcell"}
+    assert {"numpy", "torch", "openslide"} <= imported
+    owners = packages_distributions()
+    extras = set().union(*(requirements(built, extra) for extra in ("wsi", "exchange", "cluster")))
+    allowed = requirements(built) | extras
+    others = {name for name in imported if not {canonicalize_name(owner) for owner in owners.get(name, ())} & allowed}
+    assert others == {"pydantic_core"}  # pydantic's own half, which it pins to the letter
+
+
+def names_of(node: ast.AST) -> list[str]:
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
 def test_the_metadata_has_what_a_list_of_plugins_shows(built: Built) -> None:
@@ -105,12 +139,17 @@ def test_the_metadata_has_what_a_list_of_plugins_shows(built: Built) -> None:
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert "napari-bloodcell" in str(metadata.get_payload())
+    text = str(metadata.get_payload())
+    assert "https://raw.githubusercontent.com/napari-bloodcell/napari-bloodcell/v" in text
+    assert not re.findall(r"\]\((?!https:|#)[^)]*\)", text)  # neither PyPI nor the hub has the repository's files
+    assert "<!--- skip" not in text
+    urls = dict(str(line).split(", ", 1) for line in metadata.get_all("Project-URL") or [])
+    assert {"Homepage", "Documentation", "Source", "Tracker", "Support"} <= urls.keys()
     classifiers = metadata.get_all("Classifier") or []
     for needed in (
         "Framework :: napari",
         "Operating System :: OS Independent",
-        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
     ):
         assert needed in classifiers
 

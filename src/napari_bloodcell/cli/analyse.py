@@ -51,9 +51,6 @@ def analyse(
 ) -> int:
     """Segment, type and count the cells of images.
 
-    Exit code: 0 all done, 1 some images failed (they are named, the others are done) or, with --strict, have warnings,
-    2 wrong use.
-
     Parameters
     ----------
     images

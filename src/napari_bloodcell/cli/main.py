@@ -18,6 +18,8 @@ app = App(
     name="napari-bloodcell",
     help="Segment, type and count the blood cells of smears.",
     help_format="plaintext",
+    help_epilogue="Exit codes: 0 all done; 1 some images failed or, with --strict, have warnings, or a download "
+    "failed; 2 wrong use, nothing was done; 130 interrupted, what was written is complete.",
     version=lambda: napari_bloodcell.__version__,
     result_action="return_value",
     exit_on_error=False,
@@ -38,7 +40,7 @@ app.command(f"{_COMMANDS}.exchange.classify:classify", name="classify", help="Ty
 app.command(
     f"{_COMMANDS}.exchange.annotations:training_set", name="training-set", help="Learn from COCO or YOLO annotations."
 )
-app.command(f"{_COMMANDS}.completion:completion", name="completion", help="Print what completes commands in a shell.")
+app.command(f"{_COMMANDS}.completion:completion", name="completion", help="Let a shell complete commands and flags.")
 models = App(name="models", help="List, download and check the weights of models.")
 models.command(f"{_COMMANDS}.models:list_all", name="list", help="List the models and whether they are here.")
 models.command(f"{_COMMANDS}.models:download", name="download", help="Fetch and check the weights of models.")

@@ -1,11 +1,13 @@
 """The napari plugin: the only code that uses Qt and napari.
 
 Functions for scripts (`api`) are available as ``napari_bloodcell.napari.segment_layer`` and so on. Importing this
-package loads neither Qt nor napari.
+package loads neither Qt nor napari. Where napari is not installed (it is an extra), naming one of the functions raises
+`ImportError` that says how to install it.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec("napari") is None:
+        raise ImportError(
+            f"napari_bloodcell.napari.{name} needs napari, which is not installed: "
+            'pip install "napari-bloodcell[all]" brings it with a Qt, "napari-bloodcell[napari]" without one.'
+        )
     from napari_bloodcell.napari import api
 
     return getattr(api, name)

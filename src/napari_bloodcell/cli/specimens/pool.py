@@ -37,8 +37,6 @@ def pool_results(
 ) -> int:
     """Pool the results of the fields of one smear.
 
-    Exit code: 0 done, 1 with --strict if the specimen has a warning, 2 wrong use.
-
     Parameters
     ----------
     results
