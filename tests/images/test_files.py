@@ -387,7 +387,7 @@ def test_a_picture_of_any_ending_is_found_and_read(suffix: str, tmp_path: Path) 
     assert nb.read_plane(path).data.shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize("suffix", [".heic", ".CZI", ".nef", ".lif", ".nd2", ".jxl", ".avi", ".isyntax"])
+@pytest.mark.parametrize("suffix", [".heic", ".VSI", ".nef", ".lof", ".oib", ".jxl", ".avi", ".isyntax"])
 def test_an_image_that_is_not_read_is_found_and_named(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"smear{suffix}"
     tifffile.imwrite(path, field(), photometric="rgb")
@@ -401,7 +401,7 @@ def test_napari_offers_the_reader_for_every_ending() -> None:
     from tests.napari.conftest import MANIFEST
 
     patterns = PluginManifest.from_file(MANIFEST).contributions.readers[0].filename_patterns
-    own = {"*recipe.json", "*.bloodcell", "*.zarr"}
+    own = {"*recipe.json", "*.geojson", "*.bloodcell", "*.zarr"}
     assert set(patterns) == own | {f"*{suffix}" for suffix in IMAGE_SUFFIXES}
 
 

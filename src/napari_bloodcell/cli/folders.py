@@ -10,7 +10,15 @@ from pathlib import Path
 from napari_bloodcell.cli.summary import SUMMARY
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import expanded, legal_name
-from napari_bloodcell.images.files import DICOM, IMAGE_SUFFIXES, find_images, image_name, is_image_path, is_zarr
+from napari_bloodcell.images.files import (
+    DICOM,
+    IMAGE_SUFFIXES,
+    find_images,
+    image_name,
+    is_image_path,
+    is_zarr,
+    split_scene,
+)
 from napari_bloodcell.results.files import CELLS_TIFF, COUNTS, KDE, OVERLAY, RECIPE, SLIDE, TYPES_TIFF
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.slides.work import source_of_work
@@ -54,7 +62,7 @@ def _images_of(argument: str) -> list[Path]:
                 f"The folder {path} holds no image. Images end with {', '.join(sorted(IMAGE_SUFFIXES))} or are "
                 "OME-Zarr folders; folders within it are not searched (a glob such as 'folder/**/*.jpg' does that)."
             )
-    elif os.path.lexists(path):
+    elif os.path.lexists(path) or split_scene(path)[1]:
         found = [path]
         if _is_own(path):
             raise InputError(f"{path} was drawn by this program beside a result; give the image itself.")

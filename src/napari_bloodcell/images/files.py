@@ -29,10 +29,11 @@ _COMMON = (
     "tif tiff btf tf2 tf8 lsm stk qptiff"
 )
 _SCANNERS = "svs ndpi mrxs scn vms vmu bif svslide dcm"
+_MICROSCOPES = "czi nd2 lif"
 _FOREIGN = (
     "heic heif heics heifs hif jxl jxr wdp hdp exr hdr psd psb xcf "  # phones, screens, editors
     "dng cr2 cr3 crw nef nrw arw sr2 srw orf raf rw2 raw pef rwl iiq 3fr "  # cameras
-    "czi nd2 lif lof xlif vsi ets oib oif oir zvi dv r3d ims sld sldy obf msr mvd2 "  # microscopes
+    "lof xlif vsi ets oib oif oir zvi dv r3d ims sld sldy obf msr mvd2 "  # microscopes
     "isyntax i2syntax sdpc kfb tmap mds mdsx dicom "  # scanners
     "avi mp4 m4v mov mkv wmv mpg mpeg webm nrrd mha mhd nii fits"  # films, arrays
 )
@@ -40,8 +41,11 @@ _FOREIGN = (
 DICOM = ".dcm"
 """A slide may be several files of these, one for each level, each of which opens all of it."""
 
-IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS}".split())
+IMAGE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in f"{_COMMON} {_SCANNERS} {_MICROSCOPES}".split())
 """Endings by which images are found in a folder; a file's format is told by its first bytes."""
+
+MICROSCOPE_SUFFIXES: frozenset[str] = frozenset(f".{ending}" for ending in _MICROSCOPES.split())
+"""Files that may hold several images; one is named as if the file were a folder: ``slide.czi/2``."""
 
 NEED_SCANNER_READER: frozenset[str] = frozenset((".mrxs", ".vms", ".vmu", DICOM))
 """Of these nothing but OpenSlide reads the slide; some hold a small picture of it."""
@@ -87,7 +91,8 @@ class ImageFile:
     `levels` is the pyramid, finest first, in the file's dtype and order of axes, read where it is sliced. `axes` has
     one lower-case letter per axis ("yx", "cyx", "yxs", …), or is None if the file does not say. `flips` lists those of
     "y" and "x" that are stored in reverse. Without `has_alpha` a fourth channel is left out; if `is_premultiplied` the
-    colours are multiplied by it. `channels` names those along "c".
+    colours are multiplied by it. `channels` names those along "c". `best_plane` tells
+    the plane of a stack that is meant if nobody chooses, () for none.
     """
 
     levels: Sequence[Any]
@@ -97,6 +102,7 @@ class ImageFile:
     has_alpha: bool = True
     channels: Sequence[str] = ()
     is_premultiplied: bool = False
+    best_plane: Callable[[], Sequence[int]] | None = None
 
 
 class Decoded:
@@ -120,11 +126,20 @@ class Decoded:
 
 
 def image_name(path: Path) -> str:
-    """Return a file's name without its format's endings: ``smear.ome.tif`` → ``smear``."""
+    """Return a file's name without its format's endings: ``smear.ome.tif`` → ``smear``, ``a.czi/2`` → ``a 2``."""
+    file, scene = split_scene(path)
+    if scene:
+        return f"{image_name(file)} {escaped(scene)}"
     stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES | {".zarr"} else path.name
     if stem.lower().endswith(".ome"):
         stem = stem[: -len(".ome")]
     return escaped(stem).strip(". ") or "image"
+
+
+def split_scene(path: Path) -> tuple[Path, str]:
+    """Return the file that a path names, and the image in it that ``slide.czi/2`` names, "" for none."""
+    is_scene = path.parent.suffix.lower() in MICROSCOPE_SUFFIXES and os.path.isfile(path.parent)
+    return (path.parent, path.name) if is_scene else (path, "")
 
 
 def is_zarr(path: Path) -> bool:
@@ -134,6 +149,7 @@ def is_zarr(path: Path) -> bool:
 
 def is_image_path(path: Path) -> bool:
     """Return whether a path looks like an image: a Zarr folder, or a file with an image's ending, read or not."""
+    path, _ = split_scene(path)
     return is_zarr(path) or (path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and os.path.isfile(path))
 
 

@@ -30,6 +30,7 @@ from napari_bloodcell.images.files import (
     pillow_rgb,
 )
 from napari_bloodcell.images.image import Level, SlideImage
+from napari_bloodcell.images.microscopes import open_microscope
 from napari_bloodcell.images.plane import Plane, further_axes, layout_of
 from napari_bloodcell.images.tiff import TIFF_MAGIC, open_tiff
 from napari_bloodcell.images.values import Conversion
@@ -45,7 +46,8 @@ def open_image(source: object, *, name: str | None = None) -> SlideImage:
     ----------
     source : path, array-like, Pillow image, sequence of pyramid levels, Zarr array or group, Plane or SlideImage
         A path is that of a JPEG, PNG or other picture, a TIFF or OME-TIFF, an OME-Zarr (0.1 to 0.5), a Zarr array, or
-        SVS, NDPI, MRXS and other formats of OpenSlide (the extra `wsi`). Arrays are NumPy's, dask's, Zarr's or anything
+        SVS, NDPI, MRXS and other formats of OpenSlide (the extra `wsi`), or CZI, ND2 and LIF of microscopes (the extra
+        `bio`; ``slide.czi/2`` is the second scene of that file). Arrays are NumPy's, dask's, Zarr's or anything
         that NumPy converts: grey (Y, X), RGB or RGBA, channels last or first, with further axes of length 1. Booleans,
         uint8, other integers up to 65535, floats of 0 to 1, 0 to 255 or 0 to 65535.
     name : str, optional
@@ -145,9 +147,17 @@ class Stack:
         stored = self.file.levels[0].shape
         return tuple(int(stored[axis]) for axis in further_axes(stored, self.file.axes))
 
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Names of the further axes: "t", "z", …, or "plane 1", … where the file does not say."""
+        letters = further_axes(self.file.levels[0].shape, self.file.axes).values()
+        return tuple(f"plane {i}" if letter == "?" else letter for i, letter in enumerate(letters, start=1))
+
     def image(self, plane: Sequence[int] = ()) -> SlideImage:
-        """Return one plane, by its position along each further axis."""
+        """Return one plane, by its position along each further axis; by default that in best focus, if known."""
         file, what = self.file, self.source or "The image"
+        if not plane and self.shape and file.best_plane is not None:
+            plane = file.best_plane()
         levels: list[Level] = []
         for array in file.levels:
             layout = layout_of(array.shape, file.axes, what, flips=file.flips, has_alpha=file.has_alpha, plane=plane)
@@ -171,6 +181,8 @@ def _open_file(path: Path) -> ImageFile:
     """Open an image file or a Zarr folder; the format is told by the first bytes."""
     if os.path.isdir(path):  # False for a name that is too long, where Path.is_dir raises
         return open_zarr_folder(path)
+    if (found := open_microscope(path)) is not None:
+        return found
     try:
         with path.open("rb") as file:
             magic = file.read(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ import numpy as np
 
 from napari_bloodcell.images.files import MAX_PIXELS, check_size
 from napari_bloodcell.images.image import Level, SlideImage
+from napari_bloodcell.images.microscopes import scenes_of
 from napari_bloodcell.images.open import LARGE_PX, Stack, open_image, open_stack
 from napari_bloodcell.napari.layers.features import to_features
 from napari_bloodcell.results.files import ZARR
@@ -17,6 +19,7 @@ from napari_bloodcell.results.ome_zarr import COARSEST, halvings, open_levels
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result, record_of
 
+_OF_LABELS: Final = tuple(np.dtype(f"{kind}{size}") for kind in "iu" for size in (4, 8))
 LayerData = tuple[Any, dict[str, Any], str]
 
 MOST_PIXELS_HALVED: Final = 2**28
@@ -26,16 +29,31 @@ MOST_PIXELS_HALVED: Final = 2**28
 def read_slide(path: str | Path) -> list[LayerData]:
     """Read an image of any size as one RGB layer with its pixel size: a stack of planes, a picture, or a pyramid.
 
-    Raises `InputError` if it cannot be opened, or is a stack too large for memory.
+    Of a microscope's file with several scenes each is a layer. Raises `InputError` if it cannot be opened, or is a
+    stack too large for memory.
     """
-    stack = open_stack(path)
+    return [_read_stack(open_stack(scene)) for scene in scenes_of(Path(path))]
+
+
+def _read_stack(stack: Stack) -> LayerData:
+    if np.dtype(stack.file.levels[0].dtype) in _OF_LABELS:
+        return _read_labels(stack)
     if stack.shape:
-        return [_read_planes(stack)]
+        return _read_planes(stack)
     slide = stack.image()
     about = {"name": slide.name, "rgb": True, **placement_um(slide.pixel_size_um)}
     if len(slide.levels) == 1 and slide.n_pixels <= LARGE_PX:
-        return [(slide.read_whole(), about, "image")]
-    return [(levels_to_show(slide.with_displayed_values()), {**about, "multiscale": True}, "image")]
+        return slide.read_whole(), about, "image"
+    return levels_to_show(slide.with_displayed_values()), {**about, "multiscale": True}, "image"
+
+
+def _read_labels(stack: Stack) -> LayerData:
+    """Read what napari, and other programs, save of a Labels layer: no image has integers of so many bits."""
+    array = stack.file.levels[0]
+    check_size(array.shape, MAX_PIXELS, stack.source or "The label image")
+    labels = np.squeeze(np.asarray(array[(slice(None),) * len(array.shape)]))
+    place = placement_um(stack.file.pixel_size_um, stack.further[: max(0, labels.ndim - 2)])
+    return labels, {"name": stack.name, **place}, "labels"
 
 
 def _read_planes(stack: Stack) -> LayerData:
@@ -43,7 +61,7 @@ def _read_planes(stack: Stack) -> LayerData:
     shape = (*stack.shape, *planes[0].shape, 3)
     check_size(shape, MAX_PIXELS, stack.source or "The image")
     pixels = np.stack([plane.read_whole() for plane in planes]).reshape(shape)
-    return pixels, {"name": stack.name, "rgb": True, **placement_um(planes[0].pixel_size_um, len(stack.shape))}, "image"
+    return pixels, {"name": stack.name, "rgb": True, **placement_um(planes[0].pixel_size_um, stack.further)}, "image"
 
 
 def read_slide_result(folder: str | Path) -> list[LayerData]:
@@ -134,8 +152,10 @@ def _image_of(result: Result) -> SlideImage | None:
     return open_image(source).with_displayed_values() if source is not None and Path(source).exists() else None
 
 
-def placement_um(pixel_size_um: float | None, n_further: int = 0) -> dict[str, Any]:
-    """Return scale and units of a layer with `n_further` axes before Y and X; nothing if the size is unknown."""
+def placement_um(pixel_size_um: float | None, further: Sequence[str] = ()) -> dict[str, Any]:
+    """Return names of the axes of a layer, `further` ones before y and x, and scale and units if they are known."""
+    place: dict[str, Any] = {"axis_labels": (*further, "y", "x")}
     if pixel_size_um is None:
-        return {}
-    return {"scale": (1.0,) * n_further + (pixel_size_um,) * 2, "units": ("pixel",) * n_further + ("micrometer",) * 2}
+        return place
+    n = len(further)
+    return place | {"scale": (1.0,) * n + (pixel_size_um,) * 2, "units": ("pixel",) * n + ("micrometer",) * 2}
