@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import openpyxl
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -45,6 +48,22 @@ def smears(tmp_path: Path) -> Path:
         for n in numbers:
             save(tmp_path / folder / f"{folder}17_{n}.png", n)
     return tmp_path
+
+
+def test_a_workbook_has_specimens_differential_and_images_as_numbers(smears: Path) -> None:
+    out = smears / "out"
+    flags = ("--no-overlay", "--no-kde", "--pixel-size-um", "0.3", "--rbc-diameter-px", "24", "-q")
+    assert run("analyse", smears / "A", smears / "B", "-o", out, "--specimen", "folder", "--xlsx", *flags) == 0
+    book = openpyxl.load_workbook(out / "counts.xlsx")
+    assert book.sheetnames == ["specimens", "specimens' differential", "counts", "differential"]
+    found = pd.read_excel(out / "counts.xlsx", sheet_name=None, engine="openpyxl")
+    assert found["specimens"][["specimen", "n_fields", "RBC"]].values.tolist() == [["A", 3, 15], ["B", 2, 15]]
+    assert found["specimens"]["RBC_per_mm2"].dtype == np.float64
+    assert found["counts"]["RBC"].sum() == 30
+    with zipfile.ZipFile(out / "counts.xlsx") as archive:  # where the comma stands is the reader's business
+        sheet = archive.read("xl/worksheets/sheet1.xml").decode()
+    per_mm2 = found["specimens"]["RBC_per_mm2"][0]
+    assert f"<v>{per_mm2!r}</v>".replace("np.float64(", "").replace(")", "") in sheet
 
 
 @pytest.mark.parametrize("by", ["folder", r"^([AB])\d+_"])

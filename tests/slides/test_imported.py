@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 
 from napari_bloodcell.cli import main as cli
-from napari_bloodcell.core.cells import measure_cells, type_lut, type_names
+from napari_bloodcell.core.cells import measure_cells, type_names
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.journal import Journal, place, standing
 from napari_bloodcell.results.exchange.compare import Comparison
@@ -236,10 +237,23 @@ def test_ten_thousand_cells_go_out_and_come_back_without_loss(tmp_path: Path) ->
         cells[y : y + 22, x : x + 22][own & (rng.random((22, 22)) < 0.97)] = i + 1  # with holes and loose pixels
     table = measure_cells(cells)
     table["cell_type"] = rng.choice(["RBC", "WBC", "platelet"], len(table)).astype(object)
+    table["subtype"] = np.where(table["cell_type"] == "WBC", "neutrophil", "")
+    table["probability"] = rng.random(len(table))
     with (tmp_path / "cells.geojson").open("w") as file:
         file.writelines(to_geojson(cells, table, type_names(), image_id="x"))
     compared = Comparison(cells, table, image_id="x", rbc_diameter_px=20.0)
     assert list(compared.add(iter_features(tmp_path / "cells.geojson")))[-1] == len(table) == 10_000
     changes = compared.finish(delete_missing=None)
     assert (changes.n_same, changes.retyped, changes.outlines, changes.missing) == (10_000, {}, [], [])
-    assert type_lut(table, type_names()).size == 10_001
+    features = json.loads((tmp_path / "cells.geojson").read_text())["features"]
+    told = [feature["properties"] for feature in features]
+    rows = table.loc[[int(one["name"]) for one in told]]
+    for column, name in (("area_px", "Area px^2"), ("probability", "Probability")):
+        assert [one["measurements"][name] for one in told] == rows[column].tolist()
+    shown = {"RBC": ("RBC", "#e0312f"), "WBC": ("WBC: neutrophil", "#2fb344"), "platelet": ("platelet", "#f5a524")}
+    for one, cell_type in zip(told, rows["cell_type"], strict=True):
+        name, colour = shown[cell_type]
+        assert one["classification"] == {"name": name, "color": list(bytes.fromhex(colour[1:]))}
+    outlines = shapely.from_geojson([json.dumps(feature["geometry"]) for feature in features])
+    assert shapely.is_valid(outlines).all()
+    assert shapely.area(outlines).tolist() == rows["area_px"].tolist()

@@ -16,10 +16,17 @@ from napari_bloodcell.cli.specimens.pool import grouping, pool_images, report_im
 from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.cli.summary import folders_of
 from napari_bloodcell.core.errors import InputError, SettingsError
+from napari_bloodcell.core.extras import needed
 from napari_bloodcell.core.files import make_folder
 from napari_bloodcell.core.params import Precision
+from napari_bloodcell.results.exchange.sheets import tables_of, write_xlsx
 from napari_bloodcell.results.recipes import read_record
-from napari_bloodcell.results.store import LabelFormat
+from napari_bloodcell.results.specimens.specimen import Specimen
+from napari_bloodcell.results.specimens.write import sheets_of
+from napari_bloodcell.results.store import LabelFormat, read_result
+
+WORKBOOK = "counts.xlsx"
+"""What --xlsx writes beside the summary."""
 
 
 def analyse(
@@ -41,6 +48,7 @@ def analyse(
     resume: Annotated[bool, Parameter(negative=())] = False,
     specimen: str | None = None,
     report: Report = False,
+    xlsx: Annotated[bool, Parameter(negative=())] = False,
     about: About = (),
     template: Template = None,
     quiet: Quiet = False,
@@ -91,6 +99,8 @@ def analyse(
         same match (its first group) in their names. Writes specimens.csv, and a folder each into specimens/.
     report
         Write report.html, one page to print and to sign: of each specimen with --specimen, else of each image.
+    xlsx
+        Write counts.xlsx, an Excel workbook: counts and differential of each image, and of each specimen.
     about
         What reports say about the specimen, such as 'Patient=4711'. May be given several times.
     template
@@ -111,6 +121,8 @@ def analyse(
     )
     pattern = None if specimen is None else grouping(specimen)
     about_of(about)
+    if xlsx:
+        needed("openpyxl", extra="exchange", what="--xlsx")
     found, missing = collect(images)
     if not found:
         raise InputError(" ".join(missing.values()))
@@ -136,10 +148,15 @@ def analyse(
     went_well = batch.run(found, missing, recipe=settings, models=models, options=options)
     if specimen is None and report:
         report_images(folders_of(output, found).values(), about=about, template=template)
+    specimens: list[Specimen] = []
     if specimen is not None:
         write = partial(write_reports, about=about, template=template) if report else None
-        is_sure = pool_images(folders_of(output, found), output, pattern, write)
+        specimens, is_sure = pool_images(folders_of(output, found), output, pattern, write)
         went_well = went_well and (is_sure or not strict)
+    if xlsx:
+        results = ((folder.name, read_result(folder)) for folder in folders_of(output, found).values())
+        tables = sheets_of(specimens) if specimens else {}
+        write_xlsx(output / WORKBOOK, tables | tables_of(results, with_cells=False))
     return DONE if went_well else SOME_FAILED
 
 

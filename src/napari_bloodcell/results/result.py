@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import RBC, type_names
+from napari_bloodcell.core.cells import BOX, CENTROID, RBC, type_names
+from napari_bloodcell.core.extras import needed
 from napari_bloodcell.core.params import Recipe
 from napari_bloodcell.core.protocols import Calibration, FailedTile
 from napari_bloodcell.results.files import ZARR
@@ -148,6 +149,46 @@ class Result:
         stored: dict[str, int] | None = self.numbers.get("counts")
         return dict(stored) if stored is not None else self.counting.counts
 
+    def to_anndata(self) -> Any:
+        """Return the cells as an `anndata.AnnData`, which scanpy, squidpy and SpatialData read.
+
+        Returns
+        -------
+        AnnData
+            `X` (N, K) float32 has the numbers of the table: areas, probabilities, measurements; `var_names` are their
+            columns. `obs`, named by the cells' ids, has types, kinds, marks and boxes, ``obsm["spatial"]`` (N, 2)
+            float64 the centres (x, y) in pixels. ``uns["napari_bloodcell"]`` has the image, µm per pixel, counts and
+            models; ``uns["spatialdata_attrs"]`` tells SpatialData that ids are those of the label image "cells".
+
+        Raises
+        ------
+        InputError
+            If anndata is not installed.
+        """
+        anndata = needed("anndata", extra="anndata", what="AnnData")
+        table = self.table
+        names = [n for n in table.columns if table[n].dtype.kind in "if" and n not in (*BOX, *CENTROID)]
+        about = table.drop(columns=[*names, *CENTROID])
+        texts = {n: _categories(about[n]) for n in about.columns if about[n].dtype.kind not in "ifb"}
+        about = about.assign(**texts, cell_id=table.index.to_numpy(), region=_categories(["cells"] * len(table)))
+        about.index = pd.Index([str(i) for i in table.index], dtype=object)
+        return anndata.AnnData(
+            X=table[names].to_numpy(np.float32),
+            obs=about,
+            var=pd.DataFrame(index=pd.Index(names, dtype=object)),
+            obsm={"spatial": table[list(reversed(CENTROID))].to_numpy(np.float64)},
+            uns={
+                "napari_bloodcell": {
+                    "image": self.image_name,
+                    "image_sha256": self.image_sha256,
+                    "pixel_size_um": float("nan") if self.pixel_size_um is None else self.pixel_size_um,
+                    "counts": self.counts,
+                    "models": {stage: dict(model) for stage, model in self.models.items()},
+                },
+                "spatialdata_attrs": {"region": "cells", "region_key": "region", "instance_key": "cell_id"},
+            },
+        )
+
     def overview(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
         """Return image (Y, X, 3), cells and types (Y, X) of a result on disk at the coarsest level of its OME-Zarr.
 
@@ -162,6 +203,12 @@ class Result:
         else:
             image = np.full((*cells.shape, 3), 255, np.uint8)
         return np.ascontiguousarray(image, np.uint8), cells.astype(np.int32), types.astype(np.uint8)
+
+
+def _categories(texts: Iterable[Any]) -> pd.Categorical:
+    """Return texts as categories of Python's strings; AnnData files do not take those of Arrow."""
+    values = [text if isinstance(text, str) else "" for text in texts]
+    return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype=object))
 
 
 SmearResult = SlideResult = StoredResult = Result

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
@@ -18,10 +20,11 @@ from pycocotools.coco import COCO
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.learning.training_set import TrainingSet
-from napari_bloodcell.results.exchange.annotated import iter_annotated
+from napari_bloodcell.results.exchange.annotated import counts_of_annotations, iter_annotated
 from napari_bloodcell.results.exchange.coco import mask_of_runs, run_lengths, write_coco
 from napari_bloodcell.results.exchange.yolo import write_yolo
 from napari_bloodcell.results.result import Result
+from napari_bloodcell.results.store import write_result
 from tests.results.test_store import a_result, an_image
 
 # pycocotools 2.0.11 hands NumPy 2 its arrays in the old way
@@ -135,3 +138,39 @@ def test_a_damaged_line_of_yolo_is_an_input_error(tmp_path: Path, line: str) -> 
     (tmp_path / "a.txt").write_text(line)
     with pytest.raises(InputError, match=r"a\.txt holds no intact YOLO"):
         list(iter_annotated(tmp_path))
+
+
+def test_annotations_are_truth_that_results_are_compared_with(tmp_path: Path) -> None:
+    folders = []
+    for i, n in enumerate((3, 6, 5)):
+        result = replace(a_result(n=n, types=("RBC", "WBC", "platelet")), image_name=f"field {i}")
+        folders.append(write_result(result, tmp_path / "results" / f"field {i}", image=an_image()))
+    for name in ("truth.json", "yolo"):
+        assert cli.main(["export", *map(str, folders), "-o", str(tmp_path / name)]) == cli.DONE
+    (tmp_path / "yolo" / "images").mkdir()
+    for i in range(3):
+        Image.fromarray(an_image()).save(tmp_path / "yolo" / "images" / f"field {i}.png")
+    for name in ("truth.json", "yolo"):
+        words = ["compare", str(tmp_path / name), str(tmp_path / "results"), "-o", str(tmp_path / f"out {name}")]
+        assert cli.main(words) == cli.DONE
+        pairs = pd.read_csv(tmp_path / f"out {name}" / "comparison.csv")
+        assert pairs.groupby("measure")["by_hand"].apply(list).to_dict() == {
+            "RBC": [1, 2, 2],
+            "WBC": [1, 2, 2],
+            "platelet": [1, 2, 1],
+        }
+
+
+def test_kinds_that_are_annotated_count_for_their_type(tmp_path: Path) -> None:
+    names = ("neutrophils", "WBC: monocyte", "erythrocyte", "blast")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 40}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+        "annotations": [{"id": i, "image_id": 1, "category_id": i, "bbox": [9 * i, 5, 8, 8]} for i in range(4)],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    (row,) = counts_of_annotations(tmp_path / "coco.json").to_dict("records")
+    assert row == {
+        **{"image": "a.png", "RBC": 1, "WBC": 2, "platelet": 0},
+        **{"WBC_neutrophil": 1, "WBC_monocyte": 1, "blast": 1},
+    }

@@ -39,7 +39,7 @@ def test_a_csv_has_a_byte_order_mark_on_request_only(tmp_path: Path) -> None:
 def test_a_workbook_has_numbers_and_no_class_name_is_a_formula(tmp_path: Path) -> None:
     result = a_result(types=("RBC", "WBC", "=1+1"))
     assert "=1+1" in type_names(result.names)
-    sheets.write_xlsx(tmp_path / "a.xlsx", sheets.tables_of({"=field": result}))
+    sheets.write_xlsx(tmp_path / "a.xlsx", sheets.tables_of([("=field", result)]))
     book = openpyxl.load_workbook(tmp_path / "a.xlsx")
     assert book.sheetnames == ["counts", "differential", "cells"]
     head, row = (list(cells) for cells in list(book["counts"].rows)[:2])

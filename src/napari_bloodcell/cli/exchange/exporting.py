@@ -62,7 +62,7 @@ def export(
     if ending == "":
         write_yolo(output, found, boxes=boxes)
     elif ending == ".xlsx":
-        sheets.write_xlsx(output, sheets.tables_of(found))
+        sheets.write_xlsx(output, sheets.tables_of(found.items()))
     else:
         with staged(output.parent, last=output.name) as stage:
             _write(stage / output.name, found, fiji=fiji, bom=bom, rle=rle)

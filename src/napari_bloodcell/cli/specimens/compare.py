@@ -25,7 +25,7 @@ def compare(
     by_hand
         CSV file with a row for each image: image (its name, or that of its result's folder), and a column for each
         measure, named as in counts.json, such as RBC or neutrophil_percent. Rows with the same specimen are repeated
-        smears.
+        smears. Or annotated images: a COCO file (.json), or the folder of a YOLO data set.
     results
         Folders of results, or folders of such folders.
     output

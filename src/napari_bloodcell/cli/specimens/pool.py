@@ -98,11 +98,11 @@ def pool_images(
     output: Path,
     pattern: re.Pattern[str] | None,
     report: Callable[[Specimen, Path], object] | None = None,
-) -> bool:
+) -> tuple[list[Specimen], bool]:
     """Pool the results of images, given the folder of each, by the names of images or of their folders.
 
     `report` writes the report of a specimen into its folder. Each specimen gets a folder in ``specimens/``, and a row
-    of ``specimens.csv``. Return whether none has a warning.
+    of ``specimens.csv``. Return the specimens, and whether none has a warning.
     """
     groups: dict[str, list[Path]] = defaultdict(list)
     for image, folder in folders.items():
@@ -123,7 +123,7 @@ def pool_images(
             report(specimen, folder)
     if specimens:
         write_specimens(specimens, output / SPECIMENS)
-    return not unnamed and not any(specimen.warnings for specimen in specimens)
+    return specimens, not unnamed and not any(specimen.warnings for specimen in specimens)
 
 
 def _specimen_of(image: Path, pattern: re.Pattern[str] | None) -> str:

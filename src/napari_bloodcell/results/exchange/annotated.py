@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import PLATELET, RBC, WBC, measure_cells
+from napari_bloodcell.core.cells import BUILTIN_TYPES, KINDS, PLATELET, RBC, WBC, measure_cells, split_name
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.geometry import slices_of
@@ -93,6 +94,43 @@ def iter_annotated(source: str | Path, images: str | Path | None = None) -> Iter
         if found is None:
             raise InputError(f"The image {name} of {source} is not in {folder}. Give the folder of its images.")
         yield _annotated(found, shape, objects)
+
+
+def counts_of_annotations(source: str | Path) -> pd.DataFrame:
+    """Return how many objects of each class people annotated: a row an image, as `compare` takes counts by hand.
+
+    Columns are `image`, types ("RBC"), and kinds ("WBC_neutrophil"), whose cells count for their type, too. Images of
+    a COCO file need not be there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    source = expanded(source)
+    listed = iter_yolo(source) if source.is_dir() else iter_coco(source)
+    rows = []
+    for name, _shape, objects in listed:
+        row: dict[str, Any] = {"image": Path(name).name, **dict.fromkeys(BUILTIN_TYPES, 0)}
+        for column in (column for found, _mask in objects for column in _measures_of(found)):
+            row[column] = row.get(column, 0) + 1
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{source} lists no image.")
+    table = pd.DataFrame(rows).fillna(0)
+    return table.astype({column: int for column in table.columns if column != "image"})
+
+
+def _measures_of(name: str) -> list[str]:
+    """Return the measures that an object of a class adds to."""
+    cell_type, kind = split_name(name)
+    plain = " ".join(name.lower().replace("_", " ").split())
+    known = {one: of for of, kinds in KINDS.items() for one in kinds}
+    if plain in known or (singular := plain.removesuffix("s")) in known:
+        kind = plain if plain in known else singular
+        cell_type = known[kind]
+    cell_type = _type_of(cell_type)
+    return [cell_type, f"{cell_type}_{kind}"] if kind else [cell_type]
 
 
 def _annotated(path: Path, shape: tuple[int, int], objects: Sequence[tuple[str, Mask]]) -> Annotated:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from napari_bloodcell.core.outlines import box_of_rings, fill
 from napari_bloodcell.corrections.correction import SAME_FROM
 from napari_bloodcell.results.exchange.features import Feature
 from napari_bloodcell.results.exchange.geojson import class_names, feature_id
+from napari_bloodcell.stages.calibration import DEFAULT_DIAMETER_PX
 
-_AT_ONCE = 1000  # features compared together
+_AT_ONCE = 500  # features compared together
 _NEARLY = 1e-6  # pixels by which the middle of an outline that nobody touched may differ
 LARGEST_CELL = 20.0
 """An annotation with a class, larger than this many red cells, is no cell but a region."""
@@ -60,6 +61,21 @@ class Changes:
     n_unread: int = 0
 
 
+def is_region(feature: Feature, area_px: float, rbc_diameter_px: float) -> bool:
+    """Return whether an object is an annotation that is no cell: without a class, of the class Region*, or large."""
+    if feature.kind != "annotation":
+        return False
+    largest_px = LARGEST_CELL * math.pi / 4 * rbc_diameter_px**2
+    return not feature.class_name or feature.class_name.startswith("Region") or area_px > largest_px
+
+
+def iter_regions(features: Iterable[Feature], rbc_diameter_px: float = DEFAULT_DIAMETER_PX) -> Iterator[Feature]:
+    """Yield the objects with an area that are regions."""
+    for feature in features:
+        if feature.rings and is_region(feature, float(_measure([feature])[0, 0]), rbc_diameter_px):
+            yield feature
+
+
 class Comparison:
     """Compares the outlines of a file with the cells (Y, X) of a result and their table, in memory or on disk."""
 
@@ -67,7 +83,7 @@ class Comparison:
         self.cells, self.table = cells, table
         self.changes = Changes()
         self._image_id = image_id
-        self._largest_px = LARGEST_CELL * math.pi / 4 * rbc_diameter_px**2
+        self._rbc_diameter_px = rbc_diameter_px
         self._ids = table.index.to_numpy(np.int64)
         self._is_seen = np.zeros(len(table), bool)
         self._classes = class_names(table)
@@ -115,7 +131,7 @@ class Comparison:
                     self._add_outline(feature, -1)
             elif same:
                 self._take(row, feature, None)
-            elif row < 0 and self._is_region(feature, float(area)):
+            elif row < 0 and is_region(feature, float(area), self._rbc_diameter_px):
                 self.changes.regions.append(feature.rings)
             else:
                 self._add_outline(feature, row)
@@ -135,11 +151,6 @@ class Comparison:
     def _row(self, label: int) -> int:
         place = int(np.searchsorted(self._ids, label))
         return place if place < len(self._ids) and self._ids[place] == label else -1
-
-    def _is_region(self, feature: Feature, area_px: float) -> bool:
-        if feature.kind != "annotation":
-            return False
-        return not feature.class_name or feature.class_name.startswith("Region") or area_px > self._largest_px
 
     def _add_outline(self, feature: Feature, row: int) -> None:
         shape = self.cells.shape
@@ -188,6 +199,14 @@ class Comparison:
         return bool(area == self._columns[0][row] == np.count_nonzero(own & mask))
 
 
+def _corners(rings: Sequence[Any]) -> NDArray[np.float64]:
+    """Return the corners (x, y) of all rings, one after another; some programs add a third number."""
+    corners = list(chain.from_iterable(rings))
+    if set(map(len, corners)) != {2}:
+        corners = [corner[:2] for corner in corners]
+    return np.fromiter(chain.from_iterable(corners), np.float64, 2 * len(corners)).reshape(-1, 2)
+
+
 def _measure(features: Sequence[Feature]) -> NDArray[np.float64]:
     """Return area, middle (y, x) and box (y0, x0, y1, x1) of each feature, (N, 7), pixels."""
     rings = [ring for feature in features for ring in feature.rings]
@@ -195,7 +214,7 @@ def _measure(features: Sequence[Feature]) -> NDArray[np.float64]:
     found = np.zeros((len(features), 7))
     if not len(rings):
         return found
-    x, y = np.array([corner[:2] for ring in rings for corner in ring], np.float64).T
+    x, y = _corners(rings).T
     start = np.cumsum(n) - n
     after = np.arange(len(x)) + 1
     after[start + n - 1] = start

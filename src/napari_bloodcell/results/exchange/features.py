@@ -167,6 +167,6 @@ def _feature(content: Any) -> Feature:
 def _class_name(classification: Any) -> str:
     """Return a class as QuPath shows it; its versions write one name, or the names of class and subclass."""
     if isinstance(classification, dict):
-        names = classification.get("names") or [classification.get("name") or ""]
-        return ": ".join(str(name) for name in names)
+        names = classification.get("names")
+        return ": ".join(map(str, names)) if names else str(classification.get("name") or "")
     return str(classification or "")

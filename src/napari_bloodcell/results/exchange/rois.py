@@ -13,9 +13,9 @@ import pandas as pd
 
 from napari_bloodcell.core.cells import type_colour
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
+from napari_bloodcell.core.extras import needed
 from napari_bloodcell.core.geometry import slices_of
 from napari_bloodcell.core.outlines import Polygon, iter_polygons
-from napari_bloodcell.results.exchange.extras import needed
 from napari_bloodcell.results.exchange.features import Feature
 from napari_bloodcell.results.exchange.geojson import class_names, only
 from napari_bloodcell.results.ome_zarr import rgb

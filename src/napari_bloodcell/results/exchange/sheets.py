@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pandas as pd
 
 from napari_bloodcell.core.cells import BOX, CENTROID
 from napari_bloodcell.core.errors import printable
+from napari_bloodcell.core.extras import needed
 from napari_bloodcell.core.files import write_bytes
-from napari_bloodcell.results.exchange.extras import needed
 from napari_bloodcell.results.exchange.geojson import class_names
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.table import AREA_UM2, guard_formulas, write_csv
@@ -51,10 +51,10 @@ def write_table(path: Path, result: Result, *, fiji: bool = False, bom: bool = F
     write_bytes(path, ((_BOM if bom else "") + text.getvalue()).encode())
 
 
-def tables_of(results: Mapping[str, Result], *, with_cells: bool = True) -> dict[str, pd.DataFrame]:
-    """Return the sheets of a workbook of results by name: counts, differential and cells, a row an image or a cell."""
+def tables_of(results: Iterable[tuple[str, Result]], *, with_cells: bool = True) -> dict[str, pd.DataFrame]:
+    """Return the sheets of a workbook of named results: counts, differential and cells, a row an image or a cell."""
     counts, kinds, cells = [], [], []
-    for name, result in results.items():
+    for name, result in results:
         counting = result.counting
         low, high = counting.interval or (None, None)
         row: dict[str, Any] = {"image": name, **result.counts, "RBC_low": low, "RBC_high": high}

@@ -18,6 +18,7 @@ from napari_bloodcell.core.errors import InputError, escaped, reason_of
 from napari_bloodcell.core.files import csv_text, expanded, staged, text_of_csv
 from napari_bloodcell.core.statistics import kappa
 from napari_bloodcell.images.files import image_name
+from napari_bloodcell.results.exchange.annotated import counts_of_annotations
 from napari_bloodcell.results.files import COUNTS
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.specimens.measures import Detection, Kind, Measure
@@ -131,7 +132,8 @@ def compare(
         column for each measure, named as in ``counts.json``: types ("RBC"), kinds ("WBC_neutrophil",
         "neutrophil_percent"), densities ("RBC_per_mm2"), and every other number there. Columns that end with
         "_grade" hold grades (0, 1+, 2+, …), columns of yes and no whether something is there. A blank cell was not
-        counted. Several rows with the same `specimen` are repeated smears of it.
+        counted. Several rows with the same `specimen` are repeated smears of it. Or annotations: a COCO file, or the
+        folder of a YOLO data set, whose objects are counted.
     results : iterable of Result or path
         Results, their folders, or folders of such folders.
     positive : mapping of str to float, optional
@@ -205,8 +207,9 @@ def _read_list(source: str | Path | pd.DataFrame) -> pd.DataFrame:
     if isinstance(source, pd.DataFrame):
         table = source.copy()
         where = "the table"
+    elif (path := expanded(source)).is_dir() or path.suffix.lower() == ".json":
+        table, where = counts_of_annotations(path), str(path)
     else:
-        path = expanded(source)
         where = str(path)
         try:
             text = path.read_text(encoding="utf-8-sig")

@@ -69,34 +69,46 @@ def write_specimens(specimens: Sequence[Specimen], path: Path) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(names), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: csv_text(str(value)) for name, value in row.items()} for row in rows)
+    writer.writerows({name: csv_text(_short(value)) for name, value in row.items()} for row in rows)
     write_bytes(path, text.getvalue().encode())
+
+
+def sheets_of(specimens: Sequence[Specimen]) -> dict[str, pd.DataFrame]:
+    """Return the sheets of a workbook of specimens by name: their numbers, and the differential of each."""
+    kinds = [one.differential.rename_axis("kind").reset_index() for one in specimens]
+    for table, one in zip(kinds, specimens, strict=True):
+        table.insert(0, "specimen", one.name)
+    return {
+        "specimens": pd.DataFrame([_row(specimen) for specimen in specimens]),
+        "specimens' differential": pd.concat([table for table in kinds if len(table)] or kinds[:1], ignore_index=True),
+    }
 
 
 def _row(specimen: Specimen) -> dict[str, Any]:
     """Return the line of a specimen: what is not known stays empty."""
     row: dict[str, Any] = {"specimen": specimen.name, "n_fields": specimen.n_fields, **specimen.counts}
-    row["area_mm2"] = "" if specimen.area_mm2 is None else f"{specimen.area_mm2:.6g}"
+    row["area_mm2"] = specimen.area_mm2
     tables = {"per_mm2": specimen.densities, f"{WBC}_percent": specimen.differential}
     for what, table in tables.items():
         column = what if what in table.columns else "percent"
         for name, line in table.iterrows():
-            row |= {
-                f"{name}_{what}{end}": _short(line[of])
-                for end, of in (("", column), ("_low", "low"), ("_high", "high"))
-            }
+            row |= {f"{name}_{what}{end}": line[of] for end, of in (("", column), ("_low", "low"), ("_high", "high"))}
     for what in ("rbc_per_wbc", "platelets_per_1000_rbc"):
         estimate = getattr(specimen, what)
         row |= {
-            what: _short(estimate.value),
-            f"{what}_low": _short(estimate.low),
-            f"{what}_high": _short(estimate.high),
+            what: estimate.value,
+            f"{what}_low": estimate.low,
+            f"{what}_high": estimate.high,
         }
     return row | {"warnings": " ".join(specimen.warnings)}
 
 
-def _short(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.6g}"
+def _short(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _rows(table: pd.DataFrame) -> dict[Any, dict[str, Any]]:
