@@ -12,6 +12,7 @@ import zarr
 from qtpy.QtCore import QEvent, QThreadPool, QTimer
 
 import napari_bloodcell
+from napari_bloodcell.napari.preferences import has_plugin_settings
 from tests.fakes import BrightnessClassifier, disc_image
 
 if TYPE_CHECKING:
@@ -32,14 +33,16 @@ def plugin(npe2pm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     from napari import settings
     from npe2 import PluginManifest
 
-    monkeypatch.setattr(settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
     monkeypatch.setenv("NAPARI_BLOODCELL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NAPARI_BLOODCELL_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.setenv("NAPARI_BLOODCELL_TRAINING_SET", str(tmp_path / "training set"))
-    settings._clear_plugin_settings_cache()
+    if has_plugin_settings():
+        monkeypatch.setattr(settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
+        settings._clear_plugin_settings_cache()
     with npe2pm.tmp_plugin(manifest=PluginManifest.from_file(MANIFEST)):
         yield
-    settings._clear_plugin_settings_cache()
+    if has_plugin_settings():
+        settings._clear_plugin_settings_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_bloodcell.napari.layers.private import camera_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,7 +41,7 @@ class Screen:
     def point(self, place: Sequence[float]) -> QPoint:
         """Return where a place is on the canvas."""
         world = np.asarray(self.layer.data_to_world([*self.viewer.dims.current_step[: self.layer.ndim - 2], *place]))
-        camera = self.viewer.scene.camera
+        camera = camera_of(self.viewer)
         y, x = (world[-2:] - np.asarray(camera.center)[-2:]) * camera.zoom
         return QPoint(round(self.canvas.width() / 2 + x), round(self.canvas.height() / 2 + y))
 

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
+from napari.layers import Layer
+from napari_builtins.io import napari_write_labels
 from qtpy.QtCore import QTimer
 
 import napari_bloodcell as nb
@@ -23,7 +25,9 @@ from napari_bloodcell.napari import reader, writer
 from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, iter_training
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.regions import boxes_of_shapes, region_of
 from napari_bloodcell.napari.layers.types import TypedView
+from napari_bloodcell.napari.pyramids import read_slide
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
@@ -230,3 +234,67 @@ def test_a_stack_is_saved_by_plane(field: np.ndarray, tmp_path: Path) -> None:
     folder = nb.napari.save_result(cells, tmp_path / "stack")
     assert sorted(path.name for path in folder.iterdir()) == ["plane_0000", "plane_0001"]
     assert nb.read_result(folder / "plane_0001").counts["WBC"] == 2
+
+
+def test_regions_drawn_in_qupath_become_where(field: np.ndarray, tmp_path: Path) -> None:
+    """What QuPath exports: annotations without a class and of the class Region*, a cell, and one drawn by hand."""
+
+    def feature(corners: list[list[float]], **properties: Any) -> dict[str, Any]:
+        geometry = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
+        return {"type": "Feature", "id": "…", "geometry": geometry, "properties": properties}
+
+    square = [[100, 20], [200, 20], [200, 90], [100, 90]]
+    triangle = [[0, 0], [50, 0], [0, 50]]
+    features = [
+        feature(square, objectType="annotation"),
+        feature(triangle, objectType="annotation", classification={"name": "Region*"}),
+        feature(triangle, objectType="detection", classification={"name": "RBC"}),
+        feature([[0, 0], [9, 0], [9, 9]], objectType="annotation", classification={"name": "WBC"}),
+    ]
+    path = tmp_path / "regions.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    viewer = ViewerModel()
+    image = viewer.add_image(field, name="smear", rgb=True, scale=(0.25, 0.25), units=("um", "um"))
+    ((corners, about, kind),) = reader.read_regions(path, image)
+    shapes = viewer.add_shapes(corners, **about)
+    assert (kind, shapes.name, shapes.nshapes) == ("shapes", "smear regions", 2)
+    assert boxes_of_shapes(shapes, image) == [(20, 100, 90, 200), (0, 0, 50, 50)]
+    nb.napari.analyse_layer(image, recipe=RECIPE, generator=ThresholdGenerator(), classifier=BrightnessClassifier())
+    region = region_of(shapes, viewer.layers["smear cells"])
+    assert region.area_px() == pytest.approx(100 * 70 + 50 * 50 / 2, rel=0.01)
+    assert reader.get_reader(str(path)) is not None
+
+
+def test_a_file_without_regions_says_where_cells_come_back(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(InputError, match=r"holds no region.*napari-bloodcell import"):
+        reader.read_regions(tmp_path / "a.geojson")
+
+
+def test_layers_of_a_result_carry_scale_units_and_axes(field: np.ndarray, tmp_path: Path) -> None:
+    models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
+    segment = RECIPE.segment.model_copy(update={"pixel_size_um": 0.25})
+    nb.analyse(field, recipe=RECIPE.model_copy(update={"segment": segment}), output=tmp_path / "out", **models)
+    for data in reader.read_layers(tmp_path / "out"):
+        layer = Layer.create(*data)
+        assert layer.scale.tolist() == [0.25, 0.25]
+        assert {str(unit) for unit in layer.units} == {"micrometer"}
+        assert layer.axis_labels == ("y", "x")
+
+
+def test_labels_that_napari_saved_are_cells_again(analysed: Any, tmp_path: Path) -> None:
+    viewer, image, cells = analysed
+    image.scale = (0.25, 0.25)
+    expected = np.asarray(cells.data).copy()
+    path = napari_write_labels(str(tmp_path / "cells.tif"), *cells.as_layer_data_tuple()[:2])
+    assert path is not None
+    viewer.layers.remove("smear types")
+    viewer.layers.remove("smear cells")
+    ((labels, about, kind),) = read_slide(path)
+    assert (kind, labels.dtype) == ("labels", expected.dtype)
+    layer = viewer.add_labels(labels, **about)
+    assert np.array_equal(layer.data, expected)
+    nb.napari.classify_layer(layer, image_layer=image, viewer=viewer, classifier=BrightnessClassifier())
+    assert links.is_cells(layer)
+    assert links.table_of(layer)["cell_type"].value_counts().to_dict() == {"RBC": 8, "WBC": 2}
+    assert layer.scale.tolist() == [0.25, 0.25]

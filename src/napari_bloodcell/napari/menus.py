@@ -12,6 +12,8 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QWidget
 from napari_bloodcell.core.errors import BloodCellError
 from napari_bloodcell.models.weights import SAMPLE, iter_download
 from napari_bloodcell.napari import sample_data
+from napari_bloodcell.napari.notify import notify_errors
+from napari_bloodcell.napari.omero import merge_channels
 from napari_bloodcell.napari.preferences import PLUGIN, use_preferred_cache
 from napari_bloodcell.napari.pyramids import LayerData
 from napari_bloodcell.napari.work.worker import Job, Work
@@ -71,6 +73,11 @@ def open_classify(napari_viewer: Viewer) -> None:
 def open_count(napari_viewer: Viewer) -> None:
     """Open the Count dock."""
     open_dock(napari_viewer, "Count")
+
+
+def merge_omero(napari_viewer: Viewer) -> None:
+    """Put the channels of the selected OMERO image together."""
+    notify_errors(lambda: merge_channels(napari_viewer))
 
 
 def bccd_field() -> list[LayerData]:

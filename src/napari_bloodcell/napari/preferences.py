@@ -15,24 +15,34 @@ PLUGIN: Final = "napari-bloodcell"
 _COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}
 
 
+def has_plugin_settings() -> bool:
+    """Return whether napari has preferences of plugins: from 0.9 on."""
+    from napari import settings
+
+    return hasattr(settings, "get_plugin_settings")
+
+
 def preference(group: str, name: str) -> Any:
     """Return a preference, or None if napari does not know the plugin's page, as in a plain script."""
-    from napari.settings import get_plugin_settings
-
     try:
-        return getattr(getattr(get_plugin_settings(PLUGIN), group), name)
+        return getattr(getattr(_settings(), group), name)
     except (KeyError, AttributeError):
         return None
 
 
 def set_preference(group: str, name: str, value: Any) -> None:
     """Set a preference; without effect if napari does not know the plugin's page, as in a plain script."""
-    from napari.settings import get_plugin_settings
-
     try:
-        setattr(getattr(get_plugin_settings(PLUGIN), group), name, value)
+        setattr(getattr(_settings(), group), name, value)
     except (KeyError, AttributeError):
         return
+
+
+def _settings() -> Any:
+    """Return the plugin's page; raises `KeyError` or `AttributeError` if there is none."""
+    from napari import settings
+
+    return settings.get_plugin_settings(PLUGIN)
 
 
 def preferred_settings(stage: str) -> dict[str, Any]:

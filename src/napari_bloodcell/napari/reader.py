@@ -14,16 +14,22 @@ from napari_bloodcell.core.cells import measure_cells, type_names
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.images.files import is_image_path
 from napari_bloodcell.napari.pyramids import info_of_result, placement_um, read_slide, read_slide_result
+from napari_bloodcell.results.exchange.compare import LARGEST_CELL, iter_regions
+from napari_bloodcell.results.exchange.features import iter_features
 from napari_bloodcell.results.files import COUNTS, RECIPE, SLIDE, ZARR
 from napari_bloodcell.results.ome_zarr import read_labels
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.store import read_result
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_bloodcell.napari.pyramids import LayerData
 
 MOST_BYTES_READ: Final = 256 * 1024**2
 """A larger image is read lazily, tile by tile."""
+GEOJSON: Final = ".geojson"
+_PLACED: Final = ("scale", "translate", "units", "axis_labels")
 NO_LAYERS: Final[list[Any]] = [(None,)]
 """What napari expects from a reader that has told the user why there is nothing."""
 
@@ -34,6 +40,8 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
         return None
     if _result_folder(Path(path)) is not None or _zarr_with_cells(Path(path)) is not None:
         return _read_for_napari
+    if path.lower().endswith(GEOJSON):
+        return _read_regions_for_napari
     return _read_slide_for_napari if is_image_path(Path(path)) else None
 
 
@@ -60,6 +68,55 @@ def read_layers(path: str | Path) -> list[LayerData]:
     table = _table_from_types(cells, types, names)
     image = _read_image(zarr)
     return _as_layers(image, cells, table, names, _stem(zarr), _pixel_size_in(zarr), None)
+
+
+def read_regions(path: str | Path, image_layer: Image | None = None) -> list[LayerData]:
+    """Read the regions that were drawn in QuPath as a Shapes layer, in which docks look and count; holes are filled.
+
+    `image_layer` is that of their image, which the shapes lie on. Raises `InputError` if there is none.
+    """
+    from napari_bloodcell.napari.layers.look import placement_of
+
+    path = Path(path)
+    found = list(iter_regions(iter_features(path)))
+    outer = [
+        (np.asarray(ring, np.float64)[:, 1::-1] - 0.5, feature)  # QuPath counts from the corner of the first pixel
+        for feature in found
+        for ring, is_hole in zip(feature.rings, feature.is_hole, strict=True)
+        if not is_hole
+    ]
+    if not outer:
+        raise InputError(
+            f"{path} holds no region: no annotation without a class, of the class Region*, or larger than "
+            f"{LARGEST_CELL:.0f} red cells. Cells come back by napari-bloodcell import."
+        )
+    about = {
+        "name": f"{image_layer.name if image_layer is not None else path.stem} regions",
+        "shape_type": "polygon",
+        "face_color": "transparent",
+        "edge_color": "yellow",
+        "edge_width": 2,
+        "features": pd.DataFrame({name: [getattr(one, name) for _, one in outer] for name in ("name", "class_name")}),
+        **(
+            {}
+            if image_layer is None
+            else {name: place[-2:] for name, place in placement_of(image_layer).items() if name in _PLACED}
+        ),
+    }
+    return [([corners for corners, _ in outer], about, "shapes")]
+
+
+def _read_regions_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    import napari
+    from napari.layers import Image
+
+    from napari_bloodcell.napari.notify import notify_in_window
+
+    viewer = napari.current_viewer()
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)] if viewer is not None else []
+    chosen = [layer for layer in images if layer in viewer.layers.selection] if viewer is not None else []
+    image = next(iter([*chosen, *images]), None)
+    return notify_in_window(lambda: read_regions(path if isinstance(path, str) else path[0], image), NO_LAYERS)
 
 
 def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:

@@ -26,6 +26,7 @@ from napari_bloodcell.napari import menus
 from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.napari.docks.classify import ClassifyWidget
 from napari_bloodcell.napari.docks.count.dock import CountWidget
+from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.segment import ask_to_keep
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.session.opening import cells_session
@@ -109,6 +110,35 @@ def test_a_click_types_the_cells(viewer: Viewer, qtbot: QtBot, field: np.ndarray
     assert set(np.unique(np.asarray(types.data))) == {0, 1, 2}
     assert links.info_of(cells)["models"]["classify"]["name"] == "brightness"
     assert viewer.layers.selection.active is cells
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("smear_cp_masks", np.uint16), ("StarDist polygons", np.int32)])
+def test_labels_of_another_program_are_typed_counted_and_reviewed_by_a_click(
+    name: str, dtype: type, viewer: Viewer, qtbot: QtBot, field: np.ndarray
+) -> None:
+    """Layers as Cellpose (uint16) and StarDist (int32, names of its own) add them: without table or metadata."""
+    image = viewer.add_image(field, name="smear", rgb=True)
+    found = nb.segment(field, params=PARAMS, generator=ThresholdGenerator())
+    layer = viewer.add_labels(found.cells.astype(dtype), name=name)
+    classify = dock_of(viewer, "Classify")
+    classify.classifier = BrightnessClassifier()
+    assert classify.cells.layer is layer
+    assert classify.image.layer is image
+    with qtbot.waitSignal(classify.panel.work.finished, timeout=60_000):
+        qtbot.mouseClick(classify.run, Qt.MouseButton.LeftButton)
+    qtbot.wait(1)
+    assert classify.summary.text().startswith("8 RBC, 2 WBC in ")
+    count = dock_of(viewer, "Count")
+    assert count.cells_layer is layer
+    qtbot.waitUntil(lambda: count.counted is not None, timeout=10_000)
+    assert count.counted.counting.counts["RBC"] == 8
+    review = dock_of(viewer, "Review")
+    y, x = (int(v) for v in links.table_of(layer)[["centroid_y", "centroid_x"]].iloc[0])
+    review.buttons.tools[Tool.CLICK].click()
+    review.classes.table.activate("platelet")
+    review.mouse.events.clicked(value=(float(y), float(x)))
+    assert links.table_of(layer)["cell_type"].iloc[0] == "platelet"
+    qtbot.waitUntil(lambda: count.counted.counting.counts["platelet"] == 1, timeout=10_000)
 
 
 def test_the_image_of_the_chosen_cells_is_chosen_too(viewer: Viewer, field: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from napari_bloodcell.napari.docks.mouse import CellsMouse, Tool, cell_on_line
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.images import image_source
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.layers.selection import select_cells, selected_cells
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.worker import Work
@@ -512,7 +513,7 @@ def test_a_real_click_on_the_canvas_adds_a_cell(shown: Viewer, qtbot: QtBot) -> 
     layer = add_smear(viewer)
     dock = open_dock(viewer)
     dock.use_tool(Tool.CLICK)
-    viewer.scene.camera.center = layer.data_to_world(MISSED)
+    camera_of(viewer).center = layer.data_to_world(MISSED)
     canvas = viewer.window._qt_viewer.canvas.native
     qtbot.waitExposed(canvas)
     with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.session.kept import is_any_kept
 from napari_bloodcell.napari.session.opening import cells_session
@@ -196,8 +197,8 @@ def test_only_what_is_in_view_of_a_file_is_looked_at(shown: Viewer, qtbot: QtBot
     image = shown.layers["smear"]
     dock: Any = opened(shown, name)
     dock.region.setCurrentText("What is in view")
-    shown.scene.camera.zoom *= 8
-    shown.scene.camera.center = image.data_to_world(PALE[0])
+    camera_of(shown).zoom *= 8
+    camera_of(shown).center = image.data_to_world(PALE[0])
     Screen(shown, image)
     analyse(shown, qtbot, name)
     assert id_at(cells_of(shown), PALE[0])

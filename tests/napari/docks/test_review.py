@@ -13,6 +13,7 @@ from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.review.walk import Order
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.layers.selection import pointed_out, select_cells, selected_cells
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import CENTRES, TYPES, add_smear, label_image, typed_table
@@ -95,7 +96,7 @@ def test_next_and_back_lead_through_the_cells_in_order(viewer: Viewer) -> None:
     assert pointed_out(viewer, layer).tolist() == [3]
     assert not len(selected_cells(viewer, layer))  # what is pointed out is not selected
     assert "1 of 6 · cell 3: RBC, 60.0 %" in walk.note.text()
-    assert np.allclose(viewer.scene.camera.center[-2:], CENTRES[2], atol=1)
+    assert np.allclose(camera_of(viewer).center[-2:], CENTRES[2], atol=1)
     press(layer, ".")
     assert pointed_out(viewer, layer).tolist() == [5]
     press(layer, "W")  # the mouse was not moved since: the cell that is shown
@@ -225,10 +226,10 @@ def test_segmenting_anew_keeps_corrections_where_the_cell_still_is_and_lists_the
     lost = dock.journal.lost
     qtbot.waitUntil(lambda: lost.count() == 1, timeout=20_000)
     assert "platelet → WBC at 90, 80" in lost.item(0).text()
-    viewer.scene.camera.center = (0, 0)
+    camera_of(viewer).center = (0, 0)
     lost.setCurrentRow(0)
     qtbot.keyClick(lost, Qt.Key.Key_Return)
-    assert viewer.scene.camera.center[-2:] == (90, 80)
+    assert camera_of(viewer).center[-2:] == (90, 80)
 
 
 def test_a_second_persons_journal_is_merged_and_the_user_decides(viewer: Viewer, qtbot: QtBot, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtTest import QTest
 
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
 from tests.napari.screen import Screen
 from tests.napari.smears import CENTRES, TYPES, add_smear
@@ -99,8 +100,8 @@ def test_what_is_out_of_view_is_said_before_it_is_deleted(shown: Viewer, notific
     screen.click(CENTRES[0], SHIFT)
     screen.key(".")  # cell 3 is pointed out, which selects nothing
     assert selected_cells(shown, layer).tolist() == [1]
-    shown.scene.camera.zoom *= 8
-    shown.scene.camera.center = layer.data_to_world(CENTRES[5])
+    camera_of(shown).zoom *= 8
+    camera_of(shown).center = layer.data_to_world(CENTRES[5])
     screen.settle()
     screen.key("D")
     assert ids_in(layer) == [1, 2, 3, 4, 5, 6]

@@ -13,6 +13,7 @@ from napari_bloodcell.core.cells import centroids_of
 from napari_bloodcell.napari.docks.base import ALL_PLANES
 from napari_bloodcell.napari.docks.segment import IN_VIEW, SegmentWidget
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.work.runs import FindCells
 from tests.fakes import ThresholdGenerator
 
@@ -133,8 +134,8 @@ def test_a_rectangle_alone_is_looked_at(viewer: Viewer, qtbot: QtBot, field: np.
 def test_what_is_in_view_alone_is_looked_at(make_napari_viewer: Any, qtbot: QtBot, field: np.ndarray) -> None:
     viewer = make_napari_viewer(show=True)
     viewer.add_image(np.tile(field, (4, 4, 1)), name="smear", rgb=True)
-    viewer.scene.camera.center = (128, 128)
-    viewer.scene.camera.zoom = 4
+    camera_of(viewer).center = (128, 128)
+    camera_of(viewer).zoom = 4
     qtbot.wait(200)
     widget = dock_of(viewer)
     widget.region.setCurrentText(IN_VIEW)

@@ -23,6 +23,7 @@ from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.results.ome_zarr import open_levels
 from napari_bloodcell.slides.run import iter_analyse_slide
@@ -97,7 +98,7 @@ def test_cells_are_picked_exactly_at_every_zoom(
     largest_read[0] = 0
     levels = set()
     for zoom in (0.5, 2.0, 8.0):
-        viewer.scene.camera.zoom = zoom
+        camera_of(viewer).zoom = zoom
         qtbot.wait(20)
         levels.add(cells.data_level)
         for cell in table.index[::40]:

@@ -9,6 +9,7 @@ from napari.components import ViewerModel
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.look import UNTYPED_COLOUR, hide_while_held, outline_width, type_colours
+from napari_bloodcell.napari.layers.private import camera_of
 from tests.napari.smears import add_smear
 
 
@@ -48,10 +49,10 @@ def test_outlines_follow_the_zoom_until_the_user_chooses_a_width() -> None:
     viewer = ViewerModel()
     layer = add_smear(viewer)
     for zoom, width in ((0.5, 3), (4.0, 1), (0.1, 0)):
-        viewer.scene.camera.zoom = zoom
+        camera_of(viewer).zoom = zoom
         assert layer.contour == width
     layer.contour = 5
-    viewer.scene.camera.zoom = 2.0
+    camera_of(viewer).zoom = 2.0
     assert layer.contour == 5
 
 

@@ -114,6 +114,14 @@ def test_read_again_else_the_coarsest_level_of_a_pyramid_stays_as_it_was() -> No
     assert (layer._slice.thumbnail.raw == 5).all()
 
 
+def test_camera_of_else_outlines_stay_as_wide_as_they_are_at_any_zoom() -> None:
+    viewer = ViewerModel()
+    viewer.add_labels(IDS)
+    private.camera_of(viewer).center = (0, 900, 900)
+    viewer.reset_view()
+    assert np.allclose(private.camera_of(viewer).center[-2:], [14.5, 19.5])
+
+
 def test_marks_of_else_a_layer_takes_twice_as_long_to_be_added() -> None:
     assert len(private.marks_of(Labels(IDS))) >= 2
 

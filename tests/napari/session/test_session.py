@@ -19,6 +19,7 @@ from napari_bloodcell.napari.docks.review.walk import Order, Tour, ordered_cells
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import boxes_in, cells_in_box
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.layers.selection import pointed_out, selected_cells
 from napari_bloodcell.napari.session.classes import ClassList
 from napari_bloodcell.napari.session.journal import Found
@@ -254,7 +255,7 @@ def test_a_box_holds_the_cells_whose_centre_it_holds() -> None:
 def test_going_to_a_cell_centres_and_outlines_it() -> None:
     session, viewer = new_session()
     assert show_cell(session, 5)
-    assert np.allclose(viewer.scene.camera.center[-2:], (90, 80), atol=1)
+    assert np.allclose(camera_of(viewer).center[-2:], (90, 80), atol=1)
     assert pointed_out(viewer, session.layer).tolist() == [5]
     assert not len(selected_cells(viewer, session.layer))
     assert not show_cell(session, 77)
@@ -262,12 +263,12 @@ def test_going_to_a_cell_centres_and_outlines_it() -> None:
 
 def test_a_small_cell_is_zoomed_to_and_a_large_one_is_not() -> None:
     session, viewer = new_session()
-    viewer.scene.camera.zoom = 0.1
+    camera_of(viewer).zoom = 0.1
     show_cell(session, 5)
-    assert viewer.scene.camera.zoom * 25 == pytest.approx(72, rel=0.05)
-    viewer.scene.camera.zoom = 4.0
+    assert camera_of(viewer).zoom * 25 == pytest.approx(72, rel=0.05)
+    camera_of(viewer).zoom = 4.0
     show_cell(session, 1)
-    assert viewer.scene.camera.zoom == 4.0
+    assert camera_of(viewer).zoom == 4.0
 
 
 def test_typing_anew_keeps_what_was_corrected_while_it_ran() -> None:

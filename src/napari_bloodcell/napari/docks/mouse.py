@@ -22,6 +22,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.docks.base import Dock, LayerChoice, PlainLabel
 from napari_bloodcell.napari.layers.links import KEY, image_layer_for, is_cells, types_layer_for
 from napari_bloodcell.napari.layers.look import cell_at, placement_of
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.napari.session.opening import cells_session, undo_by_key
 from napari_bloodcell.napari.session.session import CellsSession
@@ -150,7 +151,7 @@ class CellsMouse:
             [np.array(corners)],
             shape_type=kind,
             edge_color=BAND_COLOUR,
-            edge_width=BAND_PX / float(self._viewer.scene.camera.zoom * layer.scale[-1]),
+            edge_width=BAND_PX / float(camera_of(self._viewer).zoom * layer.scale[-1]),
             opacity=1.0,
             face_color="transparent",
             name="drawing…",

@@ -17,6 +17,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.docks.mouse import BAND_COLOUR, plane_placement_of
 from napari_bloodcell.napari.layers.images import image_source, visible_box
 from napari_bloodcell.napari.layers.links import KEY, cells_layer_for, has_table, known_calibration_of, table_of
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.notify import connect_for_life, notify_errors
 from napari_bloodcell.stages.calibration import DEFAULT_DIAMETER_PX
 
@@ -65,7 +66,7 @@ class ScaleButton(QPushButton):
             [_corners(_typical_place(self._viewer, image, self._diameter_px), self._diameter_px)],
             shape_type="ellipse",
             edge_color=BAND_COLOUR,
-            edge_width=LINE_PX / float(self._viewer.scene.camera.zoom * image.scale[-1]),
+            edge_width=LINE_PX / float(camera_of(self._viewer).zoom * image.scale[-1]),
             face_color="transparent",
             opacity=1.0,
             name="width of a red cell",

@@ -46,6 +46,7 @@ from napari_bloodcell.napari.layers.look import (
     colours_shown,
     follow_view,
     kind_code,
+    lay_over,
     placement_of,
     pyramid_of,
     show_as_cells,
@@ -137,6 +138,7 @@ def adopt(layer: Labels, image_layer: Image) -> None:
         )
     known = {"kind": "cells", "image": image_layer.name, "image_id": str(image_layer.unique_id)}
     layer.metadata[KEY] = {**info_of(layer), **known}
+    lay_over(layer, image_layer)
     lookup_of(layer)
 
 

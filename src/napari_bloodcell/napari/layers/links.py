@@ -125,7 +125,7 @@ def full_resolution(layer: Labels) -> NDArray[np.int32]:
     return cast("NDArray[np.int32]", levels_of(layer)[0])
 
 
-def levels_of(layer: Labels) -> list[Any]:
+def levels_of(layer: Labels | Image) -> list[Any]:
     """Return the levels of a layer's data, the finest first."""
     return list(layer.data) if layer.multiscale else [layer.data]
 

@@ -98,6 +98,15 @@ def placement_of(layer: Layer) -> Mapping[str, Any]:
     }
 
 
+def lay_over(layer: Layer, image_layer: Layer) -> None:
+    """Give a layer that nobody placed, such as labels from a file, the placement of its image."""
+    is_placed = not np.allclose(layer.scale, 1) or bool(np.any(layer.translate))
+    if is_placed or layer.ndim != image_layer.ndim or np.allclose(image_layer.scale, 1):
+        return
+    for name, value in placement_of(image_layer).items():
+        setattr(layer, name, value)
+
+
 def pyramid_of(cells: NDArray[np.int32], *, is_pyramid: bool) -> Any:
     """Return labels as they are, or as a pyramid of views into them: writing to the first level changes all."""
     height, width = cells.shape[-2:]
@@ -151,7 +160,7 @@ class Outlines:
     """Keeps outlines equally wide on screen at any zoom, unless the user sets another width."""
 
     def __init__(self, viewer: ViewerModel, cells_layer: Labels) -> None:
-        self._layer, self._camera, self._width = ref(cells_layer), viewer.scene.camera, cells_layer.contour
+        self._layer, self._camera, self._width = ref(cells_layer), private.camera_of(viewer), cells_layer.contour
         self._camera.events.zoom.connect(self.fit)  # napari keeps only a weak reference
         self.fit()
 

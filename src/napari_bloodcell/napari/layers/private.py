@@ -1,7 +1,7 @@
-"""All uses of napari's private API.
+"""All uses of napari's private API, and of what its versions call differently.
 
 Each function wraps one private name; `tests/napari/layers/test_private.py` says for each what breaks if napari
-changes it. There is no public equivalent (napari 0.9).
+changes it. There is no public equivalent (napari 0.7 to 0.9).
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ def read_again(layer: Layer) -> None:
 def marks_of(layer: Labels) -> list[Any]:
     """Return the overlays of napari's painting tools in a layer."""
     return list(layer._overlays.values())
+
+
+def camera_of(viewer: Any) -> Any:
+    """Return the camera of a viewer, which belongs to its scene from napari 0.9 on."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
 def main_window_of(viewer: Any) -> Any:

@@ -19,6 +19,7 @@ from napari_bloodcell.napari.docks.base import PlainLabel, fill, fill_column, fo
 from napari_bloodcell.napari.layers.features import INDEX, PLANE, by_hand, certainty_of, is_called, places_of
 from napari_bloodcell.napari.layers.links import full_resolution
 from napari_bloodcell.napari.layers.look import describe_cell
+from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.session.session import CellsSession
 
 EVERY: Final = "every class"
@@ -220,7 +221,7 @@ def show_place(
     world = np.asarray(cells_layer.data_to_world((*plane, *centre)), np.float64)
     if plane:
         viewer.dims.set_point(range(len(plane)), world[: len(plane)])
-    camera = viewer.scene.camera
+    camera = camera_of(viewer)
     on_screen = width_px * float(np.abs(cells_layer.scale[-1])) * camera.zoom
     if on_screen < TOO_SMALL_PX:
         camera.zoom *= READABLE_PX / max(on_screen, 1e-9)
