@@ -16,6 +16,9 @@ from tests.results.test_store import a_result
 if TYPE_CHECKING:
     from pathlib import Path
 
+# anndata 0.12 sets an option that pandas 3 has no use for
+pytestmark = pytest.mark.filterwarnings("ignore:The 'mode.chained_assignment':DeprecationWarning")
+
 
 def test_cells_become_anndata_with_their_places_and_are_read_back(tmp_path: Path) -> None:
     result = replace(a_result(), pixel_size_um=0.25)
