@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 import napari_bloodcell as nb
-from napari_bloodcell.core.cells import measure_cells, type_lut, type_names
+from napari_bloodcell.core.cells import box_of, measure_cells, type_lut, type_names
 from napari_bloodcell.core.errors import InputError, ResultWarning
 from napari_bloodcell.core.params import CountParams, Recipe, SegmentParams
 from napari_bloodcell.core.protocols import Calibration
+from napari_bloodcell.core.statistics import exact_interval
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.specimens.shares import density_of, ratio_of, share_of
 from napari_bloodcell.results.specimens.specimen import Specimen, pool
@@ -105,6 +106,24 @@ def test_the_distribution_of_sizes_is_of_single_whole_red_cells() -> None:
     row = specimen.sizes[specimen.sizes["n"] > 0]
     assert row.index[0] <= width < row["to_um"].iloc[0]
     assert row["n"].sum() == len(specimen.diameters_um)
+
+
+def test_shapes_and_parasites_are_pooled_from_the_fields_that_tell_them() -> None:
+    results = some_fields(3)
+    assert (len(pool(results).morphology), pool(results).parasitaemia) == (0, None)
+    for number, kinds in enumerate((["normal"] * 8 + ["teardrop"] * 2, ["normal"] * 19 + ["infected"])):
+        table = results[number].table.copy()
+        red = table.index[table["cell_type"] == "RBC"][: len(kinds)]
+        table.loc[red, "subtype"] = kinds
+        results[number] = replace(results[number], rows=table)
+    specimen = pool(results)
+    assert specimen.morphology["n"].to_dict() == {"normal": 27, "teardrop": 2}
+    teardrops = specimen.morphology.loc["teardrop"]
+    assert teardrops["low"] < teardrops["percent"] == pytest.approx(100 * 2 / 29) < teardrops["high"]
+    assert teardrops["grade"] == "2+"
+    infected, n = specimen.parasitaemia, results[1].counts["RBC"]
+    assert infected is not None
+    assert (infected.value, infected.high) == pytest.approx((100 / n, 100 * exact_interval(1, n)[1]))
 
 
 def test_a_correction_of_any_field_changes_the_pooled_numbers() -> None:
@@ -253,3 +272,18 @@ def test_corrections_of_a_journal_count_and_those_of_other_pictures_are_named(tm
     assert specimen.counts["WBC"] == pool(results).counts["WBC"] + 1
     assert specimen.fields["n_corrected"].tolist() == [1, 0]
     assert any("pictures that are no field here: ffffffffffff…" in said for said in specimen.warnings)
+
+
+def test_kinds_and_marks_of_a_journal_are_those_of_the_pooled_cells(tmp_path: Path) -> None:
+    result, journal = a_field(0), nb.Journal(tmp_path)
+    cells = result.table.index[result.table["cell_type"] == "RBC"][:2]
+    said = ({"to_type": "WBC", "to_subtype": "monocyte"}, {"to_type": "", "to_abnormal": True})
+    for cell, what in zip(cells, said, strict=True):
+        one = {"from_type": "RBC", "annotator": "A", "image_sha256": result.image_sha256, **what}
+        journal.append(nb.Correction.of_cell(result.cells, int(cell), box_of(result.table, int(cell)), **one))
+    before, specimen = pool(result), pooled(result, journal=journal)
+    n = before.counts
+    assert specimen.counts == {**n, "RBC": n["RBC"] - 1, "WBC": n["WBC"] + 1}
+    assert specimen.kinds == {**before.kinds, "monocyte": 1}
+    told = specimen.results[0].table.loc[list(cells), ["cell_type", "subtype", "type_source", "abnormal"]]
+    assert told.to_numpy().tolist() == [["WBC", "monocyte", "user", False], ["RBC", "", "model", True]]

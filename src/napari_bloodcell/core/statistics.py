@@ -23,6 +23,10 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
 
+    def times(self, factor: float) -> Estimate:
+        """Return it in another unit."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
+
 
 Weights = Literal["none", "linear", "quadratic"]
 
@@ -63,8 +67,15 @@ def kappa(confusion: ArrayLike, weights: Weights = "none") -> Estimate:
 
 
 def proportion(right: int, n: int) -> Estimate:
-    """Return a share, 0 to 1, with its exact interval (Clopper and Pearson)."""
-    if n == 0:
-        return Estimate(math.nan)
-    interval = stats.binomtest(right, n).proportion_ci(method="exact")
-    return Estimate(right / n, float(interval.low), float(interval.high))
+    """Return a share, 0 to 1, with its exact interval."""
+    return Estimate(right / n, *exact_interval(right, n)) if n else Estimate(math.nan)
+
+
+def exact_interval(hits: float, n: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's 95 % interval of a share, 0 to 1: of `hits` among `n` above 0.
+
+    Neither has to be whole: cells of a cluster are worth fewer than as many independent ones.
+    """
+    low = float(stats.beta.ppf(0.025, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, n - hits)) if n - hits > 1e-9 else 1.0
+    return low, high

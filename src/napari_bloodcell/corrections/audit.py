@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.statistics import Estimate, kappa, proportion
+from napari_bloodcell.core.statistics import Estimate, exact_interval, kappa, proportion
 from napari_bloodcell.corrections.correction import Correction, group_by_cell, standing
 
 
@@ -160,10 +159,7 @@ def _weighted(rows: Sequence[tuple[int, int, int]]) -> Estimate:
     variance = float((weight**2 * p * (1 - p) / n).sum())
     if variance > 0:
         effective = min(effective, share * (1 - share) / variance)
-    x = share * effective
-    low = float(stats.beta.ppf(0.025, x, effective - x + 1)) if x > 0 else 0.0
-    high = float(stats.beta.ppf(0.975, x + 1, effective - x)) if effective - x > 1e-9 else 1.0
-    return Estimate(share, low, high)
+    return Estimate(share, *exact_interval(share * effective, effective))
 
 
 def agreement_of(readers: dict[str, list[Correction]]) -> list[Readers]:

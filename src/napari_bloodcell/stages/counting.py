@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from napari_bloodcell.core.cells import BOX, BUILTIN_TYPES, KINDS, RBC, UNIDENTIFIED, WBC, boxes_of
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import CountParams
 from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.core.statistics import proportion
 from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.mixture import (
     DEBRIS,
@@ -134,11 +134,16 @@ class Counting:
     n_abnormal: int = 0
 
     @property
-    def population(self) -> Population | None:
-        """Sizes of the whole single red cells: no debris, none cut by the edge, none that counts as several."""
-        single = self.areas[~self.at_edge]
+    def single_areas(self) -> NDArray[np.float64]:
+        """Areas of whole single red cells, pixels², (M,): no debris, not cut by the edge, not counted as several."""
+        whole = self.areas[~self.at_edge]
         most = self.thresholds[0] if self.thresholds.size else np.inf
-        return population_of(single[(single >= DEBRIS * self.single_area) & (single < most)]) if single.size else None
+        return whole[(whole >= DEBRIS * self.single_area) & (whole < most)]
+
+    @property
+    def population(self) -> Population | None:
+        """Sizes of the cells of `single_areas`; None for fewer than two."""
+        return population_of(self.single_areas)
 
     @property
     def morphology_table(self) -> pd.DataFrame:
@@ -163,15 +168,12 @@ class Counting:
     def differential_table(self) -> pd.DataFrame:
         """The differential: index kind; `n`, `percent` of the white cells counted, `low` and `high`, its 95 % interval.
 
-        The interval is exact (Clopper-Pearson). Kinds in `OUTSIDE` have a number and no percentage.
+        The interval is exact. Kinds in `OUTSIDE` have a number and no percentage.
         """
         total, rows = self.n_in_differential, []
         for name, n in self.kinds.items():
-            if name in OUTSIDE or not total:
-                rows.append((n, np.nan, np.nan, np.nan))
-            else:
-                interval = binomtest(n, total).proportion_ci(method="exact")
-                rows.append((n, 100 * n / total, 100 * interval.low, 100 * interval.high))
+            share = proportion(n, 0 if name in OUTSIDE else total).times(100)
+            rows.append((n, share.value, share.low, share.high))
         index = pd.Index(list(self.kinds), name="kind", dtype=object)
         return pd.DataFrame(rows, index=index, columns=["n", "percent", "low", "high"]).astype({"n": "int64"})
 

@@ -534,6 +534,23 @@ def test_a_second_persons_corrections_are_one_step_of_undo(tmp_path: Path) -> No
     assert standing_types(viewer) == []
 
 
+def test_a_mark_that_a_second_person_set_leaves_the_type_alone(tmp_path: Path) -> None:
+    session, viewer = new_session()
+    theirs = Journal(tmp_path / "theirs.jsonl")
+    box = boxes_in(session.layer.features, np.array([3]))
+    assert box is not None
+    what = {"from_type": "RBC", "to_type": "", "to_abnormal": True, "annotator": "Grace"}
+    sha256 = image_hash(viewer.layers["smear"].data)
+    theirs.append(Correction.of_cell(session.layer.data, 3, tuple(box[0].tolist()), image_sha256=sha256, **what))
+    before = links.table_of(session.layer).loc[3]
+    assert session.take_over(session.journal.compare(theirs.path).result()) == 1
+    after = links.table_of(session.layer).loc[3]
+    columns = ["cell_type", "probability", "type_source"]
+    assert (after[columns].tolist(), after["abnormal"]) == (before[columns].tolist(), True)
+    session.undo()
+    assert not links.table_of(session.layer).loc[3, "abnormal"]
+
+
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     session, _viewer = new_session()
     (tmp_path / "notes.jsonl").write_text("no,journal\n1,2\n")

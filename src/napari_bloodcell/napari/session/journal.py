@@ -58,7 +58,7 @@ class SecondOpinion:
     merged: Merged
     disputes: list[tuple[int, Dispute]]  # with the cell's id, 0 if it is not there any more
     taken: list[Correction]  # corrections that only the other person made, not in this journal yet
-    types: dict[int, str]  # class by id, of those cells
+    said: dict[int, Correction]  # the last of them about a cell, by its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +243,11 @@ class LayerJournal:
         if not theirs:
             raise InputError(f"{path} holds no correction of this image: nothing was taken over.")
 
-        def place_in_plane(corrections: list[Correction]) -> dict[int, str]:
-            found: dict[int, str] = {}
+        def place_in_plane(corrections: list[Correction]) -> dict[int, Correction]:
+            found: dict[int, Correction] = {}
             for sha256, plane in planes.items():
                 here = [c for c in corrections if c.image_sha256 == sha256]
-                found |= place(here, cells[plane] if plane else cells).found if here else {}
+                found |= place(here, cells[plane] if plane else cells).by_cell if here else {}
             return found
 
         merged = merge([mine, theirs])

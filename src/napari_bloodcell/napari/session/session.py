@@ -22,6 +22,7 @@ from napari_bloodcell.core.cells import UNIDENTIFIED, split_name
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.corrections import edits
+from napari_bloodcell.corrections.cell_types import CellTypes
 from napari_bloodcell.corrections.edits import Edit
 from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
@@ -42,7 +43,6 @@ from napari_bloodcell.napari.layers.look import cell_at, kind_code
 from napari_bloodcell.napari.layers.selection import point_out, pointed_out, select_cells, selected_cells
 from napari_bloodcell.napari.session.changes import (
     NONE,
-    CellTypes,
     Change,
     OutlineChange,
     RunChange,
@@ -431,11 +431,13 @@ class CellsSession:
         stand = standing(opinion.taken)
         if not stand:
             return 0
-        ids = self._known(list(opinion.types))
+        ids = self._known(list(opinion.said))
         ids = ids[types_of(self.layer.features, ids).sources != "user"]
-        self._have_classes([opinion.types[int(i)] for i in ids])
+        said = [opinion.said[int(i)] for i in ids]
+        self._have_classes([one.said for one in said])
         before, n = types_of(self.layer.features, ids), len(stand)
-        after = before.called([opinion.types[int(i)] for i in ids])
+        marks = before.is_abnormal | np.array([one.to_abnormal for one in said], np.bool_)
+        after = before.restored([one.said for one in said], marks)
         change = TypeChange(f"took over {n:,} correction{'' if n == 1 else 's'}", ids, before, after)
         change.written.extend(stand)
         change.n_corrections_made = n
@@ -547,8 +549,7 @@ class CellsSession:
         self.is_changing = True
         try:
             with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():
-                values = {"probability": cells.probabilities, "source": cells.sources, **cells.columns}
-                layers.set_types(self.layer, ids, cells.types, **values)
+                layers.set_types(self.layer, ids, cells.types, **cells.columns)
         finally:
             self.is_changing = False
 

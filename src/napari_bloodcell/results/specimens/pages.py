@@ -83,7 +83,7 @@ def interval(estimate: Estimate, digits: int = 3) -> str:
 
 def percent(estimate: Estimate) -> str:
     """Return a share, 0 to 1, in percent with its interval in brackets."""
-    hundred = Estimate(100 * estimate.value, 100 * estimate.low, 100 * estimate.high)
+    hundred = estimate.times(100)
     if not math.isfinite(hundred.value):
         return UNKNOWN
     return f"{hundred.value:.1f} % ({hundred.low:.1f}–{hundred.high:.1f} %)"

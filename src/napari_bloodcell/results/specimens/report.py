@@ -87,14 +87,14 @@ def report(
         edges=sorted({result.counting.edges for result in specimen.results}),
         counts=_counts_of(specimen),
         ratios={
-            "red cells for one white cell": _estimate(specimen.rbc_per_wbc),
-            "platelets for 1,000 red cells": _estimate(specimen.platelets_per_1000_rbc),
-            "erythroblasts for 100 white cells": _estimate(specimen.nrbc_per_100_wbc),
+            "red cells for one white cell": specimen.rbc_per_wbc,
+            "platelets for 1,000 red cells": specimen.platelets_per_1000_rbc,
+            "erythroblasts for 100 white cells": specimen.nrbc_per_100_wbc,
         },
         n_in_differential=specimen.n_in_differential,
         differential=_rows(specimen.differential, "percent"),
-        morphology=None if specimen.morphology is None else _rows(specimen.morphology, "percent"),
-        parasitaemia=getattr(specimen, "parasitaemia", None),
+        morphology=_rows(specimen.morphology, "percent"),
+        parasitaemia=specimen.parasitaemia,
         n_sizes=int(specimen.diameters_um.size),
         sizes=_sizes_of(specimen),
         quality=_quality_of(specimen),
@@ -116,10 +116,6 @@ def write_report(specimen: Specimen, path: str | Path, **options: Any) -> Path:
     path = Path(path)
     write_bytes(path, report(specimen, **options).encode())
     return path
-
-
-def _estimate(row: Any) -> Estimate:
-    return Estimate(float(row.value), float(row.low), float(row.high))
 
 
 def _counts_of(specimen: Specimen) -> list[dict[str, Any]]:
@@ -144,7 +140,7 @@ def _rows(table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
             "name": name,
             "n": int(row["n"]),
             "share": Estimate(float(row[column]), float(row["low"]), float(row["high"])),
-            "grade": row.get("grade"),
+            "grade": row.get("grade", ""),
         }
         for name, row in table.iterrows()
     ]

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, chi2, t
+from scipy.stats import chi2, t
+
+from napari_bloodcell.core.statistics import Estimate, exact_interval
 
 LEVEL = 0.95
 """Of all intervals."""
 _TAIL = (1 - LEVEL) / 2
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with the ends of its 95 % interval; NaN where it is not known."""
-
-    value: float
-    low: float
-    high: float
-
-    def times(self, factor: float) -> Estimate:
-        """Return it in another unit."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
-
-UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+UNKNOWN = Estimate(np.nan)
 
 
 def share_of(part: ArrayLike, whole: ArrayLike) -> Estimate:
     """Return what share `part` is of `whole`, cells in each field (N,).
 
-    The interval is Clopper and Pearson's for as many independent cells as these are worth: cells of a field resemble
+    The interval is the exact one of as many independent cells as these are worth: cells of a field resemble
     each other, so fields that differ more than chance would have them widen it.
     """
     a, n = np.asarray(part, np.float64), np.asarray(whole, np.float64)
@@ -41,10 +28,7 @@ def share_of(part: ArrayLike, whole: ArrayLike) -> Estimate:
         return UNKNOWN
     share = float(a.sum()) / total
     worth = total / _spread_over_chance(a - share * n, total * share * (1 - share))
-    hits = share * worth
-    low = float(beta.ppf(_TAIL, hits, worth - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - _TAIL, hits + 1, worth - hits)) if hits < worth else 1.0
-    return Estimate(share, low, high)
+    return Estimate(share, *exact_interval(share * worth, worth))
 
 
 def ratio_of(a: ArrayLike, b: ArrayLike) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import KINDS, PLATELET, RBC, WBC
+from napari_bloodcell.core.cells import KINDS, PLATELET, RBC, WBC, with_later
 from napari_bloodcell.core.errors import InputError, ResultWarning, escaped
+from napari_bloodcell.core.statistics import Estimate
+from napari_bloodcell.corrections.cell_types import CellTypes
 from napari_bloodcell.corrections.journal import Journal, place
 from napari_bloodcell.results.files import RECIPE
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.specimens.doubts import doubts_about_fields, doubts_about_journal, listed
-from napari_bloodcell.results.specimens.shares import Estimate, density_of, ratio_of, share_of
+from napari_bloodcell.results.specimens.shares import density_of, ratio_of, share_of
 from napari_bloodcell.results.store import read_result
 from napari_bloodcell.stages.calibration import LEAST_CONFIDENCE, RBC_DIAMETER_UM, SeenField
 from napari_bloodcell.stages.counting import ERYTHROBLAST, OUTSIDE
-from napari_bloodcell.stages.mixture import DEBRIS
+from napari_bloodcell.stages.red_cells.shapes import in_order, morphology_table, read_grades
 
 SIZE_BIN_UM, SIZE_MOST_UM = 0.25, 15.0
 """Classes of the distribution of sizes, micrometres."""
@@ -173,17 +175,24 @@ class Specimen:
         return sum(n for kind, n in self.kinds.items() if kind not in OUTSIDE)
 
     @cached_property
-    def morphology(self) -> pd.DataFrame | None:
-        """Shapes of red cells, where the results tell them: index shape; `n`, `percent`, `low`, `high`."""
-        tables = [getattr(result, "morphology", None) for result in self.results]
-        told = [table for table in tables if isinstance(table, pd.DataFrame) and "n" in table.columns]
+    def morphology(self) -> pd.DataFrame:
+        """Shapes of red cells: index kind; `n`, `percent`, `low`, `high`, and `grade`, "" for none."""
+        kinds = in_order(self._total("red_kinds"))
+        grades = read_grades(self.results[0].counting.grades) if kinds else {}
+        table = morphology_table(kinds, grades)[["n", "percent", "low", "high", "grade"]]
+        of_fields = pd.DataFrame([result.counting.red_kinds for result in self.results], columns=list(kinds)).fillna(0)
+        whole = of_fields.sum(axis=1)
+        for kind in kinds:
+            table.loc[kind, ["percent", "low", "high"]] = _numbers(share_of(of_fields[kind], whole).times(100))
+        return table
+
+    @cached_property
+    def parasitaemia(self) -> Estimate | None:
+        """Infected red cells in percent of all, of the fields in which somebody looked for them; None for none."""
+        told = [one for result in self.results if (one := result.parasitaemia) is not None]
         if not told:
             return None
-        numbers = pd.DataFrame([table["n"] for table in told]).fillna(0)
-        whole = numbers.sum(axis=1)
-        rows = [(int(numbers[s].sum()), *_numbers(share_of(numbers[s], whole).times(100))) for s in numbers]
-        index = pd.Index(list(numbers), name="shape", dtype=object)
-        return pd.DataFrame(rows, index=index, columns=["n", "percent", "low", "high"])
+        return share_of([one["infected"] for one in told], [one["red_cells"] for one in told]).times(100)
 
     @cached_property
     def diameters_um(self) -> NDArray[np.float64]:
@@ -193,13 +202,9 @@ class Specimen:
         """
         found = []
         for result in self.results:
-            counting, size = result.counting, _pixel_size_of(result)[1]
-            if size is None or not counting.areas.size:
-                continue
-            limit = counting.thresholds[0] if counting.thresholds.size else np.inf
-            areas = counting.areas[~counting.at_edge & (counting.areas < limit)]
-            areas = areas[areas >= DEBRIS * counting.single_area]
-            found.append(2 * np.sqrt(areas / np.pi) * size)
+            size = _pixel_size_of(result)[1]
+            if size is not None:
+                found.append(2 * np.sqrt(result.counting.single_areas / np.pi) * size)
         return np.concatenate(found) if found else np.empty(0)
 
     @cached_property
@@ -384,16 +389,16 @@ def _each_once(found: Sequence[Result], doubts: list[str]) -> tuple[list[Result]
 def _corrected(result: Result, journal: Journal) -> Result:
     """Return a result with the types that a journal's corrections give its cells."""
     known = journal.read(result.image_sha256) if result.image_sha256 else []
-    types: Mapping[int, str] = place(known, result.cells).found if known else {}
-    types = {cell: to for cell, to in types.items() if cell in result.table.index}
-    if not types:
+    placed = place(known, result.cells).by_cell if known else {}
+    said = {cell: one for cell, one in placed.items() if cell in result.table.index}
+    if not said:
         return result
-    table = result.table.copy()
-    ids = list(types)
-    table.loc[ids, "cell_type"] = list(types.values())
-    table.loc[ids, "probability"] = 1.0
-    table.loc[ids, "type_source"] = "user"
-    names = list(dict.fromkeys([*result.names, *types.values()]))
+    table, ids = with_later(result.table).copy(), list(said)
+    marks = np.array([one.to_abnormal for one in said.values()], np.bool_)
+    cells = CellTypes.of(table.loc[ids]).restored([one.said for one in said.values()], marks)
+    for column, values in cells.columns.items():
+        table.loc[ids, column] = values
+    names = list(dict.fromkeys([*result.names, *(str(name) for name in cells.types if name)]))
     return replace(result, rows=table, names=names, known_counting=None, numbers={})
 
 

@@ -40,7 +40,6 @@ def write_specimen(specimen: Specimen, folder: str | Path) -> Path:
 
 def numbers_of_specimen(specimen: Specimen) -> dict[str, Any]:
     """Return the content of ``specimen.json``; areas are in mm², widths in µm."""
-    morphology = specimen.morphology
     return {
         "specimen": specimen.name,
         "fields": list(specimen.field_names),
@@ -53,7 +52,8 @@ def numbers_of_specimen(specimen: Specimen) -> dict[str, Any]:
         "ruler": specimen.ruler,
         "per_mm2": _rows(specimen.densities),
         "differential": _rows(specimen.differential),
-        "morphology": None if morphology is None else _rows(morphology),
+        "morphology": _rows(specimen.morphology),
+        "parasitaemia": None if specimen.parasitaemia is None else asdict(specimen.parasitaemia),
         "rbc_per_wbc": asdict(specimen.rbc_per_wbc),
         "platelets_per_1000_rbc": asdict(specimen.platelets_per_1000_rbc),
         "nrbc_per_100_wbc": asdict(specimen.nrbc_per_100_wbc),

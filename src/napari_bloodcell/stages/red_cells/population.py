@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+
+from napari_bloodcell.core.statistics import exact_interval
 
 SMALL, LARGE = 0.85, 1.15
 """A cell is small, or large, whose diameter is below, or above, so many medians."""
@@ -100,9 +101,8 @@ def population_of(areas: NDArray[np.float64]) -> Population | None:
 
 
 def share_of(n: int, total: int) -> tuple[int, float, float, float]:
-    """Return n, percent of a total, and its exact (Clopper-Pearson) 95 % interval."""
-    low = float(beta.ppf(0.025, n, total - n + 1)) if n else 0.0
-    high = float(beta.ppf(0.975, n + 1, total - n)) if n < total else 1.0
+    """Return n, percent of a total, and its exact 95 % interval."""
+    low, high = exact_interval(n, total)
     return n, 100 * n / total, 100 * low, 100 * high
 
 
