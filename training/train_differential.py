@@ -143,16 +143,29 @@ def windows_as_elsewhere(windows: Windows, seed: int) -> np.ndarray:
     return np.concatenate(seen)
 
 
-def main() -> None:
-    """Train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_for(description: str | None, name: str, *, steps: int, batch_size: int) -> argparse.ArgumentParser:
+    """Return a parser of what every training of a model of kinds is told; the model is written to `name`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--out", type=Path, default=WEIGHTS / "differential.safetensors")
+    parser.add_argument("--out", type=Path, default=WEIGHTS / f"{name}.safetensors")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace, used: Windows, strengths: Any) -> dict[str, Any]:
+    """Return what goes into the metadata of a model: settings, augmentation, number and hash of its windows."""
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "cache")}
+    data_hash = hashlib.sha256(used.canvases.tobytes() + used.labels.tobytes()).hexdigest()
+    return settings | {"augmentation": asdict(strengths), "n": len(used), "data_sha256": data_hash}
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = parser_for(__doc__, "differential", steps=2400, batch_size=64)
     parser.add_argument("--cache", type=Path, help="folder that keeps the windows for the next run")
     parser.add_argument("--only", choices=["pbc", "raabin"], help="train on this laboratory, try on the other")
     parser.add_argument("--relative", action="store_true", help="a network that sees relative densities")
@@ -171,10 +184,8 @@ def main() -> None:
     held_out = windows.take(is_here & ~is_left_out & windows.is_val)
     for origin in np.unique(used.origins):
         LOG.info("%s: %s", origin, np.bincount(used.labels[used.origins == origin], minlength=len(CLASSES)))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "cache")}
     strengths: Any = MixerStrengths() if arguments.relative else STRENGTHS
-    data_hash = hashlib.sha256(used.canvases.tobytes() + used.labels.tobytes()).hexdigest()
-    settings |= {"augmentation": asdict(strengths), "n": len(used), "data_sha256": data_hash}
+    settings = settings_of(arguments, used, strengths)
     info = SubtypeInfo("WBC", CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, RED_LEVEL, settings=settings)
     if arguments.relative:
         info = replace(info, rbc_diameter_px=RBC_DIAMETER_PX / 2, red_level=None, is_relative=True)

@@ -6,11 +6,8 @@ file's metadata.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import logging
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from training import morphology_data
 from training.cnn_augment import Strengths
 from training.differential_augment import WindowAugmenter
 from training.morphology_data import CLASSES, RBC_DIAMETER_PX
-from training.train_differential import DATA, WEIGHTS, fit, windows_in_use
+from training.train_differential import fit, parser_for, settings_of, windows_in_use
 
 if TYPE_CHECKING:
     from training.differential_data import Windows
@@ -100,26 +97,15 @@ def figures(model: SubtypeModel, windows: Windows) -> dict[str, Any]:
 
 def main() -> None:
     """Train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--out", type=Path, default=WEIGHTS / "morphology.safetensors")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser_for(__doc__, "morphology", steps=1600, batch_size=48).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
     cells = morphology_data.windows(arguments.data)
     used, held_out = cells.take(~cells.is_val), cells.take(cells.is_val)
     for name, some in (("train", used), ("held out", held_out)):
         LOG.info("%s: %s", name, np.bincount(some.labels, minlength=len(CLASSES)))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out")}
-    data_hash = hashlib.sha256(used.canvases.tobytes() + used.labels.tobytes()).hexdigest()
-    settings |= {"augmentation": asdict(STRENGTHS), "n": len(used), "data_sha256": data_hash}
     info = SubtypeInfo("RBC", CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, RED_LEVEL, window_px=WINDOW_PX, widths=WIDTHS)
-    info = replace(info, settings=settings, seen=stains_seen(used))
+    info = replace(info, settings=settings_of(arguments, used, STRENGTHS), seen=stains_seen(used))
     torch.manual_seed(arguments.seed)
     network = fit(
         used,

@@ -6,11 +6,8 @@ file's metadata.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import logging
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from training.cnn_augment import Strengths
 from training.differential_augment import WindowAugmenter
 from training.differential_data import Windows
 from training.parasites_data import CLASSES, LOOKALIKES, RBC_DIAMETER_PX
-from training.train_differential import DATA, WEIGHTS, fit, windows_in_use
+from training.train_differential import fit, parser_for, settings_of, windows_in_use
 
 LOG = logging.getLogger("train_parasites")
 WINDOW_PX, WIDTHS = 64, (24, 40, 72, 112)
@@ -81,15 +78,8 @@ def figures(model: SubtypeModel, windows: Windows) -> dict[str, Any]:
 
 def main() -> None:
     """Train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--out", type=Path, default=WEIGHTS / "parasites.safetensors")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser = parser_for(__doc__, "parasites", steps=2500, batch_size=48)
     parser.add_argument("--lookalikes", type=int, default=2000, help="healthy cells with each of them")
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
@@ -102,11 +92,8 @@ def main() -> None:
         parts[name] = Windows(*(np.concatenate([getattr(p, k) for p in (here, made)]) for k in vars(here)))
         LOG.info("%s: %d cells, %d infected, %d platelets", name, len(here), here.labels.sum(), len(platelets))
     used = parts["train"]
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out")}
-    data_hash = hashlib.sha256(used.canvases.tobytes() + used.labels.tobytes()).hexdigest()
-    settings |= {"augmentation": asdict(STRENGTHS), "n": len(used), "data_sha256": data_hash}
     info = SubtypeInfo("RBC", CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, RED_LEVEL, window_px=WINDOW_PX, widths=WIDTHS)
-    info = replace(info, settings=settings)
+    info = replace(info, settings=settings_of(arguments, used, STRENGTHS))
     torch.manual_seed(arguments.seed)
     network = fit(
         used,

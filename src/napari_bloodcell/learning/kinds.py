@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from napari_bloodcell.core.cells import BUILTIN_TYPES, WBC, box_of
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
-from napari_bloodcell.core.progress import Steps
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.dataset import Parts, concatenate
-from napari_bloodcell.learning.reports import Epoch, Training, TrainingReport, figures_of
+from napari_bloodcell.learning.reports import Training, iter_report
 from napari_bloodcell.learning.training_list import LIST, TypedCell
 from napari_bloodcell.learning.training_set import Added, TrainingSet
 from napari_bloodcell.models import weights
@@ -126,30 +125,14 @@ def iter_train_kinds(
         report={},
     )
     yield Progress(0, params.epochs, "epochs")
-    history: list[Epoch] = []
     train, val = ((part.cutouts, part.labels) for part in (parts.train, parts.val))
-    fitting = Steps(fit_kinds(train, val, start, info=info, params=params, should_stop=should_stop))
-    for figures in fitting:
-        epoch = None if figures is None else Epoch(len(history) + 1, *figures)
-        if epoch is not None:
-            history.append(epoch)
-        yield Progress(len(history), params.epochs, "epochs", epoch)
-    fitted = fitting.result
-    judged = [(name, part) for name, part in parts.items() if len(part)]
-    report = TrainingReport(
-        classes=list(classes),
-        params=params.model_dump(mode="json"),
-        parts={name: figures_of(fitted.classifier, part, classes) for name, part in judged},
-        before={name: figures_of(start, part, classes) for name, part in judged} if is_same else {},
-        history=history,
-        best_epoch=fitted.best_epoch,
-        data_hash=data_hash,
-        is_stopped=fitted.is_stopped,
-        seconds=time.monotonic() - begin,
+    fitting = fit_kinds(train, val, start, info=info, params=params, should_stop=should_stop)
+    before = start if is_same else None
+    model, report = yield from iter_report(
+        fitting, parts, params=params, data_hash=data_hash, before=before, begin=begin
     )
     info = replace(info, report=report.to_dict(with_cutouts=False))
-    network = fitted.classifier.network
-    return Training(SubtypeModel(network, info, name="trained", device=fitted.classifier.device), report)
+    return Training(SubtypeModel(model.network, info, name="trained", device=model.device), report)
 
 
 def kind_parts(data: TrainingSet | str | Path, of: str, start: SubtypeModel) -> Parts:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from napari_bloodcell.core.errors import TrainingError
-from napari_bloodcell.learning.dataset import LabelledCutouts
+from napari_bloodcell.core.params import TrainParams
+from napari_bloodcell.core.progress import Steps
+from napari_bloodcell.core.protocols import Progress
+from napari_bloodcell.learning.dataset import LabelledCutouts, Parts
 
 if TYPE_CHECKING:  # loads torch
     from napari_bloodcell.models.cnn.classifier import CnnClassifier
     from napari_bloodcell.models.cnn.subtypes import SubtypeModel
+    from napari_bloodcell.models.cnn.training import EpochFigures, Fitted
 
 Interval = tuple[float, float]
 
@@ -127,6 +132,45 @@ class Told(Protocol):
     @property
     def classes(self) -> Sequence[str]: ...  # noqa: D102
     def predict(self, cutouts: NDArray[np.uint8], /) -> NDArray[np.float32]: ...  # noqa: D102
+
+
+Model = TypeVar("Model", bound=Told)
+
+
+def iter_report(
+    fitting: Generator[EpochFigures | None, None, Fitted[Model]],
+    parts: Parts,
+    *,
+    params: TrainParams,
+    data_hash: str,
+    before: Told | None,
+    begin: float,
+) -> Generator[Progress, None, tuple[Model, TrainingReport]]:
+    """Fit a model that began to be made at `begin` (`time.monotonic`), and judge it, and the one before, on all parts.
+
+    Yields its progress after each epoch, with an `Epoch`, and in between without.
+    """
+    history: list[Epoch] = []
+    steps = Steps(fitting)
+    for figures in steps:
+        epoch = None if figures is None else Epoch(len(history) + 1, *figures)
+        if epoch is not None:
+            history.append(epoch)
+        yield Progress(len(history), params.epochs, "epochs", epoch)
+    fitted, classes = steps.result, parts.train.classes
+    judged = [(name, part) for name, part in parts.items() if len(part)]
+    report = TrainingReport(
+        classes=list(classes),
+        params=params.model_dump(mode="json"),
+        parts={name: figures_of(fitted.classifier, part, classes) for name, part in judged},
+        before={} if before is None else {name: figures_of(before, part, classes) for name, part in judged},
+        history=history,
+        best_epoch=fitted.best_epoch,
+        data_hash=data_hash,
+        is_stopped=fitted.is_stopped,
+        seconds=time.monotonic() - begin,
+    )
+    return fitted.classifier, report
 
 
 def figures_of(classifier: Told, part: LabelledCutouts, classes: Sequence[str] | None = None) -> PartFigures:

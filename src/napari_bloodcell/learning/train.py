@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.core.params import TrainParams
-from napari_bloodcell.core.progress import Steps, drained
+from napari_bloodcell.core.progress import drained
 from napari_bloodcell.core.protocols import Progress
 from napari_bloodcell.learning.dataset import (
     LabelledCutouts,
@@ -25,7 +25,7 @@ from napari_bloodcell.learning.dataset import (
     split,
 )
 from napari_bloodcell.learning.kinds import iter_train_kinds
-from napari_bloodcell.learning.reports import Epoch, Training, TrainingReport, figures_of
+from napari_bloodcell.learning.reports import Training, iter_report
 from napari_bloodcell.learning.training_list import LIST
 from napari_bloodcell.learning.training_set import TrainingSet
 from napari_bloodcell.models.load import load_classifier
@@ -134,28 +134,11 @@ def iter_train(
             info=info,
             should_stop=should_stop,
         )
-    history: list[Epoch] = []
-    fitting = Steps(work)
-    for figures in fitting:
-        epoch = None if figures is None else Epoch(len(history) + 1, *figures)
-        if epoch is not None:
-            history.append(epoch)
-        yield Progress(len(history), params.epochs, "epochs", epoch)
-    fitted = fitting.result
-    judged = [(name, part) for name, part in parts.items() if len(part)]
-    report = TrainingReport(
-        classes=list(classes),
-        params=params.model_dump(mode="json"),
-        parts={name: figures_of(fitted.classifier, part, classes) for name, part in judged},
-        before={} if start is None else {name: figures_of(start, part, classes) for name, part in judged},
-        history=history,
-        best_epoch=fitted.best_epoch,
-        data_hash=info.data_hash,
-        is_stopped=fitted.is_stopped,
-        seconds=time.monotonic() - begin,
+    classifier, report = yield from iter_report(
+        work, parts, params=params, data_hash=info.data_hash, before=start, begin=begin
     )
     info = replace(info, report=report.to_dict(with_cutouts=False))
-    return Training(CnnClassifier(fitted.classifier.network, info, device=fitted.classifier.device), report)
+    return Training(CnnClassifier(classifier.network, info, device=classifier.device), report)
 
 
 def _iter_train_kinds(

@@ -56,23 +56,37 @@ class WindowWatch(QObject):
         unsaved = [layer for layer in viewer.layers if isinstance(layer, Labels) and _is_unsaved(layer)]
         if not unsaved:
             return True
-        box = QMessageBox(self._window())
-        box.setWindowTitle("Save before closing?")
         names = ", ".join(repr(layer.name) for layer in unsaved[:5]) + (", …" if len(unsaved) > 5 else "")
-        box.setText(f"These are not saved as a result: {names}.")
-        box.setInformativeText("They are kept beside the journal, and can be brought back when the image is opened.")
-        save = box.addButton("Save…", QMessageBox.ButtonRole.AcceptRole)
-        leave = box.addButton("Close without", QMessageBox.ButtonRole.DestructiveRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.setDefaultButton(save)
-        box.exec()
-        if box.clickedButton() is save:
+        saves = ask(
+            self._window(),
+            "Save before closing?",
+            f"These are not saved as a result: {names}.",
+            yes="Save…",
+            no="Close without",
+            more="They are kept beside the journal, and can be brought back when the image is opened.",
+        )
+        if saves:
             return all(save_result_of(viewer, layer, self._window()) for layer in unsaved)
-        return box.clickedButton() is leave
+        return saves is not None
 
     def _window(self) -> QWidget | None:
         window = self.parent()
         return window if isinstance(window, QWidget) else None
+
+
+def ask(parent: QWidget | None, title: str, text: str, *, yes: str, no: str, more: str = "") -> bool | None:
+    """Ask a question with two answers, the first by default; return whether that was given, None: cancel."""
+    box = QMessageBox(parent)
+    box.setWindowTitle(title)
+    box.setText(text)
+    box.setInformativeText(more)
+    first = box.addButton(yes, QMessageBox.ButtonRole.AcceptRole)
+    second = box.addButton(no, QMessageBox.ButtonRole.DestructiveRole)
+    box.addButton(QMessageBox.StandardButton.Cancel)
+    box.setDefaultButton(first)
+    box.exec()
+    pressed = box.clickedButton()
+    return True if pressed is first else False if pressed is second else None
 
 
 def watch_window(viewer: ViewerModel) -> None:

@@ -55,7 +55,8 @@ def export(
         raise InputError(f"{output} ends with {ending}; allowed are {', '.join((*_ONE, *_SEVERAL))}.")
     if ending in _ONE and len(results) > 1:
         raise InputError(f"{len(results)} results were given; a {ending} file holds one. Call export for each.")
-    found = {_image_name(folder, ending): read_result(folder) for folder in results}
+    read = [read_result(folder) for folder in results]
+    found = {f"{one.image_name}.jpg" if ending == ".json" else one.image_name: one for one in read}
     if len(found) < len(results):
         raise InputError("Several results are of images of the same name. Export them one by one.")
     make_folder(output.parent)
@@ -81,9 +82,3 @@ def _write(path: Path, results: dict[str, Result], *, fiji: bool, bom: bool, rle
     else:
         with writing(path), path.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256))
-
-
-def _image_name(folder: Path, ending: str) -> str:
-    """Return the name by which a file of several results lists an image."""
-    name = read_result(folder).image_name
-    return f"{name}.jpg" if ending == ".json" else name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from napari_bloodcell.core.errors import TrainingError
 from napari_bloodcell.models.cnn.subtypes import SubtypeCnn, SubtypeInfo, SubtypeModel, middle_of, network_of
+from napari_bloodcell.models.cnn.training import Fitted
 from napari_bloodcell.models.device import pick_device
 
 if TYPE_CHECKING:
@@ -40,15 +40,6 @@ GLASS: Final = 235 / 255
 _AT_ONCE: Final = 64
 
 
-@dataclass(frozen=True, eq=False)
-class FittedKinds:
-    """A model of kinds, the epoch that its weights are from, and whether training was stopped."""
-
-    classifier: SubtypeModel
-    best_epoch: int
-    is_stopped: bool = False
-
-
 def fit_kinds(
     train: Arrays,
     val: Arrays,
@@ -57,7 +48,7 @@ def fit_kinds(
     info: SubtypeInfo,
     params: TrainParams,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Generator[EpochFigures | None, None, FittedKinds]:
+) -> Generator[EpochFigures | None, None, Fitted[SubtypeModel]]:
     """Fit a model of kinds to canvases (N, S, S, 3) uint8 and labels (N,), from the weights of another.
 
     Yields the figures of each epoch, and None after each step. All layers move, held back by a spring to where they
@@ -107,7 +98,7 @@ def fit_kinds(
         yield *figures, *(evaluate_kinds(network, *val, info) if len(val[1]) else figures)
     _step_back(network, before, n_known(info, start))
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return FittedKinds(SubtypeModel(network, info, name="trained", device=device), epoch, is_stopped)
+    return Fitted(SubtypeModel(network, info, name="trained", device=device), epoch, is_stopped)
 
 
 def initial_kinds(info: SubtypeInfo, start: SubtypeModel) -> SubtypeCnn:

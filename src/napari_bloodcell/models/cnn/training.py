@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ _BREATH_S = 1.0
 """Training yields at least this often, so that it can be cancelled."""
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A classifier, the epoch that its weights are from, and whether training was stopped."""
+Model = TypeVar("Model")
 
-    classifier: CnnClassifier
+
+@dataclass(frozen=True, eq=False)
+class Fitted(Generic[Model]):
+    """A classifier or a model of kinds, the epoch that its weights are from, and whether training was stopped."""
+
+    classifier: Model
     best_epoch: int
     is_stopped: bool = False
 
@@ -44,7 +48,7 @@ def fit(
     start: CnnClassifier | None = None,
     info: ClassifierInfo | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Generator[EpochFigures | None, None, Fitted]:
+) -> Generator[EpochFigures | None, None, Fitted[CnnClassifier]]:
     """Train a network with Adam, from random weights or those of `start`; the best epoch's weights are kept.
 
     The best epoch has the least validation loss; the last counts if `val` is empty. Yields the figures of each epoch,

@@ -47,7 +47,7 @@ def fit_head(
     params: TrainParams,
     info: ClassifierInfo,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Generator[EpochFigures | None, None, Fitted]:
+) -> Generator[EpochFigures | None, None, Fitted[CnnClassifier]]:
     """Fit the dense layers of a classifier to further cells, held back by a spring to their old weights.
 
     Yields the figures of each epoch, None in between. Minimises a bounded cross-entropy (Zhang & Sabuncu 2018), so that

@@ -9,7 +9,7 @@ import napari.viewer
 from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from qtpy.compat import isalive
-from qtpy.QtWidgets import QMessageBox, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box, union_of
@@ -28,6 +28,7 @@ from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.journal import later, when_done
 from napari_bloodcell.napari.session.kept import Kept, find_kept, is_any_kept
 from napari_bloodcell.napari.session.opening import bring_back, cells_session
+from napari_bloodcell.napari.window import ask
 from napari_bloodcell.napari.work.runs import FindCells
 from napari_bloodcell.napari.work.worker import Run
 
@@ -196,16 +197,8 @@ class SegmentWidget(FindingDock):
 
 def ask_about_kept(parent: QWidget, kept: Kept) -> bool | None:
     """Return whether to bring back cells instead of finding them again, which would replace them; None: cancel."""
-    box = QMessageBox(parent)
-    box.setWindowTitle("Bring back the cells?")
-    box.setText(f"There are {kept}. Finding the cells again replaces them.")
-    back = box.addButton("Bring them back", QMessageBox.ButtonRole.AcceptRole)
-    anew = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
-    box.addButton(QMessageBox.StandardButton.Cancel)
-    box.setDefaultButton(back)
-    box.exec()
-    pressed = box.clickedButton()
-    return True if pressed is back else False if pressed is anew else None
+    text = f"There are {kept}. Finding the cells again replaces them."
+    return ask(parent, "Bring back the cells?", text, yes="Bring them back", no="Find all anew")
 
 
 def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> bool | None:
@@ -214,14 +207,6 @@ def ask_to_keep(parent: QWidget, viewer: ViewerModel, image_layer: Image) -> boo
     n = len(cells_session(viewer, layer).by_hand) if layer is not None else 0
     if not n:
         return True
-    box = QMessageBox(parent)
-    box.setWindowTitle("Find cells again?")
     which = "One cell of this image was" if n == 1 else f"{n:,} cells of this image were"
-    box.setText(f"{which} added or outlined by hand. All others will be found again. Ctrl+Z undoes it.")
-    keep = box.addButton("Keep by hand", QMessageBox.ButtonRole.AcceptRole)
-    replace = box.addButton("Find all anew", QMessageBox.ButtonRole.DestructiveRole)
-    box.addButton(QMessageBox.StandardButton.Cancel)
-    box.setDefaultButton(keep)
-    box.exec()
-    pressed = box.clickedButton()
-    return True if pressed is keep else False if pressed is replace else None
+    text = f"{which} added or outlined by hand. All others will be found again. Ctrl+Z undoes it."
+    return ask(parent, "Find cells again?", text, yes="Keep by hand", no="Find all anew")
