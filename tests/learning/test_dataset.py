@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from napari_bloodcell.core.errors import TrainingError
+from napari_bloodcell.core.errors import InputError, TrainingError
 from napari_bloodcell.learning.dataset import (
     LabelledCutouts,
     augmented,
@@ -171,3 +171,9 @@ def test_cutouts_of_different_scales_are_not_joined() -> None:
 
 def test_the_papers_own_cutouts_are_read(shared_data: Path) -> None:
     assert read_cutouts(shared_data / "cutouts" / "val").counts() == {"RBC": 479, "WBC": 5}
+
+
+def test_a_class_that_would_be_taken_for_a_kind_is_refused() -> None:
+    one = marked(2, 2)
+    with pytest.raises(InputError, match=r"'WBC: large' cannot be the name of a type: ': ' stands between"):
+        one.with_classes(("RBC", "WBC", "WBC: large"))

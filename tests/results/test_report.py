@@ -151,6 +151,20 @@ def test_cells_are_shown_least_certain_first_and_all_abnormal_ones(results: list
     assert Image.open(io.BytesIO(base64.b64decode(first))).size == (72, 87)
 
 
+def test_every_cell_that_a_person_marked_as_abnormal_is_shown(results: list[Path]) -> None:
+    specimen = pooled(*results)
+    table = specimen.results[0].table.copy()
+    marked = table.index[table["cell_type"] == "RBC"]
+    table.loc[marked, "abnormal"] = True
+    marked_ones = replace(specimen, results=(replace(specimen.results[0], rows=table), specimen.results[1]))
+    page = report(marked_ones)
+    part = next(part for part in page.split("<h3>") if part.startswith("marked as abnormal"))
+    shown = re.findall(r'title="field0, cell (\d+)"', part)
+    assert sorted(map(int, shown)) == sorted(marked.tolist())
+    assert f"marked as abnormal: {len(marked)} of {len(marked)}" in part
+    assert "marked as abnormal" not in report(specimen)
+
+
 def test_the_same_result_gives_the_same_bytes(results: list[Path], page: str) -> None:
     assert report(pooled(*results), about={"Patient": "4711 <b>&"}) == page
 

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_bloodcell.core.cells import centroids_of
+from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.core.progress import drain
-from napari_bloodcell.stages.segment import iter_segment, sample_of, segment
+from napari_bloodcell.models.load import load_generator
+from napari_bloodcell.stages.segment import at_score, iter_segment, sample_of, segment
+from napari_bloodcell.synthetic import load_shipped
 from tests.fakes import ThresholdGenerator, disc_image
 
 GIVEN = {"rbc_diameter_px": 24.0}
@@ -88,3 +91,21 @@ def test_an_empty_field_has_no_cells() -> None:
 def test_a_sample_is_small_enough_to_look_at(shape: tuple[int, int]) -> None:
     sample = sample_of(np.zeros((*shape, 3), np.uint8))
     assert 0 < sample.shape[0] * sample.shape[1] <= 1536**2
+
+
+@pytest.mark.parametrize("score", [0.25, 0.55, 0.8])
+def test_cells_at_another_score_are_those_of_a_run_with_it(score: float) -> None:
+    image, generator = load_shipped()[0][:400, :500], load_generator("embedded", "cpu", "float32")
+    usual = SegmentParams(rbc_diameter_px=36)
+    kept = segment(image, params=usual, generator=generator, keep_from=0.2)
+    other = usual.model_copy(update={"score_min": score})
+    anew, found = segment(image, params=other, generator=generator), at_score(kept, other, (400, 500))
+    assert np.array_equal(found.cells, anew.cells)
+    assert found.table.equals(anew.table)
+    assert len(anew.table) != len(kept.table)
+
+
+def test_without_proposals_there_is_no_other_score() -> None:
+    found = segment(disc_image(CENTRES, (190, 200)), params=params(), generator=ThresholdGenerator(), keep_from=0.2)
+    with pytest.raises(InputError, match="No proposals were kept"):
+        at_score(found, params(score_min=0.6), (190, 200))

@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from napari_bloodcell.core.errors import InputError
+
 RBC, WBC, PLATELET, UNIDENTIFIED = "RBC", "WBC", "platelet", "unidentified"
 BUILTIN_TYPES: tuple[str, ...] = (RBC, WBC, PLATELET)
 """Codes 1, 2 and 3 of the typed image; user classes follow in the order they were made."""
@@ -137,6 +139,16 @@ def split_name(name: str) -> tuple[str, str]:
     """Return type and kind of a `full_name`; the kind of a type's name is ""."""
     cell_type, _, kind = name.partition(": ")
     return cell_type, kind
+
+
+def check_types(names: Iterable[str]) -> None:
+    """Raise `InputError` if a name of a type would be taken for that of a kind by `split_name`."""
+    for name in names:
+        if split_name(name)[1]:
+            raise InputError(
+                f"{name!r} cannot be the name of a type: ': ' stands between a type and its kind. Give a name without "
+                "it, such as 'giant platelet'."
+            )
 
 
 def boxes_of(table: pd.DataFrame) -> NDArray[np.int64]:

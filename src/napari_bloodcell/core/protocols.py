@@ -35,6 +35,9 @@ class CellMask:
         The generator's own idea of the type, if it has one.
     type_probability : float
         Probability of that type, 0 to 1; NaN without a type.
+    proposed_at : tuple of float
+        (from, below): values of `SegmentParams.score_min` at which this is proposed as a cell: it scores enough, and
+        no better one takes its place.
     """
 
     bbox: tuple[int, int, int, int]
@@ -45,6 +48,11 @@ class CellMask:
     point: tuple[float, float]
     cell_type: str | None = None
     type_probability: float = float("nan")
+    proposed_at: tuple[float, float] = (0.0, float("inf"))
+
+    def is_proposed(self, score_min: float) -> bool:
+        """Return whether this is proposed as a cell at a value of `SegmentParams.score_min`."""
+        return self.proposed_at[0] <= score_min < self.proposed_at[1]
 
     @property
     def area(self) -> int:

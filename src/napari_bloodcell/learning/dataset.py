@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC
+from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, UNIDENTIFIED, WBC, check_types
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.stages.cutouts import CUTOUT_SIZE, centre_cutout
 
@@ -39,6 +39,7 @@ class LabelledCutouts:
     red_level: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self.classes)
         side = max(CUTOUT_SIZE, *self.cutouts.shape[1:2])  # kinds are learned from larger ones
         if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != (side, side, 3) or self.cutouts.dtype != np.uint8:
             raise TrainingError(

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_bloodcell.core.cells import check_types
 from napari_bloodcell.core.errors import READ_ERRORS, TrainingError, reason_of
 from napari_bloodcell.core.files import legal_name
 from napari_bloodcell.images.files import is_inside
@@ -174,6 +175,7 @@ def row_of(cell: TypedCell) -> Row:
     """Return the row of a cell, not yet assigned to a part."""
     if not cell.cell_type.strip():
         raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no type.")
+    check_types([cell.cell_type])
     if cell.cutout.ndim != 3 or cell.cutout.shape[2] != 3 or not cell.cutout.any():
         raise TrainingError(f"Cell {cell.cell or '?'} of {cell.image or 'an unknown image'} has no pixels (H, W, 3).")
     pixels = tight(cell.cutout)

@@ -6,6 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def box_ious(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the IoU of a box (4,) with others (N, 4), as x0, y0, x1, y1."""
+    shared = np.maximum(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0).prod(1)
+    areas = (others[:, 2:] - others[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
+    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float32)
+
+
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], iou_max: float
 ) -> NDArray[np.intp]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ class Segmentation:
         Precision it computed in: "float32", "bfloat16"; the one requested if the generator does not tell.
     warnings : tuple of str
         Why the result is doubtful, in sentences for people; empty if it is not.
+    proposals : tuple of CellMask
+        What `at_score` finds cells among; empty unless they were to be kept.
     """
 
     cells: NDArray[np.int32]
@@ -106,6 +108,7 @@ class Segmentation:
     device: str = "auto"
     precision: str = "auto"
     warnings: tuple[str, ...] = ()
+    proposals: tuple[CellMask, ...] = ()
 
 
 def iter_segment(
@@ -115,6 +118,7 @@ def iter_segment(
     generator: MaskGenerator | None = None,
     region: tuple[int, int, int, int] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    keep_from: float | None = None,
 ) -> Generator[Progress, None, Segmentation]:
     """Find the cells of a smear.
 
@@ -132,6 +136,9 @@ def iter_segment(
     should_stop : callable, optional
         Called after each tile, or each group of tiles that the model sees together; if it returns True, the cells found
         so far are the result, and the tiles not reached are listed in `failed_tiles`.
+    keep_from : float, optional
+        The lowest `score_min` at which `at_score` is to find the cells anew; without effect on generators that keep
+        no proposals, and on tiles that do not overlap.
 
     Yields
     ------
@@ -154,11 +161,13 @@ def iter_segment(
     overlap = generator.overlap_px(calibration) if params.tile_overlap is None else params.tile_overlap
     tiles = _tiles_of(pixels.shape[:2], params.tile_size, overlap, region)
     groups = group_tiles(tiles, tiles_across(params, generator, calibration, overlap))
+    if not overlap or not getattr(generator, "keeps_proposals", False):
+        keep_from = None
     found: list[tuple[Tile, list[CellMask]]] = []
     failed: list[FailedTile] = []
 
     def work(group: list[Tile]) -> list[_TileResult]:
-        return list(_segment_group(pixels, group, calibration, params, generator))
+        return list(_segment_group(pixels, group, calibration, params, generator, keep_from))
 
     threads = getattr(generator, "threads", None) if len(groups) > 1 else None
     for number, results in enumerate(in_threads(work, groups, threads), start=1):
@@ -166,22 +175,46 @@ def iter_segment(
             if error is not None:
                 failed.append(FailedTile(tile.name, tile.core, in_one_line(error)))
             found.append((tile, masks))
-            yield Progress(len(found), len(tiles), "tiles", (tile, masks))
+            yield Progress(len(found), len(tiles), "tiles", (tile, _at(masks, params)))
         if should_stop is not None and should_stop():
             failed += [FailedTile(t.name, t.core, NOT_REACHED) for rest in groups[number:] for t in rest]
             break
     shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+    proposals = [m for _, own in found for m in own]
     if overlap:
-        masks = filter_overlapping([m for _, own in found for m in own], shape, calibration, params)
-        cells, origins = paint_box(masks, (0, 0, *shape))
+        cells, table = _cells_among(proposals, shape, calibration, params)
     else:
-        cells, origins = _join(found, shape, calibration, params)
-    table = _describe(cells, origins)
-    note_rim(table, calibration)
+        cells, table = _described(*_join(found, shape, calibration, params), calibration)
     model, device = ModelInfo(generator.name, generator.sha256), str(getattr(generator, "device", params.device))
     precision = str(getattr(generator, "precision", params.precision))
     doubts = (*doubts_of(calibration, params.pixel_size_um or plane.pixel_size_um), *doubts_about(generator))
-    return Segmentation(cells, table, calibration, model, failed, device, precision, (*plane.warnings, *doubts))
+    warnings = (*plane.warnings, *doubts)
+    kept = () if keep_from is None else tuple(proposals)
+    return Segmentation(cells, table, calibration, model, failed, device, precision, warnings, kept)
+
+
+def at_score(found: Segmentation, params: SegmentParams, shape: tuple[int, int]) -> Segmentation:
+    """Return the cells of a plane of `shape` (Y, X) at another `params.score_min`, without a new run.
+
+    They are those that a run with these settings finds, from the `keep_from` on that was given. Raises `InputError` if
+    no proposals were kept.
+    """
+    if not found.proposals:
+        raise InputError("No proposals were kept of this image: find its cells again with the score in the settings.")
+    cells, table = _cells_among(found.proposals, shape, found.calibration, params)
+    return replace(found, cells=cells, table=table)
+
+
+def _cells_among(
+    proposals: Sequence[CellMask], shape: tuple[int, int], calibration: Calibration, params: SegmentParams
+) -> tuple[NDArray[np.int32], pd.DataFrame]:
+    """Return label image and table of the cells among the masks of overlapping tiles."""
+    masks = filter_overlapping(_at(proposals, params), shape, calibration, params)
+    return _described(*paint_box(masks, (0, 0, *shape)), calibration)
+
+
+def _at(masks: Iterable[CellMask], params: SegmentParams) -> list[CellMask]:
+    return [m for m in masks if m.is_proposed(params.score_min)]
 
 
 segment = drained(iter_segment)
@@ -309,6 +342,7 @@ def _segment_group(
     calibration: Calibration,
     params: SegmentParams,
     generator: MaskGenerator,
+    keep_from: float | None,
 ) -> Iterator[_TileResult]:
     """Yield each tile of a group with its masks, or with the error that left it without.
 
@@ -316,7 +350,7 @@ def _segment_group(
     """
     if len(group) > 1:
         try:
-            masks = segment_tile(pixels, hull(group), calibration, params, generator)
+            masks = segment_tile(pixels, hull(group), calibration, params, generator, keep_from)
         except Exception:
             logger.info("tiles %s to %s failed together", group[0].name, group[-1].name, exc_info=True)
         else:
@@ -325,16 +359,25 @@ def _segment_group(
             return
     for tile in group:
         try:
-            yield tile, segment_tile(pixels, tile, calibration, params, generator), None
+            yield tile, segment_tile(pixels, tile, calibration, params, generator, keep_from), None
         except Exception as error:  # a model may raise anything; the other tiles go on
             logger.info("tile %s failed", tile.name, exc_info=True)
             yield tile, [], error
 
 
 def segment_tile(
-    pixels: NDArray[np.uint8], tile: Tile, calibration: Calibration, params: SegmentParams, generator: MaskGenerator
+    pixels: NDArray[np.uint8],
+    tile: Tile,
+    calibration: Calibration,
+    params: SegmentParams,
+    generator: MaskGenerator,
+    keep_from: float | None = None,
 ) -> list[CellMask]:
-    """Return a tile's own masks, cleaned, in the smear's pixels; raises the generator's error after `ATTEMPTS`."""
+    """Return a tile's own masks, cleaned, in the smear's pixels; raises the generator's error after `ATTEMPTS`.
+
+    `keep_from` is for generators that keep proposals: see `iter_segment`.
+    """
+    more: dict[str, Any] = {} if keep_from is None else {"keep_from": keep_from}
     y0, x0, y1, x1 = tile.read
     part = np.ascontiguousarray(smear_in(pixels[y0:y1, x0:x1], (y0, x0), calibration))
     seen = calibration
@@ -347,7 +390,7 @@ def segment_tile(
     within = (owned[0] - y0, owned[1] - x0, owned[2] - y0, owned[3] - x0)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            masks = generator.generate(part, seen, params, origin=(y0, x0), within=within)
+            masks = generator.generate(part, seen, params, origin=(y0, x0), within=within, **more)
             break
         except Exception:
             if attempt == ATTEMPTS:
@@ -427,15 +470,19 @@ def _join(
     return cells, [largest[label] for label in range(1, int(cells.max(initial=0)) + 1)]
 
 
-def _describe(cells: NDArray[np.int32], origins: list[CellMask]) -> pd.DataFrame:
-    """Return the cell table of a label image with the generator's figures for the mask behind each id."""
-    return measure_cells(
+def _described(
+    cells: NDArray[np.int32], origins: list[CellMask], calibration: Calibration
+) -> tuple[NDArray[np.int32], pd.DataFrame]:
+    """Return a label image, and its table with the generator's figures for the mask behind each id."""
+    table = measure_cells(
         cells,
         predicted_iou=[m.predicted_iou for m in origins],
         stability_score=[m.stability_score for m in origins],
         proposed_type=[m.cell_type or "" for m in origins],
         proposed_probability=[m.type_probability for m in origins],
     )
+    note_rim(table, calibration)
+    return cells, table
 
 
 # --- label images of other programs -----------------------------------------------------------------------------------

@@ -365,5 +365,9 @@ def test_the_workbench_shows_one_image_at_a_time_and_leads_to_its_result(
     assert shown.layers.selection.active is cells_of(shown)
     press(bench.save)  # and one from there to the result
     assert (tmp_path / "result" / "counts.json").is_file()
+    page = tmp_path / "report.html"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_args, **_options: (str(page), ""))
+    press(bench.report)  # and one to the page that is signed
+    assert page.read_text(encoding="utf-8").count("image/jpeg") == 10
     shown.window.remove_dock_widget(bench)
     assert all(dock.is_resting for dock in bench.docks())

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QColorDialog, QInputDialog
 
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder, image_hash
+from napari_bloodcell.napari.docks.gallery import PER_LAYER
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.review.walk import Order
 from napari_bloodcell.napari.layers import cells as layers
@@ -388,3 +389,68 @@ def test_the_number_of_corrections_that_is_shown_leaves_out_those_undone(viewer:
     assert "2 corrections" in dock.journal._number_label.text()
     dock.act("Undo")
     assert "1 correction of" in dock.journal._number_label.text()
+
+
+def test_the_rest_of_a_page_is_confirmed_and_the_next_doubtful_ones_come_up(
+    make_napari_viewer: Any, qtbot: QtBot, nothing_left: None
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    layer = add_smear(viewer)
+    dock = open_review(viewer)
+    dock.tabs.setCurrentIndex(1)
+    dock.gallery.show_class("RBC")
+    grid = dock.gallery.gallery
+    qtbot.waitUntil(lambda: grid.cells_in_sight() == [3, 1, 4, 6], timeout=20_000)
+    assert dock.walk.progress.text().startswith("0 of 3 doubtful cells seen")
+    grid.mark([1])
+    qtbot.mouseClick(dock.gallery.confirm, Qt.MouseButton.LeftButton)
+    sources = layer.features.set_index("index")["type_source"]
+    assert sources[[3, 1, 4, 6]].tolist() == ["user", "model", "user", "user"]
+    assert grid.cells.ids.tolist()[0] == 1  # what was confirmed is certain
+    assert dock.walk.progress.text().startswith("1 of 3 doubtful cells seen")
+    dock.session.undo()
+    assert layer.features["type_source"].tolist().count("user") == 0
+
+
+def test_pictures_of_the_gallery_are_zoomed(make_napari_viewer: Any, qtbot: QtBot, nothing_left: None) -> None:
+    viewer = make_napari_viewer(show=True)
+    add_smear(viewer)
+    dock = open_review(viewer)
+    dock.tabs.setCurrentIndex(1)
+    dock.gallery.show_class("RBC")
+    grid = dock.gallery.gallery
+    qtbot.waitUntil(lambda: grid.cells.has_picture(3), timeout=30_000)
+    qtbot.mouseClick(dock.gallery.larger, Qt.MouseButton.LeftButton)
+    grid.setFocus()
+    qtbot.keyClick(grid, "+")
+    assert grid.iconSize().width() == 144
+    qtbot.waitUntil(lambda: grid.cells.has_picture(3), timeout=30_000)
+    picture = grid.cells.data(grid.cells.index(0), Qt.ItemDataRole.DecorationRole)
+    assert picture.availableSizes()[0].width() == 144
+    qtbot.keyClick(grid, "-")
+    assert grid.iconSize().width() == 96
+
+
+def test_the_gallery_shows_and_types_cells_of_all_open_images(
+    make_napari_viewer: Any, qtbot: QtBot, nothing_left: None
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    first, second = add_smear(viewer), add_smear(viewer, name="another", brightness=5)
+    viewer.layers.selection.active = first
+    dock = open_review(viewer)
+    dock.tabs.setCurrentIndex(1)
+    panel = dock.gallery
+    panel.show_class("RBC")
+    n = len(panel.gallery.cells.ids)
+    qtbot.mouseClick(panel.everywhere, Qt.MouseButton.LeftButton, pos=QPoint(8, panel.everywhere.height() // 2))
+    assert len(panel.gallery.cells.ids) == 2 * n
+    of_second = [int(key) for key in panel.gallery.cells.ids if key >= PER_LAYER]
+    qtbot.waitUntil(lambda: panel.gallery.cells.has_picture(of_second[0]), timeout=30_000)
+    panel.gallery.mark(of_second[:1])
+    qtbot.keyClick(panel.gallery, Qt.Key.Key_W)
+    changed = of_second[0] % PER_LAYER
+    assert types_in(second)[changed - 1] == "WBC"
+    assert types_in(first) == TYPES
+    assert len(panel.gallery.cells.ids) == 2 * n - 1
+    panel.gallery.cell_chosen.emit(of_second[1])
+    assert dock.session.layer is second

@@ -217,7 +217,7 @@ def test_there_can_be_many_classes_but_no_more_than_can_be_drawn() -> None:
 def test_keys_are_digits_and_first_letters() -> None:
     classes = ClassList(("RBC", "WBC", "platelet", "unidentified"), {}).add("promyelocyte")
     keys = classes.keys()
-    assert [keys[str(i)] for i in range(1, 6)] == list(classes.names)
+    assert [keys[d] for d in "12340"] == list(classes.names)
     assert {k: keys[k] for k in "RWPU"} == {"R": "RBC", "W": "WBC", "P": "platelet", "U": "unidentified"}
     assert keys["O"] == "promyelocyte"  # P and R are taken
 

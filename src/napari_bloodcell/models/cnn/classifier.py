@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from napari_bloodcell.core.cells import check_types
 from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.threads import Threads
 from napari_bloodcell.models.cnn.network import CUTOUT_SIZE, Architecture, CellCnn
@@ -222,6 +223,7 @@ def _checked_info(given: Mapping[str, Any], n_classes: int) -> ClassifierInfo:
         or not all(isinstance(c, str) and c for c in classes)
     ):
         raise ValueError(f"{n_classes} different names of classes are needed, not {classes}")
+    check_types(classes)
     numbers = {}
     for key in ("rbc_diameter_px", "glass_level"):
         value = given.get(key)

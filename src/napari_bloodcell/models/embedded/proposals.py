@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.models.boxes import non_maximum_suppression
+from napari_bloodcell.models.boxes import box_ious, non_maximum_suppression
 from napari_bloodcell.models.colour import colour_in_boxes
 from napari_bloodcell.models.embedded.network import CLASSES, HEAT_STRIDE, RBC_DIAMETER_PX
 
@@ -36,7 +36,7 @@ class Proposals:
     """Proposals of the heat map.
 
     (N,) scores, classes, and the class's share of the scores of all; (N, 2) centres and (N, 4) boxes as x, y, pixels of
-    the canvas.
+    the canvas; (N,) values of `score_min` from which, and below which, each is proposed.
     """
 
     scores: torch.Tensor
@@ -44,31 +44,58 @@ class Proposals:
     certainty: torch.Tensor
     centres: torch.Tensor
     boxes: torch.Tensor
+    lowest: torch.Tensor
+    highest: torch.Tensor
 
     def take(self, rows: torch.Tensor) -> Proposals:
         """Return these rows."""
         return Proposals(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
-def propose(heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float) -> Proposals:
+def propose(
+    heat_logits: torch.Tensor, sides: torch.Tensor, score_min: float, *, keeps_displaced: bool = False
+) -> Proposals:
     """Return the local maxima of the heat map with their boxes; of boxes that agree the best stays.
 
     `heat_logits` are (K, H/4, W/4), one map per class; `sides` (4, H/4, W/4) the logarithms of the distances to the
     left, upper, right and lower side, in red cell radii. Proposals with a score below `score_min` are dropped.
+    With `keeps_displaced` those stay too that a better one displaces which, at a higher `score_min`, is none.
     """
     heat = torch.sigmoid(heat_logits)
     best, kind = heat.max(0)
-    least = score_min * torch.tensor(SCORE_SHARE, device=heat.device)[kind]
+    share = torch.tensor(SCORE_SHARE, device=heat.device)
+    least = score_min * share[kind]
     rows, columns = torch.nonzero(_is_peak(best) & (best > least), as_tuple=True)
     centre = torch.stack([columns, rows], 1).float() * HEAT_STRIDE + HEAT_STRIDE / 2
     reach = sides[:, rows, columns].T.clamp(-4, 2.2).exp() * (RBC_DIAMETER_PX / 2)
     limit = torch.tensor([heat.shape[2], heat.shape[1]] * 2, device=heat.device) * HEAT_STRIDE
     boxes = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1).clamp(min=0).minimum(limit)
     scores = best[rows, columns]
-    keep = non_maximum_suppression(boxes.cpu().numpy(), scores.cpu().numpy(), DUPLICATE_BOX_IOU)
+    highest = scores / share[kind[rows, columns]]
+    found = boxes.cpu().numpy(), scores.cpu().numpy()
+    keep, lowest = non_maximum_suppression(*found, DUPLICATE_BOX_IOU), np.zeros(len(scores), np.float32)
+    if keeps_displaced:
+        keep, lowest = _with_displaced(*found, highest.cpu().numpy(), keep)
     kept = torch.from_numpy(keep).to(heat.device)
     certainty = scores / heat[:, rows, columns].sum(0)
-    return Proposals(scores, kind[rows, columns], certainty, centre, boxes).take(kept)
+    at = torch.from_numpy(lowest).to(heat.device)
+    return Proposals(scores, kind[rows, columns], certainty, centre, boxes, at, highest).take(kept)
+
+
+def _with_displaced(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], highest: NDArray[np.float32], keep: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return which boxes (N, 4) are proposed at some `score_min`, and from which on, (N,)."""
+    lowest = np.zeros(len(scores), np.float32)
+    rivals = boxes[keep]
+    others = np.setdiff1d(np.arange(len(scores)), keep)
+    late = []
+    for i in others[highest[others] > scores[others]].tolist():  # of a class that needs less than others
+        is_rival = (box_ious(boxes[i], rivals) > DUPLICATE_BOX_IOU) & (scores[keep] >= scores[i])
+        lowest[i] = highest[keep][is_rival].max(initial=0.0)
+        if lowest[i] < highest[i]:
+            late.append(i)
+    return np.concatenate([keep, np.array(late, np.intp)]), lowest
 
 
 def _is_peak(scores: torch.Tensor) -> torch.Tensor:

@@ -95,6 +95,7 @@ class EmbeddedSam:
     def __init__(self, weights: Path, device: str = "auto", precision: str = "auto") -> None:
         self.name = "embedded"
         self.normalises_light = True
+        self.keeps_proposals = True
         self.device = pick_device(device)
         try:
             with safe_open(weights, "pt") as file:
@@ -167,10 +168,16 @@ class EmbeddedSam:
         *,
         origin: tuple[int, int] = (0, 0),
         within: tuple[int, int, int, int] | None = None,
+        keep_from: float | None = None,
     ) -> list[CellMask]:
-        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`."""
-        canvas = self.see(image, calibration, origin, score_min=params.score_min)
-        proposals = propose(canvas.heat, canvas.sides, params.score_min)
+        """Return every cell of a (Y, X, 3) uint8 image; masks may still overlap. See `MaskGenerator.generate`.
+
+        With `keep_from` they are those of every `score_min` from there on: `CellMask.proposed_at` tells them apart.
+        """
+        keeps = keep_from is not None
+        score_min = params.score_min if keep_from is None else min(keep_from, params.score_min)
+        canvas = self.see(image, calibration, origin, score_min=score_min)
+        proposals = propose(canvas.heat, canvas.sides, score_min, keeps_displaced=keeps)
         if within is not None:
             proposals = _within(proposals, canvas, origin, within)
         size = (proposals.boxes[:, 2:] - proposals.boxes[:, :2]).max(1).values
@@ -340,6 +347,9 @@ def _to_cells(
     scores = [1.0] * n if proposals is None else proposals.scores.tolist()
     names = [None] * n if proposals is None else [CLASSES[k] for k in proposals.classes.tolist()]
     certainty = [float("nan")] * n if proposals is None else proposals.certainty.tolist()
+    at = [(0.0, float("inf"))] * n
+    if proposals is not None:
+        at = list(zip(proposals.lowest.tolist(), proposals.highest.tolist(), strict=True))
     inner = (logits > 1).sum((1, 2)).float()
     stability = (inner / (logits > -1).sum((1, 2)).clamp(min=1)).tolist()
     quality = iou.clamp(0, 1).tolist()
@@ -375,6 +385,7 @@ def _to_cells(
                 point=(float(points[k, 0]), float(points[k, 1])),
                 cell_type=names[k],
                 type_probability=certainty[k],
+                proposed_at=at[k],
             )
         )
     return cells

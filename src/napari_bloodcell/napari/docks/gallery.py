@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import (
@@ -20,8 +21,8 @@ from qtpy.QtCore import (
     QThreadPool,
     Signal,
 )
-from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListView, QWidget
+from qtpy.QtGui import QColor, QIcon, QImage, QKeyEvent, QPixmap, QWheelEvent
+from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QListView, QWidget
 
 from napari_bloodcell.core.cells import split_name
 from napari_bloodcell.core.errors import BloodCellError
@@ -39,8 +40,12 @@ UNSURE_FIRST, SURE_FIRST = "least certain first", "most certain first"
 FEW: Final = 50_000
 """In lists up to this length, cells that come back are sorted in; in longer ones they come first."""
 SIDE_PX: Final = 64
-"""Side of a picture."""
+"""Side of a picture, before it is zoomed."""
+SIDES_PX: Final = (48, 64, 96, 144)
+"""Sides that it can be zoomed to."""
 CELL_PX: Final = QSize(76, 92)
+PER_LAYER: Final = 2**32
+"""A cell of the n-th layer that is shown has the key n times this plus its id; the first layer is the one reviewed."""
 PAGE: Final = 240
 """Number of cells added when the end of the list is reached."""
 MARKED: Final = f"QListView::item:selected {{ border: 2px solid {COLOUR}; background: transparent; }}"
@@ -49,6 +54,7 @@ ABNORMAL: Final = "⚑"
 """Before the caption of a cell that is marked as abnormal."""
 KEPT: Final = 4000
 """Number of cached pictures."""
+ZOOM_BUTTON_PX: Final = 32
 
 
 class GalleryModel(QAbstractListModel):
@@ -59,7 +65,7 @@ class GalleryModel(QAbstractListModel):
         self._loader = loader
         self._pictures: OrderedDict[int, QIcon] = OrderedDict()
         self._captions: Callable[[int], tuple[str, str]] = lambda cell: (str(cell), "")
-        self._shown = 0
+        self._shown, self._side = 0, SIDE_PX
         self.ids: NDArray[np.int64] = np.empty(0, np.int64)
         self._blank = _blank_icon()
         loader.loaded.connect(self._on_loaded)
@@ -71,8 +77,9 @@ class GalleryModel(QAbstractListModel):
         self._shown = min(len(ids), PAGE)
         self.endResetModel()
 
-    def forget_pictures(self) -> None:
-        """Drop all pictures: image or cells changed."""
+    def forget_pictures(self, side: int | None = None) -> None:
+        """Drop all pictures: image or cells changed, or they get another side."""
+        self._side = side or self._side
         self._pictures.clear()
 
     def remove(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
@@ -135,8 +142,8 @@ class GalleryModel(QAbstractListModel):
 
     def _on_loaded(self, pictures: dict[int, NDArray[np.uint8]]) -> None:
         for cell, picture in pictures.items():
-            self._pictures[cell] = icon_of(picture)
-        while len(self._pictures) > KEPT:
+            self._pictures[cell] = icon_of(picture, self._side)
+        while len(self._pictures) > KEPT * SIDE_PX**2 // self._side**2:
             self._pictures.popitem(last=False)
         rows = np.flatnonzero(np.isin(self.ids[: self._shown], list(pictures)))
         for row in rows.tolist():
@@ -170,7 +177,10 @@ class Gallery(QListView):
         self.setMinimumHeight(2 * CELL_PX.height() + 12)
         self.setStyleSheet(MARKED)
         self.setAccessibleName("Pictures of cells")
-        self.setToolTip("Mark the wrong ones and press the key of their class. Double click: go to the cell")
+        self.setToolTip(
+            "Mark the wrong ones and press the key of their class. Double click: go to the cell. Ctrl and the wheel, "
+            "or + and −: larger or smaller"
+        )
         self.doubleClicked.connect(lambda index: self.cell_chosen.emit(int(index.data(Qt.ItemDataRole.UserRole))))
         selection = self.selectionModel()
         if selection is not None:
@@ -181,13 +191,39 @@ class Gallery(QListView):
         """The cells that are listed."""
         return self._model
 
-    def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
-        """Take pictures from these layers."""
-        self.loader.use(cells_layer, image_layer)
+    def use(self, layers: Sequence[tuple[Labels, Image | None]]) -> None:
+        """Take pictures from these cells and their images."""
+        self.loader.use(layers)
         self._model.forget_pictures()
 
+    def zoom(self, by: int) -> None:
+        """Make the pictures larger (1) or smaller (−1)."""
+        place = SIDES_PX.index(self.iconSize().width()) + by
+        side = SIDES_PX[min(max(place, 0), len(SIDES_PX) - 1)]
+        if side != self.iconSize().width():
+            self._model.forget_pictures(side)
+            self.setIconSize(QSize(side, side))
+            self.setGridSize(CELL_PX + QSize(side - SIDE_PX, side - SIDE_PX))
+
+    def cells_in_sight(self) -> list[int]:
+        """Return the keys of the cells whose pictures are in sight, in order."""
+        viewport = self.viewport()
+        found = []
+        for row in range(self._model.rowCount() if viewport is not None else 0):
+            index = self._model.index(row)
+            if viewport is not None and viewport.rect().contains(self.visualRect(index).center()):
+                found.append(int(index.data(Qt.ItemDataRole.UserRole)))
+        return found
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        """Zoom with Ctrl, else scroll."""
+        if event is not None and event.modifiers() & Qt.KeyboardModifier.ControlModifier:
+            self.zoom(1 if event.angleDelta().y() > 0 else -1)
+            return
+        super().wheelEvent(event)
+
     def marked_cells(self) -> list[int]:
-        """Return the ids of the marked cells."""
+        """Return the keys of the marked cells."""
         selection = self.selectionModel()
         rows = selection.selectedIndexes() if selection is not None else []
         return sorted(int(index.data(Qt.ItemDataRole.UserRole)) for index in rows)
@@ -207,6 +243,9 @@ class Gallery(QListView):
         plain = event is not None and not event.modifiers() & Qt.KeyboardModifier.ControlModifier
         if plain and len(text) == 1 and text.isalnum():
             self.key_pressed.emit(text)
+            return
+        if text in ("+", "-"):
+            self.zoom(1 if text == "+" else -1)
             return
         if event is not None and event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             index = self.currentIndex()
@@ -257,11 +296,11 @@ class _Cut(QRunnable):
     def run(self) -> None:
         """Cut the cells; a picture that cannot be read is black."""
         pictures = {}
-        for cell, (box, plane) in self._places.items():
+        for key, (box, plane) in self._places.items():
             try:
-                pictures[cell] = cut_with_surroundings(self._image, self._cells, cell, box, plane)
+                pictures[key] = cut_with_surroundings(self._image, self._cells, key % PER_LAYER, box, plane)
             except (BloodCellError, OSError, ValueError, IndexError, RuntimeError):
-                pictures[cell] = np.zeros((8, 8, 3), np.uint8)
+                pictures[key] = np.zeros((8, 8, 3), np.uint8)
         self.signals.cut.emit(pictures)
 
 
@@ -273,14 +312,13 @@ class CutoutLoader(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._cells: Labels | None = None
-        self._image: Image | None = None
+        self._layers: list[tuple[Labels, Image | None]] = []
         self._wanted: list[int] = []
         self._running: _Cut | None = None
 
-    def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
-        """Cut from these layers; earlier requests are dropped."""
-        self._cells, self._image = cells_layer, image_layer
+    def use(self, layers: Sequence[tuple[Labels, Image | None]]) -> None:
+        """Cut from these cells and their images; earlier requests are dropped."""
+        self._layers = list(layers)
         self._wanted.clear()
         self._running = None
 
@@ -292,13 +330,18 @@ class CutoutLoader(QObject):
         self._next()
 
     def _next(self) -> None:
-        if self._running is not None or not self._wanted or self._cells is None or self._image is None:
+        if self._running is not None or not self._wanted:
             return
-        batch = self._wanted[-BATCH:][::-1]
-        del self._wanted[-BATCH:]
-        features, labels = self._cells.features, full_resolution(self._cells)
-        places = places_of(features, batch, labels.shape[:-2])
-        self._running = _Cut(image_source(self._image), labels, places)
+        number = self._wanted[-1] // PER_LAYER
+        batch = [key for key in self._wanted[-BATCH:][::-1] if key // PER_LAYER == number]
+        self._wanted = [key for key in self._wanted if key not in batch]
+        cells, image = self._layers[number] if number < len(self._layers) else (None, None)
+        if cells is None or image is None:
+            return
+        labels = full_resolution(cells)
+        places = places_of(cells.features, [key % PER_LAYER for key in batch], labels.shape[:-2])
+        by_key = {number * PER_LAYER + cell: place for cell, place in places.items()}
+        self._running = _Cut(image_source(image), labels, by_key)
         self._running.signals.cut.connect(self._on_cut)
         pool = QThreadPool.globalInstance()
         if pool is not None:
@@ -357,10 +400,12 @@ class GalleryPanel(QWidget):
     """ids, class"""
     key_pressed = Signal(str)
     cell_chosen = Signal(int)
+    scope_changed = Signal()
+    """Cells of one image are to be shown, or of all."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._layer: Labels | None = None
+        self._layers: list[tuple[Labels, Image | None]] = []
         self._class, self._order, self._target = QComboBox(), QComboBox(), QComboBox()
         self._class.setToolTip("The class whose cells are shown")
         self._order.addItems([UNSURE_FIRST, SURE_FIRST])
@@ -368,16 +413,31 @@ class GalleryPanel(QWidget):
         self._target.setToolTip("The class that the marked cells are moved to")
         self.gallery, self.references = Gallery(), References()
         self._number_label = QLabel()
+        self.everywhere = QCheckBox("All open images")
+        self.everywhere.setToolTip("Show the cells of all open images together, not only of the one that is reviewed")
+        self.smaller = make_button("−", "Smaller pictures; in the grid the key −, or Ctrl and the wheel")
+        self.larger = make_button("+", "Larger pictures; in the grid the key +, or Ctrl and the wheel")
+        for button in (self.smaller, self.larger):
+            button.setFixedWidth(ZOOM_BUTTON_PX)
+        self.confirm = make_button(
+            "The rest of this page is right",
+            "Confirm the class of all cells in sight but the marked ones, as a person's decision, and go on",
+        )
         self.move_marked = make_button(
             "Move marked to", "Give the marked cells this class; in the grid the class's key does the same"
         )
         self.move_marked.setEnabled(False)
         above = fill(QHBoxLayout(), self._class, self._order, stretched=[self._class, self._order])
         below = fill(QHBoxLayout(), self.move_marked, self._target, stretched=[self._target])
-        parts = (above, self.references, self.gallery, self._number_label, below)
+        scope = fill(QHBoxLayout(), self.everywhere, self.smaller, self.larger, stretched=[self.everywhere])
+        parts = (above, scope, self.references, self.gallery, self._number_label, self.confirm, below)
         fill_column(self, *parts, stretched=self.gallery, top=6)
         self._class.currentIndexChanged.connect(lambda _: self.refresh())
         self._order.currentIndexChanged.connect(lambda _: self.refresh())
+        self.everywhere.toggled.connect(lambda _: self.scope_changed.emit())
+        self.smaller.clicked.connect(lambda: self.gallery.zoom(-1))
+        self.larger.clicked.connect(lambda: self.gallery.zoom(1))
+        self.confirm.clicked.connect(self._on_confirm)
         self.gallery.marked.connect(self._on_marked)
         self.gallery.key_pressed.connect(self.key_pressed)
         self.gallery.cell_chosen.connect(self.cell_chosen)
@@ -394,11 +454,18 @@ class GalleryPanel(QWidget):
         """Show the cells of a class."""
         self._class.setCurrentIndex(max(self._class.findText(name), 0))
 
-    def use(self, cells_layer: Labels | None, image_layer: Image | None) -> None:
-        """Show cells of this layer."""
-        self._layer = cells_layer
-        self.gallery.use(cells_layer, image_layer)
+    def use(self, layers: Sequence[tuple[Labels, Image | None]]) -> None:
+        """Show cells of these layers, the first of which is reviewed, with their images."""
+        self._layers = list(layers)
+        self.gallery.use(layers)
         self.refresh()
+
+    def by_layer(self, keys: Iterable[int]) -> list[tuple[Labels, list[int]]]:
+        """Return the ids of cells by their layer, given their keys."""
+        found: dict[int, list[int]] = {}
+        for key in keys:
+            found.setdefault(key // PER_LAYER, []).append(key % PER_LAYER)
+        return [(self._layers[number][0], ids) for number, ids in found.items() if number < len(self._layers)]
 
     def show_classes(self, names: Sequence[str]) -> None:
         """Offer these classes."""
@@ -421,9 +488,9 @@ class GalleryPanel(QWidget):
 
     def follow(self, change: TypeChange) -> None:
         """Remove cells that left the class, and insert those that joined it."""
-        if self._layer is None:
+        if not self._layers:
             return
-        features = self._layer.features
+        features = self._layers[0][0].features
         rows = rows_of(features, change.ids)
         ids = features[INDEX].to_numpy(np.int64)[rows]
         is_here = is_called(features.iloc[rows], self.cell_type)
@@ -435,32 +502,31 @@ class GalleryPanel(QWidget):
         self._show_number()
 
     def _ordered(self) -> NDArray[np.int64]:
-        if self._layer is None or "cell_type" not in self._layer.features.columns:
-            return np.empty(0, np.int64)
-        features = self._layer.features
-        rows = np.flatnonzero(is_called(features, self.cell_type))
-        ids, keys = features[INDEX].to_numpy(np.int64)[rows], self._keys(rows)
-        return np.asarray(ids[np.argsort(keys, kind="stable")], np.int64)
+        keys, orders = [np.empty(0, np.int64)], [np.empty(0)]
+        for number, (layer, _image) in enumerate(self._layers):
+            if "cell_type" in layer.features.columns:
+                rows = np.flatnonzero(is_called(layer.features, self.cell_type))
+                keys.append(layer.features[INDEX].to_numpy(np.int64)[rows] + number * PER_LAYER)
+                orders.append(self._order_of(layer.features, rows))
+        return np.asarray(np.concatenate(keys)[np.argsort(np.concatenate(orders), kind="stable")], np.int64)
 
-    def _keys(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return the sort keys of some rows."""
-        if self._layer is None:
-            return np.empty(0)
-        certain = certainty_of(self._layer.features, self.cell_type)[rows]
+    def _order_of(self, features: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return by what some rows are sorted."""
+        certain = certainty_of(features, self.cell_type)[rows]
         return np.asarray(-certain if self._order.currentText() == SURE_FIRST else certain, np.float64)
 
     def _place_of(self, probability: float) -> int:
         """Return the row for a cell of this probability."""
-        ids = self.gallery.cells.ids
-        if self._layer is None or len(ids) > FEW:
+        keys = self.gallery.cells.ids
+        if len(keys) > FEW or len(self._layers) > 1:
             return 0
-        key = -probability if self._order.currentText() == SURE_FIRST else probability
-        return int(np.searchsorted(self._keys(rows_of(self._layer.features, ids)), key))
+        features = self._layers[0][0].features
+        place = -probability if self._order.currentText() == SURE_FIRST else probability
+        return int(np.searchsorted(self._order_of(features, rows_of(features, keys)), place))
 
-    def _caption(self, cell: int) -> tuple[str, str]:
-        if self._layer is None:
-            return "", ""
-        features = self._layer.features
+    def _caption(self, key: int) -> tuple[str, str]:
+        (layer, _image), cell = self._layers[key // PER_LAYER], key % PER_LAYER
+        features = layer.features
         rows = rows_of(features, [cell])
         if not len(rows):
             return "", f"cell {cell} is gone"
@@ -470,7 +536,15 @@ class GalleryPanel(QWidget):
         short = "by hand" if by_hand else f"{100 * probability:.1f} %" if np.isfinite(probability) else "–"
         if "abnormal" in features.columns and features["abnormal"].iat[row]:
             short = f"{ABNORMAL} {short}"
-        return short, describe_cell(self._layer, cell)
+        where = f"{layer.name}: " if len(self._layers) > 1 else ""
+        return short, where + describe_cell(layer, cell)
+
+    def _on_confirm(self) -> None:
+        marked = self.gallery.marked_cells()
+        self.move_wanted.emit([key for key in self.gallery.cells_in_sight() if key not in marked], self.cell_type)
+        self.refresh()  # what was confirmed is certain now
+        if self._order.currentText() == UNSURE_FIRST:
+            self.gallery.scrollToTop()
 
     def _on_marked(self) -> None:
         self.move_marked.setEnabled(bool(self.gallery.marked_cells()))

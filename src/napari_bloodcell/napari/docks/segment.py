@@ -7,7 +7,7 @@ from weakref import ref
 
 import napari.viewer
 from napari.components import ViewerModel
-from napari.layers import Image, Shapes
+from napari.layers import Image, Labels, Shapes
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QWidget
 
@@ -19,17 +19,19 @@ from napari_bloodcell.models.weights import needs_download
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock, make_button, may_download
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.scale import ScaleButton
+from napari_bloodcell.napari.docks.score import OF_SLIDES, ScoreSlider
 from napari_bloodcell.napari.docks.slide.run import AnalyseSlide, SlideFolder, add_part, is_large, may_write_into
 from napari_bloodcell.napari.layers.images import image_source
-from napari_bloodcell.napari.layers.links import cells_layer_for
+from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_for
 from napari_bloodcell.napari.layers.regions import box_of_view, boxes_of_shapes
-from napari_bloodcell.napari.notify import connect_for_life, notify_errors
+from napari_bloodcell.napari.layers.results import recipe_of
+from napari_bloodcell.napari.notify import connect_for_life, notify_errors, notifying
 from napari_bloodcell.napari.preferences import preferred_settings
 from napari_bloodcell.napari.session.journal import later, when_done
 from napari_bloodcell.napari.session.kept import Kept, find_kept, is_any_kept
-from napari_bloodcell.napari.session.opening import bring_back, cells_session
+from napari_bloodcell.napari.session.opening import bring_back, cells_session, put_back
 from napari_bloodcell.napari.window import ask
-from napari_bloodcell.napari.work.runs import FindCells
+from napari_bloodcell.napari.work.runs import FindCells, TypeCells
 from napari_bloodcell.napari.work.worker import Run
 
 WHOLE, IN_VIEW = "The whole image", "What is in view"
@@ -53,7 +55,9 @@ class FindingDock(StageDock):
         self.rows.addRow(self.bring_back)
         self.scale = ScaleButton(self._viewer)
         self.scale.dragged.connect(self._on_scale)
-        self.after_summary.append(self.scale)
+        self.score = ScoreSlider(self._viewer)
+        self.score.settled.connect(notifying(self._on_score))
+        self.after_summary += [self.score, self.scale]
         connect_for_life(viewer.layers.events.inserted, self._look_for_kept)
 
     def recipe(self) -> Recipe:
@@ -86,7 +90,27 @@ class FindingDock(StageDock):
         else:
             run = self._find_on_disk(layer, recipe)
         if run is not None:
-            run.done.connect(lambda _layer: self.on_found(run, layer, recipe))
+            run.done.connect(lambda _layer: self._after_run(run, layer, recipe))
+
+    def _after_run(self, run: Run, image: Image, recipe: Recipe) -> None:
+        if isinstance(run, FindCells):
+            self.score.follow(run)
+        elif run.result is not None:
+            self.score.forget(OF_SLIDES)
+        self.on_found(run, image, recipe)
+
+    def _on_score(self, cells_layer: Labels) -> None:
+        """Type the cells that another score has brought, if cells are typed."""
+        image, typed = image_layer_for(self._viewer, cells_layer), cells_layer.features["cell_type"]
+        if image is None or not typed.fillna("").astype(bool).any():
+            return
+        params, viewer, work = recipe_of(cells_layer).classify, self._viewer, self.panel.work
+        run = TypeCells(viewer, work, cells_layer, image, params, classifier=self.classifier, is_one_step=False)
+        run.done.connect(lambda _types: self.summary.setText(f"{run.summary} {put_back(viewer, cells_layer)}"))
+
+    def _on_idle(self) -> None:
+        super()._on_idle()
+        self.score.resume()
 
     def _find_in_memory(self, layer: Image, recipe: Recipe, regions: list[Box]) -> Run | None:
         if self._kept is not None and self._kept.n_by_hand:
@@ -116,14 +140,16 @@ class FindingDock(StageDock):
         self.rows.setRowVisible(self.folder, self.folder.follow(self.image.layer))
         self._look_for_kept()
         self.scale.follow(self.image.layer)
+        self.score.forget()
 
     def on_wake(self) -> None:
         """Look for kept cells."""
         self._look_for_kept()
 
     def on_rest(self) -> None:
-        """Take the circle away."""
+        """Take the circle away, and let the slider rest."""
         self.scale.hide_circle()
+        self.score.rest()
 
     def _on_scale(self, diameter_px: float) -> None:
         self.form.set_values({"rbc_diameter_px": round(diameter_px, 1)})

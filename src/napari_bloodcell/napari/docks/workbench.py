@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, ref
 import napari.viewer
 import numpy as np
 from napari.components import ViewerModel
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 from napari.utils.events import Event
 from qtpy.QtCore import QEvent, QSize, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QIcon, QImage, QPixmap
@@ -19,6 +19,7 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.napari.docks.analyse import AnalyseWidget
 from napari_bloodcell.napari.docks.base import Dock, PlainLabel, Watched, fill, fill_column, make_button
 from napari_bloodcell.napari.docks.count.dock import CountWidget
+from napari_bloodcell.napari.docks.count.report import ask_for_report
 from napari_bloodcell.napari.docks.edit.dock import EditWidget
 from napari_bloodcell.napari.docks.review.dock import ReviewWidget
 from napari_bloodcell.napari.docks.train.dock import TrainWidget
@@ -76,8 +77,13 @@ class WorkbenchWidget(Dock):
             self.tabs.addTab(page, name.partition(" ")[0])
         self.save = make_button("Save result", "Save the image with its cells and numbers in a folder; Ctrl+S")
         self.save.clicked.connect(notifying(self.save_result))
+        self.report = make_button("Report", "Save a page to print and to sign: numbers, pictures, who reviewed, models")
+        self.report.clicked.connect(notifying(self.save_report))
         row = fill(QHBoxLayout(), self.back, self.next)
-        parts = (self.welcome, self.sample, self.images, row, self.tabs, self.save)
+        self._below = QWidget()
+        ends = fill(QHBoxLayout(self._below), self.save, self.report, stretched=[self.save, self.report])
+        ends.setContentsMargins(0, 0, 0, 0)
+        parts = (self.welcome, self.sample, self.images, row, self.tabs, self._below)
         self._column = fill_column(self, *parts, stretched=self.tabs)  # no margins: each tab has its own
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._soon = QTimer(self)
@@ -106,10 +112,17 @@ class WorkbenchWidget(Dock):
 
     def save_result(self) -> None:
         """Save the result that is looked at; raise `InputError` if there is none."""
+        save_result_of(self._viewer, self._cells_to("save"), self)
+
+    def save_report(self) -> None:
+        """Save the report of the result that is looked at; raise `InputError` if there is none."""
+        ask_for_report(self._viewer, self._cells_to("report"), self)
+
+    def _cells_to(self, verb: str) -> Labels:
         cells = active_cells(self._viewer)
         if cells is None:
-            raise InputError("There are no cells to save. Analyse an image first.")
-        save_result_of(self._viewer, cells, self)
+            raise InputError(f"There are no cells to {verb}. Analyse an image first.")
+        return cells
 
     def go_back(self) -> None:
         """Look at the image before."""
@@ -144,7 +157,7 @@ class WorkbenchWidget(Dock):
         row_px = self.images.sizeHintForRow(0) if images else 0
         self.images.setFixedHeight(row_px * min(len(images), MOST_ROWS) + 2 * self.images.frameWidth() + 2)
         shown: dict[QWidget, bool] = {self.welcome: not images, self.sample: not images}
-        shown |= {self.images: bool(images), self.save: bool(images)}
+        shown |= {self.images: bool(images), self._below: bool(images)}
         for widget, is_visible in shown.items():
             widget.setVisible(is_visible)
         for button in (self.back, self.next):
@@ -193,9 +206,9 @@ class WorkbenchWidget(Dock):
         if found is None:
             found = list(PAGES.values())[index](self._viewer)
             page.layout().addWidget(found)
-            self.save.setParent(None)  # so that the Tab key reaches it last, as it lies below
-            self._column.addWidget(self.save)
-            self.save.setVisible(bool(self._listed))
+            self._below.setParent(None)  # so that the Tab key reaches it last, as it lies below
+            self._column.addWidget(self._below)
+            self._below.setVisible(bool(self._listed))
         return found
 
     def _on_tab(self, index: int) -> None:

@@ -130,12 +130,16 @@ class ClassList:
         return name
 
     def keys(self, of_type: str = "") -> dict[str, str]:
-        """Return class by key: 1–9 in order, and the first letter if free, else another letter of the name.
+        """Return class by key: digits in order, and the first letter if free, else another letter of the name.
+
+        "unidentified" is 0, so that classes that are added later leave the digits of others alone.
 
         With `of_type`, the same for the kinds of a type, by full name.
         """
         names = self.kinds_of(of_type) if of_type else list(self.names)
-        keys: dict[str, str] = {str(i): name for i, name in enumerate(names[:9], start=1)}
+        unknown = full_name(of_type, UNIDENTIFIED) if of_type else UNIDENTIFIED
+        digits = zip("0123456789", [unknown, *(name for name in names if name != unknown)], strict=False)
+        keys: dict[str, str] = {digit: name for digit, name in digits if name in names}
         late = []
         for name in names:
             first = (split_name(name)[1] or name)[0].upper()

@@ -28,15 +28,7 @@ from napari_bloodcell.corrections.history import History
 from napari_bloodcell.corrections.journal import standing
 from napari_bloodcell.napari.layers import cells as layers
 from napari_bloodcell.napari.layers import links
-from napari_bloodcell.napari.layers.features import (
-    FEW,
-    INDEX,
-    PLANE,
-    cells_near,
-    cells_outside,
-    rows_of,
-    to_table,
-)
+from napari_bloodcell.napari.layers.features import FEW, INDEX, PLANE, cells_near, cells_outside, rows_of, to_table
 from napari_bloodcell.napari.layers.images import current_plane, plane_number, visible_box
 from napari_bloodcell.napari.layers.keeper import keeper_of
 from napari_bloodcell.napari.layers.look import cell_at, kind_code
@@ -80,6 +72,7 @@ class CellsSession:
         self.n_corrections = 0  # valid ones of this image, as far as the journal was read
         self.by_hand: frozenset[int] = frozenset()  # cells that a person outlined
         self.looked_at: set[int] = set()
+        self.doubted = NONE  # cells that the model doubts, or did before a person typed them
         self.is_changing = False  # true while the session itself writes to the table
         self.busy = ""  # while a run works: "found" locks cells against any change, "typed" against new outlines
         self._model_opinions: dict[int, tuple[str, float | None]] = {}
@@ -297,6 +290,7 @@ class CellsSession:
     def remember_run(self, what: str, before: Snapshot, kept: Collection[int] = ()) -> None:
         """Record a run that changed the layer as one undo step; it left the cells `kept` alone."""
         self.by_hand &= frozenset(kept)
+        self.doubted = NONE
         self._remember(RunChange(what, before))
 
     # --- undo --------------------------------------------------------------------------------------------------------
@@ -433,11 +427,10 @@ class CellsSession:
             return 0
         ids = self._known(list(opinion.said))
         ids = ids[types_of(self.layer.features, ids).sources != "user"]
-        said = [opinion.said[int(i)] for i in ids]
-        self._have_classes([one.said for one in said])
-        before, n = types_of(self.layer.features, ids), len(stand)
-        marks = before.is_abnormal | np.array([one.to_abnormal for one in said], np.bool_)
-        after = before.restored([one.said for one in said], marks)
+        said, before, n = [opinion.said[int(i)] for i in ids], types_of(self.layer.features, ids), len(stand)
+        names, marks = [one.said for one in said], np.array([one.to_abnormal for one in said], np.bool_)
+        self._have_classes(names)
+        after = before.restored(names, before.is_abnormal | marks)
         change = TypeChange(f"took over {n:,} correction{'' if n == 1 else 's'}", ids, before, after)
         change.written.extend(stand)
         change.n_corrections_made = n
@@ -549,7 +542,8 @@ class CellsSession:
         self.is_changing = True
         try:
             with self.viewer.layers.events.blocker() if len(ids) <= FEW else nullcontext():
-                layers.set_types(self.layer, ids, cells.types, **cells.columns)
+                columns = cells.columns
+                layers.set_types(self.layer, ids, columns.pop("cell_type"), **columns)
         finally:
             self.is_changing = False
 

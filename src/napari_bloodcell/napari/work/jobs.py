@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_bloodcell.core.cells import UNIDENTIFIED, measure_cells, type_names
+from napari_bloodcell.core.cells import BOX, LATER, UNIDENTIFIED, measure_cells, type_names, with_later
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
@@ -25,7 +25,7 @@ from napari_bloodcell.napari.work.models import iter_classifier, iter_fetch, ite
 from napari_bloodcell.stages.classify import iter_type_rows
 from napari_bloodcell.stages.parts import PART_PX, iter_measure
 from napari_bloodcell.stages.replacing import replace_cells
-from napari_bloodcell.stages.segment import Segmentation, calibrate_cells, iter_segment
+from napari_bloodcell.stages.segment import Segmentation, at_score, calibrate_cells, iter_segment
 
 ShouldStop = Callable[[], bool]
 
@@ -88,13 +88,15 @@ def iter_find_cells(
     regions: Sequence[Box] = (),
     earlier: EarlierCells | None = None,
     keep: Collection[int] = (),
+    keep_from: float | None = None,
     generator: MaskGenerator | None = None,
     should_stop: ShouldStop = lambda: False,
 ) -> Generator[Progress, None, list[FoundCells]]:
     """Find the cells in planes of an image layer; return `FoundCells` of each plane, without its pixels.
 
     Yields tiles with `FoundMasks`, and after each plane `FoundCells`. `regions` are boxes (y0, x0, y1, x1) in pixels:
-    `earlier` cells outside them stay, and those in `keep` stay anywhere. `should_stop` is asked after each tile.
+    `earlier` cells outside them stay, and those in `keep` stay anywhere. `keep_from` is that of `iter_segment`.
+    `should_stop` is asked after each tile.
     """
     if generator is None:
         if not (yield from iter_fetch(params.model, should_stop)):
@@ -109,7 +111,9 @@ def iter_find_cells(
         plane = source.plane(index)
         known = earlier.of_plane(index, source.stack_shape) if earlier is not None else None
         first_id = next_id if source.stack_shape else None
-        steps = Steps(_iter_find_in_plane(plane, known, parts, keep, params, generator, first_id, should_stop))
+        steps = Steps(
+            _iter_find_in_plane(plane, known, parts, keep, params, generator, first_id, should_stop, keep_from)
+        )
         done_before = done
         for step in steps:
             done = done_before + step.done
@@ -135,12 +139,14 @@ def _iter_find_in_plane(
     generator: MaskGenerator,
     first_id: int | None,
     should_stop: ShouldStop,
+    keep_from: float | None,
 ) -> Generator[Progress, None, tuple[NDArray[np.int32], pd.DataFrame, Segmentation]]:
     """Find the cells in parts of one plane, and merge them with the known ones."""
     done = 0
     found: Segmentation | None = None
     for part in parts:
-        steps = Steps(iter_segment(plane, params=params, generator=generator, region=part, should_stop=should_stop))
+        how: dict[str, Any] = {"params": params, "generator": generator, "should_stop": should_stop}
+        steps = Steps(iter_segment(plane, region=part, keep_from=keep_from, **how))
         done_before = done
         for step in steps:
             done = done_before + step.done
@@ -159,6 +165,26 @@ def _iter_find_in_plane(
     if known is None or found is None:
         raise InputError("There is no region to look at. Draw one, or choose the whole image.")
     return (*known, found)
+
+
+def cells_at_score(
+    earlier: EarlierCells, found: Segmentation, params: SegmentParams, keep: Collection[int]
+) -> tuple[NDArray[np.int32], pd.DataFrame]:
+    """Return the cells of an image at another score, as a new run would put them in the place of earlier ones.
+
+    Cells that were there before, with the same outline, have the types that they had.
+    """
+    shape = (int(earlier.cells.shape[0]), int(earlier.cells.shape[1]))
+    anew = at_score(found, params, shape)
+    cells, table = replace_cells(earlier.cells, earlier.table, anew.cells, anew.table, keep=keep)
+    same = ["area_px", *BOX]
+    known = with_later(earlier.table).reset_index().set_index(same)
+    known = known[~known.index.duplicated()].reindex(pd.MultiIndex.from_frame(table[same]))
+    told = (known["cell_type"].fillna("") != "").to_numpy()
+    table = with_later(table)
+    for column in ("cell_type", "probability", "type_source", *LATER):
+        table.loc[told, column] = known.loc[told, column].to_numpy()
+    return cells, table
 
 
 def _masks_of(step: Progress) -> Sequence[CellMask]:

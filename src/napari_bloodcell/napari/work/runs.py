@@ -25,7 +25,10 @@ from napari_bloodcell.napari.work.jobs import FoundCells, FoundMasks, TypedCells
 from napari_bloodcell.napari.work.live import CellsWriter
 from napari_bloodcell.napari.work.models import postpone_collection
 from napari_bloodcell.napari.work.worker import Run, Work
+from napari_bloodcell.stages.segment import Segmentation
 
+KEPT_FROM: Final = 0.2
+"""Proposals of an image are kept down to this score, for the slider: 6 % more work on the shipped smear."""
 LIKE_A_RED_CELL: Final = (0.6, 1.5)
 """Area of a cell taken for one whole red cell, relative to the area that the scale predicts."""
 
@@ -38,6 +41,8 @@ class FindCells(Run):
     n_cells = 0
     remarks: Sequence[str] = ()
     """Beside the number of cells: the scale, missing tiles, warnings."""
+    kept: Segmentation | None = None
+    """What was found in an image as a whole, with proposals of other scores; None where there are none."""
 
     def __init__(
         self,
@@ -53,7 +58,7 @@ class FindCells(Run):
     ) -> None:
         super().__init__(work)
         postpone_collection()  # layers are about to be added
-        self._viewer = viewer
+        self._viewer, self.params = viewer, params
         self._writer = CellsWriter(viewer, image_layer, Recipe(segment=params), keeps_by_hand=keeps_by_hand)
         _ = self._writer.layer  # made before the worker starts: each would delay the other
         source = image_source(image_layer)
@@ -68,6 +73,7 @@ class FindCells(Run):
             regions=regions,
             earlier=self._writer.earlier,
             keep=self._writer.kept,
+            keep_from=KEPT_FROM if not regions and not source.stack_shape else None,
             generator=generator,
         )
         self.stop_without(viewer, image_layer, self._writer.layer)
@@ -90,6 +96,7 @@ class FindCells(Run):
         self._writer.finish()
         layer = self.result = self._writer.layer  # each plane is stored already
         self._viewer.layers.selection.active = layer
+        self.kept = found[0].segmentation if found[0].segmentation.proposals else None
         self.n_cells = sum(len(plane.table) for plane in found)
         missing = [tile for plane in found for tile in plane.segmentation.failed_tiles]
         failed = [tile for tile in missing if not tile.error.startswith("not reached")]

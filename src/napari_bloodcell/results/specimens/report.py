@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import napari_bloodcell
-from napari_bloodcell.core.cells import TYPE_COLOURS, UNIDENTIFIED, WBC, boxes_of
+from napari_bloodcell.core.cells import TYPE_COLOURS, UNIDENTIFIED, WBC, boxes_of, with_later
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.core.statistics import Estimate
 from napari_bloodcell.corrections.audit import agreement_of, audits_of, result_of
@@ -36,6 +36,8 @@ PER_CLASS: Final = 20
 """Cells that are shown of each class, the least certain first."""
 ABNORMAL: Final = (ERYTHROBLAST, "immature granulocyte", "blast", "promyelocyte", "myelocyte", "metamyelocyte")
 """Kinds of white cells of which every cell is shown."""
+MARKED: Final = "marked as abnormal"
+"""Group of the cells that a person marked, of whatever class; every one is shown."""
 MOST_PICTURES: Final = 600
 """Most pictures of a report: about 1.5 MB."""
 PICTURE_PX: Final = 72
@@ -185,7 +187,8 @@ def _pictures_of(specimen: Specimen, images: Mapping[str, Any]) -> tuple[list[di
     """Return classes with the pictures of their cells, and how many abnormal ones are not shown."""
     tables = []
     for number, result in enumerate(specimen.results):
-        table = result.table[["cell_type", "subtype", "probability", "type_source"]].copy()
+        told = ["cell_type", "subtype", "probability", "type_source", "abnormal"]
+        table = with_later(result.table)[told].copy()
         box = boxes_of(result.table)
         table["y0"], table["x0"], table["y1"], table["x1"] = box.T
         table["field"], table["id"] = number, result.table.index
@@ -193,11 +196,17 @@ def _pictures_of(specimen: Specimen, images: Mapping[str, Any]) -> tuple[list[di
     cells = pd.concat(tables, ignore_index=True)
     kind = np.where((cells["cell_type"] == WBC) & (cells["subtype"] != ""), cells["subtype"], cells["cell_type"])
     cells["class"] = pd.Series(kind, cells.index, dtype=object).replace("", UNIDENTIFIED)
-    order = [*specimen.counts, *specimen.kinds]
+    cells["caption"] = np.where(
+        cells["type_source"] == "user", "by hand", [f"{100 * p:.0f} %" for p in cells["probability"]]
+    )
+    marked = cells[cells["abnormal"]]
+    if len(marked):
+        cells.loc[marked.index, "caption"], cells.loc[marked.index, "class"] = marked["class"], MARKED
+    order = [MARKED, *specimen.counts, *specimen.kinds]
     chosen, left_out, n_free = [], 0, MOST_PICTURES
     for name in sorted(set(cells["class"]), key=lambda n: (order.index(n) if n in order else len(order), n)):
         of_class = cells[cells["class"] == name].sort_values(["probability", "field", "id"], kind="stable")
-        is_abnormal = str(name).lower() in ABNORMAL
+        is_abnormal = str(name).lower() in (MARKED, *ABNORMAL)
         some = of_class.head(max(n_free, PER_CLASS) if is_abnormal else PER_CLASS)
         left_out += len(of_class) - len(some) if is_abnormal else 0
         n_free -= len(some)
@@ -223,9 +232,8 @@ def _cut(specimen: Specimen, cells: pd.DataFrame, images: Mapping[str, Any]) -> 
         if pixels is None:
             continue
         for row in some.itertuples():
-            caption = "by hand" if row.type_source == "user" else f"{100 * float(str(row.probability)):.0f} %"
             box = (row.y0, row.x0, row.y1, row.x1)
-            cut[int(str(row.Index))] = _picture(pixels, result.cells.shape[-2:], box, caption)
+            cut[int(str(row.Index))] = _picture(pixels, result.cells.shape[-2:], box, str(row.caption))
     return cut
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import napari.viewer
 from napari.layers import Labels, Shapes
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog
 
 from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.core.params import CountParams
@@ -17,7 +15,7 @@ from napari_bloodcell.napari.docks.colours import ColourSwitch
 from napari_bloodcell.napari.docks.count.model import Counted, CountTask, area_of_cell, note_cells_in_region
 from napari_bloodcell.napari.docks.count.panels import AreaFields, CountTable, ExportRow, LaterCount
 from napari_bloodcell.napari.docks.count.plot import AreaPlot
-from napari_bloodcell.napari.docks.count.report import save_report
+from napari_bloodcell.napari.docks.count.report import ask_for_report
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.layers import selection
 from napari_bloodcell.napari.layers.images import current_plane, plane_number
@@ -112,10 +110,7 @@ class CountWidget(Dock):
         layer = self.cells_layer
         if layer is None:
             raise InputError("Nothing is counted yet: segment and classify an image first.")
-        name, _ = QFileDialog.getSaveFileName(self, "Save the report", "report.html", "Report (*.html *.pdf)")
-        if name:
-            stack = full_resolution(layer).shape[:-2]
-            save_report(self._viewer, layer, Path(name), current_plane(self._viewer, layer) if stack else ())
+        ask_for_report(self._viewer, layer, self)
 
     def clear_range(self) -> None:
         """Select no cell."""

@@ -8,20 +8,37 @@ from pathlib import Path
 
 from napari.components import ViewerModel
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QMarginsF
 from qtpy.QtGui import QPageLayout, QPageSize, QTextDocument
 from qtpy.QtPrintSupport import QPrinter
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_bloodcell.core.errors import InputError, OutputError, ResultWarning
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder, image_hash
-from napari_bloodcell.napari.layers.images import PlaneIndex, image_source
-from napari_bloodcell.napari.layers.links import image_layer_for
+from napari_bloodcell.napari.layers.images import PlaneIndex, current_plane, image_source
+from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
 from napari_bloodcell.napari.layers.results import result_of
 from napari_bloodcell.results.specimens.report import report
 from napari_bloodcell.results.specimens.specimen import pool
 
 MARGIN_MM = 15.0
+
+
+def ask_for_report(viewer: ViewerModel, cells_layer: Labels, parent: QWidget) -> Path | None:
+    """Ask for a file, save the report of a layer's cells, of the plane in view, and return the file; None: cancelled.
+
+    Raises as `save_report`.
+    """
+    start = f"{info_of(cells_layer).get('image') or cells_layer.name} report.html"
+    name, _ = QFileDialog.getSaveFileName(parent, "Save the report", start, "Report (*.html *.pdf)")
+    if not name:
+        return None
+    is_stack = full_resolution(cells_layer).ndim > 2
+    save_report(viewer, cells_layer, Path(name), current_plane(viewer, cells_layer) if is_stack else ())
+    show_info(f"Saved the report as {name}.")
+    return Path(name)
 
 
 def save_report(viewer: ViewerModel, cells_layer: Labels, path: Path, plane: PlaneIndex = ()) -> None:

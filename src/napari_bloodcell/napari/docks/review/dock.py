@@ -19,20 +19,22 @@ from qtpy.QtWidgets import QSizePolicy, QTabWidget, QWidget
 from napari_bloodcell.core.cells import BUILTIN_TYPES
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.corrections.correction import Correction
-from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill_column, form_rows
+from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, Watched, fill_column, form_rows
 from napari_bloodcell.napari.docks.gallery import GalleryPanel
 from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons
 from napari_bloodcell.napari.docks.review.audit import Audit, AuditPanel, told
 from napari_bloodcell.napari.docks.review.look import LookControls
 from napari_bloodcell.napari.docks.review.panels import ClassEditor, JournalPanel
-from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, show_place
+from napari_bloodcell.napari.docks.review.walk import Walk, WalkControls, doubts_seen, show_place
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.features import cells_in_box
 from napari_bloodcell.napari.layers.images import plane_number
 from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import set_preference
 from napari_bloodcell.napari.session.changes import TypeChange
+from napari_bloodcell.napari.session.classes import show_classes
 from napari_bloodcell.napari.session.journal import Audited, Found, SecondOpinion, describe_found, when_done
+from napari_bloodcell.napari.session.opening import cells_session
 
 TOOLS: Final = (
     (Tool.CLICK, "Click to type", "A click on a cell gives it the active class; with Shift it selects."),
@@ -104,9 +106,10 @@ class ReviewWidget(CellsDock):
             (self.classes.kinds_wanted, self.switch_kinds),
             (self.walk.stepped, self.step),
             (self.walk.changed, self._walk.forget),
-            (self.gallery.move_wanted, self.type_cells),
+            (self.gallery.move_wanted, self._type_in_gallery),
+            (self.gallery.scope_changed, self._show_gallery),
             (self.gallery.key_pressed, self._on_gallery_key),
-            (self.gallery.cell_chosen, self.go_to),
+            (self.gallery.cell_chosen, self._go_to_shown),
             (self.journal.decided, self._on_decided),
             (self.journal.name_changed, self._on_name),
             (self.journal.merge_wanted, self.merge),
@@ -243,6 +246,16 @@ class ReviewWidget(CellsDock):
                 layer.events.features.connect(self._on_table)
         self._look_again()
 
+    def watched(self) -> Watched:
+        """Yield what changes which images are open."""
+        for name in ("inserted", "removed"):
+            yield getattr(self._viewer.layers.events, name), self._on_images
+
+    def _on_images(self, _event: Event) -> None:
+        if self._session is not None and self.gallery.everywhere.isChecked():
+            if self._session.layer in self._viewer.layers:
+                self._show_gallery()
+
     def _on_table(self, _event: Event) -> None:
         """Start once the layer has its table."""
         if self._awaited is not None and "cell_type" in self._awaited.features.columns:
@@ -256,7 +269,7 @@ class ReviewWidget(CellsDock):
         session = self.session
         self.classes.colours.use(self._viewer, layer)
         layer.events.features.connect(self._on_features)
-        self.gallery.use(layer, links.image_layer_for(self._viewer, layer))
+        self._show_gallery()
         self.journal.clear()
         self.journal.setEnabled(session.journal.has_image)
         self.journal.name.setText(session.journal.annotator)
@@ -275,7 +288,7 @@ class ReviewWidget(CellsDock):
         self._soon.stop()
         if session is not None:
             session.layer.events.features.disconnect(self._on_features)
-            self.gallery.use(None, None)
+            self.gallery.use([])
             self.look.follow(None)
             self.classes.colours.use(self._viewer, None)
 
@@ -338,6 +351,7 @@ class ReviewWidget(CellsDock):
         ):
             widget.setEnabled(session is not None)
         if session is not None:
+            self.walk.show_progress(*doubts_seen(session))
             self.classes.table.show_numbers(session.numbers())
             self.journal.show_number(session.n_corrections)
 
@@ -346,9 +360,36 @@ class ReviewWidget(CellsDock):
         if key == "K":
             self.switch_kinds()
         elif key == "A" and marked:
-            self.session.mark_abnormal(marked)
+            for layer, ids in self.gallery.by_layer(marked):
+                cells_session(self._viewer, layer).mark_abnormal(ids)
         elif name is not None and marked:
-            self.type_cells(marked, name)
+            self._type_in_gallery(marked, name)
+
+    def _type_in_gallery(self, keys: Sequence[int], name: str) -> None:
+        """Type cells of any open image, given their keys in the gallery."""
+        chosen = self.gallery.by_layer(keys)
+        for layer, ids in chosen:
+            session = cells_session(self._viewer, layer)
+            if session is not self._session:
+                show_classes(self._viewer, layer, session.classes.having([name]))
+            session.type_cells(ids, name)
+        if any(layer is not self.session.layer for layer, _ids in chosen):
+            self.gallery.refresh()
+
+    def _go_to_shown(self, key: int) -> None:
+        """Go to a cell of any open image, given its key in the gallery."""
+        for layer, ids in self.gallery.by_layer([key]):
+            if layer is not self.session.layer:
+                layer.visible = True
+                self.cells.choose(layer)
+            self.go_to(ids[0])
+
+    def _show_gallery(self) -> None:
+        """Show the cells of this image in the gallery, or those of all."""
+        mine = self.session.layer
+        others = [one for one in self._viewer.layers if links.is_cells(one) and one is not mine]
+        layers = [mine, *(others if self.gallery.everywhere.isChecked() else [])]
+        self.gallery.use([(layer, links.image_layer_for(self._viewer, layer)) for layer in layers])
 
     def _on_decided(self, cell: int, name: str) -> None:
         self.type_cells([cell], name)

@@ -23,6 +23,8 @@ from napari_bloodcell.napari.layers.private import camera_of
 from napari_bloodcell.napari.session.session import CellsSession
 
 EVERY: Final = "every class"
+DOUBTFUL_BELOW: Final = 0.9
+"""A cell whose type is less probable, by the model, is doubtful."""
 
 
 class WalkControls(QWidget):
@@ -45,9 +47,9 @@ class WalkControls(QWidget):
         self.next = make_button("Next ▶", "Go to the next cell; on the layers the key .")
         self.goes_on = QCheckBox("After a key go to the next")
         self.goes_on.setToolTip("When a key has given a class to the cell that was gone to, go to the next one")
-        self.note = PlainLabel()
+        self.note, self.progress = PlainLabel(), PlainLabel()
         form = form_rows(Order=self._order, Of=self._class)
-        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.goes_on, self.note)
+        fill_column(self, form, fill(QHBoxLayout(), self.back, self.next), self.goes_on, self.note, self.progress)
         self._order.currentIndexChanged.connect(lambda _: self.changed.emit())
         self._class.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.back.clicked.connect(lambda: self.stepped.emit(-1))
@@ -67,6 +69,11 @@ class WalkControls(QWidget):
         """Choose order and class."""
         self._order.setCurrentIndex(list(Order).index(order))
         self._class.setCurrentIndex(max(self._class.findText(cell_type or EVERY), 0))
+
+    def show_progress(self, n_seen: int, n: int) -> None:
+        """Show how many of the doubtful cells were seen."""
+        told = f"{n_seen:,} of {n:,} doubtful cells seen (less than {100 * DOUBTFUL_BELOW:.0f} % sure)."
+        self.progress.setText(told if n else "")
 
     def show_classes(self, names: Sequence[str]) -> None:
         """Offer these classes; the chosen one stays if it is among them."""
@@ -168,6 +175,18 @@ def _rank(features: pd.DataFrame, rows: NDArray[np.intp], order: Order, name: st
     y, x = centroids_of(features)[rows].T
     plane = features[PLANE].to_numpy(np.int64)[rows] if PLANE in features.columns else np.zeros(len(rows), np.int64)
     return np.lexsort((x, y // ROW_PX, plane))
+
+
+def doubts_seen(session: CellsSession) -> tuple[int, int]:
+    """Return how many of the cells that the model doubts a person has looked at or typed, and how many there are."""
+    features = session.layer.features
+    if "probability" not in features.columns:
+        return 0, 0
+    ids, typed = features[INDEX].to_numpy(np.int64), by_hand(features)
+    is_doubtful = (features["probability"].to_numpy(np.float64) < DOUBTFUL_BELOW) & ~typed & (ids != 0)
+    session.doubted = np.intersect1d(np.union1d(session.doubted, ids[is_doubtful]), ids)
+    seen = np.isin(session.doubted, [*ids[typed].tolist(), *session.looked_at])
+    return int(seen.sum()), len(session.doubted)
 
 
 class Tour:
