@@ -35,6 +35,7 @@ JUDGING = (
     (segment, "overview_of"),
     (segment, "find_surroundings"),
     (segment, "measure_light"),
+    (segment, "has_lines"),
     (segment, "doubts_of"),
     (proposals, "judge"),
     (proposals, "_smear_confidence"),

@@ -216,6 +216,7 @@ def test_a_tiff_of_other_colours_is_converted(mode: str, compression: str | None
         (np.dstack([field()] * 2)[..., :4].astype(np.uint16), {"photometric": "separated"}, "colours as SEPARATED"),
         (field()[..., 0], {"photometric": "cfa"}, "colours as CFA"),
         (np.moveaxis(field(), -1, 0), {"photometric": "minisblack", "planarconfig": "separate"}, "3 grey channels"),
+        (field()[..., :2], {"photometric": "minisblack", "planarconfig": "contig"}, "2 grey channels"),
     ],
 )
 def test_colours_that_are_not_known_are_refused(

@@ -372,7 +372,18 @@ def test_tiff_resolution_gives_the_pixel_size_where_it_makes_sense(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("size", "unit", "expected"), [(0.2, "µm", 0.2), (200, "nm", 0.2), (0.0002, "mm", 0.2), (0.2, "pixel", None)]
+    ("size", "unit", "expected"),
+    [
+        *[
+            (0.2, "µm", 0.2),
+            (200, "nm", 0.2),
+            (0.0002, "mm", 0.2),
+            (0.2, "pixel", None),
+            (2e5, "pm", 0.2),
+            (2000, "Å", 0.2),
+        ],
+        *[(2e-6, "dm", 0.2), (2e-10, "km", 0.2), (0.2 / 25.4, "thou", 0.2), (0.2 / 304800, "ft", 0.2)],
+    ],
 )
 def test_ome_tiff_gives_the_pixel_size(tmp_path: Path, size: float, unit: str, expected: float | None) -> None:
     metadata = {"PhysicalSizeX": size, "PhysicalSizeY": size, "PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
@@ -398,6 +409,13 @@ def test_pixels_that_are_not_square_are_not_used_and_said_so(tmp_path: Path) -> 
     metadata = {"axes": "YXS", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3}
     tifffile.imwrite(tmp_path / "a.ome.tif", field(), photometric="rgb", metadata=metadata)
     with pytest.warns(InputWarning, match="square"):
+        assert read_plane(tmp_path / "a.ome.tif").pixel_size_um is None
+
+
+def test_an_unknown_unit_is_told(tmp_path: Path) -> None:
+    metadata = {"axes": "YXS", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2, "PhysicalSizeXUnit": "ell"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", field(), photometric="rgb", metadata=metadata)
+    with pytest.warns(InputWarning, match="'ell', a unit that is not known"):
         assert read_plane(tmp_path / "a.ome.tif").pixel_size_um is None
 
 

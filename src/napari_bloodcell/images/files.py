@@ -74,13 +74,17 @@ _ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 _MOST_LISTED, _MOST_OPENED, _DEEPEST = 6, 50, 3
 """Images of a container that a message lists, images that are opened, and depth to which groups are searched."""
 UM_PER_UNIT: dict[str, float] = {
-    "angstrom": 1e-4, "å": 1e-4,
+    "picometer": 1e-6, "picometre": 1e-6, "pm": 1e-6,
+    "angstrom": 1e-4, "å": 1e-4, "ångström": 1e-4,
     "nanometer": 1e-3, "nanometre": 1e-3, "nm": 1e-3,
     "micrometer": 1.0, "micrometre": 1.0, "micron": 1.0, "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0,
     "millimeter": 1e3, "millimetre": 1e3, "mm": 1e3,
     "centimeter": 1e4, "centimetre": 1e4, "cm": 1e4,
+    "decimeter": 1e5, "decimetre": 1e5, "dm": 1e5,
     "meter": 1e6, "metre": 1e6, "m": 1e6,
-    "inch": 25400.0, "in": 25400.0,
+    "kilometer": 1e9, "kilometre": 1e9, "km": 1e9,
+    "inch": 25400.0, "in": 25400.0, "thou": 25.4, "mil": 25.4, "pt": 25400 / 72, "foot": 304800.0, "ft": 304800.0,
+    "yard": 914400.0, "yd": 914400.0,
 }  # fmt: skip
 
 

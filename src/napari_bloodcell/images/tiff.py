@@ -43,6 +43,8 @@ _ASSOCIATED_ALPHA = 1
 """TIFF's name for transparency by which the colours are multiplied."""
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}
 """Inch and centimetre; millimetre and micrometre are extensions that some writers use."""
+_NO_UNIT = ("", "pixel", "reference frame")
+"""OME's units of images whose size is not known."""
 _ALWAYS_DECODED = (1, 8, 32773, 32946)
 """Compressions that need no imagecodecs: none, deflate, PackBits."""
 
@@ -200,6 +202,10 @@ def _needs_pillow(page: tifffile.TiffPage, path: Path) -> bool:
         if n_samples > 3 or page.planarconfig != 1:
             raise InputError(f"{path} has {n_samples} grey channels, not red, green and blue. Save it as an RGB image.")
         warn_of_input(f"{path} calls its three channels grey; they were taken for red, green and blue.")
+    if n_samples == 2 and is_grey and not any(page.extrasamples):
+        raise InputError(
+            f"{path} has 2 grey channels, and does not say what they are. Save one as an image of its own."
+        )
     is_plain = photometric in (0, 1, 2, 3) or (photometric == 6 and page.compression in (6, 7))
     is_plain = is_plain and not (is_grey and n_samples == 2)
     if is_plain and _is_decoded_by_tifffile(page.compression, page.predictor):
@@ -251,6 +257,12 @@ def _tiff_pixel_size(
 ) -> float | None:
     """Return µm per pixel from OME metadata, Aperio's description, or the resolution tags."""
     if pixels is not None:
+        units = {pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY" if pixels.get(f"PhysicalSize{axis}")}
+        if unknown := [one for one in units if one.lower() not in (*UM_PER_UNIT, *_NO_UNIT)]:
+            warn_of_input(
+                f"{path} says the size of a pixel in {unknown[0]!r}, a unit that is not known; it is not used. Give "
+                "pixel_size_um."
+            )
         return stated_pixel_size([_physical_size(pixels, axis) for axis in "YX"], str(path))
     if mpp := re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or ""):  # Aperio
         return stated_pixel_size([to_float(mpp[1])] * 2, str(path))
