@@ -112,6 +112,12 @@ def test_a_graticule_at_any_angle_is_lines(smear: np.ndarray, angle: float) -> N
     assert crossed(pictures.eyepiece_grid(smear, angle))
 
 
+@pytest.mark.parametrize("step", [40, 60, 100])
+def test_cells_in_rows_on_spotless_glass_are_no_lines(step: int) -> None:
+    places = [(y, x) for y in range(30, 400, step) for x in range(30, 500, step)]
+    assert not crossed(disc_image(places, (420, 540)))
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -44,9 +44,9 @@ LINE_SAMPLES, LINE_LAG, LINE_CHANGE, LINE_SHARE = 120, 2, 4, 0.6
 changes there in the same direction."""
 MOST_LINE_PX, MOST_LINE = 12, 0.03
 """A line is at most this wide, pixels, or as this share of the picture."""
-N_ANGLES, LEAST_RAY = 120, 0.6
-"""Angles at which lines are looked for, and by how much the log amplitude of a ray stands out: by 0.87 and more for
-graticules, by 0.34 at most in 225 fields of ordinary smears."""
+N_ANGLES, MOST_AMPLITUDE, LEAST_RAY = 120, 1.0, 0.4
+"""Angles at which lines are looked for, most that one log amplitude counts, and by how much a ray stands out: by 0.5 or
+more for sharp graticules, by less than 0.35 in 225 fields of ordinary smears."""
 FLAT_RANGE = 4
 """A screen's colours vary by at most this between neighbouring pixels; a camera's vary more."""
 
@@ -363,7 +363,8 @@ def _crosses(levels: NDArray[np.int16], outside: NDArray[np.float64]) -> bool:
     change = levels[LINE_LAG:] - levels[:-LINE_LAG]
     share = (change > LINE_CHANGE).mean(1) - (change < -LINE_CHANGE).mean(1)
     if np.abs(share).max() < LINE_SHARE:
-        is_flat = (np.abs(levels - levels.mean(1).astype(np.int16)[:, None]) <= LINE_CHANGE).mean(1)
+        typical = np.median(levels[:, ::4], axis=1).astype(np.int16)
+        is_flat = (np.abs(levels - typical[:, None]) <= LINE_CHANGE).mean(1)
         before, after = is_flat[:-LINE_LAG], is_flat[LINE_LAG:]
         share = np.where(np.maximum(before, after) > 0.95, after - before, 0.0)
     edges = []
@@ -394,6 +395,7 @@ def _is_crossed_at_an_angle(green: NDArray[np.uint8], outside: NDArray[np.bool_]
         levels = np.where(outside, np.float32(middle), levels)
     amplitude = np.log(np.abs(fft.rfft2((levels - middle) * window))[seen] + 1e-3)
     amplitude -= (np.bincount(rings, amplitude) / np.maximum(np.bincount(rings), 1))[rings]
+    amplitude = np.clip(amplitude, -MOST_AMPLITUDE, MOST_AMPLITUDE)  # a lattice of cells has spots, not rays
     of_angle = np.bincount(turns, amplitude, N_ANGLES) / np.maximum(np.bincount(turns, minlength=N_ANGLES), 1)
     ray = of_angle - ndimage.median_filter(of_angle, 15, mode="wrap")
     from_axis = np.arange(N_ANGLES) % (N_ANGLES // 2)
