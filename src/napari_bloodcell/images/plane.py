@@ -76,6 +76,8 @@ def sides_of(shape: Sequence[int], axes: str | None) -> tuple[int, int]:
 
 def further_axes(shape: Sequence[int], axes: str | None) -> dict[int, str]:
     """Return the positions and letters of the axes beyond a plane's that are longer than 1."""
+    if len(shape) < 2:
+        return {}
     letters = _letters(shape, axes)
     channel = _channel(shape, letters)
     return {i: a for i, a in enumerate(letters) if a not in "yx" and i != channel and shape[i] > 1}
