@@ -7,7 +7,7 @@ for validation: the smears of `raabin`, and the crops of `pbc`, whose names fall
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -152,17 +152,6 @@ def canvas(image: Image.Image, box: tuple[float, float, float, float], side: int
     out = Image.new("RGB", (x1 - x0, y1 - y0), (round(GLASS_LEVEL),) * 3)
     out.paste(image, (-x0, -y0))
     return np.asarray(out.resize((side, side), Image.Resampling.BILINEAR))
-
-
-def halved(windows: Windows) -> Windows:
-    """Return windows whose canvases are half as wide, (N, 88, 88, 3): means of 2×2 pixels."""
-    n, side = windows.canvases.shape[:2]
-    small = np.empty((n, side // 2, side // 2, 3), np.uint8)
-    for start in range(0, n, 500):
-        some = windows.canvases[start : start + 500].astype(np.uint16)
-        sums = some[:, ::2, ::2] + some[:, 1::2, ::2] + some[:, ::2, 1::2] + some[:, 1::2, 1::2]
-        small[start : start + 500] = (sums + 2) // 4
-    return replace(windows, canvases=small)
 
 
 def kept_in(cache: Path | None, name: str, make: Callable[[], Windows]) -> Windows:

@@ -2,8 +2,7 @@
 
 Data and what is held out: `training.differential_data`. Settings, seed and figures stand in the file's metadata.
 ``--only pbc`` or ``--only raabin`` trains on one laboratory and tries the model on the other; ``--without`` leaves a
-class out and says how sure the model is of its cells. ``--relative`` trains a network of half the scale that sees
-`relative_densities`, on windows that `LaboratoryMixer` makes: the shipped one is not of this kind yet.
+class out and says how sure the model is of its cells.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from napari_bloodcell.models.cnn.subtypes import WINDOW_PX, SubtypeCnn, SubtypeI
 from napari_bloodcell.stages.cutouts import GLASS_LEVEL, RED_LEVEL
 from training import differential_data
 from training.cnn_augment import Strengths
-from training.differential_augment import LaboratoryMixer, MixerStrengths, WindowAugmenter
+from training.differential_augment import WindowAugmenter
 from training.differential_data import CLASSES, RBC_DIAMETER_PX, Windows
 
 LOG = logging.getLogger("train_differential")
@@ -33,7 +32,6 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 FIVE = 5
 """The first classes of `CLASSES` are those of an ordinary differential."""
 STRENGTHS = Strengths(scale=(0.8, 1.25), aspect=0.06, stain_of_another_image=0.5, stain_ratio=(0.3, 3.5), grey=0.02)
-RELATIVE_WIDTHS = (24, 32, 64, 128)
 UNSURE = 0.8
 """A cell whose kind is less probable is not told, where laboratories ask for that."""
 
@@ -120,27 +118,13 @@ def figures(model: SubtypeModel, windows: Windows) -> dict[str, Any]:
     }
 
 
-def calibrated(network: SubtypeCnn, info: SubtypeInfo, windows: Windows, seed: int) -> SubtypeModel:
-    """Return the model with the temperature at which held-out windows are the most probable.
-
-    A relative one is shown them as other laboratories would: where it is used, cells look otherwise.
-    """
+def calibrated(network: SubtypeCnn, info: SubtypeInfo, windows: Windows) -> SubtypeModel:
+    """Return the model with the temperature at which held-out windows are the most probable."""
     model = SubtypeModel(network, replace(info, temperature=1.0), name="differential", device="cpu")
-    seen = windows_as_elsewhere(windows, seed + 1) if info.is_relative else windows_in_use(windows)
-    logits = torch.from_numpy(np.log(model.predict(seen).clip(1e-9)))
+    logits = torch.from_numpy(np.log(model.predict(windows_in_use(windows)).clip(1e-9)))
     labels = torch.from_numpy(windows.labels)
     best = min(np.geomspace(0.4, 2.5, 60), key=lambda t: float(F.cross_entropy(logits / t, labels)))
     return SubtypeModel(network, replace(info, temperature=float(best)), name="differential", device="cpu")
-
-
-def windows_as_elsewhere(windows: Windows, seed: int) -> np.ndarray:
-    """Return windows (N, 64, 64, 3) uint8 as `LaboratoryMixer` makes them."""
-    augment, seen = LaboratoryMixer(windows, seed, MixerStrengths()), []  # type: ignore[arg-type]
-    for start in range(0, len(windows), 100):
-        some = windows.take(np.arange(start, min(start + 100, len(windows))))
-        x = augment(*(torch.from_numpy(v) for v in (some.canvases, some.labels, some.stains)))
-        seen.append((x * 255).round().byte().permute(0, 2, 3, 1).numpy())
-    return np.concatenate(seen)
 
 
 def parser_for(description: str | None, name: str, *, steps: int, batch_size: int) -> argparse.ArgumentParser:
@@ -168,7 +152,6 @@ def main() -> None:
     parser = parser_for(__doc__, "differential", steps=2400, batch_size=64)
     parser.add_argument("--cache", type=Path, help="folder that keeps the windows for the next run")
     parser.add_argument("--only", choices=["pbc", "raabin"], help="train on this laboratory, try on the other")
-    parser.add_argument("--relative", action="store_true", help="a network that sees relative densities")
     parser.add_argument("--without", choices=CLASSES, help="leave a class out, and try on it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -176,33 +159,26 @@ def main() -> None:
     data, cache = arguments.data, arguments.cache
     windows = differential_data.kept_in(cache, "train", lambda: differential_data.training_windows(data))
     fields = differential_data.kept_in(cache, "val", lambda: differential_data.txl_windows(data, "val"))
-    if arguments.relative:
-        windows, fields = differential_data.halved(windows), differential_data.halved(fields)
     is_here = np.isin(windows.origins, LABS[arguments.only] if arguments.only else np.unique(windows.origins))
     is_left_out = windows.labels == (CLASSES.index(arguments.without) if arguments.without else -1)
     used = windows.take(is_here & ~is_left_out & ~windows.is_val)
     held_out = windows.take(is_here & ~is_left_out & windows.is_val)
     for origin in np.unique(used.origins):
         LOG.info("%s: %s", origin, np.bincount(used.labels[used.origins == origin], minlength=len(CLASSES)))
-    strengths: Any = MixerStrengths() if arguments.relative else STRENGTHS
-    settings = settings_of(arguments, used, strengths)
+    settings = settings_of(arguments, used, STRENGTHS)
     info = SubtypeInfo("WBC", CLASSES, RBC_DIAMETER_PX, GLASS_LEVEL, RED_LEVEL, settings=settings)
-    if arguments.relative:
-        info = replace(info, rbc_diameter_px=RBC_DIAMETER_PX / 2, red_level=None, is_relative=True)
-        info = replace(info, window_px=LaboratoryMixer.window_px, widths=RELATIVE_WIDTHS)
     torch.manual_seed(arguments.seed)
-    augmenter = LaboratoryMixer if arguments.relative else WindowAugmenter
     network = fit(
         used,
         network_of(info),
-        augmenter(used, arguments.seed, strengths),  # type: ignore[arg-type]
+        WindowAugmenter(used, arguments.seed, STRENGTHS),  # type: ignore[arg-type]
         differential_data.sampling_weights(used),
         seed=arguments.seed,
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         rate=arguments.rate,
     )
-    model = calibrated(network, info, held_out, arguments.seed)
+    model = calibrated(network, info, held_out)
     is_five = windows.labels < FIVE
     tried = {f"held out of {o}": held_out.take(held_out.origins == o) for o in np.unique(held_out.origins)}
     tried |= {"TXL-PBC val": fields, "the other laboratory": windows.take(~is_here & is_five)}

@@ -67,7 +67,7 @@ def test_a_model_comes_back_from_its_file(model: SubtypeModel, tmp_path: Path) -
 
 
 def test_a_model_of_another_build_comes_back_from_its_file(tmp_path: Path) -> None:
-    info = replace(INFO, red_level=None, window_px=64, widths=(8, 8, 16), is_relative=True, seen={"width": (2.0, 60.0)})
+    info = replace(INFO, red_level=None, window_px=64, widths=(8, 8, 16), seen={"width": (2.0, 60.0)})
     torch.manual_seed(0)
     model = SubtypeModel(network_of(info), info, name="small", device="cpu")
     (tmp_path / "small.safetensors").write_bytes(model.to_bytes())
@@ -80,23 +80,13 @@ def test_a_file_from_before_there_were_other_builds_is_still_read(model: Subtype
     from safetensors.torch import load, save
 
     said = asdict(INFO)
-    for name in ("window_px", "widths", "is_relative", "seen"):
+    for name in ("window_px", "widths", "seen"):
         del said[name]
     metadata = {"format": FORMAT, "subtypes": json.dumps(said)}
     (tmp_path / "old.safetensors").write_bytes(save(load(model.to_bytes()), metadata))
     again = SubtypeModel.load(tmp_path / "old.safetensors", device="cpu")
     assert again.info == INFO
     np.testing.assert_allclose(again.predict(windows(3)), model.predict(windows(3)), atol=2e-3)
-
-
-def test_a_relative_model_does_not_see_how_dark_a_stain_is() -> None:
-    info = replace(INFO, is_relative=True)
-    torch.manual_seed(0)
-    model = SubtypeModel(network_of(info), info, name="relative", device="cpu")
-    density = np.random.default_rng(0).uniform(0, 1.2, (2, 32, 32, 3)).repeat(4, 1).repeat(4, 2)
-    dark, pale, blue = (np.rint(235 * np.exp(-density * gain)).astype(np.uint8) for gain in (1.0, 0.6, (0.6, 0.9, 1.2)))
-    for other in (pale, blue):
-        np.testing.assert_allclose(model.predict(other), model.predict(dark), atol=0.01)
 
 
 def test_weights_are_written_in_one_order_whatever_the_order_in_memory(model: SubtypeModel) -> None:

@@ -23,7 +23,7 @@ PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 @dataclass(frozen=True, eq=False)
 class LabelledCutouts:
-    """Cutouts (N, 128, 128, 3) uint8 on black, with labels (N,) int64 that are positions in `classes`.
+    """Cutouts (N, `size`, `size`, 3) uint8 on black, with labels (N,) int64 that are positions in `classes`.
 
     `rbc_diameter_px` is the width to which red cells were resampled, `glass_level` the level of the glass, and
     `red_level` the colour of each smear's typical red cell; None: as in the image. `names` identify the cutouts, such
@@ -37,14 +37,14 @@ class LabelledCutouts:
     glass_level: float | None = None
     names: tuple[str, ...] = ()
     red_level: tuple[float, float, float] | None = None
+    size: int = CUTOUT_SIZE
 
     def __post_init__(self) -> None:
         check_types(self.classes)
-        side = max(CUTOUT_SIZE, *self.cutouts.shape[1:2])  # kinds are learned from larger ones
-        if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != (side, side, 3) or self.cutouts.dtype != np.uint8:
-            raise TrainingError(
-                f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; uint8 (N, {side}, {side}, 3) is needed."
-            )
+        shape = (self.size, self.size, 3)
+        if self.cutouts.ndim != 4 or self.cutouts.shape[1:] != shape or self.cutouts.dtype != np.uint8:
+            wanted = f"uint8 (N, {self.size}, {self.size}, 3)"
+            raise TrainingError(f"Cutouts are {self.cutouts.dtype} {self.cutouts.shape}; {wanted} is needed.")
         if self.labels.shape != (len(self.cutouts),) or not np.issubdtype(self.labels.dtype, np.integer):
             raise TrainingError(
                 f"{len(self.cutouts)} cutouts need as many whole numbers as labels, not {self.labels.shape}."

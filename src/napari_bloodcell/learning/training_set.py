@@ -291,7 +291,7 @@ class TrainingSet:
         classes = self.classes
         labels = np.array([classes.index(c) for c in table["class"]], np.int64)
         names = tuple(table["file"])
-        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names, red_level)
+        whole = LabelledCutouts(cutouts, labels, classes, rbc_diameter_px, glass_level, names, red_level, size)
         split = table["split"].to_numpy()
         train, val, test = (whole.take(np.flatnonzero(split == part)) for part in PARTS)
         return Parts(train, val, test)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,14 +52,10 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
 
 
 class SubtypeCnn(nn.Module):
-    """Four stages of 3×3 convolutions, each halving the resolution; residual from the second on; mean and maximum.
+    """Four stages of 3×3 convolutions, each halving the resolution; residual from the second on; mean and maximum."""
 
-    With `glass`, the level of the empty glass in windows from 0 to 1, it sees `relative_densities` and not colours.
-    """
-
-    def __init__(self, n_classes: int, widths: Sequence[int] = WIDTHS, *, glass: float | None = None) -> None:
+    def __init__(self, n_classes: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
-        self.glass = glass
         stages: list[nn.Module] = []
         for n_in, n_out in zip((3, *widths[:-1]), widths, strict=True):
             stages += [_convolution(n_in, n_out, stride=2), nn.ReLU(inplace=True)]
@@ -71,23 +67,10 @@ class SubtypeCnn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) of windows (N, 3, Y, X), 0 to 1."""
-        seen = (x - 0.6) / 0.25 if self.glass is None else (relative_densities(x, self.glass) - 0.4) / 0.45
-        maps = self.stages(seen)
+        maps = self.stages((x - 0.6) / 0.25)
         seen = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
         out: Tensor = self.logits(self.dropout(F.relu(self.hidden(seen))))
         return out
-
-
-def relative_densities(windows: Tensor, glass: float) -> Tensor:
-    """Return the optical densities of windows (N, 3, Y, X), each channel's relative to its darkest stain: the nucleus.
-
-    What is darkest is the mean density weighted by its own square, which one bright or dark pixel does not move. Nuclei
-    of all laboratories are alike then, whatever their stain and camera, and so is what else has their colour.
-    """
-    density = -torch.log((windows / glass).clamp(0.012, 1.1))
-    weight = density.clamp(min=0) ** 2
-    darkest = (weight * density).sum((2, 3), keepdim=True) / (weight.sum((2, 3), keepdim=True) + 1e-3)
-    return density / darkest.clamp(min=0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +80,8 @@ class SubtypeInfo:
     `classes` are kinds of the type `refines`; of one name they are one kind, and of a cell that is "" the model has
     nothing to say. Windows are cut where a red cell is `rbc_diameter_px` wide, with the glass at `glass_level` and the
     typical red cell of the smear at `red_level`; None: in its own colour. Logits are divided by `temperature`, which
-    makes probabilities of them that hold. `is_relative`: the network sees `relative_densities`. `seen` is the range
-    that `stages.cutouts.measures_of_smear` gave of the smears it was trained on; {} where that is not known.
+    makes probabilities of them that hold. `seen` is the range that `stages.cutouts.measures_of_smear` gave of the
+    smears it was trained on; {} where that is not known.
     """
 
     refines: str
@@ -109,7 +92,6 @@ class SubtypeInfo:
     temperature: float = 1.0
     window_px: int = WINDOW_PX
     widths: tuple[int, ...] = WIDTHS
-    is_relative: bool = False
     seen: dict[str, tuple[float, float]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -117,8 +99,7 @@ class SubtypeInfo:
 
 def network_of(info: SubtypeInfo) -> SubtypeCnn:
     """Return an untrained network as `info` describes it."""
-    glass = info.glass_level / 255 if info.is_relative else None
-    return SubtypeCnn(len(info.classes), info.widths, glass=glass)
+    return SubtypeCnn(len(info.classes), info.widths)
 
 
 def middle_of(windows: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -206,7 +187,8 @@ class SubtypeModel:
                 metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            said = json.loads(metadata["subtypes"])
+            known = {entry.name for entry in fields(SubtypeInfo)}  # files of other versions may say more
+            said = {name: value for name, value in json.loads(metadata["subtypes"]).items() if name in known}
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
             values["seen"] = {name: tuple(limits) for name, limits in said.get("seen", {}).items()}
             info = SubtypeInfo(**values)
