@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Final
 import platformdirs
 from filelock import FileLock, Timeout
 
-from napari_bloodcell.core.errors import DownloadError, ModelError
+from napari_bloodcell.core.errors import READ_ERRORS, DownloadError, ModelError
 from napari_bloodcell.core.files import expanded
 from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Progress
@@ -32,6 +33,7 @@ SHIPPED_FOLDER: Final = Path(__file__).resolve().parent.parent / "weights"
 """The program's own weights, with `SHA256SUMS` in the format of the `sha256sum` command."""
 
 _CHUNK = 1 << 20
+_LONGEST_HEADER = 1 << 20
 _BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
@@ -106,6 +108,20 @@ CLASSIFIERS: Final[dict[str, str]] = {"embedded": "cnn_embedded", "paper": "cnn_
 """The same for classifiers."""
 SUBTYPES: Final[dict[str, str]] = {name: name for name in ("differential", "parasites")}
 """Models that tell the kinds of a type apart, likewise."""
+
+
+CLASSIFIER_FORMAT: Final = "napari-bloodcell-cnn/1"
+KINDS_FORMAT: Final = "napari-bloodcell subtypes 1"
+
+
+def format_of(path: Path) -> str:
+    """Return what a safetensors file says that it holds; "" if it says nothing, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER)))
+        return str(header["__metadata__"]["format"])
+    except READ_ERRORS:
+        return ""
 
 
 def where() -> Path:

@@ -6,12 +6,16 @@ import getpass
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from napari_bloodcell.core.cells import TYPE_COLOURS, type_colour
-from napari_bloodcell.models.weights import CACHE_VARIABLE
+from napari_bloodcell.models.weights import CACHE_VARIABLE, CLASSIFIER_FORMAT, KINDS_FORMAT, format_of
 
 PLUGIN: Final = "napari-bloodcell"
+BETWEEN: Final = ";"
+"""Between names in a list of them."""
+MOST_RECENT: Final = 8
 _COLOURS: Final = {name: f"{name.lower()}_colour" for name in TYPE_COLOURS}
 
 
@@ -48,7 +52,37 @@ def _settings() -> Any:
 def preferred_settings(stage: str) -> dict[str, Any]:
     """Return the user's preferred settings for a stage, "segment" or "classify"."""
     values = {"device": preference("models", "device"), "model": preference("models", f"{stage}_model")}
-    return {name: value for name, value in values.items() if value}
+    found: dict[str, Any] = {name: value for name, value in values.items() if value}
+    kinds = preference("models", "kinds_models")
+    if stage == "classify" and kinds is not None:
+        found["subtypes"] = _listed(kinds)
+    return found
+
+
+def prefer_model(path: Path, *, of_kinds: bool) -> None:
+    """Use a trained model from now on: for types, or, of kinds, after the others."""
+    if of_kinds:
+        names = [name for name in _listed(preference("models", "kinds_models") or "") if name != str(path)]
+        set_preference("models", "kinds_models", BETWEEN.join([*names, str(path)]))
+    else:
+        set_preference("models", "classify_model", str(path))
+
+
+def note_trained(path: Path) -> None:
+    """Let the docks offer a trained model that was saved."""
+    others = [name for name in _listed(preference("models", "recent_models") or "") if name != str(path)]
+    set_preference("models", "recent_models", BETWEEN.join([str(path), *others[: MOST_RECENT - 1]]))
+
+
+def trained_models(*, of_kinds: bool) -> list[Path]:
+    """Return the trained models that the docks offer, the latest first: of types, or of kinds."""
+    recent = [Path(name) for name in _listed(preference("models", "recent_models") or "")]
+    wanted = KINDS_FORMAT if of_kinds else CLASSIFIER_FORMAT
+    return [path for path in recent if format_of(path) == wanted]
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(BETWEEN) if (name := part.strip()))
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:

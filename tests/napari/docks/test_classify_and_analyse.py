@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from superqt import QCollapsible
 
 import napari_bloodcell as nb
 from napari_bloodcell.core.params import Recipe
+from napari_bloodcell.models.weights import SHIPPED_FOLDER
 from napari_bloodcell.napari import menus
 from napari_bloodcell.napari.docks.analyse import PRESETS, AnalyseWidget
 from napari_bloodcell.napari.docks.classify import ClassifyWidget
@@ -29,11 +31,13 @@ from napari_bloodcell.napari.docks.count.dock import CountWidget
 from napari_bloodcell.napari.docks.mouse import Tool
 from napari_bloodcell.napari.docks.segment import ask_to_keep
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.preferences import note_trained, prefer_model
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from napari import Viewer
     from napari.layers import Labels
@@ -353,3 +357,24 @@ def test_analysing_again_is_one_step_of_undo(viewer: Viewer, qtbot: QtBot, field
     assert len(session.history.done) == len(done) + 1
     session.undo()
     assert links.table_of(cells).equals(before)
+
+
+def test_the_models_of_kinds_are_chosen_in_both_docks(viewer: Viewer, qtbot: QtBot, tmp_path: Path) -> None:
+    analyse, classify = (dock_of(viewer, name) for name in ("Analyse", "Classify"))
+    for dock in (analyse, classify):
+        assert dock.models.kinds.value == ("differential",)
+        dock.models.kinds.boxes["parasites"].click()
+    assert analyse.recipe().classify.subtypes == ("differential", "parasites")
+    classify.models.kinds.boxes["differential"].click()
+    assert classify.models.kinds.value == ("parasites",)
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(SHIPPED_FOLDER / "parasites.safetensors", mine)
+    note_trained(mine)
+    analyse.models.refresh()
+    assert analyse.models.kinds.boxes[str(mine)].text() == "mine"
+    prefer_model(mine, of_kinds=True)
+    analyse.models.refresh()
+    assert analyse.recipe().classify.subtypes == ("differential", str(mine))
+    analyse.preset.setCurrentIndex(1)
+    assert not analyse.models.kinds.isEnabled()
+    assert analyse.recipe().classify.subtypes == ()

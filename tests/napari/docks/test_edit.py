@@ -27,6 +27,7 @@ from napari_bloodcell.napari.layers.selection import select_cells, selected_cell
 from napari_bloodcell.napari.session.opening import cells_session
 from napari_bloodcell.napari.work.worker import Work
 from tests.fakes import BrightnessClassifier, ThresholdGenerator, disc_image
+from tests.napari.screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -412,7 +413,7 @@ def test_a_click_takes_the_place_of_the_cell_that_was_clicked_and_of_no_other(
     queue = PromptQueue(session.viewer, Work())
     mask = replace(mask_of(30, 30), mask=np.ones((61, 61), bool), bbox=(0, 0, 61, 61))  # all of cell 1 lies in it
     found = PromptedCell(Prompt((), point=point), mask, "RBC", 0.9, links.calibration_of(session.layer))
-    queue._add(session.layer, found)
+    queue.add(session.layer, found)
     assert list(links.table_of(session.layer).index) == expected
 
 
@@ -428,6 +429,7 @@ def shown(nothing_left: None, make_napari_viewer: Callable[..., Viewer]) -> View
 def open_dock(viewer: Viewer) -> Any:
     _, dock = viewer.window.add_plugin_dock_widget("napari-bloodcell", "Edit cells")
     dock.queue.generator, dock.queue.classifier = PromptGenerator(), BrightnessClassifier()
+    dock.shows_first.setChecked(False)
     return dock
 
 
@@ -554,3 +556,35 @@ def test_a_closed_dock_leaves_mouse_and_keys_alone(shown: Viewer) -> None:
     viewer.window.remove_dock_widget(dock)
     assert len(viewer.mouse_drag_callbacks) == before
     assert "D" not in {str(key) for key in layer.keymap}
+
+
+def test_a_cell_is_outlined_before_enter_adds_it_and_escape_drops_it(shown: Viewer, qtbot: QtBot) -> None:
+    layer = add_smear(shown)
+    dock = open_dock(shown)
+    dock.shows_first.setChecked(True)
+    dock.use_tool(Tool.CLICK)
+    screen = Screen(shown, layer)
+
+    def click(place: tuple[float, float]) -> None:
+        with qtbot.waitSignal(dock.queue._work.finished, timeout=30_000):
+            screen.click(place)
+
+    click(MISSED)
+    assert "new cell?" in shown.layers
+    assert shown.layers.selection.active is layer
+    assert layer.data[80, 80] == 0
+    screen.key(Qt.Key.Key_Escape)
+    assert "new cell?" not in shown.layers
+    assert layer.data[80, 80] == 0
+    click(MISSED)
+    screen.key(Qt.Key.Key_Return)
+    assert layer.data[80, 80] == 4
+    assert "new cell?" not in shown.layers
+    dock.session.delete([1, 4])
+    click(MISSED)
+    click(CENTRES[0])  # a click on another cell adds the one before
+    assert layer.data[80, 80]
+    assert not layer.data[30, 30]
+    qtbot.mouseClick(dock.keep_found, Qt.MouseButton.LeftButton)
+    assert layer.data[30, 30]
+    assert not dock.keep_found.isVisible()

@@ -150,6 +150,7 @@ def test_cells_made_by_hand_outlive_a_second_run_which_is_one_step_of_undo(
     press(edit.buttons.tools[Tool.CLICK])
     with qtbot.waitSignal(edit.queue._work.finished, timeout=30_000):
         screen.click(MISSED)
+    screen.key(Qt.Key.Key_Return)
     screen.move(PALE[0])
     screen.key("D")
     by_hand = id_at(layer, MISSED)
@@ -298,6 +299,7 @@ def test_from_a_dropped_picture_to_the_same_numbers_on_another_day(
     screen = Screen(shown, layer)
     with qtbot.waitSignal(edit.queue._work.finished, timeout=60_000):
         screen.click(MISSED)
+    screen.key(Qt.Key.Key_Return)
     screen.move(PALE[0])
     screen.key("D")
     screen.click(PALE[1], SHIFT)  # a cell is selected while the result is saved

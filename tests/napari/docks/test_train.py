@@ -17,6 +17,7 @@ from napari_bloodcell.models.load import load_classifier
 from napari_bloodcell.napari.docks.train.dock import SCRATCH, Preset
 from napari_bloodcell.napari.docks.train.jobs import Source, TrainTask, default_training_set, iter_training
 from napari_bloodcell.napari.layers import links
+from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.session.opening import cells_session
 from tests.napari.smears import add_smear
 
@@ -88,6 +89,14 @@ def test_curves_grow_and_the_result_can_be_looked_into_and_saved(viewer: Viewer,
     assert list(CnnClassifier.load(path, device="cpu").classes) == ["RBC", "WBC"]
     with pytest.raises(OutputError, match="safetensors"):
         dock.save_as(tmp_path / "mine.pt")
+    typing = [open_dock(viewer, name) for name in ("Classify", "Analyse")]  # before and after it is preferred
+    offered = [str(name) for name in typing[0].form.field("model").choices]
+    assert {str(path), str(dock.trained.kept)} < set(offered)
+    assert typing[0].form.settings().model == typing[1].recipe().classify.model == "embedded"
+    dock.prefer.click()
+    for one in typing:
+        one.models.refresh()
+    assert typing[0].form.settings().model == typing[1].recipe().classify.model == str(path)
 
 
 def test_cancel_in_the_middle_keeps_the_best_so_far(viewer: Viewer, qtbot: QtBot, tmp_path: Path) -> None:

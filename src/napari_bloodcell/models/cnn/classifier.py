@@ -22,8 +22,8 @@ from napari_bloodcell.core.threads import Threads
 from napari_bloodcell.models.cnn.network import CUTOUT_SIZE, Architecture, CellCnn
 from napari_bloodcell.models.device import autocast, cpu_threads, pick_device, pick_precision
 from napari_bloodcell.models.safetensors_file import to_safetensors
+from napari_bloodcell.models.weights import CLASSIFIER_FORMAT as FORMAT
 
-FORMAT = "napari-bloodcell-cnn/1"
 _MAX_FILE_BYTES = 2**30
 _AT_ONCE = 128
 """Cutouts that go through the network together; more need more memory and are not faster."""

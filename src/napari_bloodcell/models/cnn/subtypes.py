@@ -19,13 +19,13 @@ from napari_bloodcell.core.errors import READ_ERRORS, ModelError, reason_of
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.models.device import pick_device
 from napari_bloodcell.models.safetensors_file import to_safetensors
+from napari_bloodcell.models.weights import KINDS_FORMAT as FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-FORMAT: Final = "napari-bloodcell subtypes 1"
 WINDOW_PX: Final = 128
 """Side of the window around the middle of a cell, unless a model's file says otherwise."""
 WIDTHS: Final = (32, 48, 96, 160)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
 import napari.viewer
 from napari.layers import Image
 from qtpy.QtWidgets import QComboBox
 
-from napari_bloodcell.core.params import Recipe, SegmentParams
+from napari_bloodcell.core.params import ClassifyParams, Recipe, SegmentParams
 from napari_bloodcell.napari.docks.base import slim
-from napari_bloodcell.napari.docks.form import SettingsForm
+from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm, field_of
 from napari_bloodcell.napari.docks.segment import FindingDock
+from napari_bloodcell.napari.docks.trained import TypingModels
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.menus import open_dock
 from napari_bloodcell.napari.notify import notify_errors
@@ -37,12 +38,22 @@ class AnalyseWidget(FindingDock):
             "Default: the models that come with the program. Paper: the settings of Rao et al. 2024, with SAM ViT-H, "
             "which is downloaded (2.6 GB) and slow without a GPU"
         )
+        self.models = TypingModels(cast("NameChoice", field_of("model", ClassifyParams.model_fields["model"])))
+        self.models.classifier.native.setToolTip("Types the cells: the program's model, or a trained one")
         self.rows.addRow("Preset", self.preset)
+        self.models.classifier.native.setAccessibleName("Classifier")
+        self.rows.addRow("Classifier", self.models.classifier.native)
+        self.rows.addRow("Kinds", self.models.kinds)
         self.rows.addRow("Results in", self.folder)
         others = [name for name in SegmentParams.model_fields if name not in _SHOWN]
         self.form = SettingsForm(SegmentParams, first=_SHOWN, without=others, values=preferred_settings("segment"))
         self.finish_layout(self.form)
         self.preset.currentTextChanged.connect(self._on_preset)
+
+    def on_wake(self) -> None:
+        """Look for kept cells, and for models that were trained meanwhile."""
+        super().on_wake()
+        self.models.refresh()
 
     @property
     def is_paper(self) -> bool:
@@ -53,11 +64,11 @@ class AnalyseWidget(FindingDock):
         """Return the settings of all stages, from the form."""
         base = Recipe.paper() if self.is_paper else Recipe()
         shown: SegmentParams = self.form.settings()
-        preferred = {**preferred_settings("classify"), "device": shown.device}
-        if self.is_paper:
-            preferred.pop("model", None)
+        typing: dict[str, Any] = {"device": shown.device}
+        if not self.is_paper:
+            typing |= {"model": self.models.classifier.value, "subtypes": self.models.kinds.value}
         segment = base.segment.model_copy(update={name: getattr(shown, name) for name in _SHOWN})
-        classify = base.classify.model_copy(update=preferred)
+        classify = base.classify.model_copy(update=typing)
         return base.model_copy(update={"segment": segment, "classify": classify})
 
     def on_found(self, run: Run, image: Image, recipe: Recipe) -> None:
@@ -84,5 +95,7 @@ class AnalyseWidget(FindingDock):
         open_dock(self._viewer, "Count")
 
     def _on_preset(self) -> None:
+        for choice in (self.models.classifier.native, self.models.kinds):
+            choice.setEnabled(not self.is_paper)
         base = Recipe.paper().segment if self.is_paper else SegmentParams()
         self.form.set_values({"model": base.model})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import napari.viewer
 from napari.layers import Labels
 from qtpy.QtWidgets import QMessageBox
@@ -10,7 +12,8 @@ from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.params import ClassifyParams
 from napari_bloodcell.core.protocols import CellClassifier
 from napari_bloodcell.napari.docks.base import LayerChoice, StageDock
-from napari_bloodcell.napari.docks.form import SettingsForm
+from napari_bloodcell.napari.docks.form import NameChoice, SettingsForm
+from napari_bloodcell.napari.docks.trained import TypingModels
 from napari_bloodcell.napari.layers.foreign import pieces_of_mask
 from napari_bloodcell.napari.layers.links import cells_layer_for, image_layer_for, is_types
 from napari_bloodcell.napari.layers.look import pyramid_of
@@ -36,6 +39,8 @@ class ClassifyWidget(StageDock):
         self.form = SettingsForm(
             ClassifyParams, first=("model", "device", "unidentified_below"), values=preferred_settings("classify")
         )
+        self.models = TypingModels(cast("NameChoice", self.form.field("model")))
+        self.rows.addRow("Kinds", self.models.kinds)
         self.finish_layout(self.form)
         self.cells.chosen.connect(self._on_cells)
         self._on_cells()
@@ -50,9 +55,13 @@ class ClassifyWidget(StageDock):
         pieces = pieces_of_mask(cells)
         if pieces is not None and self._wants_pieces(int(pieces.max())):
             cells.data = pyramid_of(pieces, is_pyramid=cells.multiscale)
-        params: ClassifyParams = self.form.settings()
+        params: ClassifyParams = self.form.settings().model_copy(update={"subtypes": self.models.kinds.value})
         run = TypeCells(self._viewer, self.panel.work, cells, image, params, classifier=self.classifier)
         run.done.connect(lambda _layer: self.summary.setText(run.summary))
+
+    def on_wake(self) -> None:
+        """Offer the models that were trained meanwhile."""
+        self.models.refresh()
 
     def _wants_pieces(self, n: int) -> bool:
         answer = QMessageBox.question(

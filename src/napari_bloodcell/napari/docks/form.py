@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 from magicgui.widgets import CheckBox, ComboBox, Container, FloatSpinBox, LineEdit, create_widget
@@ -36,7 +37,7 @@ class NameChoice(ComboBox):
 
     def __init__(self, names: Sequence[str], *, is_file: bool = False, **options: Any) -> None:
         self._names, self._is_file, self._before = list(names), is_file, names[0]
-        super().__init__(choices=lambda _widget: [*self._names, OTHER], **options)
+        super().__init__(choices=lambda _widget: [(_short(name), name) for name in (*self._names, OTHER)], **options)
         self.changed.connect(self._on_changed)
 
     @property
@@ -50,6 +51,13 @@ class NameChoice(ComboBox):
             self._names.append(name)
             self.reset_choices()
         self.set_value(name)
+
+    def offer(self, names: Sequence[str]) -> None:
+        """Offer these names too."""
+        fresh = [name for name in dict.fromkeys(names) if name not in self._names]
+        if fresh:
+            self._names += fresh
+            self.reset_choices()
 
     def _on_changed(self, name: str) -> None:
         if name != OTHER:
@@ -65,6 +73,11 @@ class NameChoice(ComboBox):
             filters = "Models (*.safetensors *.pth);;All files (*)"
             return str(QFileDialog.getOpenFileName(self.native, "Choose a model", "", filters)[0])
         return str(QInputDialog.getText(self.native, self.label, f"{self.label}:")[0])
+
+
+def _short(name: str) -> str:
+    """Return the name of a file without its folder and ending."""
+    return Path(name).stem if name.endswith((".safetensors", ".pth")) else name
 
 
 class NumberOrAuto(LineEdit):
@@ -99,7 +112,7 @@ class SettingsForm(QWidget):
         super().__init__()
         self._model = model
         self._fields = {
-            name: _field_of(name, info)
+            name: field_of(name, info)
             for name, info in model.model_fields.items()
             if name not in without and typing.get_origin(_without_none(info.annotation)) is not tuple
         }
@@ -178,7 +191,7 @@ def label_of(name: str, unit: str = "") -> str:
     return text[:1].upper() + text[1:] + (f" ({unit})" if unit else "")
 
 
-def _field_of(name: str, info: FieldInfo) -> ValueWidget[Any]:
+def field_of(name: str, info: FieldInfo) -> ValueWidget[Any]:
     """Return the magicgui widget for a setting."""
     shown = next((one for one in info.metadata if isinstance(one, Shown)), Shown())
     kind = _without_none(info.annotation)

@@ -12,14 +12,15 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.events import Event
 from numpy.typing import NDArray
-from qtpy.QtWidgets import QComboBox, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QPushButton
 
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.core.geometry import Box, slices_of
 from napari_bloodcell.core.params import SegmentParams
 from napari_bloodcell.models.weights import needs_download
-from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, form_rows, may_download
-from napari_bloodcell.napari.docks.edit.prompts import BY_MODEL, UNTYPED, PromptQueue
+from napari_bloodcell.napari.docks.base import LayerChoice, PlainLabel, fill, form_rows, make_button, may_download
+from napari_bloodcell.napari.docks.edit.preview import Preview
+from napari_bloodcell.napari.docks.edit.prompts import BY_MODEL, UNTYPED, PromptedCell, PromptQueue
 from napari_bloodcell.napari.docks.form import SettingsForm
 from napari_bloodcell.napari.docks.mouse import CellsDock, Tool, ToolButtons, cell_on_line
 from napari_bloodcell.napari.layers import links
@@ -188,9 +189,11 @@ class EditWidget(CellsDock):
     no_cells = "There are no cells to correct: choose their layer, or add one by a click."
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        self._preview: tuple[Preview, Layer, PromptedCell] | None = None
         super().__init__(napari_viewer)
         self.queue = PromptQueue(self._viewer, self.panel.work)
         self.queue.layer_made.connect(self._on_layer_made)
+        self.queue.found.connect(self._show_found)
         self.wake()
 
     def build(self) -> None:
@@ -204,15 +207,26 @@ class EditWidget(CellsDock):
         self.buttons = ToolButtons(TOOLS, ACTIONS)
         self.buttons.tool_chosen.connect(self.use_tool)
         self.buttons.acted.connect(notifying(self.act))
+        self.shows_first = QCheckBox("Show a new cell first")
+        self.shows_first.setToolTip(
+            "What is found at a click is outlined: Enter adds it, as does a click on another cell; Escape drops it"
+        )
+        self.shows_first.setChecked(True)
+        self.keep_found = make_button("Add it", "Add the cell that is outlined; key Enter", self.add_found)
+        self.drop_found = make_button("Drop it", "Add nothing; key Escape", self.forget_found)
         self.paint_button = PaintButton(self._viewer)
         self.hint = PlainLabel(self.idle)
         self.panel = WorkPanel("Add a cell")
         rows = form_rows(Cells=self.cells, New_cells=self._type)
-        self.lay_out(rows, self._form, self.buttons, self.paint_button, self.hint, self.panel, stretched=self.hint)
+        answers = fill(QHBoxLayout(), self.keep_found, self.drop_found)
+        parts = (self._form, self.buttons, self.shows_first, answers, self.paint_button, self.hint, self.panel)
+        self.lay_out(rows, *parts, stretched=self.hint)
+        for button in (self.keep_found, self.drop_found):
+            button.hide()
 
     def gestures(self) -> dict[str, Callable[[Any], None]]:
         """Return what the mouse does, by event of `CellsMouse`."""
-        return {"clicked": self.add_at, "boxed": self.add_in, "cut": self.cut}
+        return {"clicked": self._on_click, "boxed": self._on_box, "cut": self.cut}
 
     def keys(self) -> dict[str, Callable[[], object]]:
         """Return what keys do on the layers."""
@@ -225,6 +239,42 @@ class EditWidget(CellsDock):
     def add_in(self, box: tuple[float, float, float, float]) -> None:
         """Find and add the cell in a box (y0, x0, y1, x1), pixels of the plane in view."""
         self._prompt(box=box)
+
+    def add_found(self) -> None:
+        """Add the cell that is outlined."""
+        shown = self._preview
+        self.forget_found()
+        if shown is not None:
+            notify_errors(partial(self.queue.add, *shown[1:]))
+
+    def forget_found(self) -> None:
+        """Drop the cell that is outlined."""
+        shown, self._preview = self._preview, None
+        if shown is not None:
+            shown[0].close()
+            self.hint.setText(self.idle)
+        for button in (self.keep_found, self.drop_found):
+            button.hide()
+
+    def _show_found(self, layer: Layer, found: PromptedCell) -> None:
+        """Outline a cell that was found, before it is added."""
+        self.forget_found()
+        keys = {"Enter": self.add_found, "Escape": self.forget_found}
+        self._preview = Preview(self._viewer, layer, found.mask, keys), layer, found
+        for button in (self.keep_found, self.drop_found):
+            button.show()
+        what = found.cell_type or "cell"
+        self.hint.setText(f"Found a {what}: Enter adds it, Escape drops it. A click on another cell adds it, too.")
+
+    def _on_click(self, point: tuple[float, float]) -> None:
+        if self._preview is not None and not self._preview[0].holds(point):
+            self.add_found()
+        self.forget_found()
+        self._prompt(point=point, is_shown_first=self.shows_first.isChecked())
+
+    def _on_box(self, box: tuple[float, float, float, float]) -> None:
+        self.forget_found()
+        self._prompt(box=box, is_shown_first=self.shows_first.isChecked())
 
     def cut(self, line: tuple[tuple[float, float], tuple[float, float]]) -> None:
         """Cut the cell that most of a line lies on."""
@@ -288,6 +338,7 @@ class EditWidget(CellsDock):
         self.paint_button.follow(self.session)
 
     def _leave(self) -> None:
+        self.forget_found()
         self.paint_button.follow(None)
         super()._leave()
 

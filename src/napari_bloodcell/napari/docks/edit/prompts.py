@@ -208,11 +208,13 @@ class PromptQueue(QObject):
 
     layer_made = Signal(object)
     """The cells layer made for the first cell of an image."""
+    found = Signal(object, object)
+    """The layer, and the `PromptedCell` that is to be looked at before it is added."""
 
     def __init__(self, viewer: ViewerModel, work: Work) -> None:
         super().__init__(work)
         self._viewer, self._work = viewer, work
-        self._waiting: list[tuple[Layer, Prompt]] = []
+        self._waiting: list[tuple[Layer, Prompt, bool]] = []
         self.params = SegmentParams()
         self.cell_type = BY_MODEL
         self.generator: MaskGenerator | None = None
@@ -224,18 +226,18 @@ class PromptQueue(QObject):
         *,
         point: tuple[float, float] | None = None,
         box: tuple[float, float, float, float] | None = None,
+        is_shown_first: bool = False,
     ) -> None:
-        """Find the cell at a point, or in a box, of the plane in view, and add it to the layer."""
-        self._waiting.append((layer, Prompt(current_plane(self._viewer, layer), point, box)))
+        """Find the cell at a point, or in a box, of the plane in view; add it to the layer, or emit `found`."""
+        self._waiting.append((layer, Prompt(current_plane(self._viewer, layer), point, box), is_shown_first))
         self._next()
 
     def _next(self) -> None:
         """Start the next prompt, if none is running."""
         while self._waiting and not self._work.is_running:
-            layer, prompt = self._waiting.pop(0)
-            notify_errors(partial(self._start, layer, prompt))
+            notify_errors(partial(self._start, *self._waiting.pop(0)))
 
-    def _start(self, layer: Layer, prompt: Prompt) -> None:
+    def _start(self, layer: Layer, prompt: Prompt, is_shown_first: bool) -> None:
         image = layer if isinstance(layer, Image) else links.image_layer_for(self._viewer, layer)
         if image is None or layer not in self._viewer.layers:
             raise InputError("The image of these cells is gone: open it again to add cells.")
@@ -257,18 +259,20 @@ class PromptQueue(QObject):
             classifier=self.classifier,
         )
         run = Run(self._work)
-        run.done.connect(partial(self._on_done, run, layer))
+        run.done.connect(partial(self._on_done, run, layer, is_shown_first))
         run.start(lambda _should_stop: job())
 
-    def _on_done(self, run: Run, layer: Layer, found: PromptedCell | None) -> None:
-        if found is not None:
-            notify_errors(partial(self._add, layer, found))
+    def _on_done(self, run: Run, layer: Layer, is_shown_first: bool, found: PromptedCell | None) -> None:
+        if found is not None and is_shown_first and layer in self._viewer.layers:
+            self.found.emit(layer, found)
+        elif found is not None:
+            notify_errors(partial(self.add, layer, found))
         elif run.error is None:  # cancelled, and so are the waiting ones
             self._waiting.clear()
         self._next()
 
-    def _add(self, layer: Layer, found: PromptedCell) -> None:
-        """Add a found cell to its layer, if that still exists."""
+    def add(self, layer: Layer, found: PromptedCell) -> None:
+        """Add a found cell to its layer; raise `InputError` if that is gone, or as `CellsSession.add`."""
         if layer not in self._viewer.layers:
             raise InputError("The layer was deleted while a cell was looked for: nothing was added.")
         values: dict[str, object] = {"cell_type": found.cell_type, "probability": found.probability}

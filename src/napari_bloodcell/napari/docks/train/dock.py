@@ -48,7 +48,7 @@ from napari_bloodcell.napari.docks.train.result import GridTable, ResultView, Tr
 from napari_bloodcell.napari.layers import links
 from napari_bloodcell.napari.layers.links import is_cells
 from napari_bloodcell.napari.notify import notifying
-from napari_bloodcell.napari.preferences import annotator_name
+from napari_bloodcell.napari.preferences import annotator_name, note_trained, prefer_model
 from napari_bloodcell.napari.work.runs import TypeCells
 from napari_bloodcell.napari.work.worker import Run, WorkPanel
 
@@ -241,7 +241,8 @@ class TrainWidget(Dock):
         self.trained: Trained | None = None
         self.saved_as: Path | None = None
         self._build()
-        for button, method in ((self.run, self.start), (self.use, self.use_it), (self.save, self._ask_and_save)):
+        methods = (self.start, self.use_it, self._ask_and_save, self.use_from_now_on)
+        for button, method in zip((self.run, self.use, self.save, self.prefer), methods, strict=True):
             button.clicked.connect(notifying(method))
         work = self.panel.work
         work.started.connect(self._show_state)
@@ -266,8 +267,12 @@ class TrainWidget(Dock):
         self.save = make_button(
             "Save the model…", "As .safetensors, with classes, settings and report; the Classify dock takes it as model"
         )
+        self.prefer = make_button(
+            "Use from now on", "Save the model, and let it type cells in the Analyse and Classify docks from now on"
+        )
         row = fill(QHBoxLayout(), self.use, self.cells, stretched=[self.cells])
-        parts = (self.form, self.run, self.panel, self.summary, row, self.save, self.tabs)
+        keeping = fill(QHBoxLayout(), self.save, self.prefer, stretched=[self.save, self.prefer])
+        parts = (self.form, self.run, self.panel, self.summary, row, keeping, self.tabs)
         self.lay_out(*parts, stretched=self.tabs)
 
     @property
@@ -327,10 +332,20 @@ class TrainWidget(Dock):
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error}. Choose another folder.") from error
         self.saved_as = path
+        note_trained(path)
         if self._trained().of:
             self._show_summary(f"Saved as {path}. On the command line: --classify-subtypes {path.name}.")
         else:
             self._show_summary(f"Saved as {path}. Choose it as model in the Classify dock, or on the command line.")
+
+    def use_from_now_on(self) -> None:
+        """Save the trained model, if it is not yet, and let the docks type with it from now on."""
+        trained = self._trained()
+        if self.saved_as is None:
+            self._ask_and_save()
+        if self.saved_as is not None:
+            prefer_model(self.saved_as, of_kinds=bool(trained.of))
+            self._show_summary(f"{self.saved_as.stem} types cells from now on; File ▸ Preferences has the setting.")
 
     def _trained(self) -> Trained:
         if self.trained is None:
@@ -349,6 +364,8 @@ class TrainWidget(Dock):
             self._show_summary("Nothing was trained.")
             return
         self.trained, self.saved_as = trained, None
+        if trained.kept is not None:
+            note_trained(trained.kept)
         self._show_state()  # the work has ended already
         self.plot.show_epochs(trained.training.report.history)
         self.result.show_trained(trained)
@@ -369,7 +386,8 @@ class TrainWidget(Dock):
         self.run.setEnabled(not is_running)
         self.form.setEnabled(not is_running)
         self.use.setEnabled(has_model and not is_running)
-        self.save.setEnabled(has_model and not is_running)
+        for button in (self.save, self.prefer):
+            button.setEnabled(has_model and not is_running)
 
     def _ask_and_save(self) -> None:
         name, _ = QFileDialog.getSaveFileName(
