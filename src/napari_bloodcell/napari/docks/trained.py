@@ -30,14 +30,12 @@ class KindsChoice(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.boxes: dict[str, QCheckBox] = {}
-        self._row = QHBoxLayout()
-        self._more = make_button("…", "Choose the file of a model of kinds that was trained")
-        self._more.setFixedWidth(32)
-        self._more.clicked.connect(self._on_more)
-        fill(self._row, self._more).addStretch(1)
-        self._files = QWidget()
-        self._column = fill_column(self._files)
-        fill_column(self, self._row, self._files)
+        more = make_button("…", "Choose the file of a model of kinds that was trained")
+        more.setFixedWidth(32)
+        more.clicked.connect(self._on_more)
+        beside = QWidget()
+        self._column = fill_column(beside)
+        fill(QHBoxLayout(self), beside, more, stretched=[beside]).setContentsMargins(0, 0, 0, 0)
         for name in SUBTYPES:
             self._offer(name)
 
@@ -64,10 +62,7 @@ class KindsChoice(QWidget):
         box = self.boxes[name] = QCheckBox(TITLES.get(name, Path(name).stem))
         box.setToolTip(TIPS.get(name, name))
         box.toggled.connect(lambda _: self.changed.emit())
-        if name in SUBTYPES:
-            self._row.insertWidget(len(self.boxes) - 1, box)
-        else:
-            self._column.addWidget(box)
+        self._column.addWidget(box)
 
     def _on_more(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self, "A model of kinds", "", "Models (*.safetensors)")
