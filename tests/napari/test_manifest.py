@@ -73,7 +73,7 @@ def test_a_colour_of_the_preferences_is_shown_and_nonsense_is_not(viewer: Viewer
 
 
 @pytest.mark.parametrize(
-    "name", ["Workbench", "Segment", "Classify", "Count", "Analyse", "Edit cells", "Review", "Train"]
+    "name", ["Workbench", "Segment", "Classify", "Count", "Analyse", "Edit cells", "Review", "Train", "Specimen"]
 )
 def test_each_dock_opens_by_its_name(viewer: Viewer, name: str) -> None:
     dock, widget = viewer.window.add_plugin_dock_widget("napari-bloodcell", name)

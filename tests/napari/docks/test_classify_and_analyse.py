@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels
     from pytestqt.qtbot import QtBot
 
-DOCKS = ("Workbench", "Analyse", "Segment", "Classify", "Edit cells", "Count", "Review", "Train")
+DOCKS = ("Workbench", "Analyse", "Segment", "Classify", "Edit cells", "Count", "Review", "Train", "Specimen")
 PARAMS = nb.SegmentParams(rbc_diameter_px=24, tile_size=128)
 
 

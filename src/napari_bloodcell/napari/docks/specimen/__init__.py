@@ -1,0 +1,1 @@
+"""The Specimen dock: many images, one answer."""
