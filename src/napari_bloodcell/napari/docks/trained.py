@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QWidget
 
 from napari_bloodcell.core.params import ClassifyParams
@@ -30,14 +30,15 @@ class KindsChoice(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.boxes: dict[str, QCheckBox] = {}
-        more = make_button("…", "Choose the file of a model of kinds that was trained")
-        more.setFixedWidth(32)
-        more.clicked.connect(self._on_more)
         beside = QWidget()
         self._column = fill_column(beside)
-        fill(QHBoxLayout(self), beside, more, stretched=[beside]).setContentsMargins(0, 0, 0, 0)
         for name in SUBTYPES:
             self._offer(name)
+        more = make_button("…", "Choose the file of a model of kinds that was trained", self._on_more)  # last for Tab
+        more.setFixedWidth(32)
+        row = fill(QHBoxLayout(self), beside, stretched=[beside])
+        row.addWidget(more, alignment=Qt.AlignmentFlag.AlignBottom)
+        row.setContentsMargins(0, 0, 0, 0)
 
     @property
     def value(self) -> tuple[str, ...]:
