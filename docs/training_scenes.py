@@ -21,7 +21,7 @@ PER_CLASS = 40
 
 def show_review(studio: Any, wait: Callable[..., None]) -> None:
     """Look at cells that the model doubts most, up to one within the image, then at the gallery of red cells."""
-    _use_own_folders()
+    use_own_folders()
     dock = studio.open("Review")
     wait(1)
     cells = studio.viewer.layers["smear cells"]
@@ -52,7 +52,7 @@ def show_review(studio: Any, wait: Callable[..., None]) -> None:
 
 def show_train(studio: Any, wait: Callable[..., None]) -> None:
     """Train on what was confirmed, and look at what came of it."""
-    _use_own_folders()
+    use_own_folders()
     studio.viewer.reset_view()
     dock = studio.open("Train")
     dock.form.settings_form.set_values({"epochs": 12})
@@ -65,7 +65,7 @@ def show_train(studio: Any, wait: Callable[..., None]) -> None:
     studio.shoot_dock("train")
 
 
-def _use_own_folders() -> None:
+def use_own_folders() -> None:
     """Keep the journal and the training set of the pictures away from those of whoever makes them."""
     folder = Path(tempfile.gettempdir()) / f"smears-{os.getpid()}"
     for what in ("journal", "training set"):
