@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.learning.train import iter_train, train
     from napari_bloodcell.learning.train_sam import SamTraining, iter_train_sam, train_sam
     from napari_bloodcell.learning.training_set import TrainingSet
-    from napari_bloodcell.pipeline import analyse, iter_analyse
+    from napari_bloodcell.pipeline import analyse, assess, iter_analyse
     from napari_bloodcell.results.recipes import read_recipe
     from napari_bloodcell.results.result import Result, SlideResult, SmearResult, StoredResult
     from napari_bloodcell.results.specimens.compare import Comparison, compare
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from napari_bloodcell.results.store import open_slide_result, read_result, write_result
     from napari_bloodcell.stages.classify import Classification, classify, iter_classify
     from napari_bloodcell.stages.counting import Counting, count, iter_count
+    from napari_bloodcell.stages.quality.verdicts import Quality
     from napari_bloodcell.stages.segment import Segmentation, iter_segment, segment
 
     __version__: str
@@ -62,13 +63,13 @@ if TYPE_CHECKING:
 __all__ = [
     "BloodCellError", "Calibration", "CellClassifier", "CellMask", "Classification", "ClassifyParams", "Comparison",
     "Correction", "CountParams", "Counting", "DeviceError", "DownloadError", "GridSearch", "InputError", "InputWarning",
-    "Journal", "MaskGenerator", "ModelError", "OutputError", "Plane", "Progress", "Recipe", "Result", "ResultWarning",
-    "SamTraining", "SegmentParams", "Segmentation", "SettingsError", "SlideImage", "SlideResult", "SmearResult",
-    "Specimen", "StoredResult", "TrainParams", "TrainSamParams", "Training", "TrainingError", "TrainingSet",
-    "__version__", "analyse", "classify", "compare", "count", "drain", "grid_search", "iter_analyse", "iter_classify",
-    "iter_count", "iter_grid_search", "iter_segment", "iter_train", "iter_train_sam", "open_image", "open_slide",
-    "open_slide_result", "pool", "read_plane", "read_recipe", "read_result", "segment", "train", "train_sam",
-    "write_result",
+    "Journal", "MaskGenerator", "ModelError", "OutputError", "Plane", "Progress", "Quality", "Recipe", "Result",
+    "ResultWarning", "SamTraining", "SegmentParams", "Segmentation", "SettingsError", "SlideImage", "SlideResult",
+    "SmearResult", "Specimen", "StoredResult", "TrainParams", "TrainSamParams", "Training", "TrainingError",
+    "TrainingSet", "__version__", "analyse", "assess", "classify", "compare", "count", "drain", "grid_search",
+    "iter_analyse", "iter_classify", "iter_count", "iter_grid_search", "iter_segment", "iter_train", "iter_train_sam",
+    "open_image", "open_slide", "open_slide_result", "pool", "read_plane", "read_recipe", "read_result", "segment",
+    "train", "train_sam", "write_result",
 ]  # fmt: skip
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -89,7 +90,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "learning.train": ("iter_train", "train"),
     "learning.train_sam": ("SamTraining", "iter_train_sam", "train_sam"),
     "learning.training_set": ("TrainingSet",),
-    "pipeline": ("analyse", "iter_analyse"),
+    "pipeline": ("analyse", "assess", "iter_analyse"),
     "results.recipes": ("read_recipe",),
     "results.result": ("Result", "SlideResult", "SmearResult", "StoredResult"),
     "results.specimens.compare": ("Comparison", "compare"),
@@ -97,6 +98,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "results.store": ("open_slide_result", "read_result", "write_result"),
     "stages.classify": ("Classification", "classify", "iter_classify"),
     "stages.counting": ("Counting", "count", "iter_count"),
+    "stages.quality.verdicts": ("Quality",),
     "stages.segment": ("Segmentation", "iter_segment", "segment"),
 }
 _HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names}

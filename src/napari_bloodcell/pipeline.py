@@ -19,7 +19,9 @@ from napari_bloodcell.results.store import write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages.calibration import SeenField
 from napari_bloodcell.stages.classify import iter_classify, kinds_not_told
-from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.quality.measures import Grid, measure_part
+from napari_bloodcell.stages.quality.places import iter_count_places
+from napari_bloodcell.stages.quality.verdicts import Quality, judge
 from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
 from napari_bloodcell.stages.red_cells.shapes import read_grades
 from napari_bloodcell.stages.segment import iter_segment, segmentation_of
@@ -90,6 +92,45 @@ def analyse(
     return result
 
 
+def assess(
+    image: object,
+    *,
+    recipe: Recipe | None = None,
+    generator: MaskGenerator | None = None,
+    classifier: CellClassifier | None = None,
+) -> Quality:
+    """Return how good the places of a smear are for counting.
+
+    Parameters
+    ----------
+    image : array-like or path
+        (Y, X, 3) uint8, or anything else that `open_image` opens.
+    recipe : Recipe, optional
+        Settings of segmentation and classification.
+    generator, classifier : optional
+        Models to use instead of those the recipe names.
+
+    Returns
+    -------
+    Quality
+        As `Result.quality` of `analyse`, without the kinds of cells being told.
+
+    Raises
+    ------
+    BloodCellError
+        If the image cannot be read, or a model cannot be loaded.
+    """
+    recipe = recipe or Recipe()
+    changes = {
+        "classify": recipe.classify.model_copy(update={"subtypes": ()}),
+        "count": recipe.count.model_copy(update={"quality": "report", "measurements": ()}),
+    }
+    result = analyse(image, recipe=recipe.model_copy(update=changes), generator=generator, classifier=classifier)
+    if result.quality is None:
+        raise ValueError("the quality was not asked for")
+    return result.quality
+
+
 def iter_analyse(
     image: object,
     *,
@@ -152,8 +193,15 @@ def _iter_in_memory(
         recipe.count.measurements,
         pixel_size_um=pixel_size_um,
     )
-    counting = yield from iter_count(
+    quality = None
+    if recipe.count.quality != "off":
+        grid, (height, width) = Grid.of(segmentation.cells.shape, segmentation.calibration), segmentation.cells.shape
+        whole = (0, 0, height, width)
+        sums = measure_part(plane.data, segmentation.cells, (0, 0), whole, grid, segmentation.calibration)
+        quality = judge(sums, table, grid, segmentation.calibration)
+    counting = yield from iter_count_places(
         table,
+        quality,
         params=recipe.count,
         rbc_diameter_px=segmentation.calibration.rbc_diameter_px,
         field=SeenField.of(segmentation.cells.shape, segmentation.calibration, recipe.segment, pixel_size_um),
@@ -173,4 +221,5 @@ def _iter_in_memory(
         failed_tiles=segmentation.failed_tiles,
         warnings=tuple(dict.fromkeys((*segmentation.warnings, *doubts_about(classifier), *not_told, *counting.doubts))),
         pixel_size_um=pixel_size_um,
+        quality=quality,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from napari_bloodcell.core.cells import RBC, WBC
+from napari_bloodcell.core.cells import BUILTIN_TYPES, RBC, WBC
 from napari_bloodcell.core.errors import escaped
 from napari_bloodcell.core.files import LOCK, csv_text, locked, text_of_csv, write_bytes
 
@@ -66,8 +66,17 @@ def numbers_of(content: Mapping[str, Any]) -> dict[str, Any]:
             for name in _PARASITAEMIA
             if content.get("parasitaemia")
         },
+        **_quality_of(content.get("quality")),
         "failed_tiles": len(content["failed_tiles"]),
     }
+
+
+def _quality_of(told: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the columns of the quality: the verdict, the good share of the area, and the counts there."""
+    if not told:
+        return {}
+    counts = {f"{name}_good": n for name, n in told["counts_in_good"].items() if name in BUILTIN_TYPES}
+    return {"quality": told["verdict"], "share_good": f"{told['share_good']:.3f}", **counts}
 
 
 class Summary:

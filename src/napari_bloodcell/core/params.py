@@ -144,6 +144,9 @@ class CountParams(Params):
     check it against your laboratory's table."""
     parasitaemia_target: int = Field(default=1000, ge=1)
     """Red cells to count before a parasitaemia is reported (500, 1,000, 2,000, 5,000 or 10,000 are usual)."""
+    quality: Literal["report", "good only", "off"] = "report"
+    """Whether places are judged by how well they can be counted. "report": all cells count, and those in good places
+    are told beside them. "good only": cells elsewhere do not count. "off": nothing is judged."""
 
     @field_validator("measurements")
     @classmethod

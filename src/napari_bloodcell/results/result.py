@@ -22,7 +22,9 @@ from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.recipes import RecipeRecord
 from napari_bloodcell.results.table import read_parquet
 from napari_bloodcell.stages.calibration import SeenField
-from napari_bloodcell.stages.counting import Counting, count
+from napari_bloodcell.stages.counting import Counting
+from napari_bloodcell.stages.quality.places import count_places, counts_in_good
+from napari_bloodcell.stages.quality.verdicts import Quality
 from napari_bloodcell.stages.red_cells.shapes import INFECTED, parasitaemia
 
 PARASITES = "parasites"
@@ -73,6 +75,8 @@ class Result:
         The whole of ``counts.json``, if it was read.
     record : RecipeRecord, optional
         The whole of ``recipe.json``, if it was read.
+    quality : Quality, optional
+        How good its places are for counting; None if that was not asked for, or the result is of an earlier version.
     """
 
     cells: Any
@@ -94,6 +98,7 @@ class Result:
     known_counting: Counting | None = field(default=None, repr=False)
     numbers: dict[str, Any] = field(default_factory=dict, repr=False)
     record: RecipeRecord | None = field(default=None, repr=False)
+    quality: Quality | None = field(default=None, repr=False)
 
     @classmethod
     def of_plan(cls, folder: Path, plan: Plan, rows: pd.DataFrame | Path, **what: Any) -> Self:
@@ -118,8 +123,9 @@ class Result:
     @cached_property
     def counting(self) -> Counting:
         """The source of the counts: areas, KDE, peaks, thresholds, posterior, interval."""
-        return self.known_counting or count(
+        return self.known_counting or count_places(
             self.table,
+            self.quality,
             params=self.recipe.count,
             rbc_diameter_px=self.calibration.rbc_diameter_px,
             field=SeenField.of(self.cells.shape, self.calibration, self.recipe.segment, self.pixel_size_um),
@@ -188,6 +194,14 @@ class Result:
                 "spatialdata_attrs": {"region": "cells", "region_key": "region", "instance_key": "cell_id"},
             },
         )
+
+    @property
+    def counts_in_good(self) -> dict[str, int] | None:
+        """Cells per type in good tiles; None where the quality is not known."""
+        if self.quality is None:
+            return None
+        counted = self.table.assign(cells_in_region=self.counting.cells_in_region)
+        return counts_in_good(counted, self.quality, list(self.counting.counts))
 
     def overview(self) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.uint8]]:
         """Return image (Y, X, 3), cells and types (Y, X) of a result on disk at the coarsest level of its OME-Zarr.

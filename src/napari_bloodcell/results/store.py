@@ -31,7 +31,7 @@ from napari_bloodcell.results.recipes import (
     to_json,
 )
 from napari_bloodcell.results.result import Result
-from napari_bloodcell.results.table import read_csv, write_csv, write_parquet
+from napari_bloodcell.results.table import read_csv, read_quality, write_csv, write_parquet, write_quality
 from napari_bloodcell.stages.parts import PART_PX
 
 LabelFormat = Literal["ome-zarr", "tiff"]
@@ -117,7 +117,7 @@ def write_slide_result(result: Result, *, geojson: bool = False) -> Result:
         raise ValueError("a result in memory has no folder")
     counting = result.counting
     rows = result.table.assign(cells_in_region=counting.cells_in_region)
-    stale = (files.GEOJSON, files.CELLS_TIFF, files.TYPES_TIFF, files.OVERLAY, files.KDE)
+    stale = (files.QUALITY, files.GEOJSON, files.CELLS_TIFF, files.TYPES_TIFF, files.OVERLAY, files.KDE)
     with staged(result.folder, last=files.RECIPE, stale=stale) as stage:
         _write_numbers(stage, replace(result, rows=rows, known_counting=counting), geojson=geojson)
     return replace(result, rows=result.folder / files.PARQUET, known_counting=counting)
@@ -128,6 +128,8 @@ def _write_numbers(stage: Path, result: Result, *, geojson: bool) -> None:
     write_csv(stage / files.CELLS, result.table, pixel_size_um=result.pixel_size_um)
     write_parquet(stage / files.PARQUET, result.table, pixel_size_um=result.pixel_size_um)
     (stage / files.COUNTS).write_bytes(json_text(numbers_of(result)).encode())
+    if result.quality is not None:
+        write_quality(stage / files.QUALITY, result.quality)
     if geojson:
         part_px = PART_PX if result.plan is None else result.plan.block_px
         outlines = to_geojson(result.cells, result.table, result.names, image_id=result.image_sha256, part_px=part_px)
@@ -169,6 +171,7 @@ def read_result(folder: str | Path) -> Result:
             "pixel_size_um": record.image.pixel_size_um,
             "numbers": numbers,
             "record": record,
+            "quality": read_quality(folder / files.QUALITY),
         }
         result = _open_slide(folder, what) if (folder / files.SLIDE).is_file() else _read_whole(folder, record, what)
     except _DAMAGED as error:
@@ -249,6 +252,14 @@ def numbers_of(result: Result) -> dict[str, Any]:
         "parasitaemia": result.parasitaemia,
         "red_cells": None if counting.population is None else counting.population.as_dict(result.pixel_size_um),
         "per_mm2": counting.per_mm2,
+        "quality": None
+        if (quality := result.quality) is None
+        else {
+            "verdict": quality.verdict,
+            "reasons": list(quality.reasons),
+            "share_good": quality.share_good,
+            "counts_in_good": result.counts_in_good,
+        },
         "rbc_diameter_px": result.calibration.rbc_diameter_px,
         "pixel_size_um": result.pixel_size_um,
         "types": [

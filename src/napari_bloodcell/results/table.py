@@ -13,6 +13,8 @@ import pandas as pd
 from napari_bloodcell.core.cells import COLUMNS, LATER, cell_table, with_later
 from napari_bloodcell.core.errors import READ_ERRORS, InputError, reason_of
 from napari_bloodcell.core.files import csv_text, text_of_csv
+from napari_bloodcell.stages.quality.verdicts import COLUMNS as QUALITY_COLUMNS
+from napari_bloodcell.stages.quality.verdicts import LIMITS, VERDICTS, Quality
 from napari_bloodcell.stages.red_cells.measurements import COLUMNS as MEASURED
 
 ROWS_AT_ONCE = 50_000
@@ -22,6 +24,7 @@ _EXACT: dict[str, Any] = {} if pd.__version__ >= "3.1" else {"float_precision": 
 _ON_DISK: dict[str, Any] = {name: "int32" for name in COLUMNS if name.startswith("bbox")}
 
 
+_MEASURE = "measure_{}"
 AREA_UM2 = "area_um2"
 """A column on disk only: the area in µm², empty if the size of a pixel is unknown."""
 
@@ -53,6 +56,26 @@ def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
         if any(old != new for old, new in changed.items()):
             table[name] = table[name].map(changed, na_action="ignore").astype(table[name].dtype)
     return table
+
+
+def write_quality(path: Path, quality: Quality) -> None:
+    """Write the tiles of a smear with their verdicts, and what they were judged by, as CSV."""
+    measures = quality.measures.rename(columns=_MEASURE.format)
+    whole = quality.tiles.join(measures)
+    whole.to_csv(path, index_label="tile", lineterminator="\n", encoding="utf-8")
+
+
+def read_quality(path: Path) -> Quality | None:
+    """Return what `write_quality` wrote, None if there is no file; `ValueError` if it is damaged."""
+    if not path.is_file():
+        return None
+    missing = {_MEASURE.format(name): [""] for name in LIMITS}
+    whole = pd.read_csv(path, index_col="tile", na_values=missing, keep_default_na=False, **_EXACT)
+    lacking = [name for name in (*QUALITY_COLUMNS, *missing) if name not in whole.columns]
+    if lacking or not set(whole["verdict"]) <= set(VERDICTS):
+        raise ValueError(f"{path.name} lacks columns, or has verdicts that are none")
+    measures = whole[list(missing)].set_axis(list(LIMITS), axis=1)
+    return Quality.of(whole[list(QUALITY_COLUMNS)].rename_axis(None), measures.rename_axis(None))
 
 
 def read_csv(file: Path | TextIO) -> pd.DataFrame:

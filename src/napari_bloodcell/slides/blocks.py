@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_bloodcell.core.cells import BOX, boxes_of, measure, type_names
 from napari_bloodcell.core.errors import InputError
-from napari_bloodcell.core.geometry import Box, shared_box, slices_of
+from napari_bloodcell.core.geometry import Box, grown, shared_box, slices_of
 from napari_bloodcell.core.protocols import CellMask
 from napari_bloodcell.results.plan import Plan
 from napari_bloodcell.results.pyramid import CELLS, IMAGE, TYPES
@@ -22,6 +22,7 @@ from napari_bloodcell.slides.neighbours import masks_to_paint
 from napari_bloodcell.slides.work import Arrays, write_arrays
 from napari_bloodcell.stages.classify import iter_probabilities
 from napari_bloodcell.stages.masks import paint_box
+from napari_bloodcell.stages.quality.measures import Grid, measure_part
 
 
 class Painted(NamedTuple):
@@ -42,7 +43,9 @@ def settle_block(context: Context, number: int, failed: frozenset[int] = frozens
     plan = context.plan
     context.without(failed)
     box = plan.block(number)
-    painted = _paint_masks(context, box) if plan.overlap else _paint_joined(context, box)
+    grid = Grid.of(plan.shape, plan.calibration)
+    around = grown(box, grid.margin_px, plan.shape)  # so far away, pixels and cells decide about the quality
+    painted = _paint_masks(context, around) if plan.overlap else _paint_joined(context, around)
     image = _read(context, painted.region, failed)
     measured = _measure_owned(painted, box)
     owned = measured.index.to_numpy() - 1
@@ -52,6 +55,8 @@ def settle_block(context: Context, number: int, failed: frozenset[int] = frozens
     masks = [painted.origins[i] for i in owned]
     names = np.array(sorted({m.cell_type or "" for m in masks} | {""}))
     core = np.ascontiguousarray(image[inner])
+    sums = measure_part(image, painted.labels, (painted.region[0], painted.region[1]), box, grid, plan.calibration)
+    seen_tiles = np.flatnonzero(sums.tiles.any(1))
     arrays: Arrays = {
         "labels": np.frombuffer(_codec().compress(np.ascontiguousarray(labels), asbytes=True), np.uint8),
         "all_keys": painted.keys,
@@ -65,6 +70,10 @@ def settle_block(context: Context, number: int, failed: frozenset[int] = frozens
         "proposed": np.searchsorted(names, [m.cell_type or "" for m in masks]).astype(np.int16),
         "proposed_names": names,
         "probabilities": probabilities,
+        "sums_key": painted.keys[sums.cells.index.to_numpy() - 1],
+        "sums_of_cells": sums.cells.to_numpy(np.int64),
+        "sums_tile": seen_tiles,
+        "sums_of_tiles": sums.tiles[seen_tiles],
         # If cells are joined over all tiles, any tile may change their ids.
         "failed": np.array(sorted(failed & set(plan.tiles_reading(painted.region)) if plan.overlap else failed)),
     }

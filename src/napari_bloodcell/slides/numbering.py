@@ -20,8 +20,10 @@ from napari_bloodcell.slides.context import Context
 from napari_bloodcell.slides.work import Arrays, WorkFolder, read_arrays, write_arrays
 from napari_bloodcell.stages.calibration import note_rim
 from napari_bloodcell.stages.classify import decide_types
+from napari_bloodcell.stages.quality.measures import CELL_SUMS, TILE_SUMS, Grid, Sums
 
 _KEPT = ("key", "area", "sums", "bbox", "point", "mask_bbox", "quality", "probabilities")
+_OF_SUMS = ("sums_key", "sums_of_cells", "sums_tile", "sums_of_tiles")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +40,20 @@ class Numbers:
         return hashlib.sha256(self.keys.tobytes() + self.ids.tobytes() + self.codes.tobytes()).hexdigest()
 
 
-def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers]:
-    """Return the cells of all blocks as one table with ids and types, and the numbers to paint them with.
+def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, Numbers, Sums]:
+    """Return the cells of all blocks as one table with ids and types, the numbers to paint them with, and their sums.
 
     Ids follow the prompts in reading order, as they do in memory.
     """
     blocks, proposed = _gather(work, plan)
-    joined = {name: np.concatenate([b[name] for b in blocks]) for name in _KEPT}
+    joined = {name: np.concatenate([b[name] for b in blocks]) for name in (*_KEPT, *_OF_SUMS)}
     del blocks
     boxes, points = joined["mask_bbox"], joined["point"]
     order = np.argsort(joined["key"], kind="stable")
     if plan.overlap:
         order = np.lexsort((*boxes.T[::-1], points[:, 1], points[:, 0]))
-    c = {name: values[order] for name, values in joined.items()}
+    c = {name: joined[name][order] for name in _KEPT}
+    seen = {name: joined[name] for name in _OF_SUMS}
     del joined, boxes, points
     n = len(order)
     columns = {
@@ -72,7 +75,11 @@ def number_cells_of_slide(work: WorkFolder, plan: Plan) -> tuple[pd.DataFrame, N
     by_key = np.argsort(c["key"], kind="stable")
     codes = type_lut(cells, type_names(plan.classes), n)
     numbers = Numbers(c["key"][by_key].astype(np.int32), (by_key + 1).astype(np.int32), codes)
-    return cells, numbers
+    tiles = np.zeros((len(Grid.of(plan.shape, plan.calibration).boxes), len(TILE_SUMS)), np.int64)
+    np.add.at(tiles, seen["sums_tile"], seen["sums_of_tiles"])
+    ids = numbers.ids[np.searchsorted(numbers.keys, seen["sums_key"])] if n else np.empty(0, np.int64)
+    of_cells = pd.DataFrame(seen["sums_of_cells"], pd.Index(ids.astype(np.int64), name="id"), list(CELL_SUMS))
+    return cells, numbers, Sums(of_cells.groupby(level=0).sum(), tiles)
 
 
 def write_numbers(work: WorkFolder, numbers: Numbers) -> None:
@@ -111,7 +118,7 @@ def _gather(work: WorkFolder, plan: Plan) -> tuple[list[Arrays], NDArray[np.obje
     blocks, proposed = [], [np.empty(0, object)]
     for number in range(plan.n_blocks):
         arrays = _block(work, plan, number)
-        blocks.append({name: arrays[name] for name in _KEPT})
+        blocks.append({name: arrays[name] for name in (*_KEPT, *_OF_SUMS)})
         known = np.array([str(name) for name in arrays["proposed_names"]], object)
         proposed.append(known[arrays["proposed"]])
     return blocks, np.concatenate(proposed)

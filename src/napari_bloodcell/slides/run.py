@@ -35,7 +35,9 @@ from napari_bloodcell.slides.work import WorkFolder, is_made_with, read_arrays, 
 from napari_bloodcell.slides.workers import InOrder, SingleProcess, Task, TilesThenBlocks, Workers, cluster, processes
 from napari_bloodcell.stages.calibration import SeenField, doubts_of
 from napari_bloodcell.stages.classify import iter_refine, kinds_not_told
-from napari_bloodcell.stages.counting import iter_count
+from napari_bloodcell.stages.quality.measures import Grid
+from napari_bloodcell.stages.quality.places import iter_count_places
+from napari_bloodcell.stages.quality.verdicts import judge
 from napari_bloodcell.stages.red_cells.measurements import iter_add_measurements
 from napari_bloodcell.stages.red_cells.shapes import read_grades
 from napari_bloodcell.stages.segment import calibrate, sample_of, tiles_across
@@ -117,7 +119,7 @@ def iter_analyse_slide(
             pool = SingleProcess(lambda task: task.do(context))
         try:
             failed = yield from _iter_shown(_iter_find(work, plan, pool), work if live else None)
-            cells, numbers = number_cells_of_slide(work, plan)
+            cells, numbers, sums = number_cells_of_slide(work, plan)
             cells = yield from iter_refine(slide.pixels, cells, plan.calibration, params=recipe.classify)
             write_numbers(work, numbers)
             digest = numbers.digest
@@ -135,8 +137,11 @@ def iter_analyse_slide(
             pixel_size_um=plan.pixel_size_used_um,
             part_px=plan.block_px,
         )
-        counting = yield from iter_count(
+        grid = Grid.of(plan.shape, plan.calibration)
+        quality = None if recipe.count.quality == "off" else judge(sums, cells, grid, plan.calibration)
+        counting = yield from iter_count_places(
             cells,
+            quality,
             params=recipe.count,
             rbc_diameter_px=plan.calibration.rbc_diameter_px,
             field=SeenField.of(plan.shape, plan.calibration, recipe.segment, plan.pixel_size_used_um),
@@ -155,6 +160,7 @@ def iter_analyse_slide(
                 ),
                 image_sha256=_hash_of(slide, work, plan),
                 known_counting=counting,
+                quality=quality,
             ),
             geojson=geojson,
         )
@@ -339,7 +345,7 @@ def _iter_find(work: WorkFolder, plan: Plan, pool: Workers) -> Generator[Progres
 def _is_settled(work: WorkFolder, plan: Plan, number: int) -> bool:
     """Return whether a block is done, with all of its tiles."""
     arrays = read_arrays(work.block_path(plan, number), plan.block_hash)
-    return arrays is not None and not len(arrays["failed"])
+    return arrays is not None and "sums_tile" in arrays and not len(arrays["failed"])
 
 
 def _iter_shown(analysis: Generator[Progress, None, T], work: WorkFolder | None) -> Generator[Progress, None, T]:

@@ -31,6 +31,7 @@ from napari_bloodcell.results.specimens.pages import data_address, png, render
 from napari_bloodcell.results.specimens.specimen import Specimen
 from napari_bloodcell.results.store import record_of
 from napari_bloodcell.stages.counting import ERYTHROBLAST
+from napari_bloodcell.stages.quality.verdicts import GOOD
 
 PER_CLASS: Final = 20
 """Cells that are shown of each class, the least certain first."""
@@ -171,7 +172,22 @@ def _sizes_of(specimen: Specimen) -> str:
 def _quality_of(specimen: Specimen) -> list[tuple[str, str]]:
     fields = specimen.fields
     scale, smear = fields["scale_confidence"].min(), fields["smear_confidence"].min()
+    judged = fields[fields["quality"] != ""]
+    area = judged["height"] * judged["width"]
+    places = (
+        []
+        if judged.empty
+        else [
+            ("fields that are good to count", f"{int((judged['quality'] == GOOD).sum())} of {len(judged)}"),
+            ("good share of their area", f"{(judged['share_good'] * area).sum() / area.sum():.0%}"),
+            (
+                "cells in good places",
+                ", ".join(f"{name} {judged[f'{name}_good'].sum():,.0f}" for name in specimen.counts),
+            ),
+        ]
+    )
     return [
+        *places,
         ("fields with warnings", f"{int((fields['warnings'] != '').sum())} of {specimen.n_fields}"),
         ("tiles that failed", f"{int(fields['n_failed_tiles'].sum())}"),
         ("least confidence in the scale", f"{scale:.2f}"),

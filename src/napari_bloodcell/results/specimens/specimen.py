@@ -91,7 +91,8 @@ class Specimen:
         Columns: `folder`, `image_sha256`, `height`, `width` (pixels), `pixel_size_um`, `rbc_diameter_px`,
         `scale_confidence`, `smear_confidence`, `ruler` ("pixel size", "red cell" or ""), `area_mm2` (of the frame), a
         column a type with its cells, one with `_counted` for those of the frame, `WBC_` and the kind for each kind,
-        `n_corrected` (cells that people typed), `n_failed_tiles` and `warnings`.
+        `quality` (verdict on the field, "" if it is not known), `share_good` (of its area), a column a type with
+        `_good` for its cells in good places, `n_corrected` (cells that people typed), `n_failed_tiles` and `warnings`.
         """
         rows = []
         for result in self.results:
@@ -112,6 +113,10 @@ class Specimen:
             row |= {name: counting.counts.get(name, 0) for name in self.counts}
             row |= {f"{name}_counted": counting.counted.get(name, 0) for name in self.counts}
             row |= {f"{WBC}_{kind}": counting.kinds.get(kind, 0) for kind in self.kinds}
+            good = result.counts_in_good
+            row["quality"] = "" if result.quality is None else result.quality.verdict
+            row["share_good"] = np.nan if result.quality is None else result.quality.share_good
+            row |= {f"{name}_good": np.nan if good is None else good.get(name, 0) for name in self.counts}
             row["n_corrected"] = int((result.table["type_source"] == "user").sum())
             row["n_failed_tiles"] = len(result.failed_tiles)
             row["warnings"] = " ".join(result.warnings)

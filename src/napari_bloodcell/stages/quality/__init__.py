@@ -1,0 +1,1 @@
+"""Whether a place of a smear is worth counting: focus, crowding, stain and dirt, tile by tile."""
