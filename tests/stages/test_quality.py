@@ -13,9 +13,7 @@ from scipy import ndimage
 import napari_bloodcell as nb
 from napari_bloodcell.core.cells import RBC, measure_cells
 from napari_bloodcell.core.geometry import grown, slices_of
-from napari_bloodcell.core.progress import drain
 from napari_bloodcell.core.protocols import Calibration
-from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.stages.quality.measures import Grid, measure_part
 from napari_bloodcell.stages.quality.verdicts import Quality, judge
 from napari_bloodcell.synthetic import SyntheticSmear, draw_smear
@@ -23,8 +21,6 @@ from tests.fakes import BrightnessClassifier, ThresholdGenerator
 from tests.slides.conftest import random_discs, settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 WIDTH = 36.0
@@ -91,7 +87,7 @@ def test_a_blue_stain_is_odd(smear: SyntheticSmear) -> None:
 
 def test_stain_beside_the_cells_is_dirt(smear: SyntheticSmear) -> None:
     rng, image = np.random.default_rng(0), smear.image.copy()
-    specks = ndimage.binary_dilation(rng.random(smear.cells.shape) < 0.004, iterations=2)
+    specks = ndimage.binary_dilation(rng.random(smear.cells.shape) < 0.012, iterations=2)
     image[specks] = (90, 40, 110)
     assert judged(image, smear.cells).verdict == "dirty"
 
@@ -117,20 +113,6 @@ def test_sums_over_parts_are_those_of_the_whole() -> None:
     assert np.array_equal(tiles, whole.tiles)
 
 
-@pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("overlap", [None, 0])
-def test_a_slide_is_judged_as_in_memory_and_its_quality_is_kept(overlap: int | None, tmp_path: Path) -> None:
-    image, recipe = random_discs((700, 611), 220), settings(tile_overlap=overlap)
-    whole = nb.analyse(image, recipe=recipe, **MODELS)
-    parts = drain(iter_analyse_slide(image, tmp_path, recipe=recipe, **MODELS))
-    stored = nb.read_result(tmp_path)
-    assert len(whole.quality.tiles) > 1
-    for other in (parts, stored):
-        pd.testing.assert_frame_equal(other.quality.tiles, whole.quality.tiles)
-        pd.testing.assert_frame_equal(other.quality.measures, whole.quality.measures)
-        assert other.counts_in_good == whole.counts_in_good
-
-
 def test_cells_of_bad_places_count_only_if_that_is_asked_for() -> None:
     image = random_discs((700, 611), 220)
     image[:, 300:] = 230  # half of it is empty
@@ -146,7 +128,7 @@ def test_cells_of_bad_places_count_only_if_that_is_asked_for() -> None:
 
 def settings_of(how: str) -> nb.Recipe:
     recipe = settings()
-    return recipe.model_copy(update={"count": nb.CountParams(quality=how)})
+    return recipe.model_copy(update={"count": nb.CountParams(quality=how, rule="none")})
 
 
 def test_assess_gives_the_quality_of_analyse() -> None:

@@ -21,6 +21,8 @@ WORKING_PX: Final = 28
 """A red cell is measured at this width, pixels, or at up to twice of it: pixels of finer pictures are averaged."""
 FINE, COARSE = 0.03, 0.06
 """Standard deviations of the two blurs whose edges are compared, red cells' widths."""
+BETWEEN: Final = (COARSE**2 - FINE**2) ** 0.5
+"""The blur that makes the coarse one of the fine one."""
 TRUNCATE: Final = 3.0
 """A blur is cut off after this many standard deviations."""
 NEAR_CELL: Final = 0.08
@@ -90,8 +92,8 @@ class Grid:
     @property
     def margin_px(self) -> int:
         """Pixels around a part that its sums depend on."""
-        blur, near = TRUNCATE * COARSE * self.working_px, NEAR_CELL * self.working_px
-        return (int(np.ceil(max(blur, near))) + 2) * self.bin_px
+        blurs = TRUNCATE * (FINE + BETWEEN) * self.working_px
+        return (int(np.ceil(max(blurs, NEAR_CELL * self.working_px))) + 4) * self.bin_px
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ def measure_part(
     flat, n_ids = own.ravel(), int(labels.max(initial=0)) + 1
     columns = [np.bincount(flat, minlength=n_ids)]
     fine = _blurred(lit[..., 1] / glass[1], FINE * working)
-    coarse = _blurred(fine, float(np.sqrt(COARSE**2 - FINE**2)) * working)
+    coarse = _blurred(fine, BETWEEN * working)
     for seen in (fine, coarse):
         units = np.rint(_squared_slope(seen)[inner].astype(np.float64) / ENERGY_UNIT)
         columns.append(np.bincount(flat, units.ravel(), n_ids).astype(np.int64))
