@@ -148,7 +148,7 @@ def measure_part(
     tiles = np.zeros((*grid.size, len(TILE_SUMS)), np.int64)
     for at, one in enumerate((np.ones(own.shape, bool), own > 0, is_stray)):
         strips = np.add.reduceat(one, rows[1], axis=0, dtype=np.int64)
-        tiles[np.ix_(rows[0], columns_[0], [at])] = np.add.reduceat(strips, columns_[1], axis=1)[..., None]
+        tiles[rows[0][:, None], columns_[0][None], at] = np.add.reduceat(strips, columns_[1], axis=1)
     return Sums(cells[cells.any(axis=1)], tiles.reshape(-1, len(TILE_SUMS)))
 
 

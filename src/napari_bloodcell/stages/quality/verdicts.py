@@ -87,7 +87,7 @@ class Quality:
     @property
     def is_good(self) -> NDArray[np.bool_]:
         """Which tiles are good, (N,)."""
-        return self.tiles["verdict"].to_numpy(str) == GOOD
+        return np.asarray(self.tiles["verdict"].to_numpy(str) == GOOD, np.bool_)
 
     @property
     def share_good(self) -> float:
@@ -187,7 +187,7 @@ def _in_all(tiles: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
     reasons = []
     for name in others:
         those = tiles[tiles["verdict"] == name]
-        example = those.loc[those["confidence"].idxmax(), "reason"]
+        example = str(those["reason"].iloc[int(those["confidence"].to_numpy().argmax())])
         reasons.append(f"{n[name]} of {len(tiles)} tiles: {example}." if len(tiles) > 1 else f"{example}.")
     if not n_seen:
         return EMPTY, tuple(reasons)
