@@ -62,7 +62,7 @@ def test_two_batches_into_one_folder_at_the_same_second_lose_nothing(tmp_path: P
         subprocess.Popen([sys.executable, "-c", _JOB, str(tmp_path / job)], cwd=Path(__file__).parents[2], **pipes)
         for job in "AB"
     ]
-    for number in range(50):
+    for number in range(12):
         output = tmp_path / f"out{number}"
         for job in jobs:
             job.stdin.write(f"{output}\n")
