@@ -227,6 +227,18 @@ def test_white_cells_without_a_class_are_told_of_and_all_are_summed() -> None:
     assert counted.warning == f"The differential leaves out {numbers['WBC']} white cells without a class."
 
 
+def test_erythroblasts_beside_the_differential_are_not_without_a_class() -> None:
+    layer = add_smear(ViewerModel(), n=4000, types=("RBC", "WBC"))
+    table = links.table_of(layer)
+    table.loc[table["cell_type"] == "WBC", "subtype"] = np.resize(
+        ["neutrophil", "lymphocyte", "erythroblast"], int((table["cell_type"] == "WBC").sum())
+    )
+    layers.set_table(layer, table)
+    counted = CountTask.of(layer).run()
+    assert counted.counting.kinds["erythroblast"] > 0
+    assert "leaves out" not in counted.warning
+
+
 def test_thresholds_that_coincide_are_explained() -> None:
     layer = add_smear(ViewerModel(), scale=(0.5, 0.5), units=("um", "um"))
     counted = CountTask.of(layer, params=CountParams(thresholds=(300.0, 300.0, 500.0))).run()

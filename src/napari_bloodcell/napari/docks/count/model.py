@@ -27,7 +27,7 @@ from napari_bloodcell.napari.layers.regions import Region
 from napari_bloodcell.napari.layers.results import recipe_of
 from napari_bloodcell.results.plot import draw_kde
 from napari_bloodcell.stages.calibration import SeenField
-from napari_bloodcell.stages.counting import Counting, count, is_white
+from napari_bloodcell.stages.counting import ERYTHROBLAST, Counting, count, is_white
 from napari_bloodcell.stages.red_cells.shapes import INFECTED
 
 FEWEST_WBC: Final = 100
@@ -112,8 +112,9 @@ class Counted:
             told += [self._jump(area) for area in jumps]
         if self.counting.differential:
             n_in_it = self.counting.n_in_differential
-            if self.n_white > n_in_it:
-                told.append(f"The differential leaves out {self.n_white - n_in_it:,} white cells without a class.")
+            n_without = self.n_white - n_in_it - self.counting.kinds.get(ERYTHROBLAST, 0)
+            if n_without > 0:
+                told.append(f"The differential leaves out {n_without:,} white cells without a class.")
             if n_in_it < FEWEST_WBC:
                 told.append(
                     f"The differential rests on {n_in_it} white cells; count at least {FEWEST_WBC} "
