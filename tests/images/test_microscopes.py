@@ -113,7 +113,6 @@ def test_napari_opens_all_scenes(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.filterwarnings("ignore::napari_bloodcell.core.errors.ResultWarning")  # of so small a picture
 def test_a_scene_is_analysed_into_a_folder_of_its_own(tmp_path: Path) -> None:
     path = two_scenes(tmp_path)
     found, missing = collect([str(path / "1"), str(path / "2")])

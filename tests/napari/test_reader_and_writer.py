@@ -271,7 +271,6 @@ def test_a_file_without_regions_says_where_cells_come_back(tmp_path: Path) -> No
         reader.read_regions(tmp_path / "a.geojson")
 
 
-@pytest.mark.filterwarnings("ignore::napari_bloodcell.core.errors.ResultWarning")  # of so small a picture
 def test_layers_of_a_result_carry_scale_units_and_axes(field: np.ndarray, tmp_path: Path) -> None:
     models = {"generator": ThresholdGenerator(), "classifier": BrightnessClassifier()}
     segment = RECIPE.segment.model_copy(update={"pixel_size_um": 0.25})
