@@ -153,7 +153,7 @@ class GalleryModel(QAbstractListModel):
 class Gallery(QListView):
     """The grid: cells are marked by click, Ctrl- or Shift-click or rubber band; a double click goes to a cell."""
 
-    cell_chosen = Signal(int)
+    cell_chosen = Signal(object)  # keys of other layers do not fit into the 32 bits of Qt's int
     """By double click, or Enter."""
     key_pressed = Signal(str)
     """A letter or digit, upper case."""
@@ -399,7 +399,7 @@ class GalleryPanel(QWidget):
     move_wanted = Signal(object, str)
     """ids, class"""
     key_pressed = Signal(str)
-    cell_chosen = Signal(int)
+    cell_chosen = Signal(object)
     scope_changed = Signal()
     """Cells of one image are to be shown, or of all."""
 
