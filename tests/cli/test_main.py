@@ -70,7 +70,7 @@ def test_one_image_gives_every_file_and_its_counts_in_words(tmp_path: Path, caps
     image = save(tmp_path / "smear.png")
     assert run("analyse", image, "--output", tmp_path / "out", "--geojson") == cli.DONE
     names = {"counts.json", "cells.csv", "cells.parquet", "smear.ome.zarr", "overlay.png", "kde.png", "recipe.json"}
-    names |= {"cells.geojson"}
+    names |= {"cells.geojson", "quality.csv"}
     assert {p.name for p in (tmp_path / "out" / "smear").iterdir()} == names
     stored = read_result(tmp_path / "out" / "smear")
     assert len(stored.table) == N_CELLS
@@ -89,7 +89,7 @@ def test_flags_say_what_is_written(tmp_path: Path) -> None:
     assert (
         run("analyse", image, "-o", tmp_path / "out", "--format", "tiff", "--no-overlay", "--no-kde", "-q") == cli.DONE
     )
-    names = {"counts.json", "cells.csv", "cells.parquet", "cells.tif", "types.tif", "recipe.json"}
+    names = {"counts.json", "cells.csv", "cells.parquet", "cells.tif", "types.tif", "quality.csv", "recipe.json"}
     assert {p.name for p in (tmp_path / "out" / "smear").iterdir()} == names
 
 

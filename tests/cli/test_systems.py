@@ -97,8 +97,7 @@ def with_code_page(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONUTF8": "0",
         "PYTHONIOENCODING": "cp1252",
-        "LC_ALL": "C",
-        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "C.UTF-8",  # names of files are Unicode there; text in files is UTF-8 because every open says so
     }
     warn = ("-X", "warn_default_encoding", "-W", "error::EncodingWarning:napari_bloodcell")
     return subprocess.run(
