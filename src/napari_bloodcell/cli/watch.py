@@ -3,7 +3,6 @@
 # No postponed annotations: cyclopts evaluates them.
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,15 @@ from napari_bloodcell.cli.console import Json, Quiet, say, stop_on_interrupt, us
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
-from napari_bloodcell.cli.specimens.pool import in_words
+from napari_bloodcell.cli.specimens.pool import say_numbers
 from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.cli.summary import folders_of
-from napari_bloodcell.core.errors import InputError, ResultWarning, SettingsError, escaped
+from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import make_folder
 from napari_bloodcell.core.params import Precision
 from napari_bloodcell.images.files import image_name
 from napari_bloodcell.results.result import Result
-from napari_bloodcell.results.specimens.specimen import Specimen, pool
+from napari_bloodcell.results.specimens.specimen import Specimen, specimen_of
 from napari_bloodcell.results.specimens.write import write_specimen
 from napari_bloodcell.results.store import LabelFormat, read_result
 
@@ -225,11 +224,7 @@ def _fields(output: Path, images: Sequence[Path], known: dict[Path, Result]) -> 
 
 def _pooled(fields: Sequence[Result], name: str, targets: Sequence[Target]) -> Specimen:
     """Return the specimen, and say its numbers and what is missing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResultWarning)  # each field's were said; the specimen's are in its files
-        specimen = pool(fields, name=name)
+    specimen = specimen_of(fields, name=name)  # warnings of the fields were said; its own are in its files
     left = {target.what: n for target in targets if (n := target.missing(specimen))}
-    missing = "".join(f"; {n:,} {what} to go" for what, n in left.items())
-    words = f"{escaped(name)}: {in_words(specimen)}{missing}"
-    say(words, "specimen", name=name, n_fields=specimen.n_fields, counts=specimen.counts, missing=left)
+    say_numbers(specimen, "".join(f"; {n:,} {what} to go" for what, n in left.items()), missing=left)
     return specimen

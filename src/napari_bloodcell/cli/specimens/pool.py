@@ -2,7 +2,6 @@
 
 # No postponed annotations: cyclopts evaluates them.
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from napari_bloodcell.cli.console import Json, say, use_json, warn
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
 from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.core.cells import RBC
-from napari_bloodcell.core.errors import InputError, ResultWarning, SettingsError, escaped
+from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import legal_name, make_folder
 from napari_bloodcell.images.files import image_name
-from napari_bloodcell.results.specimens.specimen import Specimen, pool
+from napari_bloodcell.results.specimens.specimen import Specimen, specimen_of
 from napari_bloodcell.results.specimens.write import SPECIMENS, write_specimen, write_specimens
 
 BY_FOLDER = "folder"
@@ -87,10 +86,7 @@ def grouping(by: str) -> re.Pattern[str] | None:
 def report_images(folders: Iterable[Path], *, about: Sequence[str], template: Path | None) -> None:
     """Write the report of each image's result into its folder: a specimen of one field."""
     for folder in folders:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResultWarning)  # the report has them
-            specimen = pool(folder, name=folder.name)
-        write_reports(specimen, folder, about=about, template=template)
+        write_reports(specimen_of(folder, name=folder.name), folder, about=about, template=template)
 
 
 def pool_images(
@@ -136,19 +132,17 @@ def _specimen_of(image: Path, pattern: re.Pattern[str] | None) -> str:
 
 def _pooled(results: Sequence[Path], name: str, journal: Path | None) -> Specimen:
     """Pool results and print what was found."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResultWarning)  # they are printed here
-        specimen = pool(results, name=name, journal=journal)
-    say(
-        f"{escaped(name)}: {in_words(specimen)}",
-        "specimen",
-        name=name,
-        n_fields=specimen.n_fields,
-        counts=specimen.counts,
-    )
+    specimen = specimen_of(results, name=name, journal=journal)
+    say_numbers(specimen)
     for sentence in specimen.warnings:
         warn(f"{escaped(name)}: warning: {sentence}", "warning", specimen=name, text=sentence)
     return specimen
+
+
+def say_numbers(specimen: Specimen, more: str = "", **fields: object) -> None:
+    """Print a specimen's numbers in a line, with something more behind; `fields` are more for programs."""
+    numbers = {"n_fields": specimen.n_fields, "counts": specimen.counts}
+    say(f"{escaped(specimen.name)}: {in_words(specimen)}{more}", "specimen", name=specimen.name, **numbers, **fields)
 
 
 def in_words(specimen: Specimen) -> str:

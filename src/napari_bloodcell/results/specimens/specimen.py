@@ -334,6 +334,19 @@ def pool(
         For each of the specimen's warnings: fields of another magnification or stain, other settings, models or
         versions of the program, no area, a single field, a journal of other images.
     """
+    specimen = specimen_of(results, name=name, journal=journal)
+    for sentence in specimen.warnings:
+        warnings.warn(f"{name}: {sentence}", ResultWarning, stacklevel=2)
+    return specimen
+
+
+def specimen_of(
+    results: Result | str | Path | Iterable[Result | str | Path],
+    *,
+    name: str = "specimen",
+    journal: Journal | str | Path | None = None,
+) -> Specimen:
+    """Return what `pool` returns, for those who show the specimen's `warnings` themselves; raises as it does."""
     given = [results] if isinstance(results, Result | str | Path) else list(results)
     found = [result for one in given for result in _results_of(one)]
     if not found:
@@ -346,8 +359,6 @@ def pool(
         fields = [_corrected(result, book) for result in fields]
     doubts += doubts_about_fields(fields, names)
     doubts += _doubts_about_areas(fields, names)
-    for sentence in doubts:
-        warnings.warn(f"{name}: {sentence}", ResultWarning, stacklevel=2)
     return Specimen(name, tuple(fields), tuple(names), tuple(doubts))
 
 

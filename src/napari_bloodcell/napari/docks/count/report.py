@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from qtpy.QtGui import QPageLayout, QPageSize, QTextDocument
 from qtpy.QtPrintSupport import QPrinter
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_bloodcell.core.errors import InputError, OutputError, ResultWarning
+from napari_bloodcell.core.errors import InputError, OutputError
 from napari_bloodcell.core.files import write_bytes
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder, image_hash
 from napari_bloodcell.napari.layers.images import PlaneIndex, current_plane, image_source
 from napari_bloodcell.napari.layers.links import full_resolution, image_layer_for, info_of
 from napari_bloodcell.napari.layers.results import result_of
 from napari_bloodcell.results.specimens.report import report
-from napari_bloodcell.results.specimens.specimen import pool
+from napari_bloodcell.results.specimens.specimen import specimen_of
 
 MARGIN_MM = 15.0
 
@@ -56,10 +55,7 @@ def save_report(viewer: ViewerModel, cells_layer: Labels, path: Path, plane: Pla
         pixels = source.data[plane] if plane else source.data
         result = replace(result, image_sha256=image_hash(pixels))
         images = {result.image_name: pixels} if source.rgb else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResultWarning)  # the report has them
-        specimen = pool(result, name=result.image_name)
-    page = report(specimen, journal=Journal(default_journal_folder()), images=images)
+    page = report(specimen_of(result, name=result.image_name), journal=Journal(default_journal_folder()), images=images)
     if path.suffix.lower() == ".html":
         write_bytes(path, page.encode())
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractItemView, QFileDialog, QHBoxLayout, QLineEdit, QSpinBox, QTableWidgetItem
 
 from napari_bloodcell.core.cells import RBC, WBC
-from napari_bloodcell.core.errors import BloodCellError, InputError, ResultWarning
+from napari_bloodcell.core.errors import BloodCellError, InputError
 from napari_bloodcell.core.params import ClassifyParams, SegmentParams
 from napari_bloodcell.core.protocols import CellClassifier, MaskGenerator
 from napari_bloodcell.corrections.journal import Journal, default_journal_folder, image_hash
@@ -32,9 +31,10 @@ from napari_bloodcell.napari.notify import notify_errors, notifying
 from napari_bloodcell.napari.preferences import PLUGIN, preferred_settings
 from napari_bloodcell.napari.work.runs import FindCells, TypeCells
 from napari_bloodcell.napari.work.worker import Run, WorkPanel
+from napari_bloodcell.results.files import REPORT
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.specimens.report import write_report
-from napari_bloodcell.results.specimens.specimen import Specimen, pool
+from napari_bloodcell.results.specimens.specimen import Specimen, specimen_of
 from napari_bloodcell.results.specimens.write import write_specimen
 
 SOON_MS: Final = 300
@@ -131,7 +131,7 @@ class SpecimenWidget(Dock):
         sources = {image.name: image_source(image) for image in self.images}
         images = {name: source.data for name, source in sources.items() if source.rgb and not source.stack_shape}
         folder = write_specimen(specimen, chosen)
-        write_report(specimen, folder / "report.html", journal=Journal(default_journal_folder()), images=images)
+        write_report(specimen, folder / REPORT, journal=Journal(default_journal_folder()), images=images)
         show_info(f"Saved in {folder}.")
 
     def refresh(self) -> None:
@@ -140,9 +140,7 @@ class SpecimenWidget(Dock):
         found = [replace(result, image_name=name) for name, result in results.items() if result is not None]
         self.specimen = None
         if found:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResultWarning)  # they are in the dock
-                self.specimen = pool(found, name=self.name.text().strip() or "specimen")
+            self.specimen = specimen_of(found, name=self.name.text().strip() or "specimen")
         self._show_table(results)
         self._tell()
         self.save.setEnabled(self.specimen is not None)
