@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_bloodcell.core.errors import InputError
 from napari_bloodcell.images.files import UM_PER_UNIT
 from napari_bloodcell.napari.layers.links import levels_of
+from napari_bloodcell.napari.pyramids import placement_um
 
 OMERO = "omero"
 """Key of what napari-omero tells of an image, in the metadata of its layers."""
@@ -49,16 +50,13 @@ def merge_channels(viewer: ViewerModel, layer: Layer | None = None) -> Image:
     levels = [_Merged([one[i] for one in planes]) for i in range(len(planes[0]))]
     height, width = (_um(about, axis) for axis in "YX")
     size = height if height and width and abs(height - width) <= 0.01 * width else None
-    place: dict[str, Any] = {"axis_labels": ("y", "x")}
-    if size is not None:
-        place |= {"scale": (size, size), "units": ("micrometer", "micrometer")}
     merged = Image(
         levels if len(levels) > 1 else np.asarray(levels[0]),
         rgb=True,
         multiscale=len(levels) > 1,
         name=f"{id_of(chosen)}: {about.get('Name') or chosen.name.partition(': ')[2]}",
         metadata={OMERO: dict(about)},
-        **place,
+        **placement_um(size),
     )
     for one in channels:
         viewer.layers.remove(one)

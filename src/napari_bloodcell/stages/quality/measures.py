@@ -74,10 +74,7 @@ class Grid:
     def tiles_at(self, y: NDArray[np.number], x: NDArray[np.number]) -> NDArray[np.intp]:
         """Return the tile that each place lies in, (N,)."""
         rows, columns = self.lines
-        row, column = (
-            np.searchsorted(lines[1:-1], np.asarray(at) + 0.5, "right") for lines, at in ((rows, y), (columns, x))
-        )
-        return np.asarray(row * self.size[1] + column, np.intp)
+        return tiles_at(rows[1:-1], columns[1:-1], y, x)
 
     @property
     def bin_px(self) -> int:
@@ -94,6 +91,14 @@ class Grid:
         """Pixels around a part that its sums depend on."""
         blurs = TRUNCATE * (FINE + BETWEEN) * self.working_px
         return (int(np.ceil(max(blurs, NEAR_CELL * self.working_px))) + 4) * self.bin_px
+
+
+def tiles_at(
+    rows: NDArray[np.integer], columns: NDArray[np.integer], y: NDArray[np.number], x: NDArray[np.number]
+) -> NDArray[np.intp]:
+    """Return the tile that each place lies in, (N,), given where all rows and columns but the first begin, pixels."""
+    row, column = (np.searchsorted(at, np.asarray(place) + 0.5, "right") for at, place in ((rows, y), (columns, x)))
+    return np.asarray(row * (len(columns) + 1) + column, np.intp)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_bloodcell.core.cells import RBC, centroids_of
 from napari_bloodcell.core.protocols import Calibration
 from napari_bloodcell.stages.calibration import RBC_DIAMETER_UM
-from napari_bloodcell.stages.quality.measures import COARSE, FINE, Grid, Sums
+from napari_bloodcell.stages.quality.measures import COARSE, FINE, Grid, Sums, tiles_at
 
 GOOD, EMPTY = "good", "empty"
 VERDICTS: Final = (GOOD, "thick", "thin", "blurred", "stacked", "odd stain", "dirty", EMPTY)
@@ -102,10 +102,7 @@ class Quality:
     def tiles_of(self, centroids: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
         """Return the row of the tile that each place (N, 2), (y, x) in pixels, lies in."""
         rows, columns = (np.unique(self.tiles[name].to_numpy()) for name in ("y0", "x0"))
-        row, column = (
-            np.searchsorted(lines[1:], centroids[:, axis] + 0.5, "right") for axis, lines in enumerate((rows, columns))
-        )
-        return np.asarray(row * len(columns) + column, np.intp)
+        return tiles_at(rows[1:], columns[1:], *centroids.T)
 
     def contains(
         self, centroids: NDArray[np.floating[Any]], planes: NDArray[np.integer[Any]] | None = None
