@@ -3,7 +3,7 @@
 # No postponed annotations: cyclopts evaluates them.
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -11,19 +11,30 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli.console import Json, Quiet, use_json, warn
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
-from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
+from napari_bloodcell.cli.settings import (
+    ClassifyFlags,
+    CountFlags,
+    Device,
+    Geojson,
+    InPrecision,
+    Kde,
+    Overlay,
+    Preset,
+    RecipeFile,
+    SegmentFlags,
+    recipe_from,
+)
 from napari_bloodcell.cli.specimens.pool import grouping, pool_images, report_images
 from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.cli.summary import folders_of
 from napari_bloodcell.core.errors import InputError, SettingsError
 from napari_bloodcell.core.extras import needed
 from napari_bloodcell.core.files import make_folder
-from napari_bloodcell.core.params import Precision
 from napari_bloodcell.results.exchange.sheets import tables_of, write_xlsx
 from napari_bloodcell.results.recipes import read_record
 from napari_bloodcell.results.specimens.specimen import Specimen
 from napari_bloodcell.results.specimens.write import sheets_of
-from napari_bloodcell.results.store import LabelFormat, read_result
+from napari_bloodcell.results.store import read_result
 
 WORKBOOK = "counts.xlsx"
 """What --xlsx writes beside the summary."""
@@ -32,14 +43,14 @@ WORKBOOK = "counts.xlsx"
 def analyse(
     *images: str,
     output: Annotated[Path, Parameter(alias="-o")],
-    recipe: Path | None = None,
-    preset: Literal["default", "paper"] | None = None,
-    label_format: Annotated[LabelFormat, Parameter(name="--format")] = "ome-zarr",
-    overlay: bool = True,
-    kde: bool = True,
-    geojson: bool = False,
-    device: str | None = None,
-    precision: Precision | None = None,
+    recipe: RecipeFile = None,
+    preset: Preset = None,
+    label_format: batch.Format = "ome-zarr",
+    overlay: Overlay = True,
+    kde: Kde = True,
+    geojson: Geojson = False,
+    device: Device = None,
+    precision: InPrecision = None,
     seed: int | None = None,
     workers: int = 1,
     scheduler: str | None = None,
@@ -65,22 +76,6 @@ def analyse(
         Image files, OME-Zarr folders, folders of images, or globs.
     output
         Folder for the results: one folder per image and summary.csv.
-    recipe
-        Settings from a file: recipe.json of an earlier result, or the bare settings. Flags win over it.
-    preset
-        Named settings: "paper" are those of Rao et al. 2024.
-    label_format
-        Label images as one OME-Zarr, or as cells.tif and types.tif.
-    overlay
-        Write overlay.png: the image with the outlines of the typed cells.
-    kde
-        Write kde.png: the areas of the red cells with peaks and thresholds.
-    geojson
-        Write cells.geojson for QuPath.
-    device
-        Device of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
-    precision
-        Precision of both models: "auto", "float32", "bfloat16".
     seed
         Seed of everything drawn at random.
     workers
@@ -101,10 +96,6 @@ def analyse(
         Write report.html, one page to print and to sign: of each specimen with --specimen, else of each image.
     xlsx
         Write counts.xlsx, an Excel workbook: counts and differential of each image, and of each specimen.
-    about
-        What reports say about the specimen, such as 'Patient=4711'. May be given several times.
-    template
-        A Jinja2 template of your own for reports.
     """
     use_json(as_json)
     if not images:

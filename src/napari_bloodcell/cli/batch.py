@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from cyclopts import Parameter
 
 from napari_bloodcell.cli.console import ProgressLine, describe_fault, say, warn, writes_json
 from napari_bloodcell.cli.folders import folder_for, folder_for_slide, folder_names
@@ -47,6 +49,11 @@ from napari_bloodcell.results.store import LabelFormat, write_result
 from napari_bloodcell.slides.run import iter_analyse_slide
 from napari_bloodcell.slides.work import WORK
 from napari_bloodcell.slides.workers import InOrder, end_with_parent, process_pool
+
+Format = Annotated[
+    LabelFormat,
+    Parameter(name="--format", help="Label images as one OME-Zarr, or as cells.tif and types.tif."),
+]
 
 
 @dataclass(frozen=True)

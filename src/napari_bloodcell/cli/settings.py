@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, default_name_transform
 from pydantic import ValidationError
 
 from napari_bloodcell.core.errors import SettingsError
-from napari_bloodcell.core.params import ClassifyParams, CountParams, Recipe, SegmentParams, TrainParams, TrainSamParams
+from napari_bloodcell.core.params import (
+    ClassifyParams,
+    CountParams,
+    Precision,
+    Recipe,
+    SegmentParams,
+    TrainParams,
+    TrainSamParams,
+)
 from napari_bloodcell.results.recipes import explain, read_recipe
 
 if TYPE_CHECKING:
@@ -38,6 +46,35 @@ def _flags(stage: str, group: str) -> Parameter:
 SegmentFlags = Annotated[SegmentParams | None, _flags("segment", "Segmentation")]
 ClassifyFlags = Annotated[ClassifyParams | None, _flags("classify", "Classification")]
 CountFlags = Annotated[CountParams | None, _flags("count", "Counting")]
+RecipeFile = Annotated[
+    Path | None,
+    Parameter(help="Settings from a file: recipe.json of an earlier result, or the bare settings. Flags win over it."),
+]
+Preset = Annotated[
+    Literal["default", "paper"] | None,
+    Parameter(help='Named settings: "paper" are those of Rao et al. 2024.'),
+]
+Overlay = Annotated[
+    bool,
+    Parameter(help="Write overlay.png: the image with the outlines of the typed cells."),
+]
+Kde = Annotated[
+    bool,
+    Parameter(help="Write kde.png: the areas of the red cells with peaks and thresholds."),
+]
+Geojson = Annotated[
+    bool,
+    Parameter(help="Write cells.geojson for QuPath."),
+]
+Device = Annotated[
+    str | None,
+    Parameter(help='Device of both models: "auto", "cpu", "cuda", "cuda:1", "mps".'),
+]
+InPrecision = Annotated[
+    Precision | None,
+    Parameter(help='Precision of both models: "auto", "float32", "bfloat16".'),
+]
+"""Flags that the commands that analyse have in common."""
 TrainFlags = Annotated[TrainParams | None, Parameter(name="*", group="Training", negative_none="no-")]
 TrainSamFlags = Annotated[TrainSamParams | None, Parameter(name="*", group="Training", negative_none="no-")]
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -14,18 +14,29 @@ from napari_bloodcell.cli import batch
 from napari_bloodcell.cli.console import Json, Quiet, say, stop_on_interrupt, use_json, warn
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.main import DONE, SOME_FAILED
-from napari_bloodcell.cli.settings import ClassifyFlags, CountFlags, SegmentFlags, recipe_from
+from napari_bloodcell.cli.settings import (
+    ClassifyFlags,
+    CountFlags,
+    Device,
+    Geojson,
+    InPrecision,
+    Kde,
+    Overlay,
+    Preset,
+    RecipeFile,
+    SegmentFlags,
+    recipe_from,
+)
 from napari_bloodcell.cli.specimens.pool import say_numbers
 from napari_bloodcell.cli.specimens.report import About, Report, Template, about_of, write_reports
 from napari_bloodcell.cli.summary import folders_of
 from napari_bloodcell.core.errors import InputError, SettingsError, escaped
 from napari_bloodcell.core.files import make_folder
-from napari_bloodcell.core.params import Precision
 from napari_bloodcell.images.files import image_name
 from napari_bloodcell.results.result import Result
 from napari_bloodcell.results.specimens.specimen import Specimen, specimen_of
 from napari_bloodcell.results.specimens.write import write_specimen
-from napari_bloodcell.results.store import LabelFormat, read_result
+from napari_bloodcell.results.store import read_result
 
 FIELDS = "fields"
 _AWAKE = 0.2  # seconds until a signal is heeded
@@ -61,14 +72,14 @@ def watch(
     until: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     every: float = 2.0,
     name: str | None = None,
-    recipe: Path | None = None,
-    preset: Literal["default", "paper"] | None = None,
-    label_format: Annotated[LabelFormat, Parameter(name="--format")] = "ome-zarr",
-    overlay: bool = True,
-    kde: bool = True,
-    geojson: bool = False,
-    device: str | None = None,
-    precision: Precision | None = None,
+    recipe: RecipeFile = None,
+    preset: Preset = None,
+    label_format: batch.Format = "ome-zarr",
+    overlay: Overlay = True,
+    kde: Kde = True,
+    geojson: Geojson = False,
+    device: Device = None,
+    precision: InPrecision = None,
     workers: int = 1,
     report: Report = False,
     about: About = (),
@@ -99,30 +110,10 @@ def watch(
         Seconds between two looks at the folder.
     name
         Name of the specimen; by default that of the folder.
-    recipe
-        Settings from a file: recipe.json of an earlier result, or the bare settings. Flags win over it.
-    preset
-        Named settings: "paper" are those of Rao et al. 2024.
-    label_format
-        Label images as one OME-Zarr, or as cells.tif and types.tif.
-    overlay
-        Write overlay.png: the image with the outlines of the typed cells.
-    kde
-        Write kde.png: the areas of the red cells with peaks and thresholds.
-    geojson
-        Write cells.geojson for QuPath.
-    device
-        Device of both models: "auto", "cpu", "cuda", "cuda:1", "mps".
-    precision
-        Precision of both models: "auto", "float32", "bfloat16".
     workers
         Processes, which share the cores: each takes one of several pictures at a time.
     report
         Write report.html, one page to print and to sign, whenever the specimen grows.
-    about
-        What the report says about the specimen, such as 'Patient=4711'. May be given several times.
-    template
-        A Jinja2 template of your own for the report.
     """
     use_json(as_json)
     settings = recipe_from(

@@ -48,10 +48,6 @@ def pool_results(
         Corrections, a folder or .jsonl file, that replace the types of the results.
     report
         Write report.html, one page to print and to sign, into the output folder.
-    about
-        What the report says about the specimen, such as 'Patient=4711'. May be given several times.
-    template
-        A Jinja2 template of your own for the report.
     strict
         Exit with code 1 if the specimen has a warning.
     """

@@ -15,8 +15,17 @@ from napari_bloodcell.results.specimens.report import write_report
 from napari_bloodcell.results.specimens.specimen import Specimen
 
 Report = Annotated[bool, Parameter(name="--report", negative=())]
-About = Annotated[tuple[str, ...], Parameter(name="--about", negative=())]
-Template = Annotated[Path | None, Parameter(name="--report-template")]
+About = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--about",
+        negative=(),
+        help="What reports say about the specimen, such as 'Patient=4711'. May be given several times.",
+    ),
+]
+Template = Annotated[
+    Path | None, Parameter(name="--report-template", help="A Jinja2 template of your own for reports.")
+]
 """Flags that commands have in common."""
 
 
