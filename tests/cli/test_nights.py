@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from napari_bloodcell.cli import batch, console
+from napari_bloodcell.cli import console
 from napari_bloodcell.cli import main as cli
 from napari_bloodcell.cli.folders import collect
 from napari_bloodcell.cli.summary import Outcome, Summary
@@ -23,18 +23,15 @@ from napari_bloodcell.corrections.journal import image_hash
 from napari_bloodcell.images.open import read_plane
 from napari_bloodcell.results.store import read_result
 from tests.cli.test_main import rows, run, save
-from tests.fakes import BrightnessClassifier, ThresholdGenerator
+
+if TYPE_CHECKING:
+    from tests.fakes import ThresholdGenerator
 
 FEW_FILES = ("--format", "tiff", "--no-overlay", "--no-kde", "-q")
 NOT_UTF8 = "caf\udce9.png"  # as Python holds the byte E9 of a name
 
 
-@pytest.fixture(autouse=True)
-def generator(monkeypatch: pytest.MonkeyPatch) -> ThresholdGenerator:
-    models = batch.Models(ThresholdGenerator(), BrightnessClassifier())
-    monkeypatch.setattr(batch, "load_models", lambda recipe, quiet=False: models)
-    assert isinstance(models.generator, ThresholdGenerator)
-    return models.generator
+pytestmark = pytest.mark.usefixtures("generator")
 
 
 # --- two at once -----------------------------------------------------------------------------------------------------

@@ -13,20 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from napari_bloodcell.cli import batch
 from napari_bloodcell.cli import main as cli
 from tests.cli.test_main import run, save
-from tests.fakes import BrightnessClassifier, ThresholdGenerator
 
 FEW_FILES = ("--format", "tiff", "--no-overlay", "--no-kde", "-q", "--every", "0.05")
 
 
-@pytest.fixture(autouse=True)
-def generator(monkeypatch: pytest.MonkeyPatch) -> ThresholdGenerator:
-    models = batch.Models(ThresholdGenerator(), BrightnessClassifier())
-    monkeypatch.setattr(batch, "load_models", lambda recipe, quiet=False: models)
-    assert isinstance(models.generator, ThresholdGenerator)
-    return models.generator
+pytestmark = pytest.mark.usefixtures("generator")
 
 
 @pytest.fixture
@@ -96,9 +89,7 @@ def pooled_counts(place: Path, tmp_path: Path) -> object:
     return specimen(tmp_path / "anew" / "specimens" / "camera")["counts"]
 
 
-def test_sigterm_ends_it_and_a_second_call_does_only_what_is_left(
-    place: Path, tmp_path: Path, generator: ThresholdGenerator
-) -> None:
+def test_sigterm_ends_it_and_a_second_call_does_only_what_is_left(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     save(place / "a.png", seed=1)
 
